@@ -1,0 +1,278 @@
+"""Typed contents of `gritrag.json` and of `configs/*.yaml`. An unknown key is an error.  No torch."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+FORMAT = 1
+CHECKPOINT_FILE = "gritrag.json"
+
+ReadingMode = Literal["causal", "bidirectional"]
+
+
+class CheckpointConfig(BaseModel):
+    """How a model reads: what a checkpoint fixes, and a bare model can be given.
+
+    Args:
+        base: name of the base model, as `GritModel.from_pretrained` takes it.
+        adapter: folder of a LoRA adapter inside the checkpoint, or None.
+        template: name of a prompt template, or ``"auto"`` to go by the tokenizer.
+        pooling: name of a pooling.
+        reading: attention of the read pass.
+        instruction: given to queries that come without one; empty for none.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    format: int = FORMAT
+    base: str = ""
+    adapter: str | None = None
+    template: str = "auto"
+    pooling: str = "mean"
+    reading: ReadingMode = "causal"
+    instruction: str = ""
+
+    @classmethod
+    def load(cls, directory: Path) -> "CheckpointConfig":
+        """Read `gritrag.json`.
+
+        Raises:
+            ValueError: the file is broken, has an unknown key, or is of a later format.
+        """
+        path = directory / CHECKPOINT_FILE
+        try:
+            config = cls.model_validate_json(path.read_text("utf-8"))
+        except ValidationError as error:
+            raise ValueError(f"{path} is not a checkpoint that this version understands: {error}") from None
+        if config.format > FORMAT:
+            raise ValueError(f"{path} has format {config.format}, this version reads up to {FORMAT}; upgrade gritrag")
+        return config
+
+    def save(self, directory: Path) -> None:
+        (directory / CHECKPOINT_FILE).write_text(self.model_dump_json(indent=2) + "\n", "utf-8")
+
+
+# --- recipes: what `configs/*.yaml` hold ------------------------------------------------------------------------------
+
+
+class Recipe(BaseModel):
+    """Base of every part of a recipe: nothing unknown, nothing changed later."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class SourceConfig(Recipe):
+    """One file of training rows.
+
+    Args:
+        path: JSONL or Parquet, relative to `DataConfig.data_dir`.
+        weight: share of the steps, relative to the other sources of its kind (questions or chats).
+        max_rows: read no more than this many.
+        in_batch_negatives: whether other documents of the batch are negatives; if not, only a row's own negatives are.
+        instruction: given to its queries; the recipe's where None.
+        neighbours: so many documents that follow each other in the file go into a batch together. Above 1, texts about
+            the same thing become each other's negatives and distractors.
+        literal_answers: drop answers that do not occur in their passage (for machine-made rows).
+    """
+
+    path: str
+    weight: float = Field(1.0, gt=0)
+    max_rows: int | None = Field(None, ge=1)
+    in_batch_negatives: bool = True
+    instruction: str | None = None
+    neighbours: int = Field(1, ge=1)
+    literal_answers: bool = False
+
+
+class DataConfig(Recipe):
+    """What a step is made of.
+
+    Args:
+        sources: question sources, one of which each step draws from.
+        chat: chat sources.
+        data_dir: what paths are relative to; itself relative to the working directory.
+        tokens_per_step: about so many tokens of documents and queries are read in a step.
+        max_document_tokens: longer passages are cut, where their answers survive it.
+        questions_per_document: at most so many, so that one reading serves several.
+        answers_per_step: at most so many questions are answered in a step.
+        p_title: share of documents that are read with their title.
+        max_chat_tokens: longer chats are left out.
+    """
+
+    sources: tuple[SourceConfig, ...] = Field(min_length=1)
+    chat: tuple[SourceConfig, ...] = ()
+    data_dir: str = "../shared/data"
+    tokens_per_step: int = Field(1800, ge=1)
+    max_document_tokens: int = Field(300, ge=8)
+    questions_per_document: int = Field(2, ge=1)
+    answers_per_step: int = Field(12, ge=1)
+    p_title: float = Field(0.5, ge=0, le=1)
+    max_chat_tokens: int = Field(512, ge=8)
+
+
+class ContrastiveConfig(Recipe):
+    """See `gritrag.train.objectives.Contrastive`. A `weight` of 0 switches it off."""
+
+    weight: float = Field(1.0, ge=0)
+    temperature: float = Field(0.05, gt=0)
+    false_negative_margin: float | None = 0.1
+    matryoshka_dims: tuple[int, ...] = ()
+    symmetric: bool = False
+
+
+class GenerativeConfig(Recipe):
+    """See `gritrag.train.objectives.Generative`. A `weight` of 0 switches it off.
+
+    Args:
+        weight: of its loss, against the contrastive one.
+        weighting: per ``token`` or per ``sample`` of the step, or ``mixed``: per token within a chunk, chunks alike.
+        documents_per_context: a context has one of these numbers of documents.
+        max_context_tokens: distractors that would make a context longer are left out.
+        max_start: contexts start at a random position up to this one.
+        p_unanswerable: share of questions whose own document is left out; the answer is then `not_found`.
+        not_found: that answer.
+        p_full: share of steps that read the same segments as one ordinary context, so that this stays good.
+        p_chat: share of steps on plain chat.
+        distill: weight of the KL divergence from the model's own full attention.
+        distill_temperature: of that divergence.
+    """
+
+    weight: float = Field(1.0, ge=0)
+    weighting: Literal["token", "sample", "mixed"] = "token"
+    documents_per_context: tuple[int, ...] = Field((1, 2, 3, 5), min_length=1)
+    max_context_tokens: int = Field(1200, ge=8)
+    max_start: int = Field(0, ge=0)
+    p_unanswerable: float = Field(0.08, ge=0, le=1)
+    not_found: str = "not in the documents"
+    p_full: float = Field(0.15, ge=0, le=1)
+    p_chat: float = Field(0.05, ge=0, le=1)
+    distill: float = Field(0.0, ge=0)
+    distill_temperature: float = Field(1.0, gt=0)
+
+
+class ValidationConfig(Recipe):
+    """Small held-out samples that are looked at while training.
+
+    Args:
+        paths: files of question rows, relative to `DataConfig.data_dir`.
+        documents: so many of each are read.
+        answers: so many of their questions are answered, each from its own document and `distractors` others.
+        distractors: see above.
+        every: steps between two looks; 0 for never.
+    """
+
+    paths: tuple[str, ...] = ()
+    documents: int = Field(48, ge=2)
+    answers: int = Field(16, ge=1)
+    distractors: int = Field(2, ge=0)
+    every: int = Field(100, ge=0)
+
+
+class AdapterConfig(Recipe):
+    """The LoRA adapter that a checkpoint is shipped as.
+
+    Args:
+        method: ``full`` trains the weights themselves and extracts the adapter from their difference by SVD;
+            ``lora`` trains the adapter.
+        rank: of every matrix.
+        alpha: scale of a trained adapter, over its rank.
+        embeddings: train the embeddings and norms too. An adapter of linear layers cannot carry them, so the whole
+            model is written instead.
+    """
+
+    method: Literal["full", "lora"] = "full"
+    rank: int = Field(32, ge=1)
+    alpha: float = Field(64.0, gt=0)
+    embeddings: bool = False
+
+
+class TrainConfig(Recipe):
+    """A training recipe.
+
+    Args:
+        name: of the run; its files go into ``<runs_dir>/<name>/``.
+        base: model to start from, as `GritModel.from_pretrained` takes it.
+        init: weights of an earlier run (``.../weights.safetensors``) to start from instead of the base's.
+        reading, pooling, template, instruction: what the checkpoint will fix; see `CheckpointConfig`.
+        dtype: of the weights. ``autocast`` computes in bfloat16 where the hardware does.
+        steps, seconds: the run ends at whichever comes first; the schedule goes by the same clock.
+        lr, schedule, warmup_steps, min_lr_ratio, weight_decay, betas, max_grad_norm: AdamW. The schedule ends at
+            ``min_lr_ratio * lr``.
+        recompute: GradCache: read everything twice, keep the activations of one chunk only.
+        chunk_tokens: documents and queries are read in chunks of this many tokens, padding included.
+        answer_chunk_tokens: the same for answers, contexts included.
+        checkpoint_seconds: between two checkpoints.
+        keep: so many checkpoints are kept.
+    """
+
+    name: str
+    base: str = "smollm2-135m"
+    init: str | None = None
+    reading: ReadingMode = "causal"
+    pooling: str = "mean"
+    template: str = "auto"
+    instruction: str = ""
+    dtype: str = "float32"
+    autocast: bool = True
+    device: str = "auto"
+    seed: int = 0
+    runs_dir: str = "runs"
+    steps: int = Field(400, ge=1)
+    seconds: float | None = Field(None, gt=0)
+    lr: float = Field(5e-5, gt=0)
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    warmup_steps: int = Field(20, ge=0)
+    min_lr_ratio: float = Field(0.05, ge=0, le=1)
+    weight_decay: float = Field(0.01, ge=0)
+    betas: tuple[float, float] = (0.9, 0.98)
+    max_grad_norm: float = Field(1.0, gt=0)
+    recompute: bool = False
+    chunk_tokens: int = Field(1024, ge=1)
+    answer_chunk_tokens: int = Field(4096, ge=1)
+    checkpoint_seconds: float = Field(600.0, gt=0)
+    keep: int = Field(2, ge=1)
+    data: DataConfig
+    contrastive: ContrastiveConfig = ContrastiveConfig()
+    generative: GenerativeConfig = GenerativeConfig()
+    validation: ValidationConfig = ValidationConfig()
+    adapter: AdapterConfig = AdapterConfig()
+
+    @classmethod
+    def load(cls, path: Path, overrides: Sequence[str] = ()) -> "TrainConfig":
+        """Read a recipe.
+
+        Args:
+            path: YAML file.
+            overrides: such as ``lr=1e-4`` or ``data.tokens_per_step=900``; values are YAML.
+
+        Raises:
+            ValueError: unreadable file, an override without ``=``, an unknown key or a value out of its range.
+        """
+        try:
+            fields = yaml.safe_load(path.read_text("utf-8"))
+        except (OSError, yaml.YAMLError) as error:
+            raise ValueError(f"cannot read the recipe {path}: {error}") from None
+        if not isinstance(fields, dict):
+            raise ValueError(f"{path} is no recipe: it must hold keys and values, see configs/default.yaml")
+        for override in overrides:
+            _override(fields, override)
+        try:
+            return cls.model_validate(fields)
+        except ValidationError as error:
+            raise ValueError(f"{path}: {error}") from None
+
+
+def _override(fields: dict[str, Any], override: str) -> None:
+    """Put ``a.b=value`` into nested fields."""
+    key, equals, value = override.partition("=")
+    if not equals or not key.strip():
+        raise ValueError(f"--set takes key=value, such as lr=1e-4 or data.tokens_per_step=900; got {override!r}")
+    *groups, last = key.strip().split(".")
+    for group in groups:
+        fields = fields.setdefault(group, {})
+        if not isinstance(fields, dict):
+            raise ValueError(f"--set {override}: {group} is a value, not a group of keys")
+    fields[last] = yaml.safe_load(value)

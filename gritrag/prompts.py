@@ -1,0 +1,202 @@
+"""Every template and marker. A prompt is a list of segments, and a segment is scaffold (ours) or content (the user's).
+
+Scaffold may hold control tokens, content never can: the two are tokenised apart (`tokens.py`). A template says how a
+document, a query (for retrieval) and a question (to be answered) are dressed, so that cached and uncached runs, training
+and inference, use the same segments down to the last space.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import NamedTuple
+
+import xxhash
+
+
+class Segment(NamedTuple):
+    """A stretch of a prompt. Content is data: it is stripped, and control tokens in it stay text.
+
+    Only what `is_pooled` goes into a vector: an instruction is content that is read but not pooled.
+    """
+
+    text: str
+    is_content: bool
+    is_pooled: bool
+
+
+Message = Mapping[str, str]
+"""A chat message: ``{"role": "system" | "user" | "assistant", "content": text}``."""
+
+
+def scaffold(text: str) -> Segment:
+    return Segment(text, is_content=False, is_pooled=False)
+
+
+def content(text: str, is_pooled: bool = True) -> Segment:
+    return Segment(text, is_content=True, is_pooled=is_pooled)
+
+
+@dataclass(frozen=True)
+class Template:
+    """The dress of each kind of text, as format strings with one or two `{}` slots that content goes into.
+
+    Args:
+        name: what a fingerprint and `gritrag.json` call it.
+        marker: first token of every document segment, which becomes its attention sink.
+        document: slot: the document. Read once, for vector and state.
+        query: slots: instruction, query. Read for its vector only.
+        bare_query: slot: query, where no instruction is given.
+        question: slot: question, to be answered from the documents that precede it.
+        bare_question: slot: question, to be answered with no document in the context.
+        question_first: slot: question, where the documents follow it.
+        answer_start: what stands between the context and the answer, where the documents come last.
+        stop: strings that end an answer, beside the tokenizer's end token.
+        text_markers: strings that act as markers though the tokenizer has no control token for them; a space is
+            put into them wherever they occur in content.
+    """
+
+    name: str
+    marker: str
+    document: str
+    query: str
+    bare_query: str
+    question: str
+    bare_question: str
+    question_first: str
+    answer_start: str
+    stop: tuple[str, ...] = ()
+    text_markers: tuple[str, ...] = ()
+
+    @property
+    def fingerprint(self) -> str:
+        """The name and a hash of all strings: an edited template is another template."""
+        return f"{self.name}-{xxhash.xxh3_64_hexdigest(repr(sorted(asdict(self).items())).encode())}"
+
+    def with_marker(self, marker: str) -> "Template":
+        """This template for a tokenizer whose first token is `marker`, which then starts every prompt of its own."""
+        return replace(
+            self,
+            marker=marker,
+            query=marker + self.query,
+            bare_query=marker + self.bare_query,
+            bare_question=marker + self.bare_question,
+            question_first=marker + self.question_first,
+        )
+
+    def document_segments(self, text: str) -> list[Segment]:
+        return [*([scaffold(self.marker)] if self.marker else []), *self._fill(self.document, text)]
+
+    def query_segments(self, text: str, instruction: str | None = None) -> list[Segment]:
+        if instruction and instruction.strip():
+            return self._fill(self.query, instruction, text)
+        return self._fill(self.bare_query, text)
+
+    def question_segments(self, text: str, has_documents: bool = True) -> list[Segment]:
+        return self._fill(self.question if has_documents else self.bare_question, text)
+
+    def question_first_segments(self, text: str) -> list[Segment]:
+        return self._fill(self.question_first, text)
+
+    def answer_start_segments(self) -> list[Segment]:
+        return [scaffold(self.answer_start)] if self.answer_start else []
+
+    def harmless(self, text: str) -> str:
+        """`text` with a space inside every textual marker, so that content cannot imitate the template."""
+        for marker in self.text_markers:
+            text = text.replace(marker, f"{marker[0]} {marker[1:]}")
+        return text
+
+    def _fill(self, form: str, *contents: str) -> list[Segment]:
+        """Split the form at its slots; braces in contents are never looked at."""
+        pieces = form.split("{}")
+        assert len(pieces) == len(contents) + 1, f"template {self.name}: {form!r} does not have {len(contents)} slots"
+        segments = [scaffold(pieces[0])] if pieces[0] else []
+        for number, (text, piece) in enumerate(zip(contents, pieces[1:], strict=True), start=1):
+            segments.append(content(self.harmless(text), is_pooled=number == len(contents)))
+            if piece:
+                segments.append(scaffold(piece))
+        return segments
+
+
+BRIEFLY = "Answer with a few words from the documents. If they do not say, reply: not in the documents."
+
+CHATML = Template(
+    name="chatml",
+    marker="<|im_start|>",
+    document="document\n{}<|im_end|>\n",
+    query="<|im_start|>query\n{}\n{}<|im_end|>\n",
+    bare_query="<|im_start|>query\n{}<|im_end|>\n",
+    question="<|im_start|>user\n" + BRIEFLY + "\n\n{}<|im_end|>\n<|im_start|>assistant\n",
+    bare_question="<|im_start|>user\nAnswer with a few words.\n\n{}<|im_end|>\n<|im_start|>assistant\n",
+    question_first="<|im_start|>user\n" + BRIEFLY + "\n\n{}<|im_end|>\n",
+    answer_start="<|im_start|>assistant\n",
+    text_markers=(),
+)
+"""ChatML (Qwen, SmolLM2): its markers are control tokens, which content cannot contain."""
+
+GRITLM = Template(
+    name="gritlm",
+    marker="<s>",
+    document="<|embed|>\n{}",
+    query="<s><|user|>\n{}\n<|embed|>\n{}",
+    bare_query="<s><|embed|>\n{}",
+    question="\n<|user|>\n{}\n\nAnswer the prior query while optionally using the context prior to it\n<|assistant|>\n",
+    bare_question="<s><|user|>\n{}\n<|assistant|>\n",
+    question_first="<s><|user|>\n{}\n",
+    answer_start="\n\nOptionally using the prior context answer the query prior to it\n<|assistant|>\n",
+    text_markers=("<|user|>", "<|embed|>", "<|assistant|>"),
+)
+"""GritLM's published format (Muennighoff et al. 2024, section 2): its role markers are plain text."""
+
+PLAIN = Template(
+    name="plain",
+    marker="",
+    document="{}\n\n",
+    query="Instruct:\n{}\nQuery:\n{}",
+    bare_query="Query:\n{}",
+    question="Question:\n{}\nAnswer:",
+    bare_question="Question:\n{}\nAnswer:",
+    question_first="Question:\n{}\n\n",
+    answer_start="Answer:",
+    stop=("\n",),
+)
+"""For base models without a chat format; `with_marker` puts the model's first token in."""
+
+GEMMA = Template(
+    name="gemma",
+    marker="<bos>",
+    document="<start_of_turn>user\n{}<end_of_turn>\n",
+    query="<bos><start_of_turn>user\n{}\n\n{}<end_of_turn>\n",
+    bare_query="<bos><start_of_turn>user\n{}<end_of_turn>\n",
+    question="<start_of_turn>user\n" + BRIEFLY + "\n\n{}<end_of_turn>\n<start_of_turn>model\n",
+    bare_question="<bos><start_of_turn>user\n{}<end_of_turn>\n<start_of_turn>model\n",
+    question_first="<bos><start_of_turn>user\n" + BRIEFLY + "\n\n{}<end_of_turn>\n",
+    answer_start="<start_of_turn>model\n",
+    stop=("<end_of_turn>",),
+)
+
+TEMPLATES: dict[str, Template] = {template.name: template for template in (CHATML, GRITLM, PLAIN, GEMMA)}
+
+
+def chat_segments(messages: Sequence[Message], render: Callable[[list[Message]], str]) -> list[Segment]:
+    """A chat as segments, through any model's own chat template.
+
+    `render` (the tokenizer's chat template) sees place-holders instead of the contents, so whatever a message says
+    becomes content, and only what the template itself wrote becomes scaffold.
+
+    Raises:
+        ValueError: a message lacks a role or a text, or the template drops or changes one.
+    """
+    if not messages:
+        raise ValueError("a chat needs at least one message")
+    for message in messages:
+        if not isinstance(message.get("role"), str) or not isinstance(message.get("content"), str):
+            raise ValueError(f"a chat message needs a string role and content, got {dict(message)!r}")
+    keys = [f"\ue000{position}\ue001" for position in range(len(messages))]
+    rest = render([{"role": m["role"], "content": key} for m, key in zip(messages, keys, strict=True)])
+    segments = []
+    for message, key in zip(messages, keys, strict=True):
+        before, found, rest = rest.partition(key)
+        if not found:
+            raise ValueError(f"this model's chat template has no place for a message of role {message['role']!r}")
+        segments += [scaffold(before), content(message["content"])]
+    return [segment for segment in [*segments, scaffold(rest)] if segment.text]

@@ -1,0 +1,161 @@
+"""The nouns that travel between floors: plain values, no torch, no numpy."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import xxhash
+
+__all__ = [
+    "Answer",
+    "Citation",
+    "Document",
+    "Event",
+    "Fingerprint",
+    "FingerprintMismatch",
+    "Hit",
+    "Timings",
+    "Usage",
+    "as_document",
+]
+
+
+@dataclass(frozen=True)
+class Document:
+    """One unit of text in an index.
+
+    Args:
+        text: what is read. White space around it is stripped when it is tokenised.
+        id: name of the document in its index; made from the content where it is not given, so that
+            adding the same text twice stores it once.
+        title: read before the text, on a line of its own, and shown in citations.
+        metadata: JSON-serialisable facts to filter by. They are stored, and never read by the model.
+    """
+
+    text: str
+    id: str = ""
+    title: str = ""
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.text, str):
+            raise ValueError(f"a document's text must be a string, not {type(self.text).__name__}")
+        if not self.id:
+            content = f"{self.title}\0{self.text}".encode("utf-8", "surrogatepass")
+            object.__setattr__(self, "id", xxhash.xxh3_128_hexdigest(content))
+
+    @property
+    def content(self) -> str:
+        """What the read pass reads: title (if any) and text, stripped."""
+        title, text = self.title.strip(), self.text.strip()
+        return f"{title}\n{text}" if title else text
+
+
+def as_document(item: "str | Document") -> Document:
+    """A plain string is a document without a name."""
+    return item if isinstance(item, Document) else Document(item)
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """Everything that a vector or a state depends on, by name: two equal fingerprints read alike.
+
+    `parts` maps a field (``weights``, ``adapter``, ``tokenizer``, ``template``, ``pooling``, ``reading``) to a
+    short string, itself a hash where the thing is large. The dtype is no part of it: an index that a GPU built
+    in bfloat16 may be served in float32.
+    """
+
+    parts: Mapping[str, str]
+
+    @property
+    def digest(self) -> str:
+        """32 hex digits over all parts, independent of their order."""
+        lines = "\n".join(f"{name}={self.parts[name]}" for name in sorted(self.parts))
+        return xxhash.xxh3_128_hexdigest(lines.encode())
+
+    def check(self, other: "Fingerprint", what: str) -> None:
+        """Raise `FingerprintMismatch` naming every field in which `other` (the model in hand) differs."""
+        names = sorted(set(self.parts) | set(other.parts))
+        differing = [name for name in names if self.parts.get(name) != other.parts.get(name)]
+        if differing:
+            lines = "; ".join(
+                f"{name}: {what} has {self.parts.get(name, 'none')}, the model has {other.parts.get(name, 'none')}"
+                for name in differing
+            )
+            raise FingerprintMismatch(
+                f"{what} was built by another reader. {lines}. Load the model it was built with, or build it anew.",
+                differing,
+            )
+
+
+class FingerprintMismatch(ValueError):
+    """An index or a state was made by another model, adapter, tokenizer, template, pooling or reading."""
+
+    def __init__(self, message: str, fields: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.fields = tuple(fields)
+
+
+@dataclass(frozen=True)
+class Hit:
+    """A document that a search found. `score` is higher for better; its scale depends on the search mode."""
+
+    document: Document
+    score: float
+    rank: int
+
+
+class Citation(NamedTuple):
+    """A document whose tokens really were in the context of an answer, and where: `[start, end)` in tokens."""
+
+    id: str
+    title: str
+    start: int
+    end: int
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Tokens. `prompt_tokens` counts the whole context, `cached_tokens` those of it that were not read again."""
+
+    prompt_tokens: int
+    cached_tokens: int
+    generated_tokens: int
+
+
+@dataclass(frozen=True)
+class Timings:
+    """Seconds. `first_token` and `total` count from the call, so they include `retrieve`, `load` and `place`."""
+
+    retrieve: float
+    load: float
+    place: float
+    first_token: float
+    total: float
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What `RAG.ask` returns.
+
+    `exact` says that this answer is token for token the answer of the uncached run of the same segments: nothing was
+    reused, or one causally read document that stands first was.
+    """
+
+    text: str
+    hits: Sequence[Hit]
+    citations: Sequence[Citation]
+    usage: Usage
+    timings: Timings
+    exact: bool
+    mode: str
+    finish_reason: str
+
+
+@dataclass(frozen=True)
+class Event:
+    """One step of `RAG.stream`; exactly one field is set: first `hits`, then pieces of `text`, `answer` last."""
+
+    hits: Sequence[Hit] | None = None
+    text: str | None = None
+    answer: Answer | None = None

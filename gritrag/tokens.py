@@ -1,0 +1,177 @@
+"""Segments become token ids and masks; long documents become chunks. Content never becomes a control token.
+
+Shape letters: `B` batch, `T` tokens.
+"""
+
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import torch
+from semantic_text_splitter import TextSplitter
+from transformers import PreTrainedTokenizerBase
+
+from gritrag.prompts import Segment
+from gritrag.records import Document, as_document
+
+logger = logging.getLogger(__name__)
+
+
+class TokenIds(NamedTuple):
+    """Ids of one prompt and, for each, whether it goes into the vector."""
+
+    ids: list[int]
+    is_pooled: list[bool]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Right-padded prompts. All three are `[B, T]`; the masks are bool."""
+
+    input_ids: torch.Tensor
+    attention_mask: torch.Tensor
+    pool_mask: torch.Tensor
+
+    @property
+    def lengths(self) -> list[int]:
+        """Real tokens per row, `[B]`."""
+        return self.attention_mask.sum(1).tolist()
+
+    def to(self, device: torch.device) -> "Batch":
+        return Batch(self.input_ids.to(device), self.attention_mask.to(device), self.pool_mask.to(device))
+
+
+def check_text(text: str, what: str) -> str:
+    """The text, if it can be encoded.
+
+    Raises:
+        ValueError: it is no string, or holds a lone surrogate, which no tokenizer and no file can hold.
+    """
+    if not isinstance(text, str):
+        raise ValueError(f"{what} must be a string, not {type(text).__name__}")
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"{what} holds a lone surrogate at character {error.start}, so it is no valid text; "
+            "decode it anew, or replace it: text.encode('utf-8', 'replace').decode()"
+        ) from None
+    return text
+
+
+class Encoder:
+    """Segments to ids with one tokenizer. Scaffold and content are tokenised apart and their ids joined."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.tokenizer = tokenizer
+        self.pad_id: int = next(
+            (i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id, tokenizer.bos_token_id) if i is not None), 0
+        )
+        added = getattr(tokenizer, "added_tokens_decoder", {})
+        self.control_ids = {i for i, token in added.items() if token.special} | set(tokenizer.all_special_ids)
+
+    def content_ids(self, text: str) -> list[int]:
+        """Ids of user text, stripped, with every control token in it taken as plain characters."""
+        text = check_text(text, "a text").strip()
+        ids = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"]
+        unknown = {self.tokenizer.unk_token_id}
+        assert not (set(ids) & self.control_ids) - unknown, f"content became control tokens: {text[:80]!r}"
+        return ids
+
+    def scaffold_ids(self, text: str) -> list[int]:
+        return self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+
+    def encode(self, segments: Sequence[Segment]) -> TokenIds:
+        ids: list[int] = []
+        is_pooled: list[bool] = []
+        for segment in segments:
+            new = self.content_ids(segment.text) if segment.is_content else self.scaffold_ids(segment.text)
+            ids += new
+            is_pooled += [segment.is_pooled] * len(new)
+        return TokenIds(ids, is_pooled)
+
+    def pad(self, prompts: Sequence[TokenIds]) -> Batch:
+        """Pad on the right to the longest."""
+        width = max(len(prompt.ids) for prompt in prompts)
+        input_ids = torch.full((len(prompts), width), self.pad_id, dtype=torch.long)
+        attention_mask = torch.zeros(len(prompts), width, dtype=torch.bool)
+        pool_mask = torch.zeros(len(prompts), width, dtype=torch.bool)
+        for row, prompt in enumerate(prompts):
+            length = len(prompt.ids)
+            input_ids[row, :length] = torch.tensor(prompt.ids)
+            attention_mask[row, :length] = True
+            pool_mask[row, :length] = torch.tensor(prompt.is_pooled)
+        return Batch(input_ids, attention_mask, pool_mask)
+
+
+def length_sorted_batches(lengths: Sequence[int], batch_size: int, token_budget: int) -> Iterator[list[int]]:
+    """Row numbers of each batch: neighbours in length together, longest first, so that little is padding.
+
+    A batch holds at most `batch_size` rows and `token_budget` tokens, padding included, but always one row.
+    """
+    order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
+    batch: list[int] = []
+    for row in order:
+        if batch and (len(batch) == batch_size or (len(batch) + 1) * lengths[batch[0]] > token_budget):
+            yield batch
+            batch = []
+        batch.append(row)
+    if batch:
+        yield batch
+
+
+def chunk_documents(
+    documents: Iterable[str | Document],
+    count_tokens: Callable[[str], int],
+    max_tokens: int,
+    overlap: int = 0,
+) -> Iterator[Document]:
+    """Cut documents into chunks of at most `max_tokens` content tokens, at the best boundary there is.
+
+    Nothing is dropped but white space between chunks. A document that fits passes through unchanged. A chunk is called
+    ``<id>#<number>`` and its metadata gain ``source`` (the document's id), ``chunk``, ``start`` and ``end``
+    (characters). The title goes with each chunk and is counted.
+
+    Args:
+        documents: texts or documents.
+        count_tokens: tokens of a text, as the model counts them (`GritModel.count_tokens`).
+        max_tokens: most content tokens of one chunk.
+        overlap: tokens that neighbours share, less than `max_tokens`.
+
+    Raises:
+        ValueError: `max_tokens` leaves no room, or a document has no text.
+    """
+    if not 0 <= overlap < max_tokens:
+        raise ValueError(f"overlap must be from 0 to max_tokens - 1 = {max_tokens - 1}, got {overlap}")
+    for item in documents:
+        document = as_document(item)
+        if not check_text(document.text, f"document {document.id!r}").strip():
+            raise ValueError(f"document {document.id!r} is empty; leave it out")
+        yield from _chunks(document, count_tokens, max_tokens, overlap)
+
+
+def _chunks(
+    document: Document, count_tokens: Callable[[str], int], max_tokens: int, overlap: int
+) -> Iterator[Document]:
+    # a text of n bytes has at most n tokens: most short texts need no counting at all
+    if len(document.content.encode()) <= max_tokens or count_tokens(document.content) <= max_tokens:
+        yield document
+        return
+    room = max_tokens - (count_tokens(document.title.strip() + "\n") if document.title else 0)
+    if room <= overlap:
+        raise ValueError(
+            f"document {document.id!r}: its title leaves {room} of {max_tokens} tokens for text, not more than the "
+            f"overlap of {overlap}; shorten the title or raise max_tokens"
+        )
+    splitter = TextSplitter.from_callback(count_tokens, room, overlap)
+    number = 0
+    for start, chunk in splitter.chunk_indices(document.text):
+        if not chunk.strip():
+            continue
+        where = {"source": document.id, "chunk": number, "start": start, "end": start + len(chunk)}
+        yield replace(
+            document, text=chunk, id=f"{document.id}#{number}", metadata={**document.metadata, **where}
+        )
+        number += 1
+    logger.info("document %r: cut into %d chunks of at most %d tokens", document.id, number, max_tokens)
