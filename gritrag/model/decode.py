@@ -1,0 +1,257 @@
+"""From a placed context to text, token by token: greedy or sampled, stop strings cut, one row or several.
+
+Shape letters: `B` batch, `T` tokens, `V` vocabulary.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+from transformers import (
+    LogitsProcessorList,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    RepetitionPenaltyLogitsProcessor,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+
+from gritrag.model.state import PlacedCache
+
+FinishReason = Literal["stop", "length"]
+
+INCOMPLETE = "\ufffd"
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How to choose tokens and when to stop.
+
+    Args:
+        max_new_tokens: at most this many.
+        temperature: 0 is greedy.
+        top_k: choose among the k likeliest; 0 for all.
+        top_p: choose among the likeliest that together have this probability.
+        repetition_penalty: over 1 makes generated tokens less likely again.
+        stop: the text ends before the first of these strings.
+        seed: of the sampler; None draws another each time.
+
+    Raises:
+        ValueError: a value out of its range.
+    """
+
+    max_new_tokens: int = 64
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    repetition_penalty: float = 1.0
+    stop: tuple[str, ...] = ()
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        rules = {
+            "max_new_tokens must be at least 1": self.max_new_tokens >= 1,
+            "temperature must be at least 0": self.temperature >= 0,
+            "top_k must be at least 0": self.top_k >= 0,
+            "top_p must be above 0 and at most 1": 0 < self.top_p <= 1,
+            "repetition_penalty must be above 0": self.repetition_penalty > 0,
+            "stop strings must not be empty": all(self.stop),
+        }
+        for rule, holds in rules.items():
+            if not holds:
+                raise ValueError(f"{rule}; got {self}")
+
+    def processors(self) -> LogitsProcessorList:
+        processors = LogitsProcessorList()
+        if self.repetition_penalty != 1:
+            processors.append(RepetitionPenaltyLogitsProcessor(self.repetition_penalty))
+        if self.temperature not in (0, 1):
+            processors.append(TemperatureLogitsWarper(self.temperature))
+        if self.temperature and self.top_k:
+            processors.append(TopKLogitsWarper(self.top_k))
+        if self.temperature and self.top_p < 1:
+            processors.append(TopPLogitsWarper(self.top_p))
+        return processors
+
+
+class Completion(NamedTuple):
+    """What was generated: `token_ids` hold the end token where there was one, `text` never does."""
+
+    text: str
+    token_ids: list[int]
+    finish_reason: FinishReason
+
+
+class TextStream:
+    """Tokens of one row in, text out, as soon as it is certain.
+
+    Held back are bytes of an unfinished character and the beginning of what may become a stop string.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, stop: Sequence[str]) -> None:
+        self._tokenizer, self._stop = tokenizer, tuple(stop)
+        self._ids: list[int] = []
+        self._start = self._read = 0  # tokens before `_start` are text already, those before `_read` have been decoded
+        self._held = ""
+        self.text = ""
+        self.is_stopped = False
+
+    def push(self, token_id: int) -> str:
+        """Text that became certain with this token."""
+        self._ids.append(token_id)
+        new = self._undecoded()
+        if new.endswith(INCOMPLETE):
+            return ""
+        self._start, self._read = self._read, len(self._ids)
+        return self._release(new)
+
+    def flush(self) -> str:
+        """What was held back, when no more tokens come."""
+        if self.is_stopped:
+            return ""
+        piece = self._release(self._undecoded()) + self._held
+        self.text += self._held
+        self._held = ""
+        return piece
+
+    def _undecoded(self) -> str:
+        """Text of the tokens since the last push; the tokens before them give the context that decoders need."""
+        before = self._decode(self._ids[self._start : self._read])
+        return self._decode(self._ids[self._start :])[len(before) :]
+
+    def _decode(self, ids: list[int]) -> str:
+        return self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+    def _release(self, new: str) -> str:
+        text = self._held + new
+        found = [position for stop in self._stop if (position := text.find(stop)) >= 0]
+        if found:
+            self.is_stopped = True
+            piece, self._held = text[: min(found)], ""
+        else:
+            held = max((n for stop in self._stop for n in range(1, len(stop)) if text.endswith(stop[:n])), default=0)
+            piece, self._held = text[: len(text) - held], text[len(text) - held :]
+        self.text += piece
+        return piece
+
+
+class Decoding:
+    """One run of decoding: iterate over it for the new text of every row per step, then read `completions`.
+
+    Contexts of several lengths are aligned at the right end of the cache and new tokens are padded on the left of their
+    block; both gaps are masked, and positions count real tokens only.
+
+    Args:
+        lm: the causal model.
+        tokenizer: its tokenizer.
+        cache: one row per context, placed; its first columns are zero where a context is short.
+        lengths: tokens of each context that are in the cache.
+        prompts: ids to read after them, at least one for each row.
+        sampling: how to choose and when to stop.
+    """
+
+    def __init__(
+        self,
+        lm: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        cache: PlacedCache,
+        lengths: Sequence[int],
+        prompts: Sequence[Sequence[int]],
+        sampling: Sampling,
+    ) -> None:
+        self._lm, self._cache, self._sampling = lm, cache, sampling
+        self._prompts, self._lengths = prompts, lengths
+        self._processors = sampling.processors()
+        self._ends = end_token_ids(lm, tokenizer)
+        self._texts = [TextStream(tokenizer, sampling.stop) for _ in prompts]
+        self._generated: list[list[int]] = [[] for _ in prompts]
+        self._reasons: list[FinishReason | None] = [None] * len(prompts)
+        self._generator = torch.Generator(device=lm.device)
+        if sampling.seed is None:
+            self._generator.seed()
+        else:
+            self._generator.manual_seed(sampling.seed)
+
+    @property
+    def completions(self) -> list[Completion]:
+        return [
+            Completion(text.text, ids, reason or "length")
+            for text, ids, reason in zip(self._texts, self._generated, self._reasons, strict=True)
+        ]
+
+    def __iter__(self) -> Iterator[list[str]]:
+        with torch.inference_mode():
+            ids, mask, positions = self._inputs()
+        for step in range(self._sampling.max_new_tokens):
+            with torch.inference_mode():  # not around the yield: the mode would leak into the caller
+                chosen = self._choose(self._logits(ids, mask, positions)).tolist()
+                if mask is not None:
+                    mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
+                ids = torch.tensor(chosen, device=ids.device)[:, None]
+                positions = positions[:, -1:] + 1
+            pieces = [self._take(row, token) for row, token in enumerate(chosen)]
+            if step + 1 == self._sampling.max_new_tokens or all(self._reasons):
+                pieces = [piece + text.flush() for piece, text in zip(pieces, self._texts, strict=True)]
+                yield pieces
+                return
+            yield pieces
+
+    def _inputs(self) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]:
+        """ids `[B, T]`, mask over cache and ids `[B, C + T]` (None where nothing is padding), positions `[B, T]`."""
+        device, width = self._lm.device, max(len(prompt) for prompt in self._prompts)
+        rows, cached = len(self._prompts), self._cache.length
+        ids = torch.zeros(rows, width, dtype=torch.long)
+        mask = torch.zeros(rows, cached + width, dtype=torch.bool)
+        positions = torch.zeros(rows, width, dtype=torch.long)
+        for row, (prompt, length) in enumerate(zip(self._prompts, self._lengths, strict=True)):
+            ids[row, width - len(prompt) :] = torch.tensor(prompt)
+            mask[row, cached - length : cached] = True
+            mask[row, cached + width - len(prompt) :] = True
+            positions[row, width - len(prompt) :] = torch.arange(length, length + len(prompt))
+        return ids.to(device), None if bool(mask.all()) else mask.to(device), positions.to(device)
+
+    def _logits(self, ids: torch.Tensor, mask: torch.Tensor | None, positions: torch.Tensor) -> torch.Tensor:
+        """float32 `[B, V]` of the last position."""
+        output = self._lm(
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=self._cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        return output.logits[:, -1].float()
+
+    def _choose(self, logits_BV: torch.Tensor) -> torch.Tensor:
+        if self._processors and self._generated[0]:
+            seen = torch.tensor(self._generated, device=logits_BV.device)
+            logits_BV = self._processors(seen, logits_BV)
+        elif self._processors:
+            logits_BV = self._processors(torch.zeros(len(logits_BV), 0, dtype=torch.long), logits_BV)
+        if self._sampling.temperature == 0:
+            return logits_BV.argmax(-1)
+        return torch.multinomial(logits_BV.softmax(-1), 1, generator=self._generator)[:, 0]
+
+    def _take(self, row: int, token: int) -> str:
+        """Book a token of one row and return its text; rows that have ended take no more."""
+        if self._reasons[row]:
+            return ""
+        self._generated[row].append(token)
+        if token in self._ends:
+            self._reasons[row] = "stop"
+            return self._texts[row].flush()
+        piece = self._texts[row].push(token)
+        if self._texts[row].is_stopped:
+            self._reasons[row] = "stop"
+        return piece
+
+
+def end_token_ids(lm: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> set[int]:
+    """Every token that ends a text: what the generation config, the config and the tokenizer name."""
+    named = [tokenizer.eos_token_id, lm.config.get_text_config().eos_token_id]
+    if lm.generation_config is not None:
+        named.append(lm.generation_config.eos_token_id)
+    flat = [i for item in named for i in (item if isinstance(item, list) else [item])]
+    return {i for i in flat if i is not None}

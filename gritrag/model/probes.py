@@ -1,0 +1,145 @@
+"""Probe, never assume: on a tiny input, prove of this very model what GritRAG relies on.
+
+Three probes: (a) the bidirectional view sees the future, unpadded and padded, while the causal stack does not; (b) keys
+moved by rotation equal keys computed at the new position; (c) going on from a state equals one long forward.
+
+Shape letters: `B` batch, `T` tokens.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from transformers import PreTrainedModel
+
+from gritrag.model.attention import Attention, decoder_stack
+from gritrag.model.rotation import Rotation
+from gritrag.model.state import CacheShape, RecordingCache, place
+
+Name = Literal["bidirectional", "move", "continue"]
+Outcome = Literal["works", "falls back", "refused"]
+
+NAMES: tuple[Name, ...] = ("bidirectional", "move", "continue")
+
+TOKENS = 8
+SHIFT = 5
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What was proved. `detail` says what happens instead where it does not work."""
+
+    name: Name
+    outcome: Outcome
+    detail: str
+
+
+@dataclass(frozen=True)
+class Probed:
+    """The probes of one model and what they found: how to read bidirectionally, how to rotate, the shape of its caches.
+
+    `attention` is ``"view"``, ``"mask"`` or ``""`` (cannot); `rotation` is None where keys cannot be moved; `shape` is None
+    where states cannot be used at all.
+    """
+
+    probes: tuple[Probe, ...]
+    attention: str
+    rotation: Rotation | None
+    shape: CacheShape | None
+
+
+@torch.no_grad()
+def probe(lm: PreTrainedModel) -> Probed:
+    """Run all three probes. Costs about twenty forwards over eight tokens."""
+    if getattr(lm, "_is_stateful", False):
+        why = f"{lm.config.model_type} keeps a running state, not keys and values per token: it has no state to store"
+        return Probed(tuple(Probe(name, "refused", why) for name in NAMES), "", None, None)
+    decoder = decoder_stack(lm)
+    ids = _ids(lm)
+    bidirectional, attention = _probe_bidirectional(decoder, ids)
+    move, rotation = _probe_move(decoder, ids)
+    goes_on, shape = _probe_continue(lm, decoder, ids)
+    return Probed((bidirectional, move, goes_on), attention, rotation, shape)
+
+
+def _ids(lm: PreTrainedModel) -> torch.Tensor:
+    """Two rows of tokens that are no specials, `[2, T]`, the same at every load."""
+    generator = torch.Generator().manual_seed(0)
+    size = lm.get_input_embeddings().num_embeddings
+    return torch.randint(size // 4, size, (2, TOKENS), generator=generator).to(lm.device)
+
+
+def _tolerance(dtype: torch.dtype) -> float:
+    """Relative to the largest value; a wrong attention or a wrong rotation is off by a hundred times as much."""
+    return 1e-4 if dtype == torch.float32 else 4e-2
+
+
+def _differ(a: torch.Tensor, b: torch.Tensor) -> float:
+    """Largest difference relative to the largest value of `b`."""
+    scale = b.float().abs().max().clamp_min(1e-12)
+    return float((a.float() - b.float()).abs().max() / scale)
+
+
+def _sees_future(attention: Attention, ids: torch.Tensor, padding: int) -> bool:
+    """Does the first position react when only the last token changes?"""
+    other = ids.clone()
+    other[:, -1] = ids[:, 0]
+    mask = torch.ones(2, TOKENS + padding, dtype=torch.bool, device=ids.device)
+    mask[:, TOKENS:] = False
+    pad = ids.new_zeros(2, padding)
+    first, second = (attention(torch.cat([x, pad], dim=1), mask)[:, 0] for x in (ids, other))
+    return _differ(first, second) > 1e-6
+
+
+def _probe_bidirectional(decoder: PreTrainedModel, ids: torch.Tensor) -> tuple[Probe, str]:
+    if any(_sees_future(Attention(decoder, "causal"), ids, padding) for padding in (0, 3)):
+        return Probe("bidirectional", "refused", "this model is not causal to begin with: it cannot generate"), ""
+    details = {"view": "a view of its own config", "mask": "its config flag is ignored: an explicit 4D mask is used"}
+    for kind, detail in details.items():
+        seen = [_sees_future(Attention(decoder, kind), ids, padding) for padding in (0, 3)]
+        if all(seen):
+            return Probe("bidirectional", "works" if kind == "view" else "falls back", detail), kind
+    return Probe("bidirectional", "refused", "stays causal whatever is asked of it; read causally instead"), ""
+
+
+def _record(decoder: PreTrainedModel, ids: torch.Tensor, start: int) -> RecordingCache:
+    cache = RecordingCache()
+    Attention(decoder, "causal")(ids, torch.ones_like(ids, dtype=torch.bool), cache, start)
+    return cache
+
+
+def _probe_move(decoder: PreTrainedModel, ids: torch.Tensor) -> tuple[Probe, Rotation | None]:
+    fallback = "a state is reused only where it was read, at the start of a context; later documents are read again"
+    try:
+        rotation = Rotation(decoder)
+    except ValueError as error:
+        return Probe("move", "falls back", f"{error}; {fallback}"), None
+    here, _ = _record(decoder, ids, 0).unrotated(rotation)
+    moved = rotation.rotate(here, torch.arange(SHIFT, SHIFT + TOKENS, device=ids.device))
+    there = torch.stack([layer.keys for layer in _record(decoder, ids, SHIFT).layers])
+    error = _differ(moved, there)
+    if error > _tolerance(here.dtype):
+        return Probe("move", "falls back", f"moved keys are off by {error:.1e}; {fallback}"), None
+    return Probe("move", "works", f"moved keys equal computed ones to {error:.0e}"), rotation
+
+
+def _probe_continue(
+    lm: PreTrainedModel, decoder: PreTrainedModel, ids: torch.Tensor
+) -> tuple[Probe, CacheShape | None]:
+    """States at position 0 need no rotation, so this is asked of models that cannot move keys as well."""
+    layers = _record(decoder, ids[:, :SHIFT], 0).layers
+    shapes = {(layer.keys.shape, layer.values.shape) for layer in layers}
+    if len(shapes) != 1 or layers[0].keys.shape != layers[0].values.shape:
+        return Probe("continue", "refused", "its layers differ in heads or head dim: no single state shape"), None
+    _, heads, _, head_dim = layers[0].keys.shape
+    shape = CacheShape(len(layers), heads, head_dim, layers[0].keys.dtype, layers[0].keys.device)
+    cache = place([[], []], shape, None, room=TOKENS)
+    for layer, recorded in zip(cache.layers, layers, strict=True):
+        layer.update(recorded.keys, recorded.values)
+    positions = torch.arange(SHIFT, TOKENS, device=ids.device)[None].expand(2, -1)
+    tail = lm(input_ids=ids[:, SHIFT:], position_ids=positions, past_key_values=cache, use_cache=True).logits
+    whole = lm(input_ids=ids).logits[:, SHIFT:]
+    error = _differ(tail, whole)
+    if error > _tolerance(shape.dtype):
+        return Probe("continue", "refused", f"logits after a state are off by {error:.1e}: states cannot be used"), None
+    return Probe("continue", "works", f"logits after a state equal one long forward to {error:.0e}"), shape

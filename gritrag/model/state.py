@@ -1,0 +1,245 @@
+"""DocumentState: the keys and values that one read pass leaves behind, free of any position; and how to place it.
+
+Shape letters: `B` batch, `T` tokens, `L` layers, `H` key/value heads, `K` head dim, `C` capacity of a cache in tokens.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from transformers import Cache
+from transformers.cache_utils import CacheLayerMixin
+
+from gritrag.model.rotation import Rotation
+
+
+@dataclass(frozen=True)
+class DocumentState:
+    """Un-rotated keys and values of every layer for one document, and how it was read.
+
+    Args:
+        keys: `[L, H, T, K]`, before rotary embedding (after key normalisation where the model has one).
+        values: `[L, H, T, K]`.
+        token_ids: int64 `[T]`, the tokens the state was computed from, scaffold included.
+        reading: ``"causal"`` or ``"bidirectional"``.
+    """
+
+    keys: torch.Tensor
+    values: torch.Tensor
+    token_ids: torch.Tensor
+    reading: str
+
+    def __post_init__(self) -> None:
+        tokens = self.token_ids.shape[0]
+        if self.keys.shape != self.values.shape or self.keys.dim() != 4 or self.keys.shape[2] != tokens:
+            raise ValueError(
+                f"a state needs keys and values of one shape [layers, heads, {tokens} tokens, head dim]; "
+                f"got keys {list(self.keys.shape)}, values {list(self.values.shape)}"
+            )
+
+    def __len__(self) -> int:
+        """Tokens."""
+        return self.token_ids.shape[0]
+
+    def __getitem__(self, tokens: slice) -> "DocumentState":
+        """The state of some of the tokens, as they were when they were read: a view, no copy."""
+        return DocumentState(
+            self.keys[:, :, tokens], self.values[:, :, tokens], self.token_ids[tokens], self.reading
+        )
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of keys and values as they are held now."""
+        return self.keys.nbytes + self.values.nbytes
+
+
+def concatenate(states: Sequence[DocumentState]) -> DocumentState:
+    """One state of all tokens in the order given: tokens of each see only their own document, as they were read.
+
+    Raises:
+        ValueError: no state, or states that were read in different ways.
+    """
+    readings = sorted({state.reading for state in states})
+    if len(readings) != 1:
+        raise ValueError(f"can only join states of one reading, got {readings or 'no state'}")
+    return DocumentState(
+        torch.cat([state.keys for state in states], dim=2),
+        torch.cat([state.values for state in states], dim=2),
+        torch.cat([state.token_ids for state in states]),
+        readings[0],
+    )
+
+
+class Reading(NamedTuple):
+    """What one read pass gives: `vector` float32 `[dim]`, L2-normalised, and the `state`."""
+
+    vector: np.ndarray
+    state: DocumentState
+
+
+class RecordingLayer(CacheLayerMixin):
+    """Keeps what a single forward hands over, as it is: no concatenation, no window, no copy."""
+
+    is_sliding = False
+
+    def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
+        self.is_initialized = True
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: object, **kwargs: object
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        self.keys, self.values = key_states, value_states
+        return key_states, value_states
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        return query_length, 0
+
+    def get_seq_length(self) -> int:
+        return 0
+
+    def get_max_length(self) -> int:
+        return -1
+
+
+class RecordingCache(Cache):
+    """What a read pass runs with: afterwards it holds rotated keys and values, `[B, H, T, K]` per layer."""
+
+    def __init__(self) -> None:
+        super().__init__(layer_class_to_replicate=RecordingLayer)
+
+    def unrotated(self, rotation: Rotation | None, start: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys with the rotation of positions `start ...` undone in float32, and values; both `[L, B, H, T, K]`.
+
+        Where keys cannot be moved (`rotation` is None) they are left as they were computed.
+        """
+        keys = torch.stack([layer.keys for layer in self.layers])
+        values = torch.stack([layer.values for layer in self.layers])
+        if rotation is None:
+            return keys, values
+        positions = torch.arange(start, start + keys.shape[3], device=keys.device)
+        return rotation.undo(keys, positions), values
+
+    def states(
+        self, rotation: Rotation | None, prompts: Sequence[Sequence[int]], reading: str, start: int = 0
+    ) -> list[DocumentState]:
+        """One state per row, trimmed of padding and owning its memory."""
+        keys, values = self.unrotated(rotation, start)
+        return [
+            DocumentState(
+                keys[:, row, :, : len(ids)].clone(),
+                values[:, row, :, : len(ids)].clone(),
+                torch.tensor(ids, dtype=torch.long),
+                reading,
+            )
+            for row, ids in enumerate(prompts)
+        ]
+
+
+class PlacedLayer(CacheLayerMixin):
+    """One layer of a `PlacedCache`: writes new tokens into a buffer that was large enough from the start.
+
+    A sliding-window layer keeps all tokens too; the mask, not the memory, is its window.
+    """
+
+    is_sliding = False
+
+    def __init__(self, keys: torch.Tensor, values: torch.Tensor, length: int) -> None:
+        super().__init__()
+        self.keys, self.values, self.length = keys, values, length
+        self.is_initialized = True
+
+    def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
+        """The buffer is there from the start."""
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: object, **kwargs: object
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        end = self.length + key_states.shape[2]
+        assert end <= self.keys.shape[2], f"the cache holds {self.keys.shape[2]} tokens, {end} are needed"
+        self.keys[:, :, self.length : end] = key_states
+        self.values[:, :, self.length : end] = value_states
+        self.length = end
+        return self.keys[:, :, :end], self.values[:, :, :end]
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        return self.length + query_length, 0
+
+    def get_seq_length(self) -> int:
+        return self.length
+
+    def get_max_length(self) -> int:
+        return self.keys.shape[2]
+
+
+class PlacedCache(Cache):
+    """A transformers `Cache` of fixed capacity whose first tokens are placed states.
+
+    Args:
+        keys, values: buffers `[L, B, H, C, K]` in the model's dtype.
+        length: columns that are filled.
+    """
+
+    def __init__(self, keys: torch.Tensor, values: torch.Tensor, length: int) -> None:
+        self.buffers = keys, values
+        super().__init__(layers=[PlacedLayer(k, v, length) for k, v in zip(keys, values, strict=True)])
+
+    @property
+    def length(self) -> int:
+        return self.layers[0].length
+
+    def state(self, rotation: Rotation | None, token_ids: Sequence[int], reading: str) -> DocumentState:
+        """Back from a cache of one row to a state: all tokens so far, un-rotated."""
+        keys, values = (buffer[:, 0, :, : self.length].clone() for buffer in self.buffers)
+        if rotation is not None:
+            keys = rotation.undo(keys, torch.arange(self.length, device=keys.device))
+        return DocumentState(keys, values, torch.tensor(token_ids, dtype=torch.long), reading)
+
+
+class CacheShape(NamedTuple):
+    """What a cache of a model looks like; the same in every layer, or the model's states are refused."""
+
+    layers: int
+    heads: int
+    head_dim: int
+    dtype: torch.dtype
+    device: torch.device
+
+    def empty(self, rows: int, capacity: int) -> tuple[torch.Tensor, torch.Tensor]:
+        shape = (self.layers, rows, self.heads, capacity, self.head_dim)
+        return tuple(torch.empty(shape, dtype=self.dtype, device=self.device) for _ in range(2))  # type: ignore[return-value]
+
+
+def place(
+    rows: Sequence[Sequence[DocumentState]], shape: CacheShape, rotation: Rotation | None, room: int
+) -> PlacedCache:
+    """Rotate states to contiguous positions from 0 and join them, for one context or several.
+
+    Contexts of different lengths are aligned at their right end; the columns on the left of a short one are zero and are
+    to be masked.
+
+    Args:
+        rows: for each context its states, in order.
+        shape: of the model's caches.
+        rotation: the model's; None where its keys cannot be moved, which leaves room for one state, at the start.
+        room: tokens that will follow.
+    """
+    lengths = [sum(len(state) for state in states) for states in rows]
+    width = max(lengths)
+    keys, values = shape.empty(len(rows), width + room)
+    for row, (states, length) in enumerate(zip(rows, lengths, strict=True)):
+        column = width - length
+        keys[:, row, :, :column] = 0
+        values[:, row, :, :column] = 0
+        position = 0
+        for state in states:
+            end = column + len(state)
+            if rotation is None:
+                assert position == 0, "a state that cannot be moved must come first"
+                keys[:, row, :, column:end] = state.keys
+            else:
+                rotation.apply(state.keys.to(shape.device), position, out=keys[:, row, :, column:end])
+            values[:, row, :, column:end] = state.values
+            column, position = end, position + len(state)
+    return PlacedCache(keys, values, width)
