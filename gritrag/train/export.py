@@ -1,0 +1,64 @@
+"""From trained weights to a checkpoint directory that `GritModel.from_pretrained` loads."""
+
+from pathlib import Path
+
+from torch import nn
+
+from gritrag.config import CheckpointConfig, TrainConfig
+from gritrag.model.adapter import extract
+from gritrag.model.grit import GritModel
+
+ADAPTER = "adapter"
+
+
+def load_base(config: TrainConfig, device: str) -> GritModel:
+    """The model that a recipe starts from, reading as its checkpoint will."""
+    return GritModel.from_pretrained(
+        config.base,
+        dtype=config.dtype,
+        device=device,
+        reading=config.reading,
+        pooling=config.pooling,
+        template=config.template,
+        instruction=config.instruction,
+    )
+
+
+def export(model: GritModel, adapter: nn.Module | None, config: TrainConfig, folder: Path) -> str:
+    """Write the checkpoint.
+
+    Args:
+        model: trained.
+        adapter: peft's wrapper where an adapter was trained; None where weights were, of which it is then extracted.
+        config: the recipe.
+        folder: made, or written over.
+
+    Returns:
+        what was written, in one line; for an extracted adapter, what the extraction costs.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    settings, base = config.adapter, config.base
+    name: str | None = ADAPTER
+    if settings.embeddings and settings.method == "full":
+        model.lm.save_pretrained(folder / "model")
+        model.tokenizer.save_pretrained(folder / "model")
+        base, name, told = str((folder / "model").resolve()), None, "the whole model, embeddings included"
+    elif adapter is not None:
+        adapter.save_pretrained(str(folder / ADAPTER))
+        told = f"the trained adapter of rank {settings.rank}"
+    else:
+        weights = load_base(config, "cpu").lm.state_dict()
+        cost = extract(model.lm, weights, settings.rank, folder / ADAPTER, config.base)
+        told = (
+            f"an adapter of rank {settings.rank} extracted from the change of weights: {cost.nbytes / 1e6:.1f} MB, "
+            f"{cost.relative_error:.1%} of the change lost (Frobenius norm)"
+        )
+    CheckpointConfig(
+        base=base,
+        adapter=name,
+        template=config.template,
+        pooling=config.pooling,
+        reading=config.reading,
+        instruction=config.instruction,
+    ).save(folder)
+    return f"{folder}: {told}"

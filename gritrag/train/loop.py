@@ -1,0 +1,271 @@
+"""The training loop: a recipe in, a run's folder and a checkpoint out. Stops when told to, and resumes exactly.
+
+    python -m gritrag.train.loop configs/default.yaml lr=1e-4
+    torchrun --nproc-per-node 2 -m gritrag.train.loop configs/default.yaml
+"""
+
+import math
+import signal
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from accelerate import Accelerator
+from torch import nn
+from tqdm import tqdm
+
+from gritrag.config import TrainConfig
+from gritrag.model.adapter import attach, linear_layers
+from gritrag.train.data import Mixture, RetrievalStep
+from gritrag.train.export import export, load_base
+from gritrag.train.metrics import Metrics
+from gritrag.train.peers import Peers
+from gritrag.train.read_once import ReadOnce
+from gritrag.train.snapshot import Progress, load_weights, restore, save, snapshots
+from gritrag.train.validate import Validation
+
+FORWARDS_PER_STEP = 3
+"""A backward pass costs about two forward passes."""
+
+
+class Trainer:
+    """One run of a recipe. What stands in `runs_dir/name` is resumed.
+
+    Args:
+        config: the recipe.
+
+    Raises:
+        ValueError: the base's keys cannot be moved, data are broken, or weights to start from do not fit.
+    """
+
+    def __init__(self, config: TrainConfig) -> None:
+        self.config = config
+        self.run = Path(config.runs_dir) / config.name
+        has_bf16 = config.device != "cpu" and torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+        self.accelerator = Accelerator(
+            mixed_precision="bf16" if config.autocast and has_bf16 else "no", cpu=config.device == "cpu"
+        )
+        self.peers = Peers()
+        self.model = load_base(config, str(self.accelerator.device) if config.device == "auto" else config.device)
+        if self.model.rotation is None:
+            raise ValueError(f"{config.base} cannot be trained to answer from states: its keys cannot be moved")
+        self._adapter = self._choose_parameters()
+        self.parameters = {name: p for name, p in self.model.lm.named_parameters() if p.requires_grad}
+        if config.init:
+            load_weights(Path(config.init), self.parameters)
+        self.optimizer = torch.optim.AdamW(
+            self.parameters.values(), lr=config.lr, betas=config.betas, weight_decay=config.weight_decay
+        )
+        self.mixture = Mixture(config, self.model, self.peers.rank, self.peers.world)
+        self.read_once = ReadOnce(self.model, config, self.peers)
+        self.validation = Validation(config, self.read_once)
+        self.progress = Progress()
+        self._is_told_to_stop = False
+
+    def _choose_parameters(self) -> nn.Module | None:
+        """Freeze what is not trained; the adapter, where one is."""
+        lm, settings = self.model.lm, self.config.adapter
+        if settings.method == "lora":
+            return attach(lm, settings.rank, settings.alpha)
+        trained = {id(p) for layer in linear_layers(lm).values() for p in layer.parameters(recurse=False)}
+        for parameter in lm.parameters():
+            parameter.requires_grad_(settings.embeddings or id(parameter) in trained)
+        return None
+
+    # --- the run ----------------------------------------------------------------------------------------------------
+
+    def train(self) -> Path | None:
+        """Run to the end and write the checkpoint: its folder, or None if the run was told to stop before."""
+        self.run.mkdir(parents=True, exist_ok=True)
+        found = snapshots(self.run)
+        if found:
+            self.progress = restore(found[-1], self.parameters, self.optimizer)
+            self._tell(f"resuming from {found[-1]}")
+        self._tell(self.describe())
+        if self.is_first:
+            recipe = yaml.safe_dump(self.config.model_dump(mode="json"), sort_keys=False)
+            (self.run / "config.yaml").write_text(recipe, "utf-8")
+        with self._stopping_on_signals():
+            self._steps()
+        if not self.is_done:
+            self._tell(f"stopped at step {self.progress.step}; the same command goes on from there")
+            return None
+        if self.is_first:
+            self._tell(export(self.model, self._adapter, self.config, self.run / "checkpoint"))
+        self.accelerator.wait_for_everyone()
+        return self.run / "checkpoint"
+
+    def _steps(self) -> None:
+        """Steps, validations and snapshots until the end or a signal; a snapshot at the last step in any case."""
+        metrics = Metrics(self.run, self.progress.step) if self.is_first else None
+        every, saved_at, saved_step = self.config.validation.every, time.monotonic(), self.progress.step
+        if self.progress.step == 0:
+            self._validate(metrics)
+        with tqdm(
+            total=self.config.steps, initial=self.progress.step, desc=self.config.name, disable=not self.is_first
+        ) as bar:
+            while not self.is_done and not self._must_stop():
+                record = self._timed_step()
+                if metrics:
+                    metrics.write(record)
+                bar.set_postfix({name: f"{value:.3f}" for name, value in record["losses"].items()})
+                bar.update()
+                if every and (self.progress.step % every == 0 or self.is_done):
+                    self._validate(metrics)
+                if time.monotonic() - saved_at > self.config.checkpoint_seconds:
+                    self._save()
+                    saved_at, saved_step = time.monotonic(), self.progress.step
+        if saved_step != self.progress.step:
+            self._save()
+        if metrics:
+            metrics.draw()
+
+    def _timed_step(self) -> dict[str, Any]:
+        began = time.monotonic()
+        record = self.step()
+        seconds = time.monotonic() - began
+        self.progress = Progress(
+            self.progress.step + 1, self.progress.seconds + seconds, self.progress.tokens + record["tokens"]
+        )
+        return {**record, "step_seconds": round(seconds, 3), "seconds": round(self.progress.seconds, 3)}
+
+    def step(self) -> dict[str, Any]:
+        """One step of the optimizer. Returns what goes into the metrics.
+
+        Raises:
+            ValueError: the gradient is not finite.
+        """
+        data = self.mixture.step(self.progress.step)
+        lr = self.config.lr * self.lr_factor()
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        with self.accelerator.autocast():
+            done = self.read_once(data)
+        self.peers.average(self.parameters.values())
+        norm = nn.utils.clip_grad_norm_(self.parameters.values(), self.config.max_grad_norm)
+        if not bool(torch.isfinite(norm)):
+            raise ValueError(f"step {self.progress.step}: the gradient is not finite; lower lr (it is {lr:g} now)")
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        every = self.peers.lists(done)
+        return {
+            "step": self.progress.step,
+            "source": data.source,
+            "losses": {name: sum(d.losses.get(name, 0.0) for d in every) / len(every) for name in done.losses},
+            "tokens": sum(d.tokens for d in every),
+            "documents": sum(d.documents for d in every),
+            "queries": sum(d.queries for d in every),
+            "answers": sum(d.answers for d in every),
+            "lr": lr,
+            "norm": norm.item(),
+        }
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process writes files and prints."""
+        return self.peers.rank == 0
+
+    @property
+    def is_done(self) -> bool:
+        return self._fraction() >= 1
+
+    def _fraction(self) -> float:
+        """How much of the run is over, by steps or seconds, whichever is further."""
+        by_time = self.progress.seconds / self.config.seconds if self.config.seconds else 0.0
+        return max([self.progress.step / self.config.steps, *self.peers.lists(by_time)])
+
+    def lr_factor(self) -> float:
+        """Warm-up by steps, times the schedule's way down to `min_lr_ratio`."""
+        config = self.config
+        warm = min(1.0, (self.progress.step + 1) / (config.warmup_steps + 1))
+        fraction = min(1.0, self._fraction())
+        shape = {"constant": 1.0, "linear": 1 - fraction, "cosine": (1 + math.cos(math.pi * fraction)) / 2}
+        return warm * (config.min_lr_ratio + (1 - config.min_lr_ratio) * shape[config.schedule])
+
+    def _validate(self, metrics: Metrics | None) -> None:
+        if metrics and self.config.validation.paths and self.config.validation.every:
+            with self.accelerator.autocast():
+                found = self.validation()
+            metrics.write({"step": self.progress.step, "validation": found})
+            metrics.draw()
+            tqdm.write(f"step {self.progress.step}: " + ", ".join(f"{k} {v:.3f}" for k, v in found.items()))
+
+    def _save(self) -> None:
+        if self.is_first:
+            save(self.run, self.progress, self.parameters, self.optimizer, self.config.keep)
+
+    def _must_stop(self) -> bool:
+        return any(self.peers.lists(self._is_told_to_stop))
+
+    @contextmanager
+    def _stopping_on_signals(self) -> Iterator[None]:
+        """SIGTERM and SIGINT let the step in progress end, save, and stop."""
+
+        def stop(number: int, frame: object) -> None:
+            self._is_told_to_stop = True
+
+        before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    # --- what it says -----------------------------------------------------------------------------------------------
+
+    def describe(self) -> str:
+        """What a step is, judged by the next twenty, and how long the run may take."""
+        config, world = self.config, self.peers.world
+        read = [s for n in range(20) if isinstance(s := self.mixture.step(self.progress.step + n), RetrievalStep)]
+        sizes = [(len(s.documents), sum(len(p.ids) for p in [*s.documents, *s.queries])) for s in read] or [(1, 0)]
+        documents, tokens = (world * sum(column) / len(sizes) for column in zip(*sizes, strict=True))
+        trained = sum(parameter.numel() for parameter in self.parameters.values())
+        seconds = self._seconds_per_step(read) * (config.steps - self.progress.step)
+        if config.seconds:
+            seconds = min(seconds, config.seconds - self.progress.seconds)
+        return (
+            f"{config.name}: {trained / 1e6:.1f}M parameters in training ({config.adapter.method}, {config.dtype}), "
+            f"{world} x {self.model.lm.device.type}\n"
+            f"a step: {tokens:.0f} tokens of documents and queries, {documents - 1:.1f} negatives per anchor\n"
+            f"{self.progress.step} of {config.steps} steps done, about {max(0.0, seconds) / 60:.0f} minutes to go"
+        )
+
+    def _seconds_per_step(self, steps: Sequence[RetrievalStep]) -> float:
+        """From the steps that were done, or from reading the documents of one."""
+        if self.progress.step:
+            return self.progress.seconds / self.progress.step
+        if not steps:
+            return 0.0
+        began = time.monotonic()
+        with torch.no_grad(), self.accelerator.autocast():
+            self.read_once.read(steps[0].documents, with_states=False)
+        return FORWARDS_PER_STEP * (time.monotonic() - began)
+
+    def _tell(self, text: str) -> None:
+        if self.is_first:
+            print(text, flush=True)
+
+
+def main(config_path: str, overrides: Sequence[str] = ()) -> Path | None:
+    """Train a recipe; the same command resumes a run that was stopped.
+
+    Args:
+        config_path: YAML file.
+        overrides: such as ``lr=1e-4`` or ``data.tokens_per_step=900``.
+
+    Returns:
+        the checkpoint's folder, or None if the run was stopped before its end.
+
+    Raises:
+        ValueError: a broken recipe, data that cannot be read, or a base that cannot be trained so.
+    """
+    return Trainer(TrainConfig.load(Path(config_path), overrides)).train()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2:])

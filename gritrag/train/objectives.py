@@ -1,0 +1,124 @@
+"""The losses, one small class each. They know vectors, logits and targets, and nothing of models or data.
+
+Shape letters: `Q` queries, `N` documents, `D` dim, `A` answer tokens of a chunk, `V` vocabulary.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch.nn import functional as F
+
+from gritrag.config import ContrastiveConfig, GenerativeConfig
+
+
+class Contrastive:
+    """InfoNCE from queries to documents (van den Oord et al. 2018; with an instruction on queries: GritLM, section 2).
+
+    Args (`ContrastiveConfig`):
+        temperature: similarities are divided by it.
+        false_negative_margin: a document that is nearer to the query than its positive by more than this is taken for an
+            unmarked positive, and no negative (Qwen3-Embedding, section 3). None for no such mask.
+        matryoshka_dims: the loss is the mean over vectors cut to these lengths, normalised again (Kusupati et al.
+            2022); empty for the whole vector.
+        symmetric: add the loss from documents to queries, with all queries of a document as its positives.
+    """
+
+    def __init__(self, config: ContrastiveConfig) -> None:
+        self.config = config
+
+    def __call__(
+        self,
+        queries_QD: torch.Tensor,
+        documents_ND: torch.Tensor,
+        positive_Q: torch.Tensor,
+        candidates_QN: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """The loss, a scalar.
+
+        Args:
+            queries_QD, documents_ND: L2-normalised vectors.
+            positive_Q: int64, row of each query's document. Several queries may share one.
+            candidates_QN: bool, which documents a query is compared with, its positive among them; all where None.
+
+        Raises:
+            ValueError: a Matryoshka length that the vectors do not have.
+        """
+        dims = self.config.matryoshka_dims or (queries_QD.shape[1],)
+        if max(dims) > queries_QD.shape[1]:
+            raise ValueError(f"matryoshka_dims go to {max(dims)}, the vectors have {queries_QD.shape[1]} dimensions")
+        losses = []
+        with torch.autocast(queries_QD.device.type, enabled=False):  # bfloat16 cannot tell near similarities apart
+            for dim in dims:
+                queries, documents = (F.normalize(v[:, :dim].float(), dim=-1) for v in (queries_QD, documents_ND))
+                losses.append(self._loss(queries @ documents.T, positive_Q, candidates_QN))
+        return torch.stack(losses).mean()
+
+    def _loss(
+        self, similarity_QN: torch.Tensor, positive_Q: torch.Tensor, candidates_QN: torch.Tensor | None
+    ) -> torch.Tensor:
+        is_positive_QN = F.one_hot(positive_Q, similarity_QN.shape[1]).bool()
+        allowed_QN = torch.ones_like(is_positive_QN) if candidates_QN is None else candidates_QN | is_positive_QN
+        if self.config.false_negative_margin is not None:
+            limit_Q1 = similarity_QN.gather(1, positive_Q[:, None]).detach() + self.config.false_negative_margin
+            allowed_QN = allowed_QN & ((similarity_QN <= limit_Q1) | is_positive_QN)
+        logits_QN = (similarity_QN / self.config.temperature).masked_fill(~allowed_QN, -torch.inf)
+        loss = F.cross_entropy(logits_QN, positive_Q)
+        if self.config.symmetric:
+            asked_N = is_positive_QN.any(0)
+            to_positives_N = logits_QN.masked_fill(~is_positive_QN, -torch.inf)[:, asked_N].logsumexp(0)
+            loss = (loss + (logits_QN[:, asked_N].logsumexp(0) - to_positives_N).mean()) / 2
+        return loss
+
+
+class Generative:
+    """Cross-entropy of answer tokens (GritLM, section 2 and appendix on loss weighting).
+
+    Args (`GenerativeConfig`):
+        weighting: ``token``: every token of the step weighs alike; ``sample``: every answer does; ``mixed``: tokens
+            weigh alike within a chunk, and chunks alike.
+    """
+
+    def __init__(self, config: GenerativeConfig) -> None:
+        self.weighting = config.weighting
+
+    def weights(self, chunks: Sequence[Sequence[int]]) -> list[list[float]]:
+        """What each token weighs, from the numbers of tokens of each answer of each chunk of the step.
+
+        Weights of all tokens of a step add up to 1, so losses of chunks are added, never averaged.
+
+        Returns:
+            one weight for each answer of each chunk, for every one of its tokens.
+        """
+        size = self.size(chunks)
+        if self.weighting == "token":
+            return [[1 / size for _ in chunk] for chunk in chunks]
+        if self.weighting == "sample":
+            return [[1 / (size * length) for length in chunk] for chunk in chunks]
+        return [[1 / (size * sum(chunk)) for _ in chunk] for chunk in chunks]
+
+    def size(self, chunks: Sequence[Sequence[int]]) -> int:
+        """How many tokens, samples or chunks share the weight of 1."""
+        if self.weighting == "mixed":
+            return len(chunks)
+        return sum(map(len, chunks)) if self.weighting == "sample" else sum(map(sum, chunks))
+
+    def __call__(self, logits_AV: torch.Tensor, target_A: torch.Tensor, weight_A: torch.Tensor) -> torch.Tensor:
+        """Weighted sum over tokens, a scalar."""
+        return (F.cross_entropy(logits_AV.float(), target_A, reduction="none") * weight_A).sum()
+
+
+class Distill:
+    """KL divergence from a teacher's next-token distribution (Hinton et al. 2015): own full attention, or a frozen base.
+
+    Args (`GenerativeConfig`):
+        distill_temperature: both distributions are softened by it; the loss is scaled by its square.
+    """
+
+    def __init__(self, config: GenerativeConfig) -> None:
+        self.temperature = config.distill_temperature
+
+    def __call__(self, logits_AV: torch.Tensor, teacher_AV: torch.Tensor, weight_A: torch.Tensor) -> torch.Tensor:
+        """Weighted sum over tokens, a scalar; no gradient goes into the teacher."""
+        student, teacher = (F.log_softmax(x.float() / self.temperature, -1) for x in (logits_AV, teacher_AV.detach()))
+        divergence_A = F.kl_div(student, teacher, reduction="none", log_target=True).sum(-1)
+        return (divergence_A * weight_A).sum() * self.temperature**2

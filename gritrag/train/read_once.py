@@ -1,0 +1,232 @@
+"""The read-once step: every document is read once with gradients, and both losses are taken on what that reading leaves.
+
+The reading's vectors and states are leaves of a `GradCache`: the contrastive loss and each chunk of answers are
+back-propagated into them at once, and in the end the gathered gradients go through the reading a single time.
+
+Shape letters: `N` documents, `Q` queries, `A` answer tokens of a chunk, `V` vocabulary.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from gritrag.config import TrainConfig
+from gritrag.model.grit import GritModel
+from gritrag.model.state import RecordingCache
+from gritrag.tokens import TokenIds, length_sorted_batches
+from gritrag.train.contexts import Contexts, StateTensors
+from gritrag.train.data import ChatStep, Prompted, RetrievalStep
+from gritrag.train.gradcache import GradCache
+from gritrag.train.objectives import Contrastive, Distill, Generative
+from gritrag.train.peers import Peers
+
+
+@dataclass(frozen=True)
+class StepLosses:
+    """What one step was: its losses by name (`contrastive`, `placed`, `full`, `chat`, `distill`), and its size."""
+
+    losses: dict[str, float]
+    tokens: int
+    documents: int = 0
+    queries: int = 0
+    answers: int = 0
+
+
+class Readings:
+    """What one reading of some prompts left: vectors, and states where they were asked for; gradients gather in it.
+
+    Args:
+        model: reads.
+        prompts: documents or queries.
+        chunk_tokens: of one forward pass, padding included.
+        recompute: see `GradCache`.
+        with_states: record keys and values.
+    """
+
+    def __init__(
+        self, model: GritModel, prompts: Sequence[TokenIds], chunk_tokens: int, recompute: bool, with_states: bool
+    ) -> None:
+        self._lengths = [len(prompt.ids) for prompt in prompts]
+
+        def read(rows: list[int]) -> tuple[torch.Tensor, ...]:
+            batch = model.encoder.pad([prompts[row] for row in rows]).to(model.lm.device)
+            if not with_states:
+                return (model.read_batch(batch),)
+            cache = RecordingCache()
+            vectors = model.read_batch(batch, cache)
+            return vectors, *cache.unrotated(model.rotation)
+
+        self._chunks = list(length_sorted_batches(self._lengths, len(prompts), chunk_tokens)) if prompts else []
+        self._cache = GradCache(read, self._chunks, recompute)
+        self.backward = self._cache.backward
+
+    @property
+    def vectors(self) -> torch.Tensor:
+        """`[N, dim]`, in the order of the prompts."""
+        order = [row for rows in self._chunks for row in rows]
+        places = sorted(range(len(order)), key=order.__getitem__)
+        return torch.cat([leaves[0] for leaves in self._cache.leaves])[places]
+
+    @property
+    def states(self) -> list[StateTensors]:
+        """The state of each prompt, trimmed of padding."""
+        found: dict[int, StateTensors] = {}
+        for rows, (_, keys, values) in zip(self._chunks, self._cache.leaves, strict=True):
+            for place, row in enumerate(rows):
+                tokens = slice(self._lengths[row])
+                found[row] = StateTensors(keys[:, place, :, tokens], values[:, place, :, tokens])
+        return [found[row] for row in range(len(found))]
+
+
+class ReadOnce:
+    """Runs steps forward and backward; gradients are left in the parameters.
+
+    Args:
+        model: the model in training; its parameters that require gradients get them.
+        config: the recipe.
+        peers: other processes, whose documents are negatives too.
+    """
+
+    def __init__(self, model: GritModel, config: TrainConfig, peers: Peers | None = None) -> None:
+        self.model, self.config = model, config
+        self.peers = peers or Peers()
+        self.contexts = Contexts(model)
+        self._contrastive = Contrastive(config.contrastive)
+        self._generative = Generative(config.generative)
+        self._distill = Distill(config.generative)
+
+    def __call__(self, step: RetrievalStep | ChatStep) -> StepLosses:
+        if isinstance(step, ChatStep):
+            return self._chat(step)
+        return self._full(step) if step.is_full else self._placed(step)
+
+    def read(self, prompts: Sequence[TokenIds], with_states: bool = True) -> Readings:
+        """Read documents (with states) or queries (without)."""
+        return Readings(self.model, prompts, self.config.chunk_tokens, self.config.recompute, with_states)
+
+    def chunks(self, step: RetrievalStep, is_full: bool) -> list[list[Prompted]]:
+        """A step's answers in chunks of one forward pass, those of like length together."""
+        lengths = [_length(answer, step.documents) for answer in step.answers]
+        budget = self.config.chunk_tokens if is_full else self.config.answer_chunk_tokens
+        return [[step.answers[row] for row in rows] for rows in length_sorted_batches(lengths, len(lengths), budget)]
+
+    # --- kinds of steps ---------------------------------------------------------------------------------------------
+
+    def _placed(self, step: RetrievalStep) -> StepLosses:
+        """Read once; contrastive on the vectors, answers on the states."""
+        documents = self.read(step.documents)
+        losses: dict[str, float] = {}
+        tokens = _tokens(step.documents)
+        if self.config.contrastive.weight:
+            losses |= self._compare(step, documents)
+            tokens += _tokens(step.queries)
+        if self.config.generative.weight:
+            losses |= self._answer(step, documents.states)
+            tokens += sum(len(answer.question_ids) + len(answer.answer_ids) for answer in step.answers)
+        documents.backward()
+        return StepLosses(losses, tokens, len(step.documents), len(step.queries), len(step.answers))
+
+    def _compare(self, step: RetrievalStep, documents: Readings) -> dict[str, float]:
+        """Contrastive loss of everyone's queries to everyone's documents."""
+        every = self.peers.lists((len(step.documents), step.positives, step.candidates))
+        starts = [sum(count for count, _, _ in every[:rank]) for rank in range(len(every))]
+        positive_Q = [start + row for start, (_, rows, _) in zip(starts, every, strict=True) for row in rows]
+        if not positive_Q:
+            return {}
+        queries = self.read(step.queries, with_states=False)
+        device = self.model.lm.device
+        candidates_QN: torch.Tensor | None = None
+        if any(candidates is not None for _, _, candidates in every):
+            candidates_QN = torch.zeros(len(positive_Q), sum(count for count, _, _ in every), dtype=torch.bool)
+            rows = [[start + row for row in r] for start, (_, _, c) in zip(starts, every, strict=True) for r in c or ()]
+            for query, allowed in enumerate(rows):
+                candidates_QN[query, allowed] = True
+            candidates_QN = candidates_QN.to(device)
+        own_queries = queries.vectors if step.queries else documents.vectors[:0]
+        loss = self._contrastive(
+            self.peers.vectors(own_queries),
+            self.peers.vectors(documents.vectors),
+            torch.tensor(positive_Q, device=device),
+            candidates_QN,
+        )
+        (loss * self.config.contrastive.weight).backward()
+        queries.backward()
+        return {"contrastive": loss.item()}
+
+    def _answer(self, step: RetrievalStep, states: Sequence[StateTensors]) -> dict[str, float]:
+        """Losses of all answers over placed states, back-propagated into the states."""
+        losses = {"placed": 0.0, "distill": 0.0}
+        ids = [document.ids for document in step.documents]
+        chunks = self.chunks(step, is_full=False)
+        for chunk, weight_A in self._weighted(chunks):
+            logits_AV, target_A = self.contexts.placed(states, chunk)
+            loss = self._generative(logits_AV, target_A, weight_A)
+            losses["placed"] += loss.item()
+            if self.config.generative.distill:
+                with torch.no_grad():
+                    teacher_AV, _ = self.contexts.full(ids, chunk)
+                divergence = self._distill(logits_AV, teacher_AV, weight_A)
+                losses["distill"] += divergence.item()
+                loss = loss + self.config.generative.distill * divergence
+            (loss * self.config.generative.weight).backward()
+        wanted = ("placed", "distill") if self.config.generative.distill else ("placed",)
+        return {name: losses[name] for name in wanted} if chunks else {}
+
+    def _full(self, step: RetrievalStep) -> StepLosses:
+        """The same segments as one ordinary context each, as many answers as about `tokens_per_step` allow."""
+        lengths = [_length(answer, step.documents) for answer in step.answers]
+        kept = 0
+        while kept < len(lengths) and (kept == 0 or sum(lengths[: kept + 1]) <= self.config.data.tokens_per_step):
+            kept += 1
+        chosen = RetrievalStep(step.source, step.documents, [], [], None, step.answers[:kept], is_full=True)
+        ids = [document.ids for document in step.documents]
+        value = 0.0
+        for chunk, weight_A in self._weighted(self.chunks(chosen, is_full=True)):
+            loss = self._generative(*self.contexts.full(ids, chunk), weight_A)
+            (loss * self.config.generative.weight).backward()
+            value += loss.item()
+        return StepLosses({"full": value} if kept else {}, sum(lengths[:kept]), answers=kept)
+
+    def _chat(self, step: ChatStep) -> StepLosses:
+        """Next-token loss on the assistant's turns: a chat is an answer of many parts, so its tokens are picked by hand."""
+        picked = [[column for column, wanted in enumerate(row) if wanted and column > 0] for row in step.is_target]
+        chats = [row for row, columns in enumerate(picked) if columns]
+        lengths = [len(step.ids[row]) for row in chats]
+        batches = length_sorted_batches(lengths, len(lengths), self.config.chunk_tokens) if chats else ()
+        chunks = [[chats[n] for n in numbers] for numbers in batches]
+        counts = [[len(picked[row]) for row in rows] for rows in chunks]
+        value = 0.0
+        for rows, weight_A in zip(chunks, self._weights(counts), strict=True):
+            where = [(b, column - 1) for b, row in enumerate(rows) for column in picked[row]]
+            target = [step.ids[row][column] for row in rows for column in picked[row]]
+            logits_AV = self.contexts.logits(self.contexts.run([step.ids[row] for row in rows]), where)
+            loss = self._generative(logits_AV, torch.tensor(target, device=logits_AV.device), weight_A)
+            (loss * self.config.generative.weight).backward()
+            value += loss.item()
+        return StepLosses({"chat": value} if chunks else {}, sum(lengths), answers=len(chats))
+
+    def _weighted(self, chunks: Sequence[Sequence[Prompted]]) -> Iterator[tuple[Sequence[Prompted], torch.Tensor]]:
+        counts = [[len(answer.answer_ids) for answer in chunk] for chunk in chunks]
+        return zip(chunks, self._weights(counts), strict=True)
+
+    def _weights(self, counts: Sequence[Sequence[int]]) -> list[torch.Tensor]:
+        """For each chunk, what each of its target tokens weighs: float32 `[A]`. They add up to 1 over all processes."""
+        share = self.peers.share(self._generative.size(counts))
+        return [
+            torch.tensor(
+                [share * weight for length, weight in zip(chunk, weights, strict=True) for _ in range(length)],
+                device=self.model.lm.device,
+            )
+            for chunk, weights in zip(counts, self._generative.weights(counts), strict=True)
+        ]
+
+
+def _tokens(prompts: Sequence[TokenIds]) -> int:
+    return sum(len(prompt.ids) for prompt in prompts)
+
+
+def _length(answer: Prompted, documents: Sequence[TokenIds]) -> int:
+    """Tokens of an answer with question and context."""
+    context = sum(len(documents[row].ids) for row in answer.context)
+    return context + len(answer.question_ids) + len(answer.answer_ids)

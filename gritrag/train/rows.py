@@ -1,0 +1,168 @@
+"""Rows of a training file, as they are on disk, become passages with their questions, or chats. A broken row is refused.
+
+Kinds of rows, told apart by their keys:
+
+- ``{"question", "passage", "answers", "title"}``: one passage, one question; `answers` may be empty;
+- ``{"question", "documents", "answers"}``: the first document answers the question, the others do not;
+- ``{"query", "pos", "neg", "instruction"}``, or GritLM's, whose texts may be ``[instruction, text]``: the first of `pos`;
+- ``{"messages"}``: a chat; GritLM's ``{"text": [user, assistant, ...]}`` too.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from datasets import load_dataset
+
+from gritrag.config import SourceConfig
+
+
+class Question(NamedTuple):
+    """`answer` is empty where there is none."""
+
+    text: str
+    answer: str
+    instruction: str | None
+    negatives: tuple[str, ...]
+
+
+class Passage(NamedTuple):
+    """A document and all questions of a file that it answers."""
+
+    text: str
+    title: str
+    questions: tuple[Question, ...]
+
+
+class Chat(NamedTuple):
+    """A list of ``{"role", "content"}``."""
+
+    messages: tuple[Mapping[str, str], ...]
+
+
+def read_source(path: Path, config: SourceConfig) -> tuple[list[Passage], list[Chat]]:
+    """All rows of a file; one of the two lists is empty.
+
+    Raises:
+        ValueError: no such file, a broken row (file and line are named), or questions and chats in one file.
+    """
+    questions: dict[tuple[str, str], list[Question]] = {}
+    chats: list[Chat] = []
+    for number, (where, row) in enumerate(_rows(path)):
+        if config.max_rows is not None and number == config.max_rows:
+            break
+        try:
+            if "messages" in row or "text" in row:
+                chats.append(_chat(row))
+            else:
+                text, title, question = _question(row)
+                if config.literal_answers and question.answer.lower() not in text.lower():
+                    question = question._replace(answer="")
+                questions.setdefault((text, title), []).append(question)
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{where}: broken row: {_told(error)}") from None
+    if bool(questions) == bool(chats):
+        raise ValueError(f"{path} must hold question rows or chat rows, and at least one; split it, or leave it out")
+    return [Passage(text, title, tuple(found)) for (text, title), found in questions.items()], chats
+
+
+def _told(error: Exception) -> str:
+    return f"it lacks the key {error}" if isinstance(error, KeyError) else str(error)
+
+
+def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Where each row stands, and the row."""
+    if path.suffix == ".parquet":
+        if not path.is_file():
+            raise ValueError(f"there is no file {path}; data_dir is what paths are relative to")
+        for number, row in enumerate(load_dataset("parquet", data_files=str(path), split="train", streaming=True)):
+            yield f"{path}, row {number + 1}", row
+        return
+    try:
+        with path.open(encoding="utf-8") as lines:
+            for number, line in enumerate(lines, start=1):
+                if line.strip():
+                    yield f"{path}, line {number}", _json(line, f"{path}, line {number}")
+    except OSError as error:
+        raise ValueError(f"cannot read {path} ({error.strerror}); data_dir is what paths are relative to") from None
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is no UTF-8 text: {error.reason}") from None
+
+
+def _json(line: str, where: str) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{where}: broken row: {error}") from None
+    if not isinstance(row, dict):
+        raise ValueError(f"{where}: broken row: a row must be an object, not {type(row).__name__}")
+    return row
+
+
+def _question(row: Mapping[str, Any]) -> tuple[str, str, Question]:
+    """Passage text, title and question of one row."""
+    if "query" in row:
+        told, query = _instructed(row["query"])
+        positives = [_instructed(text)[1] for text in _list(row, "pos")]
+        negatives = tuple(_text(_instructed(text)[1], "a negative") for text in row.get("neg") or ())
+        if not positives:
+            raise ValueError("pos is empty")
+        instruction = row.get("instruction") or told
+        return _text(positives[0], "pos"), "", Question(_text(query, "query"), "", instruction, negatives)
+    answer = _shortest(_list(row, "answers"))
+    if "documents" in row:
+        documents = [_titled(document) for document in _list(row, "documents")]
+        if not documents:
+            raise ValueError("documents is empty")
+        negatives = tuple(f"{title}\n{text}".strip() for text, title in documents[1:])
+        return *documents[0], Question(_text(row["question"], "question"), answer, None, negatives)
+    title = row.get("title") or ""
+    return _text(row["passage"], "passage"), title, Question(_text(row["question"], "question"), answer, None, ())
+
+
+def _chat(row: Mapping[str, Any]) -> Chat:
+    if "messages" in row:
+        messages = [dict(message) for message in _list(row, "messages")]
+    else:
+        roles = ("user", "assistant")
+        messages = [{"role": roles[turn % 2], "content": text} for turn, text in enumerate(_list(row, "text"))]
+    for message in messages:
+        _text(message["role"], "role")
+        _text(message["content"], "content")
+    if not any(message["role"] == "assistant" for message in messages):
+        raise ValueError("the chat has no turn of the assistant to learn from")
+    return Chat(tuple(messages))
+
+
+def _instructed(item: Any) -> tuple[str | None, Any]:
+    """GritLM's ``[instruction, text]``, or a plain text."""
+    if isinstance(item, Sequence) and not isinstance(item, str):
+        if len(item) != 2:
+            raise ValueError(f"expected [instruction, text], got {len(item)} items")
+        return item[0] or None, item[1]
+    return None, item
+
+
+def _titled(document: Any) -> tuple[str, str]:
+    if isinstance(document, Mapping):
+        return _text(document["text"], "a document"), document.get("title") or ""
+    return _text(document, "a document"), ""
+
+
+def _list(row: Mapping[str, Any], key: str) -> Sequence[Any]:
+    value = row[key]
+    if isinstance(value, str) or not isinstance(value, Sequence):
+        raise ValueError(f"{key} must be a list, not {type(value).__name__}")
+    return value
+
+
+def _text(value: Any, what: str) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError(f"{what} must be a text that is not empty, got {value!r}")
+    return value
+
+
+def _shortest(answers: Sequence[Any]) -> str:
+    """The shortest of several right answers: an answer is to be brief."""
+    return min((_text(answer, "an answer").strip() for answer in answers), key=len, default="")

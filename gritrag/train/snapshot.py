@@ -1,0 +1,117 @@
+"""What a run leaves on disk so that it can go on: weights, optimizer and counters, complete or absent, never half there.
+
+    runs/<name>/
+        config.yaml              the recipe as it was run
+        metrics.jsonl            one line per step and per validation
+        step-00000120/
+            weights.safetensors  trainable parameters by name
+            optimizer.safetensors  "<parameter>/<field>", and torch's random state
+            state.json           step, seconds, version
+        checkpoint/              what `GritModel.from_pretrained` loads, written at the end
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+FORMAT = 1
+WEIGHTS, OPTIMIZER, STATE = "weights.safetensors", "optimizer.safetensors", "state.json"
+RANDOM = "torch_random_state"
+
+
+class Progress(NamedTuple):
+    """`step` steps are done, in `seconds` of training, over `tokens` tokens."""
+
+    step: int = 0
+    seconds: float = 0.0
+    tokens: int = 0
+
+
+def save(
+    run: Path, progress: Progress, parameters: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer, keep: int
+) -> Path:
+    """Write a snapshot, then remove all but the `keep` latest."""
+    target = run / f"step-{progress.step:08d}"
+    scratch = run / f".writing-{progress.step:08d}-{os.getpid()}"
+    scratch.mkdir(parents=True)
+    save_file({name: p.detach().cpu().contiguous() for name, p in parameters.items()}, scratch / WEIGHTS)
+    save_file(_optimizer_tensors(parameters, optimizer), scratch / OPTIMIZER)
+    (scratch / STATE).write_text(json.dumps({"format": FORMAT, **progress._asdict()}), "utf-8")
+    for file in scratch.iterdir():
+        with file.open("rb") as stream:
+            os.fsync(stream.fileno())
+    if target.exists():
+        shutil.rmtree(target)
+    scratch.rename(target)
+    for old in snapshots(run)[:-keep]:
+        shutil.rmtree(old)
+    return target
+
+
+def snapshots(run: Path) -> list[Path]:
+    """Complete snapshots of a run, earliest first."""
+    return sorted(path for path in run.glob("step-*") if (path / STATE).is_file())
+
+
+def restore(folder: Path, parameters: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer) -> Progress:
+    """Put a snapshot into parameters and optimizer, in place.
+
+    Raises:
+        ValueError: the snapshot is of another model or another set of trained parameters, or of a later format.
+    """
+    state = json.loads((folder / STATE).read_text("utf-8"))
+    if state.pop("format") > FORMAT:
+        raise ValueError(f"{folder} was written by a later version; upgrade gritrag")
+    load_weights(folder / WEIGHTS, parameters)
+    tensors = load_file(folder / OPTIMIZER)
+    torch.set_rng_state(tensors.pop(RANDOM))
+    for name, parameter in parameters.items():
+        prefix = f"{name}/"
+        fields = {key.removeprefix(prefix): tensors[key] for key in list(tensors) if key.startswith(prefix)}
+        if fields:
+            optimizer.state[parameter] = {
+                field: value if field == "step" else value.to(parameter.device) for field, value in fields.items()
+            }
+    return Progress(**state)
+
+
+def load_weights(file: Path, parameters: Mapping[str, nn.Parameter]) -> None:
+    """Put saved weights into parameters, in place.
+
+    Raises:
+        ValueError: no such file, or names or shapes that differ.
+    """
+    if not file.is_file():
+        raise ValueError(f"there are no weights {file}; init names the weights.safetensors of a run's snapshot")
+    tensors = load_file(file)
+    differing = sorted(set(tensors) ^ set(parameters))
+    if differing:
+        raise ValueError(
+            f"{file} holds {len(tensors)} parameters, this recipe trains {len(parameters)}; the first that differs is "
+            f"{differing[0]}: base and adapter settings must be those of the run that wrote it"
+        )
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            if tensors[name].shape != parameter.shape:
+                raise ValueError(
+                    f"{file}: {name} has shape {list(tensors[name].shape)}, the model's has {list(parameter.shape)}"
+                )
+            parameter.copy_(tensors[name])
+
+
+def _optimizer_tensors(
+    parameters: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer
+) -> dict[str, torch.Tensor]:
+    tensors = {RANDOM: torch.get_rng_state()}
+    for name, parameter in parameters.items():
+        for field, value in optimizer.state.get(parameter, {}).items():
+            assert isinstance(value, torch.Tensor), f"AdamW keeps tensors only, got {field} of {type(value)}"
+            tensors[f"{name}/{field}"] = value.detach().cpu().contiguous()
+    return tensors

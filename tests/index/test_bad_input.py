@@ -1,0 +1,151 @@
+"""Everything that cannot be stored is refused by name, with a remedy, before anything is written."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hash_reader import HashReader
+
+from gritrag.index.catalog import Catalog
+from gritrag.index.codecs import CODECS, get_codec
+from gritrag.index.index import Index
+from gritrag.index.manifest import parse_bytes
+from gritrag.records import Document
+
+Make = Callable[..., Index]
+GOOD = Document("good text", id="good")
+
+
+@pytest.mark.parametrize(
+    ("documents", "message"),
+    [
+        ([], "no documents to add"),
+        ([GOOD, ""], r"document 1 .*has no text"),
+        ([GOOD, Document(" \n\t", id="blank", title="title")], "'blank'.*has no text"),
+        ([GOOD, Document("half \ud83d emoji", id="torn")], "'torn'.*lone surrogate.*errors='replace'"),
+        ([GOOD, Document("text", id="torn", title="\udc80")], "'torn'.*lone surrogate"),
+        ([GOOD, Document("text", id="\udc80")], "lone surrogate"),
+        ([GOOD, Document("text", id="torn", metadata={"a": ["\udc80"]})], "'torn'.*lone surrogate"),
+        ([GOOD, Document("text", id="torn", metadata={"\udc80": 1})], "'torn'.*lone surrogate"),
+        ([GOOD, Document("text", id="odd", metadata={"a": {1, 2}})], "'odd'.*not JSON"),
+        ([GOOD, Document("text", id="odd", metadata={"a": float("nan")})], "'odd'.*not JSON"),
+        ([GOOD, Document("text", id="odd", metadata={3: "a"})], "'odd'.*not JSON.*3"),
+        ([GOOD, Document("text", id="odd", metadata={"a": 10**400})], "'odd'.*not JSON.*float64"),
+        ([GOOD, Document("text", id="odd", metadata=[1])], "'odd'.*not JSON"),
+        ([GOOD, Document("text", id=7)], "id and title must be strings"),
+        ([GOOD, Document("text", id="odd", title=7)], "'odd'.*id and title must be strings"),
+        ([GOOD, Document("word " * 64, id="long")], "'long'.*65 tokens.* 64 .*gritrag.tokens.chunk_documents"),
+        ([GOOD, Document("w " * 2_500_000, id="5 MB")], "'5 MB'.*2500001 tokens.* 64 "),
+        ([GOOD, Document("a", id="x"), Document("b", id="x")], "document 2 .*'x'.*document 1.*different contents"),
+        ([GOOD, Document("a", id="x"), Document("a", id="x", metadata={"n": 1})], "'x'.*different contents"),
+        ([GOOD, {"text": "a"}], "document 1 is a dict"),
+        ([GOOD, None], "document 1 is a NoneType"),
+        ("one string", "list.*not one str"),
+        (GOOD, "list.*not one Document"),
+        (3, "list.*not one int"),
+    ],
+)
+def test_a_bad_corpus_is_refused_whole(make: Make, documents: Any, message: str) -> None:
+    index = make()
+    with pytest.raises(ValueError, match=message):
+        index.add(documents)
+    with pytest.raises(ValueError, match=message):
+        Index.estimate(index.model, documents)
+    assert len(index) == 0
+    assert list(index.path.glob("states/*/*")) == []
+    assert index.verify() == ([], [])
+
+
+def test_a_reader_that_fails_leaves_the_index_as_it_was(make: Make, reader, monkeypatch: pytest.MonkeyPatch) -> None:
+    index = make()
+    index.add([GOOD])
+    read = reader.read_documents
+
+    def spoil(change: Callable[[Any], Any]) -> None:
+        monkeypatch.setattr(reader, "read_documents", lambda texts: [change(reading) for reading in read(texts)])
+
+    spoil(lambda reading: reading._replace(vector=np.full(8, np.nan, np.float32)))
+    with pytest.raises(ValueError, match=r"'bad'.*not finite"):
+        index.add([Document("more", id="bad")])
+    spoil(lambda reading: reading._replace(vector=reading.vector[:5]))
+    with pytest.raises(ValueError, match=r"'bad'.*\[5\].*\[8\]"):
+        index.add([Document("more", id="bad")])
+    spoil(lambda reading: reading._replace(state=reader.state([4, 5, 6])))
+    with pytest.raises(ValueError, match=r"'bad'.*3 tokens.*2 tokens"):
+        index.add([Document("more", id="bad")])
+    assert list(index) == ["good"]
+    assert index.verify() == ([], [])
+
+
+def test_ids_that_are_not_there_are_named(make: Make) -> None:
+    index = make()
+    index.add([GOOD])
+    for call in (index.get, index.load_states):
+        with pytest.raises(ValueError, match=r"2 of 3 ids.*'a', 'b'"):
+            call(["a", "good", "b"])
+        with pytest.raises(ValueError, match="list of ids, not 'good'"):
+            call("good")
+        with pytest.raises(ValueError, match="not 3"):
+            call([3])
+    with pytest.raises(ValueError, match="'a'"):
+        index.store_state("a", index.load_states(["good"])[0])
+
+
+def test_deleting_nothing_in_particular_is_refused(make: Make) -> None:
+    index = make()
+    index.add([GOOD])
+    with pytest.raises(ValueError, match=r"where={} deletes every"):
+        index.delete()
+    with pytest.raises(ValueError, match="list of ids"):
+        index.delete(ids="good")
+    with pytest.raises(ValueError, match=r"\$near"):
+        index.delete(where={"n": {"$near": 1}})
+    assert len(index) == 1
+
+
+def test_options_that_do_not_exist_are_refused_with_those_that_do(tmp_path: Path, make: Make, reader) -> None:
+    with pytest.raises(ValueError, match=r"int3.*float32, bf16, or 'none'"):
+        make(states="int3")
+    with pytest.raises(ValueError, match=r"'many'.*20GB"):
+        make(state_quota="many")
+    assert not (tmp_path / "index").exists()
+    with pytest.raises(ValueError, match="replace, skip, error"):
+        make().add([GOOD], on_conflict="ignore")
+    with pytest.raises(ValueError, match="bf16"):
+        get_codec("zip")
+
+
+@pytest.mark.parametrize(
+    ("size", "count"),
+    [("20GB", 20 * 10**9), ("512 MiB", 512 * 2**20), ("1.5k", 1500), ("7", 7), ("0B", 0), (12, 12), (None, None)],
+)
+def test_sizes(size: str | int | None, count: int | None) -> None:
+    assert parse_bytes(size) == count
+
+
+@pytest.mark.parametrize("size", ["", "GB", "-1GB", -1, True, 1.5, "1 000", "nan"])
+def test_what_is_no_size(size: Any) -> None:
+    with pytest.raises(ValueError, match="is no size"):
+        parse_bytes(size)
+
+
+@pytest.mark.parametrize("name", CODECS)
+def test_a_codec_keeps_its_contract(name: str, reader: HashReader) -> None:
+    state = reader.state(range(1, 20))
+    tensors = CODECS[name].encode(state)
+    again = CODECS[name].decode(tensors, "causal")
+    assert again.token_ids.tolist() == state.token_ids.tolist()
+    assert (again.keys - state.keys).abs().max() <= 2**-8 * state.keys.abs().max()
+    assert (again.values - state.values).abs().max() <= 2**-8 * state.values.abs().max()
+    assert all(tensor.is_contiguous() for tensor in tensors.values())
+    size = sum(tensor.nbytes for tensor in tensors.values())
+    assert size == CODECS[name].bytes_per_token(reader.state_elements_per_token) * 19
+
+
+def test_a_file_that_is_no_catalog_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "catalog.sqlite").write_bytes(b"this is no database" * 100)
+    for mode in ("r", "rw"):
+        with pytest.raises(ValueError, match=r"catalog\.sqlite"):
+            Catalog(tmp_path / "catalog.sqlite", mode)

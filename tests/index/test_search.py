@@ -1,0 +1,166 @@
+"""Laws of searching: filters come first, both vector searches agree, fusion and MMR are what the papers say."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gritrag.index.index import Index
+from gritrag.index.search import match_expression, maximal_marginal_relevance, reciprocal_rank_fusion
+from gritrag.index.vectors import FaissFlat, TorchFlat
+from gritrag.records import Document
+
+Make = Callable[..., Index]
+
+
+def unit(random: np.random.Generator, count: int, dim: int) -> np.ndarray:
+    vectors = random.standard_normal((count, dim)).astype(np.float32)
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+@pytest.mark.parametrize("mode", ["dense", "sparse", "hybrid"])
+def test_a_filter_is_applied_before_the_search(make: Make, mode: str) -> None:
+    """The three that match are the worst of 200: a search that filtered its best hits would find none of them."""
+    index = make(states="none")
+    near = [Document(f"query query query {i}", id=f"near{i}", metadata={"good": False}) for i in range(197)]
+    far = [Document(f"{'other ' * 40} query far{i}", id=f"far{i}", metadata={"good": True}) for i in range(3)]
+    index.add(near + far)
+    assert {hit.document.id for hit in index.search("query", 197, mode=mode)}.isdisjoint({"far0", "far1", "far2"})
+    hits = index.search("query", 3, where={"good": True}, mode=mode)
+    assert {hit.document.id for hit in hits} == {"far0", "far1", "far2"}
+    assert index.search("query", 3, where={"good": "no such"}, mode=mode) == []
+    assert len(index.search("query", 3, where={"good": True}, mode=mode, mmr=0.5)) == 3
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 10**6), k=st.integers(1, 12), some=st.booleans())
+def test_faiss_and_torch_find_the_same(seed: int, k: int, some: bool) -> None:
+    random = np.random.default_rng(seed)
+    rows = random.permutation(100)[:40].astype(np.int64)
+    vectors, queries = unit(random, 40, 8), unit(random, 3, 8)
+    flats = FaissFlat(8), TorchFlat(8)
+    allowed = np.sort(random.permutation(rows)[:15]) if some else None
+    found = []
+    for flat in flats:
+        flat.add(rows[:30], vectors[:30])
+        flat.remove(rows[10:20])
+        flat.add(rows[30:], vectors[30:])
+        found.append(flat.search(queries, k, allowed))
+    (faiss_scores, faiss_rows), (torch_scores, torch_rows) = found
+    torch_width = torch_rows.shape[1]
+    assert np.array_equal(faiss_rows[:, :torch_width], torch_rows)
+    assert np.allclose(faiss_scores[:, :torch_width], torch_scores, atol=1e-6)
+    assert (faiss_rows[:, torch_width:] == -1).all()
+
+
+def test_an_index_answers_alike_without_faiss(make: Make, corpus, monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = []
+    for name in ("with", "without"):
+        with make(name, states="none") as index:
+            index.add(corpus)
+            index.delete(ids=["d3"])
+        assert (index.path / "vectors").exists() == (name == "with")
+        with Index.open(index.path, model=index.model) as again:
+            filters = (None, {"colour": "red"}, {"year": {"$gt": 3000}})
+            answers.append([hit for where in filters for hit in again.search("amber river1", 50, where=where)])
+        monkeypatch.setattr("gritrag.index.vectors.faiss", None)
+    ours, theirs = answers
+    assert [hit.document.id for hit in ours] == [hit.document.id for hit in theirs]
+    assert [hit.score for hit in ours] == pytest.approx([hit.score for hit in theirs], abs=1e-6)
+    assert len(ours) == 29 + 14
+
+
+def test_reciprocal_rank_fusion_by_hand() -> None:
+    # row 7: 1/61 + 1/63; row 5: 1/62 + 1/61; row 9: 1/63; row 2: 1/62
+    fused = reciprocal_rank_fusion([[(7, 0.9), (5, 0.8), (9, 0.1)], [(5, 12.0), (2, 11.0), (7, 3.0)]])
+    assert [row for row, _ in fused] == [5, 7, 2, 9]
+    expected = [0.03252247488101534, 0.03226645849596669, 0.016129032258064516, 0.015873015873015872]
+    assert [score for _, score in fused] == pytest.approx(expected, abs=1e-15)
+    assert reciprocal_rank_fusion([[], []]) == []
+
+
+def test_hybrid_is_the_fusion_of_dense_and_sparse(make: Make, corpus) -> None:
+    index = make(states="none")
+    index.add(corpus)
+    question = "amber river1 stone4"
+    rankings = []
+    for mode in ("dense", "sparse"):
+        hits = index.search(question, 50, mode=mode)
+        rankings.append([(int(hit.document.id[1:]) + 1, hit.score) for hit in hits])  # rows count from 1
+    expected = [(f"d{row - 1}", score) for row, score in reciprocal_rank_fusion(rankings)[:6]]
+    assert [(hit.document.id, hit.score) for hit in index.search(question, 6, mode="hybrid")] == expected
+
+
+def naive_mmr(query: np.ndarray, vectors: np.ndarray, k: int, weight: float) -> list[int]:
+    chosen: list[int] = []
+    while len(chosen) < min(k, len(vectors)):
+        scores = {
+            i: weight * float(vectors[i] @ query)
+            - (1 - weight) * max((float(vectors[i] @ vectors[j]) for j in chosen), default=0.0)
+            for i in range(len(vectors))
+            if i not in chosen
+        }
+        chosen.append(max(scores, key=scores.__getitem__))
+    return chosen
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 10**6), k=st.integers(1, 15), weight=st.sampled_from([0.0, 0.3, 0.5, 0.9, 1.0]))
+def test_mmr_is_the_greedy_rule(seed: int, k: int, weight: float) -> None:
+    random = np.random.default_rng(seed)
+    query, vectors = unit(random, 1, 6)[0], unit(random, 12, 6)
+    chosen = [position for position, _ in maximal_marginal_relevance(query, vectors, k, weight)]
+    assert chosen == naive_mmr(query, vectors, k, weight)
+
+
+def test_mmr_of_one_is_relevance_and_less_is_diversity(make: Make) -> None:
+    index = make(states="none")
+    same = [Document("alpha beta gamma", id=f"same{i}") for i in range(5)]
+    index.add([*same, Document("alpha delta", id="else")])
+    plain = [hit.document.id for hit in index.search("alpha beta gamma", 3)]
+    assert plain == ["same0", "same1", "same2"]
+    assert [hit.document.id for hit in index.search("alpha beta gamma", 3, mmr=1.0)] == plain
+    assert [hit.document.id for hit in index.search("alpha beta gamma", 2, mmr=0.4)] == ["same0", "else"]
+    assert "else" not in {hit.document.id for hit in index.search("alpha beta gamma", 2, mmr=0.4, fetch_k=3)}
+
+
+def test_equal_scores_come_in_the_order_of_storing(make: Make) -> None:
+    index = make(states="none")
+    index.add([Document("alpha", id=f"{i}") for i in range(9)])
+    for mode in ("dense", "sparse", "hybrid"):
+        assert [hit.document.id for hit in index.search("alpha", 9, mode=mode)] == [f"{i}" for i in range(9)]
+
+
+def test_sparse_search_knows_words_stems_and_accents(make: Make) -> None:
+    index = make(states="none")
+    index.add([Document("The bridges were repaired", id="a"), Document("Un café fermé", id="b", title="Paris")])
+    for query, id in (("repairing a bridge", "a"), ("cafe", "b"), ("CAFÉ", "b"), ("cafe\u0301", "b"), ("paris", "b")):
+        assert [hit.document.id for hit in index.search(query, mode="sparse")] == [id]
+
+
+def test_each_word_of_a_question_is_quoted_once() -> None:
+    assert match_expression('a "b" AND a:* b_c') == '"a" OR "b" OR "AND" OR "c"'
+    assert match_expression("?!") == '""'
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"k": 0}, "k must be .* not 0"),
+        ({"k": 2.5}, "not 2.5"),
+        ({"mode": "fuzzy"}, "fuzzy.*dense, sparse, hybrid"),
+        ({"mmr": 1.5}, r"\[0, 1\].*1.5"),
+        ({"mmr": 0.5, "k": 9, "fetch_k": 3}, "3, below k = 9"),
+    ],
+)
+def test_a_search_that_makes_no_sense_is_refused(make: Make, options: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make(states="none").search("question", **options)
+
+
+@pytest.mark.parametrize("query", ["", "  \n", "\ud800", None])
+def test_a_question_without_text_is_refused(make: Make, query: str) -> None:
+    with pytest.raises(ValueError, match="query"):
+        make(states="none").search(query)

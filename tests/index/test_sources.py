@@ -1,0 +1,151 @@
+"""Sources: every file becomes documents, a reported skip, or an error that says where and what to do."""
+
+import csv
+import json
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gritrag.index.sources import FILE, Source, list_sources, read_source, read_sources
+from gritrag.records import Document
+
+
+def write(path: Path, data: str | bytes) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data if isinstance(data, bytes) else data.encode())
+    return path
+
+
+def documents(*paths: Path) -> list[Document]:
+    return list(read_sources(list_sources(paths)))
+
+
+def test_a_folder_gives_its_files_in_sorted_order_with_relative_ids(tmp_path: Path) -> None:
+    write(tmp_path / "b.md", "second")
+    write(tmp_path / "a" / "z.TXT", "first")
+    write(tmp_path / "c.jsonl", '{"text": "third"}\n\n{"passage": "fourth", "id": 7}\n')
+    found = documents(tmp_path)
+    assert [(d.id, d.text) for d in found] == [
+        ("a/z.TXT", "first"),
+        ("b.md", "second"),
+        ("c.jsonl#1", "third"),
+        ("7", "fourth"),
+    ]
+
+
+def test_the_same_tree_elsewhere_gives_the_same_ids(tmp_path: Path) -> None:
+    for root in ("one", "two"):
+        write(tmp_path / root / "x" / "y.txt", "text")
+    assert documents(tmp_path / "one") == documents(tmp_path / "two")
+
+
+def test_columns_that_are_not_ours_become_metadata(tmp_path: Path) -> None:
+    row = {"id": "p1", "title": "T", "text": "body", "year": 1999, "tags": ["a"]}
+    (document,) = documents(write(tmp_path / "rows.jsonl", json.dumps(row)))
+    assert document == Document("body", id="p1", title="T", metadata={"year": 1999, "tags": ["a"], FILE: "rows.jsonl"})
+
+
+def test_csv_numbers_become_numbers_only_if_nothing_is_lost(tmp_path: Path) -> None:
+    data = "text,year,zip,version,price\nbody,1999,007,1.10,2.5\n"
+    (document,) = documents(write(tmp_path / "rows.csv", data))
+    assert document.metadata == {"year": 1999, "zip": "007", "version": "1.10", "price": 2.5, FILE: "rows.csv"}
+    assert document.id == "rows.csv#2"
+
+
+def test_csv_takes_quoted_line_breaks_and_fields_longer_than_the_module_default(tmp_path: Path) -> None:
+    long = "word, " * 60_000
+    path = tmp_path / "rows.csv"
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([["id", "text"], ["a", "one\ntwo"], ["b", long]])
+    assert [d.text for d in documents(path)] == ["one\ntwo", long]
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.md", "a.jsonl", "a.csv"])
+def test_a_byte_order_mark_is_no_text(tmp_path: Path, name: str) -> None:
+    body = {"a.jsonl": '{"text": "body"}', "a.csv": "text\nbody\n"}.get(name, "body")
+    (document,) = documents(write(tmp_path / name, b"\xef\xbb\xbf" + body.encode()))
+    assert document.text == "body"
+
+
+@given(texts=st.lists(st.text(st.characters(exclude_categories=["Cs"]), min_size=1).filter(str.strip), max_size=5))
+def test_jsonl_keeps_every_text(tmp_path_factory: pytest.TempPathFactory, texts: list[str]) -> None:
+    path = tmp_path_factory.mktemp("jsonl") / "rows.jsonl"
+    path.write_text("".join(json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in texts), newline="")
+    assert [d.text for d in read_source(Source(path, "rows.jsonl"))] == texts
+
+
+def test_what_is_skipped_in_a_folder_is_reported(tmp_path: Path) -> None:
+    write(tmp_path / "keep.txt", "text")
+    write(tmp_path / "image.png", "x")
+    write(tmp_path / "README", "x")
+    write(tmp_path / "empty.md", "")
+    write(tmp_path / ".hidden.txt", "x")
+    write(tmp_path / ".git" / "config.txt", "x")
+    listing = list_sources([tmp_path])
+    assert [source.name for source in listing.sources] == ["keep.txt"]
+    assert {(s.path.name, s.reason) for s in listing.skipped} == {
+        ("image.png", "unknown kind .png"),
+        ("README", "no suffix"),
+        ("empty.md", "empty file"),
+        (".hidden.txt", "hidden file"),
+        (".git", "hidden folder"),
+    }
+
+
+def test_a_loop_of_links_is_entered_once(tmp_path: Path) -> None:
+    write(tmp_path / "a" / "x.txt", "text")
+    os.symlink(tmp_path, tmp_path / "a" / "loop")
+    listing = list_sources([tmp_path])
+    assert [source.name for source in listing.sources] == ["a/x.txt"]
+    assert [s.reason for s in listing.skipped] == ["a link to a folder that was already entered"]
+
+
+def test_a_file_given_twice_is_read_once_and_two_of_one_name_are_refused(tmp_path: Path) -> None:
+    one, two = write(tmp_path / "1" / "x.txt", "one"), write(tmp_path / "2" / "x.txt", "two")
+    assert len(documents(one, one, one.parent)) == 1
+    with pytest.raises(ValueError, match=r"would both be called 'x.txt'"):
+        documents(one, two)
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "message"),
+    [
+        ("a.txt", b"fine\nna\xefve\n", r"a\.txt, line 2: not UTF-8 \(byte 0xef at 2\); convert"),
+        ("a.jsonl", b'{"text": "x"}\n{"text": \xff}\n', r"a\.jsonl, line 2: not UTF-8"),
+        ("a.jsonl", '{"text": "x"}\n{"text": "y"\n', r"a\.jsonl, line 2: not valid JSON .* mend or delete"),
+        ("a.jsonl", '["text"]\n', r"line 1: a list, not an object"),
+        ("a.jsonl", '{"body": "x"}\n', r"line 1: no column 'text' or 'passage'; it has 'body'"),
+        ("a.jsonl", '{"text": " "}\n', r"line 1: 'text' must be a text that is not empty"),
+        ("a.jsonl", '{"text": 5}\n', r"line 1: 'text' must be a text"),
+        ("a.jsonl", '{"text": "x", "id": 1.5}\n', r"line 1: 'id' must be"),
+        ("a.jsonl", '{"text": "x", "title": []}\n', r"line 1: 'title' must be"),
+        ("a.jsonl", '{"text": "x", "source_file": "y"}\n', r"line 1: the column 'source_file' is taken"),
+        ("a.jsonl", '{"text": "x", "score": NaN}\n', r"line 1: not valid JSON \(NaN"),
+        ("a.jsonl", "[" * 100_000 + "\n", r"line 1: not valid JSON"),
+        ("a.csv", "text,year\nx\n", r"a\.csv, line 2: not as many fields .* \(2\)"),
+        ("a.csv", "text,year\nx,1\ny,2,3\n", r"a\.csv, line 3: not as many fields"),
+        ("a.csv", 'text\n"x\n', r"a\.csv, line 2: not valid CSV"),
+        ("a.csv", "text,text\nx,y\n", r"line 1: the header names a column twice"),
+        ("a.csv", "body\nx\n", r"line 2: no column 'text'"),
+        ("a.txt", " \n", r"a\.txt: holds nothing but white space"),
+        ("a.txt", "", r"a\.txt: the file is empty"),
+        ("a.pdf", "x", r"a\.pdf: cannot read files of kind '\.pdf'; known are \.csv, \.jsonl, \.md, \.txt"),
+    ],
+)
+def test_a_broken_file_is_refused_by_name_and_line(tmp_path: Path, name: str, data: str | bytes, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        documents(write(tmp_path / name, data))
+
+
+def test_a_path_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"gone\.txt: no such file or folder"):
+        documents(tmp_path / "gone.txt")
+
+
+def test_a_dead_link_is_refused_by_name(tmp_path: Path) -> None:
+    os.symlink(tmp_path / "gone", tmp_path / "link.txt")
+    with pytest.raises(ValueError, match=r"link\.txt: cannot be read \(No such file"):
+        documents(tmp_path)

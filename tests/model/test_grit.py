@@ -1,0 +1,146 @@
+"""GritModel: vectors, readings and text, from one set of weights."""
+
+import threading
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+
+from gritrag.model.decode import Sampling, TextStream
+from gritrag.model.grit import GritModel
+from gritrag.records import Document
+
+TEXTS = ["the river", "a much longer text about a bridge over the river", "short"]
+CHAT = [{"role": "user", "content": "Say something."}]
+
+
+def test_vectors_are_normalised_float32_and_those_of_the_read_pass(tiny_model: GritModel) -> None:
+    vectors = tiny_model.encode_document(TEXTS)
+    assert vectors.shape == (3, tiny_model.dim)
+    assert vectors.dtype == np.float32
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+    np.testing.assert_allclose(vectors, [r.vector for r in tiny_model.read_documents(TEXTS)], atol=1e-6)
+    assert tiny_model.similarity(vectors[:2], vectors).shape == (2, 3)
+
+
+def test_the_instruction_is_read_but_not_pooled(tiny_model: GritModel) -> None:
+    bare, instructed = (tiny_model.encode_query(["who?"], instruction=i) for i in ("", "find the author"))
+    assert not np.allclose(bare, instructed, atol=1e-3)
+    segments = tiny_model.template.query_segments("who?", "find the author")
+    pooled = tiny_model.encoder.encode(segments)
+    text = tiny_model.tokenizer.decode([i for i, p in zip(pooled.ids, pooled.is_pooled, strict=True) if p])
+    assert text == "who?"
+
+
+def test_a_title_is_read(tiny_model: GritModel) -> None:
+    plain, titled = tiny_model.encode_document(["text", Document("text", title="Title")])
+    assert not np.allclose(plain, titled, atol=1e-3)
+    assert tiny_model.document_token_ids(Document("text", title="Title")) == tiny_model.document_token_ids("Title\ntext")
+
+
+def test_greedy_text_is_that_of_transformers(tiny_model: GritModel) -> None:
+    ids = tiny_model.prompt_ids(CHAT)
+    expected = tiny_model.lm.generate(torch.tensor([ids]), max_new_tokens=20, do_sample=False)[0, len(ids) :].tolist()
+    (completion,) = tiny_model.complete([ids], Sampling(max_new_tokens=20))
+    assert completion.token_ids == expected
+    assert tiny_model.generate(CHAT, max_new_tokens=20) == completion.text
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2", "gemma3", "mistral"])
+def test_a_batch_says_what_each_row_says_alone(architecture: str, make_model: Callable[..., GritModel]) -> None:
+    model = make_model(architecture)
+    prompts = [*TEXTS, CHAT]
+    assert model.generate(prompts, max_new_tokens=12) == [model.generate(p, max_new_tokens=12) for p in prompts]
+
+
+def test_the_stream_joins_to_the_text(tiny_model: GritModel) -> None:
+    pieces = list(tiny_model.stream("the river", max_new_tokens=24))
+    assert len(pieces) > 1
+    assert "".join(pieces) == tiny_model.generate("the river", max_new_tokens=24)
+
+
+def test_stop_strings_are_cut_even_across_tokens(tiny_model: GritModel) -> None:
+    whole = tiny_model.generate("the river", max_new_tokens=24)
+    stop = whole[5:8]
+    cut = tiny_model.generate("the river", max_new_tokens=24, stop=[stop, "never said"])
+    assert cut == whole[: whole.index(stop)]
+    assert "".join(tiny_model.stream("the river", max_new_tokens=24, stop=stop)) == cut
+
+
+def test_text_is_held_back_until_it_is_certain(tokenizer: object) -> None:
+    stream = TextStream(tokenizer, ["</end>"])
+    ids = tokenizer("aé</b</end>c", add_special_tokens=False).input_ids
+    pieces = [stream.push(i) for i in ids]
+    assert pieces[:3] == ["a", "", "é"]  # two bytes, one character
+    assert "".join(pieces) == stream.text == "aé</b"
+    assert stream.is_stopped
+    unfinished = TextStream(tokenizer, ["</end>"])
+    assert "".join([unfinished.push(i) for i in ids[:6]] + [unfinished.flush()]) == unfinished.text == "aé</b"
+
+
+def test_sampling_is_seeded_and_varied(tiny_model: GritModel) -> None:
+    options = {"temperature": 1.5, "top_k": 50, "top_p": 0.95, "repetition_penalty": 1.1, "max_new_tokens": 16}
+    first, again, other = (tiny_model.generate("the", seed=seed, **options) for seed in (1, 1, 2))
+    assert first == again != other
+
+
+def test_vectors_and_texts_do_not_disturb_each_other_across_threads(make_model: Callable[..., GritModel]) -> None:
+    model = make_model(reading="bidirectional")
+    vectors, text = model.encode_document(TEXTS), model.generate(CHAT, max_new_tokens=4)
+    wrong: list[str] = []
+
+    def embed() -> None:
+        for _ in range(300):
+            if not np.allclose(model.encode_document(TEXTS), vectors, atol=1e-6):
+                wrong.append("vector")
+
+    def generate() -> None:
+        for _ in range(300):
+            if model.generate(CHAT, max_new_tokens=4) != text:
+                wrong.append("text")
+
+    threads = [threading.Thread(target=work) for work in (embed, generate)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+
+
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        (["fine", "  "], "document 1 is empty"),
+        (["x" * 5_000_000], r"5000012 tokens, this model reads at most 512; cut it"),
+        (["a\ud800b"], "lone surrogate at character 1"),
+        ("one string", "put it into a list"),
+        ([7], "must be a string, not int"),
+    ],
+)
+def test_bad_documents_are_refused_with_the_remedy(tiny_model: GritModel, texts: list[str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        tiny_model.encode_document(texts)
+
+
+def test_nul_and_control_tokens_are_data(tiny_model: GritModel) -> None:
+    ids = tiny_model.document_token_ids("a\0b<|im_end|>\n<|im_start|>assistant")
+    assert [ids.count(i) for i in tiny_model.encoder.control_ids] == [0, 1, 1]  # those of the template only
+    assert tiny_model.tokenizer.decode(ids).count("<|im_end|>") == 2
+
+
+@pytest.mark.parametrize(
+    ("prompt", "options", "message"),
+    [
+        ("", {}, "prompt is empty"),
+        ([], {}, "at least one message"),
+        ([{"role": "user"}], {}, "string role and content"),
+        ("hi", {"max_new_tokens": 0}, "at least 1"),
+        ("hi", {"temperature": -1}, "temperature must be at least 0"),
+        ("hi", {"beam": 3}, "unexpected keyword argument 'beam'"),
+        ("hi" * 300, {}, "this model takes 512"),
+    ],
+)
+def test_bad_prompts_are_refused(tiny_model: GritModel, prompt: object, options: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        tiny_model.generate([prompt] if prompt == [] else prompt, **options)

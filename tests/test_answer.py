@@ -1,0 +1,211 @@
+"""RAG: cached and uncached answers from the same segments; misses cost time, never correctness."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from architectures import MOVABLE, WITH_STATES
+
+from gritrag import RAG, Document, GritModel, Hit, Index
+from gritrag.answer import MODES, plan_context
+from gritrag.model.decode import Sampling
+from gritrag.model.state import concatenate
+
+DOCUMENTS = [
+    Document("The ferry leaves at noon.", id="a", title="Ferry", metadata={"year": 1}),
+    Document("A bridge of rope was built over the gorge.", id="b", metadata={"year": 2}),
+    Document("Goats eat the red moss.", id="c", metadata={"year": 3}),
+]
+QUESTION = "When does the ferry leave?"
+
+
+@pytest.fixture
+def index(tiny_model: GritModel, tmp_path: Path) -> Iterator[Index]:
+    with Index.create(tmp_path / "index", model=tiny_model, states="float32") as index:
+        index.add(DOCUMENTS)
+        yield index
+
+
+def as_hits(documents: list[Document]) -> list[Hit]:
+    return [Hit(document, 1.0, rank) for rank, document in enumerate(documents, start=1)]
+
+
+@pytest.mark.parametrize("architecture", WITH_STATES)
+def test_one_causal_document_is_answered_token_for_token_as_uncached(
+    architecture: str, make_model: Callable[..., GritModel], tmp_path: Path
+) -> None:
+    model = make_model(architecture)
+    with Index.create(tmp_path / "index", model=model, states="float32") as index:
+        index.add(DOCUMENTS)
+        for document in DOCUMENTS:
+            hits = as_hits([document])
+            plan = plan_context(model, QUESTION, hits, index.load_states([document.id]), 24)
+            assert plan.cached_tokens == len(model.document_token_ids(document))
+            cached = list(model_tokens(model, plan))
+            uncached = list(model_tokens(model, plan_context(model, QUESTION, hits, None, 24)))
+            assert cached == uncached
+            answers = [RAG(index, mode=mode).ask(QUESTION, hits=hits, max_new_tokens=24) for mode in ("doc-cache", "doc-query")]
+            assert answers[0].text == answers[1].text
+            assert answers[0].exact
+            assert answers[1].exact
+
+
+def model_tokens(model: GritModel, plan: object) -> list[int]:
+    decoding = model.decode([plan.states], [plan.prompt_ids], Sampling(max_new_tokens=24))
+    list(decoding)
+    return decoding.completions[0].token_ids
+
+
+@pytest.mark.parametrize("architecture", [name for name in MOVABLE if name not in ("mistral", "gemma3")])
+def test_several_states_equal_one_long_forward_in_which_documents_see_only_themselves(
+    architecture: str, make_model: Callable[..., GritModel]
+) -> None:
+    model = make_model(architecture)
+    states = [reading.state for reading in model.read_documents([DOCUMENTS[i] for i in (2, 0, 1)])]
+    plan = plan_context(model, QUESTION, as_hits([DOCUMENTS[i] for i in (2, 0, 1)]), states, 1)
+    cache = model.place([plan.states], [plan.prompt_ids], Sampling(max_new_tokens=1))
+    question = torch.tensor([plan.prompt_ids])
+    start = plan.cached_tokens
+    positions = torch.arange(start, start + question.shape[1])[None]
+    with torch.inference_mode():
+        cached = model.lm(input_ids=question, position_ids=positions, past_key_values=cache, use_cache=True).logits
+        ids = torch.cat([concatenate(states).token_ids[None], question], dim=1)
+        owner = torch.cat([torch.full((len(s),), n) for n, s in enumerate(states)] + [torch.full(question.shape[1:], -1)])
+        causal = torch.ones(ids.shape[1], ids.shape[1], dtype=torch.bool).tril()
+        mask = causal & ((owner[:, None] == owner[None, :]) | (owner[:, None] == -1))
+        whole = model.lm(input_ids=ids, attention_mask=mask[None, None]).logits[:, start:]
+    torch.testing.assert_close(cached, whole, atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2", "gemma3", "cohere"])
+def test_all_modes_answer_with_any_number_of_documents(
+    architecture: str, make_model: Callable[..., GritModel], tmp_path: Path
+) -> None:
+    model = make_model(architecture)
+    with Index.create(tmp_path / "index", model=model) as index:
+        index.add(DOCUMENTS)
+        for mode in MODES:
+            for k in (1, 2, 50):
+                answer = RAG(index, mode=mode, k=k).ask(QUESTION, max_new_tokens=4)
+                expected = 0 if mode == "no-retrieval" else min(k, 3)
+                assert len(answer.hits) == len(answer.citations) == expected
+                assert answer.mode == mode
+                assert answer.usage.generated_tokens <= 4
+                assert (answer.usage.cached_tokens > 0) == (mode == "doc-cache")
+
+
+def test_cached_and_uncached_runs_hold_the_same_tokens(index: Index, tiny_model: GritModel) -> None:
+    hits = index.search(QUESTION, k=3)
+    cached = plan_context(tiny_model, QUESTION, hits, index.load_states([h.document.id for h in hits]), 8)
+    uncached = plan_context(tiny_model, QUESTION, hits, None, 8)
+    assert (*concatenate(cached.states).token_ids.tolist(), *cached.prompt_ids) == uncached.prompt_ids
+    assert cached.prompt_tokens == uncached.prompt_tokens
+    assert cached.citations == uncached.citations
+    for citation, hit in zip(cached.citations, hits, strict=True):
+        span = uncached.prompt_ids[citation.start : citation.end]
+        assert list(span) == tiny_model.document_token_ids(hit.document)
+
+
+def test_reuse_is_called_exact_only_where_it_is(make_model: Callable[..., GritModel], tmp_path: Path) -> None:
+    def is_exact(codec: str, reading: str, k: int) -> bool:
+        model = make_model(reading=reading)
+        with Index.create(tmp_path / f"{codec}-{reading}-{k}", model=model, states=codec) as index:
+            index.add(DOCUMENTS)
+            return RAG(index, k=k).ask(QUESTION, max_new_tokens=2).exact
+
+    assert is_exact("float32", "causal", 1)
+    assert not is_exact("float32", "causal", 2)  # the second document was read without the first
+    assert not is_exact("bf16", "causal", 1)  # the model computes in float32
+    assert not is_exact("float32", "bidirectional", 1)
+
+
+def test_a_missing_state_is_read_used_and_stored(tiny_model: GritModel, index: Index, tmp_path: Path) -> None:
+    expected = RAG(index, k=3).ask(QUESTION, max_new_tokens=8)
+    for file in (tmp_path / "index" / "states").glob("*/*.safetensors"):
+        file.unlink()
+    with pytest.warns(UserWarning, match="read anew"):
+        again = RAG(index, k=3).ask(QUESTION, max_new_tokens=8)
+    assert again.text == expected.text
+    assert len(list((tmp_path / "index" / "states").glob("*/*.safetensors"))) == 3
+    assert RAG(index, k=3).ask(QUESTION, max_new_tokens=8).text == expected.text
+
+
+def test_an_index_without_states_and_a_read_only_one_answer_alike(tiny_model: GritModel, tmp_path: Path) -> None:
+    answers = []
+    for codec in ("none", "float32"):
+        with Index.create(tmp_path / codec, model=tiny_model, states=codec) as index:
+            index.add(DOCUMENTS)
+        with Index.open(tmp_path / codec, model=tiny_model, mode="r") as index:
+            answers.append(RAG(index, k=3).ask(QUESTION, max_new_tokens=8))
+    assert answers[0].text == answers[1].text
+    assert answers[0].usage == answers[1].usage
+
+
+def test_documents_that_do_not_fit_are_no_citations(index: Index, caplog: pytest.LogCaptureFixture) -> None:
+    long = [Document("moss " * 40, id=f"long-{n}") for n in range(3)]
+    index.add(long)
+    answer = RAG(index).ask(QUESTION, hits=as_hits(long), max_new_tokens=4)
+    assert len(answer.hits) == 3
+    assert [c.id for c in answer.citations] == ["long-0"]
+    assert "only the first 1 of 3" in caplog.text
+    huge = Document("moss " * 90, id="huge")
+    index.add([huge])
+    with pytest.raises(ValueError, match="index shorter chunks"):
+        RAG(index).ask(QUESTION, hits=as_hits([huge]), max_new_tokens=4)
+
+
+def test_the_stream_gives_hits_then_text_then_the_answer(index: Index) -> None:
+    events = list(RAG(index, k=2).stream(QUESTION, max_new_tokens=12))
+    assert [h.document.id for h in events[0].hits or []] == [h.document.id for h in index.search(QUESTION, 2, mode="hybrid")]
+    answer = events[-1].answer
+    assert answer is not None
+    assert "".join(event.text or "" for event in events).strip() == answer.text
+    timings = answer.timings
+    assert 0 < timings.retrieve <= timings.first_token <= timings.total
+
+
+def test_many_questions_are_answered_as_one_by_one(index: Index) -> None:
+    rag = RAG(index, k=2)
+    questions = [QUESTION, "Who eats moss, and where does it grow?", "Bridge?"]
+    many = rag.ask_many(questions, batch_size=2, max_new_tokens=10)
+    assert [a.text for a in many] == [rag.ask(q, max_new_tokens=10).text for q in questions]
+    assert [a.usage for a in many] == [rag.ask(q, max_new_tokens=10).usage for q in questions]
+
+
+def test_a_filter_limits_the_context(index: Index) -> None:
+    answer = RAG(index, k=3).ask(QUESTION, where={"year": {"$gte": 2}}, max_new_tokens=2)
+    assert {hit.document.id for hit in answer.hits} == {"b", "c"}
+
+
+@pytest.mark.parametrize(
+    ("act", "message"),
+    [
+        (lambda index: RAG(index, mode="doc-cash"), "no mode 'doc-cash'; there are: no-retrieval"),
+        (lambda index: RAG(index, k=0), "k must be at least 1"),
+        (lambda index: RAG(index).ask(" "), "some text"),
+        (lambda index: RAG(index, mode="no-retrieval").ask(" "), "question 0 is empty"),
+        (lambda index: RAG(index).ask(QUESTION, beams=2), "beams"),
+        (lambda index: RAG(index).ask_many(QUESTION), "put it into a list"),
+        (lambda index: RAG(index).ask_many([QUESTION], batch_size=0), "batch_size must be at least 1"),
+    ],
+)
+def test_misuse_is_named(index: Index, act: Callable[[Index], object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        act(index)
+
+
+def test_an_index_of_another_reader_is_refused_by_the_name_of_the_field(
+    index: Index, make_model: Callable[..., GritModel], tmp_path: Path
+) -> None:
+    index.close()
+    others = {
+        "weights": make_model("qwen2"),
+        "pooling": make_model(pooling="last"),
+        "template": make_model(template="plain"),
+        "reading": make_model(reading="bidirectional"),
+    }
+    for field, model in others.items():
+        with pytest.raises(ValueError, match=f"{field}: ") as raised:
+            Index.open(tmp_path / "index", model=model)
+        assert raised.value.fields == (field,)

@@ -1,0 +1,172 @@
+"""The command line: files go in, answers come out, and mistakes are told in one line."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from gritrag.cli import app
+from gritrag.model.grit import GritModel
+
+
+@pytest.fixture(scope="session")
+def model_folder(tiny_model: GritModel, tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("tiny")
+    tiny_model.lm.save_pretrained(folder)
+    tiny_model.tokenizer.save_pretrained(folder)
+    config = json.loads((folder / "config.json").read_text())
+    config["max_position_embeddings"] = 4096  # its tokens are bytes, and a passage of the demo has six hundred
+    (folder / "config.json").write_text(json.dumps(config))
+    return str(folder)
+
+
+@pytest.fixture
+def texts(tmp_path: Path) -> Path:
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    (folder / "a.txt").write_text("The ferry stops sailing at four.")
+    (folder / "b.jsonl").write_text('{"text": "Owls click their beaks.", "id": "owl", "year": 1889}\n')
+    (folder / "c.png").write_bytes(b"x")
+    return folder
+
+
+def run(*args: Any, stdin: str | None = None, code: int = 0) -> Result:
+    result = CliRunner().invoke(app, [str(arg) for arg in args], input=stdin)
+    assert result.exit_code == code, result.output
+    return result
+
+
+@pytest.fixture
+def built(texts: Path, tmp_path: Path, model_folder: str) -> tuple[str, ...]:
+    """Options that name an index of two documents and the model it was built with."""
+    options = ("--index", str(tmp_path / "index"), "--model", model_folder, "--dtype", "float32")
+    run("index", texts, *options, "--states", "float32")
+    return options
+
+
+def test_indexing_again_reads_nothing_again_and_says_what_was_skipped(built: tuple[str, ...], texts: Path) -> None:
+    result = run("index", texts, *built, "--json")
+    report = json.loads(result.stdout)
+    assert (report["added"], report["replaced"], report["skipped"], report["documents"]) == (0, 0, 2, 2)
+    assert "skipped 1 (unknown kind .png)" in result.stderr
+
+
+def test_an_index_keeps_the_codec_it_was_made_with(built: tuple[str, ...], texts: Path) -> None:
+    assert "stores states as 'float32', not 'bf16'" in run("index", texts, *built, "--states", "bf16", code=2).stderr
+    run("index", texts, *built, "--states", "float32")
+
+
+def test_a_changed_file_replaces_its_document(built: tuple[str, ...], texts: Path) -> None:
+    (texts / "a.txt").write_text("The ferry stops sailing at five.")
+    report = json.loads(run("index", texts, *built, "--json").stdout)
+    assert (report["added"], report["replaced"], report["documents"]) == (0, 1, 2)
+
+
+def test_long_texts_are_cut_into_chunks_and_a_shorter_version_leaves_no_ghosts(
+    built: tuple[str, ...], texts: Path
+) -> None:
+    long = texts / "long.md"
+    long.write_text("\n\n".join(f"Paragraph {n} says something about number {n}." for n in range(20)))
+    first = json.loads(run("index", long, *built, "--max-tokens", 40, "--json").stdout)
+    assert first["added"] > 3
+    long.write_text("Nothing more to say.")
+    second = json.loads(run("index", long, *built, "--max-tokens", 40, "--json").stdout)
+    assert (second["added"], second["removed"], second["documents"]) == (1, first["added"], 3)
+
+
+def test_search_finds_and_filters(built: tuple[str, ...]) -> None:
+    hits = json.loads(run("search", "owl beaks", *built, "-k", 9, "--mode", "hybrid", "--json").stdout)
+    assert {hit["document"]["id"] for hit in hits} == {"a.txt", "owl"}
+    (hit,) = json.loads(run("search", "ferry", *built, "--where", '{"year": {"$lt": 1900}}', "--json").stdout)
+    assert hit["document"]["id"] == "owl"
+    assert len(run("search", "ferry", *built).stdout.splitlines()) == 2
+
+
+@pytest.mark.parametrize("mode", ["no-retrieval", "doc-query", "doc-cache"])
+def test_ask_streams_what_json_holds(built: tuple[str, ...], mode: str) -> None:
+    question = ("ask", "When does the ferry stop?", *built, "--mode", mode, "--max-new-tokens", 8)
+    answer = json.loads(run(*question, "--json").stdout)
+    streamed = run(*question)
+    assert streamed.stdout.strip() == answer["text"]
+    assert "first token" in streamed.stderr
+    assert answer["mode"] == mode
+    assert (answer["usage"]["cached_tokens"] > 0) == (mode == "doc-cache")
+
+
+def test_chat_answers_each_line_and_ends_with_the_input(built: tuple[str, ...]) -> None:
+    result = run("chat", *built, "--max-new-tokens", 4, stdin="One?\nTwo?\n")
+    assert result.stderr.count("first token") == 2
+
+
+def test_estimate_stats_and_verify(built: tuple[str, ...], texts: Path) -> None:
+    estimate = json.loads(run("estimate", texts, *built[2:], "--json").stdout)
+    assert all(isinstance(value, int | float) for value in estimate.values())
+    assert "2" in run("stats", *built[:2]).stdout
+    checkup = json.loads(run("verify", *built[:2], "--json").stdout)
+    assert checkup["problems"] == []
+
+
+def test_verify_exits_with_1_on_damage_until_it_is_repaired(built: tuple[str, ...]) -> None:
+    state = next((Path(built[1]) / "states").rglob("*.safetensors"))
+    data = bytearray(state.read_bytes())
+    data[-1] ^= 1
+    state.write_bytes(data)
+    run("verify", *built[:2], code=1)
+    run("verify", *built, "--repair")
+    run("verify", *built[:2])
+
+
+def test_doctor_reports_machine_and_probes(model_folder: str, tmp_path: Path) -> None:
+    findings = json.loads(run("doctor", "--folder", tmp_path, "--model", model_folder, "--json").stdout)
+    assert "sqlite" in {finding["name"] for finding in findings}
+    assert any(finding["name"].startswith("probe: ") for finding in findings)
+
+
+def test_demo_answers_every_question_in_both_modes(model_folder: str, tmp_path: Path) -> None:
+    options = ("--model", model_folder, "--dtype", "float32", "-k", 2, "--questions", 2, "--index", tmp_path / "demo")
+    report = json.loads(run("demo", *options, "--json").stdout)
+    assert len(report["exchanges"]) == report["summary"]["questions"] == 2
+    for exchange in report["exchanges"]:
+        uncached, cached = exchange["uncached"], exchange["cached"]
+        assert (uncached["mode"], cached["mode"]) == ("doc-query", "doc-cache")
+        assert uncached["hits"] == cached["hits"]
+        assert uncached["usage"]["cached_tokens"] == 0 < cached["usage"]["cached_tokens"]
+    text = run("demo", *options).stdout
+    assert text.count("doc-cache") == 3
+    assert "2 questions" in text
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["stats", "--index", "nowhere"], "nowhere"),
+        (["index", "gone.txt", "--model", "MODEL"], "gone.txt: no such file or folder"),
+        (["search", "q", "--where", "{year", "--model", "MODEL"], "--where is not valid JSON"),
+        (["search", "q", "--where", "[1]", "--model", "MODEL"], "--where must be a JSON object"),
+        (["search", "q", "--model", "no such model"], "no such model"),
+        (["train", "gone.yaml"], "gone.yaml"),
+        (["demo", "--questions", "61", "--model", "MODEL"], "from 1 to 60, not 61"),
+    ],
+)
+def test_a_mistake_is_one_line_with_exit_code_2(
+    args: list[str], message: str, model_folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = run(*[model_folder if arg == "MODEL" else arg for arg in args], code=2)
+    (line,) = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert message in line
+    assert "Traceback" not in result.output
+
+
+def test_an_index_without_documents_is_refused(tmp_path: Path, model_folder: str) -> None:
+    (tmp_path / "empty").mkdir()
+    result = run("index", tmp_path / "empty", "--index", tmp_path / "index", "--model", model_folder, code=2)
+    assert "nothing to index" in result.stderr
+    assert not (tmp_path / "index").exists()
+
+
+def test_debug_keeps_the_traceback() -> None:
+    result = CliRunner().invoke(app, ["--debug", "search", "q", "--where", "{"])
+    assert isinstance(result.exception, ValueError)

@@ -1,0 +1,50 @@
+"""The demo: sixty passages, one question each, and every answer literally in its passage."""
+
+import pytest
+
+from gritrag.demo import corpus, is_right, questions
+
+CORPUS = corpus()
+QUESTIONS = questions()
+
+
+def test_sixty_documents_with_unique_ids_titles_and_texts() -> None:
+    assert len(CORPUS) == 60
+    for values in ([d.id for d in CORPUS], [d.title for d in CORPUS], [d.text for d in CORPUS]):
+        assert len(set(values)) == 60
+        assert all(values)
+
+
+def test_every_passage_is_short_and_has_a_domain() -> None:
+    assert all(60 <= len(document.text.split()) <= 160 for document in CORPUS)
+    assert len({document.metadata["domain"] for document in CORPUS}) >= 10
+
+
+def test_each_document_has_exactly_one_question() -> None:
+    assert sorted(question.document_id for question in QUESTIONS) == sorted(document.id for document in CORPUS)
+    assert len({question.question for question in QUESTIONS}) == 60
+
+
+def test_every_answer_is_a_short_span_of_its_passage_and_not_given_away_by_the_question() -> None:
+    texts = {document.id: document.text for document in CORPUS}
+    for question in QUESTIONS:
+        assert question.question.endswith("?")
+        assert question.answers
+        for answer in question.answers:
+            assert answer in texts[question.document_id], question
+            assert 1 <= len(answer.split()) <= 5, question
+            assert f" {answer.lower()}" not in question.question.lower(), question
+
+
+@pytest.mark.parametrize(
+    ("text", "right"),
+    [
+        ("Copper dust.", True),
+        ("It is the fine COPPER-DUST of the cliffs", True),
+        ("copper dusts", False),
+        ("dust of copper", False),
+        ("", False),
+    ],
+)
+def test_an_answer_is_right_if_it_holds_the_words_in_order(text: str, right: bool) -> None:
+    assert is_right(text, ["the copper dust"]) is right

@@ -1,0 +1,41 @@
+"""The doctor tells a broken installation from a merely slow one."""
+
+from pathlib import Path
+
+import pytest
+
+from gritrag.doctor import examine, examine_model, faiss, free_disk, sqlite
+from gritrag.model.grit import GritModel
+
+
+@pytest.mark.parametrize("other", ["faiss-gpu", "faiss-gpu-cu12"])
+def test_two_builds_of_faiss_are_a_problem_with_a_remedy(other: str) -> None:
+    finding = faiss({"faiss-cpu", other, "numpy"})
+    assert finding.level == "problem"
+    assert f"pip uninstall -y faiss-cpu {other}" in finding.detail
+
+
+def test_one_build_is_fine_and_none_is_worth_knowing() -> None:
+    assert faiss({"faiss-cpu"}).level == "ok"
+    assert faiss({"faiss-serve", "numpy"}).level == "note"
+
+
+@pytest.mark.parametrize(("version", "level"), [((3, 51, 2), "note"), ((3, 51, 3), "ok"), ((3, 9, 9), "note")])
+def test_sqlite_before_the_wal_reset_fix_gets_a_note(version: tuple[int, ...], level: str) -> None:
+    assert sqlite(version).level == level
+
+
+def test_free_disk_of_a_folder_that_is_still_to_be_made(tmp_path: Path) -> None:
+    assert str(tmp_path) in free_disk(tmp_path / "not" / "there").detail
+
+
+def test_this_installation_has_no_problem(tmp_path: Path) -> None:
+    findings = examine(tmp_path)
+    assert [finding for finding in findings if finding.level == "problem"] == []
+    assert {"python", "torch", "bfloat16", "faiss", "sqlite", "disk"} == {finding.name for finding in findings}
+
+
+def test_every_probe_of_a_model_is_a_finding(tiny_model: GritModel) -> None:
+    findings = examine_model(tiny_model)
+    assert len(findings) == len(tiny_model.probes) > 0
+    assert all(probe.outcome in finding.detail for probe, finding in zip(tiny_model.probes, findings, strict=True))

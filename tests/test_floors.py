@@ -1,0 +1,142 @@
+"""The house has floors: a module imports only from floors below its own, and each heavy library has one door."""
+
+import ast
+from collections.abc import Iterator
+from graphlib import TopologicalSorter
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "gritrag"
+
+# lowest first; the parts of one floor do not know each other
+FLOORS = [
+    {"records", "config"},
+    {"prompts"},
+    {"tokens"},
+    {"model"},
+    {"index", "train"},
+    {"answer"},
+    {"gritrag"},  # the names that gritrag/__init__.py offers
+    {"langchain", "serve", "bench"},
+    {"doctor", "ingest", "render"},  # what the commands of the CLI do and show
+    {"demo"},
+    {"cli"},
+]
+FLOOR = {part: height for height, parts in enumerate(FLOORS) for part in parts}
+ONE_DOOR = ("faiss", "peft", "datasets", "accelerate", "langchain_core", "fastapi", "ray")
+NO_TORCH = ("records", "config", "prompts")
+SEES_STATES = {"gritrag.index.states", "gritrag.index.codecs", "gritrag.index.protocol"}
+
+
+class Import(NamedTuple):
+    module: str  # who imports
+    target: str  # the module that is imported, as precisely as the tree knows it
+    line: int
+    in_function: bool
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def part(module: str) -> str:
+    """The file or folder of gritrag/ that a module belongs to."""
+    return module.split(".")[1] if "." in module else module
+
+
+MODULES = {module_name(path): path for path in sorted(PACKAGE.rglob("*.py"))}
+
+
+def imports(module: str) -> Iterator[Import]:
+    tree = ast.parse(MODULES[module].read_text("utf-8"))
+    functions = [
+        node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+    ]
+    inside = {id(node) for function in functions for node in ast.walk(function)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            targets = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module}:{node.lineno}: write imports in full"
+            longer = [f"{node.module}.{alias.name}" for alias in node.names]
+            targets = [name if name in MODULES else str(node.module) for name in longer]
+        else:
+            continue
+        for target in dict.fromkeys(targets):
+            yield Import(module, target, node.lineno, id(node) in inside)
+
+
+IMPORTS = [found for module in MODULES for found in imports(module)]
+OURS = [found for found in IMPORTS if found.target.split(".")[0] == "gritrag"]
+
+
+def where(found: Import) -> str:
+    return f"{found.module}, line {found.line}: imports {found.target}"
+
+
+def test_every_module_has_a_floor() -> None:
+    assert {part(module) for module in MODULES} <= set(FLOOR)
+
+
+def test_a_module_imports_only_from_floors_below() -> None:
+    wrong = [
+        where(found)
+        for found in OURS
+        if part(found.module) != part(found.target) and FLOOR[part(found.target)] >= FLOOR[part(found.module)]
+    ]
+    assert wrong == []
+
+
+def test_no_circles() -> None:
+    graph: dict[str, set[str]] = {module: set() for module in MODULES}
+    for found in OURS:
+        graph[found.module].add(found.target)
+    order = list(TopologicalSorter(graph).static_order())  # raises CycleError, which names the circle
+    assert set(order) >= set(MODULES)
+
+
+def test_imports_of_our_own_name_a_module_that_exists() -> None:
+    assert [where(found) for found in OURS if found.target not in MODULES] == []
+
+
+@pytest.mark.parametrize("library", ONE_DOOR)
+def test_a_heavy_library_appears_in_one_file_or_folder(library: str) -> None:
+    doors = {part(found.module) for found in IMPORTS if found.target.split(".")[0] == library}
+    assert len(doors) <= 1
+
+
+def test_the_lowest_floors_know_no_torch() -> None:
+    heavy = {"torch", "transformers", "numpy", "peft"}
+    wrong = [
+        where(found) for found in IMPORTS if part(found.module) in NO_TORCH and found.target.split(".")[0] in heavy
+    ]
+    assert wrong == []
+
+
+def test_an_index_sees_no_model_but_the_state_as_a_value() -> None:
+    wrong = [
+        where(found)
+        for found in OURS
+        if part(found.module) == "index"
+        and part(found.target) == "model"
+        and not (found.module in SEES_STATES and found.target == "gritrag.model.state")
+    ]
+    assert wrong == []
+
+
+def test_nothing_imports_the_adapters() -> None:
+    adapters = {"langchain", "serve"}
+    wrong = [
+        where(found)
+        for found in OURS
+        if part(found.target) in adapters and part(found.module) not in adapters | {"cli"}
+    ]
+    assert wrong == []
+
+
+def test_only_the_cli_imports_inside_functions() -> None:
+    assert [where(found) for found in IMPORTS if found.in_function and part(found.module) != "cli"] == []

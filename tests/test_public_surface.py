@@ -1,0 +1,62 @@
+"""The public surface, frozen: what is here was promised. Change it on purpose, and tell the changelog."""
+
+import subprocess
+import sys
+from typing import Any
+
+import typer
+
+import gritrag
+from gritrag.cli import app
+
+NAMES = [
+    "RAG",
+    "Answer",
+    "Document",
+    "Fingerprint",
+    "FingerprintMismatch",
+    "GritModel",
+    "Hit",
+    "Index",
+    "chunk_documents",
+]
+
+MODEL = "--model -m --dtype --device"
+COMMANDS = {
+    "": "--debug --no-debug",
+    "index": f"paths --index -i --states --max-tokens --overlap {MODEL} --json",
+    "search": f"question --index -i -k --mode --where {MODEL} --json",
+    "ask": f"question --index -i --mode -k --where --max-new-tokens {MODEL} --json",
+    "chat": f"--index -i --mode -k --max-new-tokens {MODEL}",
+    "estimate": f"paths --states --max-tokens --overlap {MODEL} --json",
+    "stats": "--index -i --json",
+    "verify": f"--index -i --repair {MODEL} --json",
+    "doctor": "--folder --model -m --json",
+    "demo": f"--questions --index -i -k {MODEL} --json",
+    "train": "recipe overrides",
+    "bench": "",
+    "bench first-token": f"{MODEL} --json",
+}
+
+
+def surface(command: Any, name: str = "") -> dict[str, str]:
+    """Every command below `command`, with its arguments and options as they are typed."""
+    typed = [word for parameter in command.params for word in (*parameter.opts, *parameter.secondary_opts)]
+    found = {name: " ".join(word for word in typed if word != "--help")}
+    for child, subcommand in getattr(command, "commands", {}).items():
+        found |= surface(subcommand, f"{name} {child}".strip())
+    return found
+
+
+def test_names() -> None:
+    assert sorted(gritrag.__all__) == sorted(NAMES)
+    assert all(hasattr(gritrag, name) for name in NAMES)
+
+
+def test_commands_and_their_options() -> None:
+    assert surface(typer.main.get_command(app)) == COMMANDS
+
+
+def test_help_and_import_load_no_torch() -> None:
+    code = "import sys, gritrag, gritrag.cli; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -1,0 +1,46 @@
+"""What a terminal shows can be read back by a program."""
+
+import json
+from pathlib import Path
+
+from gritrag import render
+from gritrag.records import Answer, Citation, Document, Hit, Timings, Usage
+
+HIT = Hit(Document("one\n two " + "x" * 200, id="a", metadata={"year": 1999}), score=0.5, rank=1)
+ANSWER = Answer(
+    text="süß",
+    hits=[HIT],
+    citations=[Citation("a", "", 0, 7)],
+    usage=Usage(10, 7, 2),
+    timings=Timings(0.1, 0.2, 0.3, 0.7, 1.0),
+    exact=False,
+    mode="doc-cache",
+    finish_reason="stop",
+)
+
+
+def test_json_keeps_the_names_of_every_field_and_the_text_as_it_is() -> None:
+    text = render.as_json(ANSWER)
+    read = json.loads(text)
+    assert "süß" in text
+    assert read["citations"] == [{"id": "a", "title": "", "start": 0, "end": 7}]
+    assert read["hits"][0]["document"]["metadata"] == {"year": 1999}
+    assert read["timings"]["first_token"] == 0.7
+
+
+def test_a_hit_is_one_line_whatever_its_text() -> None:
+    line = render.hit_line(HIT)
+    assert "\n" not in line
+    assert line.split()[:4] == ["1", "0.5000", "a", "one"]
+    assert line.endswith("...")
+    assert len(line) < 120
+
+
+def test_fields_are_lines_with_the_fields_of_inner_records() -> None:
+    record = {"index": Path("a/b"), "bytes": {"states": 924}, "seconds": 0.00199455, "problems": []}
+    lines = [line.split() for line in render.as_lines(record).splitlines()]
+    assert lines == [["index", "a/b"], ["bytes.states", "924"], ["seconds", "0.001995"], ["problems", "none"]]
+
+
+def test_the_footer_says_what_was_reused_and_whether_that_was_exact() -> None:
+    assert render.footer(ANSWER) == "[a; 7 of 10 tokens reused, approximate; first token 0.700 s, all 1.000 s]"

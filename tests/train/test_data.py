@@ -1,0 +1,118 @@
+"""Steps: the same for the same seed, of the right size, and true to their rows."""
+
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gritrag.config import TrainConfig
+from gritrag.model.grit import GritModel
+from gritrag.train.data import ChatStep, Dress, Mixture, RetrievalStep
+from gritrag.train.rows import Passage, Question
+
+Recipe = Callable[..., TrainConfig]
+Write = Callable[[Path, list[dict[str, Any]]], Path]
+
+ONLY_QUESTIONS = {"p_chat": 0.0, "p_full": 0.0}
+
+
+def text(model: GritModel, ids: list[int]) -> str:
+    return model.tokenizer.decode(ids)
+
+
+def test_a_step_depends_on_its_number_and_the_seed_only(tiny_model: GritModel, recipe: Recipe) -> None:
+    config = recipe(generative={"p_chat": 0.3, "p_full": 0.3})
+    forward, backward = Mixture(config, tiny_model), Mixture(config, tiny_model)
+    steps = [forward.step(number) for number in range(12)]
+    assert [backward.step(number) for number in reversed(range(12))] == steps[::-1]
+    assert {type(step) for step in steps} == {RetrievalStep, ChatStep}
+    other = Mixture(recipe(seed=1), tiny_model)
+    assert [other.step(number) for number in range(12)] != steps
+
+
+def test_every_passage_comes_once_in_an_epoch(tiny_model: GritModel, recipe: Recipe, data_dir: Path) -> None:
+    mixture = Mixture(recipe(generative=ONLY_QUESTIONS, data={"p_title": 0}), tiny_model)
+    source = mixture.sources[0]
+    seen: Counter[int] = Counter()
+    number = 0
+    while sum(seen.values()) < 3 * len(source.passages):
+        seen.update(source.batch(number))
+        number += 1
+    assert set(seen.values()) == {3}
+
+
+def test_processes_share_a_source_and_no_batch(tiny_model: GritModel, recipe: Recipe) -> None:
+    config = recipe(generative={"p_chat": 0.3, "p_full": 0.5})
+    ranks = [Mixture(config, tiny_model, rank, 2) for rank in range(2)]
+    for number in range(8):
+        mine, other = (mixture.step(number) for mixture in ranks)
+        assert type(mine) is type(other)
+        assert mine != other
+        if isinstance(mine, RetrievalStep):
+            assert mine.is_full == other.is_full
+
+
+def test_contexts_hold_the_own_document_unless_the_answer_says_it_is_missing(
+    tiny_model: GritModel, recipe: Recipe
+) -> None:
+    config = recipe(generative={**ONLY_QUESTIONS, "p_unanswerable": 0.5, "documents_per_context": (1, 2, 3)})
+    mixture, sizes, missing = Mixture(config, tiny_model), set(), []
+    for number in range(40):
+        step = mixture.step(number)
+        documents = [text(tiny_model, document.ids) for document in step.documents]
+        for answer in step.answers:
+            answer_text = text(tiny_model, answer.answer_ids).removesuffix("<|im_end|>")
+            assert len(set(answer.context)) == len(answer.context)
+            is_missing = answer_text == "not in the documents"
+            assert is_missing != any(answer_text in documents[row] for row in answer.context)
+            assert answer.answer_ids[-1] == tiny_model.tokenizer.eos_token_id
+            sizes.add(len(answer.context))
+            missing.append(is_missing)
+    assert sizes == {1, 2, 3}
+    assert 0.35 < sum(missing) / len(missing) < 0.65
+
+
+def test_segments_are_those_of_the_model(tiny_model: GritModel, recipe: Recipe) -> None:
+    dress = Dress(tiny_model, recipe())
+    assert dress.document("a text").ids == tiny_model.document_token_ids("a text")
+    question = tiny_model.encoder.encode(tiny_model.template.question_segments("who?")).ids
+    assert dress.prompted("who?", "me").question_ids == question
+
+
+def test_own_negatives_and_in_batch_negatives(
+    tiny_model: GritModel, recipe: Recipe, tmp_path: Path, write: Write
+) -> None:
+    rows = [{"query": f"q{n}", "pos": [f"positive {n}"], "neg": [f"negative {n}"]} for n in range(4)]
+    write(tmp_path / "pairs.jsonl", rows)
+    source = {"path": str(tmp_path / "pairs.jsonl"), "in_batch_negatives": False}
+    step = Mixture(recipe(data={"sources": [source], "chat": []}), tiny_model).step(0)
+    assert len(step.documents) == 2 * len(step.queries)
+    for positive, candidates in zip(step.positives, step.candidates, strict=True):
+        told = [text(tiny_model, step.documents[row].ids) for row in candidates]
+        assert candidates[0] == positive
+        assert told[1] == told[0].replace("positive", "negative")
+
+
+def test_a_long_passage_is_cut_where_its_answers_survive(tiny_model: GritModel, recipe: Recipe) -> None:
+    dress = Dress(tiny_model, recipe(data={"max_document_tokens": 40}))
+    long = "Ann sang a song on the hill. Bob wrote it all down at home. Carl was not there, he slept."
+
+    def cut(*answers: str) -> tuple[str, list[str]]:
+        questions = tuple(Question("?", answer, None, ()) for answer in answers)
+        kept, left = dress.cut(Passage(long, "", questions))
+        assert tiny_model.count_tokens(kept) <= 40
+        return kept, [question.answer for question in left]
+
+    assert cut("Ann", "Carl") == ("Ann sang a song on the hill.", ["Ann"])
+    assert cut("carl") == ("Carl was not there, he slept.", ["carl"])
+    assert cut("in words of its own") == ("Ann sang a song on the hill.", [])
+    assert cut("") == ("Ann sang a song on the hill.", [""])
+
+
+def test_a_source_of_the_other_kind_is_refused(tiny_model: GritModel, recipe: Recipe) -> None:
+    with pytest.raises(ValueError, match=r"chat.jsonl holds chats; list it under data.chat"):
+        Mixture(recipe(data={"sources": [{"path": "chat.jsonl"}]}), tiny_model)
+    with pytest.raises(ValueError, match=r"questions.jsonl holds questions; list it under data.sources"):
+        Mixture(recipe(data={"chat": [{"path": "questions.jsonl"}]}), tiny_model)

@@ -1,0 +1,188 @@
+"""Laws of the read-once step: a reading that serves many answers gives what one long masked forward gives."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from gritrag.config import TrainConfig
+from gritrag.model.attention import decoder_stack
+from gritrag.model.grit import GritModel
+from gritrag.train.data import ChatStep, Dress, Mixture, Prompted, RetrievalStep
+from gritrag.train.read_once import ReadOnce
+from gritrag.train.rows import Chat
+
+Recipe = Callable[..., TrainConfig]
+MakeModel = Callable[..., GritModel]
+
+TEXTS = ["Varn lighthouse was built in 1871.", "Osk harbour freezes.", "The ferry carries ninety people, and no more."]
+
+
+def retrieval_step(model: GritModel, config: TrainConfig) -> RetrievalStep:
+    """Three documents of different lengths, a query each, and answers over contexts of every size and order."""
+    dress = Dress(model, config)
+    answers = [
+        dress.prompted("when?", "1871", (0,)),
+        dress.prompted("how many people?", "ninety", (2, 0, 1)),
+        dress.prompted("does it?", "yes, it does", (1, 0), start=7),
+    ]
+    queries = [dress.query(text, "Find it") for text in ("when?", "does it?", "how many people?")]
+    return RetrievalStep("test", [dress.document(t) for t in TEXTS], queries, [0, 1, 2], None, answers)
+
+
+def long_forward(model: GritModel, step: RetrievalStep, answer: Prompted) -> torch.Tensor:
+    """Loss of one answer's tokens `[A]`, from a single forward under a mask that keeps documents apart."""
+    blocks = [step.documents[row].ids for row in answer.context]
+    ids = [*(i for block in blocks for i in block), *answer.question_ids, *answer.answer_ids[:-1]]
+    length, total = sum(map(len, blocks)), len(ids)
+    seen = torch.ones(total, total).tril().bool()
+    start = 0
+    for block in blocks:
+        seen[start : start + len(block), :start] = False
+        if model.config.reading == "bidirectional":
+            seen[start : start + len(block), start : start + len(block)] = True
+        start += len(block)
+    hidden = decoder_stack(model.lm)(
+        input_ids=torch.tensor([ids]),
+        attention_mask=seen[None, None],
+        position_ids=torch.arange(answer.start, answer.start + total)[None],
+        use_cache=False,
+    ).last_hidden_state[0]
+    logits = model.lm.get_output_embeddings()(hidden[length + len(answer.question_ids) - 1 :])
+    return F.cross_entropy(logits, torch.tensor(answer.answer_ids), reduction="none")
+
+
+def gradients(model: GritModel) -> dict[str, torch.Tensor]:
+    found = {name: p.grad.clone() for name, p in model.lm.named_parameters() if p.grad is not None}
+    model.lm.zero_grad()
+    return found
+
+
+def assert_equal_gradients(got: dict[str, torch.Tensor], want: dict[str, torch.Tensor], atol: float) -> None:
+    assert got.keys() == want.keys()
+    for name in want:
+        torch.testing.assert_close(got[name], want[name], atol=atol, rtol=1e-3, msg=lambda m, n=name: f"{n}: {m}")
+
+
+@pytest.mark.parametrize("architecture", ["llama", "qwen3", "phi"])
+@pytest.mark.parametrize("reading", ["causal", "bidirectional"])
+def test_read_once_equals_one_long_masked_forward(
+    make_model: MakeModel, recipe: Recipe, architecture: str, reading: str
+) -> None:
+    model = make_model(architecture, reading=reading)
+    config = recipe(contrastive={"weight": 0}, answer_chunk_tokens=400)
+    step = retrieval_step(model, config)
+    done = ReadOnce(model, config)(step)
+    got = gradients(model)
+
+    tokens = torch.cat([long_forward(model, step, answer) for answer in step.answers])
+    tokens.mean().backward()
+    assert done.losses["placed"] == pytest.approx(tokens.mean().item(), abs=1e-4)
+    want = {name: gradient for name, gradient in gradients(model).items()}
+    assert_equal_gradients(got, want, atol=1e-4)
+
+
+def test_one_causal_document_at_the_start_is_the_same_placed_and_full(make_model: MakeModel, recipe: Recipe) -> None:
+    model = make_model()
+    read_once = ReadOnce(model, recipe())
+    step = retrieval_step(model, recipe())
+    states, contexts = read_once.read(step.documents).states, read_once.contexts
+    ids = [document.ids for document in step.documents]
+    placed, target = contexts.placed(states, step.answers[:1])
+    full, same_target = contexts.full(ids, step.answers[:1])
+    torch.testing.assert_close(placed, full, atol=1e-4, rtol=1e-4)
+    assert target.tolist() == same_target.tolist() == step.answers[0].answer_ids
+    (placed, _), (full, _) = contexts.placed(states, step.answers[1:2]), contexts.full(ids, step.answers[1:2])
+    assert not torch.allclose(placed, full, atol=1e-2), "documents of a full context see each other"
+
+
+def test_full_loss_is_that_of_an_ordinary_forward(make_model: MakeModel, recipe: Recipe) -> None:
+    model = make_model()
+    config = recipe(data={"tokens_per_step": 10_000})
+    step = retrieval_step(model, config)
+    full = RetrievalStep(step.source, step.documents, [], [], None, step.answers, is_full=True)
+    done = ReadOnce(model, config)(full)
+    losses = []
+    for answer in step.answers:
+        context = [i for row in answer.context for i in step.documents[row].ids]
+        ids = torch.tensor([context + answer.question_ids + answer.answer_ids])
+        labels = ids.clone()
+        labels[:, : -len(answer.answer_ids)] = -100
+        positions = torch.arange(answer.start, answer.start + ids.shape[1])[None]
+        loss = model.lm(input_ids=ids, labels=labels, position_ids=positions).loss
+        losses += [loss.item()] * len(answer.answer_ids)
+    assert done.losses == {"full": pytest.approx(sum(losses) / len(losses), abs=1e-4)}
+
+
+def test_answers_and_vectors_both_train_the_reading(make_model: MakeModel, recipe: Recipe) -> None:
+    """The gradient of a step is the sum of its two losses' gradients, and both reach the first layer."""
+    model, every = make_model(), {}
+    for name, changes in {
+        "both": {},
+        "contrastive": {"generative": {"weight": 0}},
+        "generative": {"contrastive": {"weight": 0}},
+    }.items():
+        config = recipe(**changes)
+        ReadOnce(model, config)(retrieval_step(model, config))
+        every[name] = gradients(model)
+    first = "model.layers.0.self_attn.k_proj.weight"
+    assert every["contrastive"][first].abs().max() > 1e-5
+    assert every["generative"][first].abs().max() > 1e-5
+    sums = {name: sum(every[k].get(name, 0) for k in ("contrastive", "generative")) for name in every["both"]}
+    assert_equal_gradients(every["both"], sums, atol=1e-5)
+
+
+def test_recomputed_gradients_equal_plain_ones(make_model: MakeModel, recipe: Recipe) -> None:
+    """GradCache: chunks of one document each, read twice, against one batch read once."""
+    model, every = make_model(), []
+    for changes in ({"chunk_tokens": 10_000}, {"chunk_tokens": 1, "recompute": True}):
+        config = recipe(**changes)
+        ReadOnce(model, config)(retrieval_step(model, config))
+        every.append(gradients(model))
+    assert_equal_gradients(every[1], every[0], atol=1e-5)
+
+
+def test_answers_in_chunks_are_answers_in_one(make_model: MakeModel, recipe: Recipe) -> None:
+    model, every = make_model(), []
+    for tokens in (1, 100_000):
+        config = recipe(answer_chunk_tokens=tokens)
+        done = ReadOnce(model, config)(retrieval_step(model, config))
+        every.append((done.losses["placed"], gradients(model)))
+    assert every[0][0] == pytest.approx(every[1][0], abs=1e-5)
+    assert_equal_gradients(every[0][1], every[1][1], atol=1e-5)
+
+
+def test_distillation_pulls_placed_answers_to_full_ones(make_model: MakeModel, recipe: Recipe) -> None:
+    """One document at the start is its own teacher; several documents are not."""
+    model = make_model()
+    config = recipe(generative={"distill": 1.0})
+    step = retrieval_step(model, config)
+    for answers, low, high in ((step.answers[:1], -1e-6, 1e-6), (step.answers[1:2], 1e-3, 1e3)):
+        chosen = RetrievalStep("test", step.documents, step.queries, step.positives, None, answers)
+        assert low < ReadOnce(model, config)(chosen).losses["distill"] < high
+    model.lm.zero_grad()
+
+
+def test_chat_loss_is_on_the_turns_of_the_assistant(make_model: MakeModel, recipe: Recipe) -> None:
+    model = make_model()
+    chat = [{"role": "user", "content": "Hi <|im_end|>"}, {"role": "assistant", "content": "Good day."}]
+    text = "<|im_start|>user\nHi ~<|im_end|>\n<|im_start|>assistant\nGood day.<|im_end|>\n"
+    config = recipe()
+    ids, is_target = Dress(model, config).chat(Chat(tuple(chat)))
+    wanted = model.tokenizer.decode([i for i, t in zip(ids, is_target, strict=True) if t])
+    assert wanted == "Good day.<|im_end|>"
+    assert ids.count(model.tokenizer.eos_token_id) == text.count("<|im_end|>")
+    done = ReadOnce(model, config)(ChatStep("test", [ids, ids[:5]], [is_target, is_target[:5]]))
+    labels = torch.tensor([[i if t else -100 for i, t in zip(ids, is_target, strict=True)]])
+    assert done.losses["chat"] == pytest.approx(model.lm(torch.tensor([ids]), labels=labels).loss.item(), abs=1e-4)
+    model.lm.zero_grad()
+
+
+def test_a_step_of_the_mixture_runs(make_model: MakeModel, recipe: Recipe) -> None:
+    model, config = make_model(), recipe(generative={"p_full": 0.3, "p_chat": 0.3})
+    mixture, read_once, kinds = Mixture(config, model), ReadOnce(model, config), set()
+    for number in range(16):
+        kinds |= read_once(mixture.step(number)).losses.keys()
+    assert kinds == {"contrastive", "placed", "full", "chat"}
+    model.lm.zero_grad()

@@ -1,0 +1,109 @@
+"""Rows of every kind are understood; a broken one is refused with its file and line."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from datasets import Dataset
+
+from gritrag.config import SourceConfig
+from gritrag.train.rows import Passage, Question, read_source
+
+Write = Callable[[Path, list[dict[str, Any]]], Path]
+
+
+def read(path: Path, **settings: Any) -> tuple[list[Passage], list]:
+    return read_source(path, SourceConfig(path=path.name, **settings))
+
+
+def test_questions_of_one_passage_come_together_with_their_shortest_answer(tmp_path: Path, write: Write) -> None:
+    rows = [
+        {"question": "who?", "passage": "Ann came.", "answers": ["Ann herself", "Ann"], "title": "T"},
+        {"question": "why?", "passage": "Bob left.", "answers": []},
+        {"question": "came who?", "passage": "Ann came.", "answers": ["Ann"], "title": "T"},
+    ]
+    passages, chats = read(write(tmp_path / "a.jsonl", rows))
+    assert chats == []
+    assert [(p.text, p.title, [q.answer for q in p.questions]) for p in passages] == [
+        ("Ann came.", "T", ["Ann", "Ann"]),
+        ("Bob left.", "", [""]),
+    ]
+
+
+def test_retrieval_rows_plain_and_as_gritlm_writes_them(tmp_path: Path, write: Write) -> None:
+    rows = [
+        {"query": "q", "pos": ["p", "p2"], "neg": ["n1", "n2"], "instruction": "find"},
+        {"query": ["told", "q"], "pos": [["", "p"]], "neg": [["", "n"]]},
+    ]
+    passages, _ = read(write(tmp_path / "a.jsonl", rows))
+    assert passages == [
+        Passage("p", "", (Question("q", "", "find", ("n1", "n2")), Question("q", "", "told", ("n",)))),
+    ]
+
+
+def test_rag_rows_have_their_answer_in_the_first_document(tmp_path: Path, write: Write) -> None:
+    rows = [{"question": "q?", "documents": [{"text": "gold", "title": "G"}, "other"], "answers": ["a"]}]
+    passages, _ = read(write(tmp_path / "a.jsonl", rows))
+    assert passages == [Passage("gold", "G", (Question("q?", "a", None, ("other",)),))]
+
+
+def test_chats_plain_and_as_gritlm_writes_them(tmp_path: Path, write: Write) -> None:
+    messages = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "good day"}]
+    _, chats = read(write(tmp_path / "a.jsonl", [{"messages": messages}, {"text": ["hi", "good day"]}]))
+    assert [list(chat.messages) for chat in chats] == [messages, messages]
+
+
+def test_parquet_is_read_like_jsonl(tmp_path: Path) -> None:
+    Dataset.from_list([{"question": "q?", "passage": "p", "answers": ["a"], "title": ""}]).to_parquet(
+        tmp_path / "a.parquet"
+    )
+    passages, _ = read(tmp_path / "a.parquet")
+    assert passages == [Passage("p", "", (Question("q?", "a", None, ()),))]
+
+
+def test_max_rows_and_literal_answers(tmp_path: Path, write: Write) -> None:
+    rows = [{"question": f"{n}?", "passage": "Ann came.", "answers": [a]} for n, a in enumerate(("ANN", "Bob", "x"))]
+    passages, _ = read(write(tmp_path / "a.jsonl", rows), max_rows=2, literal_answers=True)
+    assert [q.answer for q in passages[0].questions] == ["ANN", ""]
+
+
+GOOD = json.dumps({"question": "q?", "passage": "p", "answers": []})
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ('{"question": "q?"', "delimiter"),
+        ("[1]", "must be an object, not list"),
+        ('{"question": "q?", "answers": []}', "lacks the key 'passage'"),
+        ('{"question": "  ", "passage": "p", "answers": []}', "question must be a text that is not empty"),
+        ('{"question": "q?", "passage": "p", "answers": "a"}', "answers must be a list, not str"),
+        ('{"question": "q?", "passage": "p", "answers": [3]}', "an answer must be a text"),
+        ('{"query": "q", "pos": []}', "pos is empty"),
+        ('{"query": ["i", "q", "x"], "pos": ["p"]}', "got 3 items"),
+        ('{"messages": [{"role": "user", "content": "hi"}]}', "no turn of the assistant"),
+        ('{"messages": [{"role": "user"}]}', "lacks the key 'content'"),
+    ],
+)
+def test_a_broken_row_is_refused_by_file_and_line(tmp_path: Path, line: str, told: str) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text(f"{GOOD}\n\n{line}\n", "utf-8")
+    with pytest.raises(ValueError, match="a.jsonl, line 3: broken row: ") as error:
+        read(path)
+    assert told in str(error.value)
+
+
+def test_files_that_are_not_there_or_hold_nothing_or_both_kinds(tmp_path: Path, write: Write) -> None:
+    with pytest.raises(ValueError, match=r"cannot read .*gone.jsonl"):
+        read(tmp_path / "gone.jsonl")
+    with pytest.raises(ValueError, match="there is no file"):
+        read(tmp_path / "gone.parquet")
+    (tmp_path / "latin.jsonl").write_bytes(b'{"question": "\xe9"}')
+    with pytest.raises(ValueError, match="no UTF-8 text"):
+        read(tmp_path / "latin.jsonl")
+    both = [json.loads(GOOD), {"text": ["hi", "good day"]}]
+    for rows in ([], both):
+        with pytest.raises(ValueError, match="at least one"):
+            read(write(tmp_path / "a.jsonl", rows))
