@@ -68,8 +68,8 @@ def plan_context(
 ) -> ContextPlan:
     """Documents, then the question. Cached and uncached plans are the same token ids in the same order.
 
-    Documents that do not fit beside question and answer are left out from the end, with a warning: they are hits, but not
-    citations.
+    Documents that do not fit beside question and answer are left out from the end, with a warning: they are hits, but
+    not citations.
 
     Args:
         states: of the hits, where they are to be reused; None to read the documents again.
@@ -220,9 +220,7 @@ class RAG:
             for answer in self._ask_batch(questions[start : start + batch_size], where, options)
         ]
 
-    def _ask_batch(
-        self, questions: Sequence[str], where: Mapping[str, Any] | None, options: Sampling
-    ) -> list[Answer]:
+    def _ask_batch(self, questions: Sequence[str], where: Mapping[str, Any] | None, options: Sampling) -> list[Answer]:
         clock = _Clock()
         hits = self._search(questions, where)
         now = clock.lap("retrieve", clock.start)

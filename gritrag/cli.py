@@ -11,6 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from gritrag import render
+from gritrag.config import DEFAULT_MODEL
 
 if TYPE_CHECKING:
     from gritrag import Document, GritModel, Index
@@ -49,7 +50,6 @@ MaxNewTokens = Annotated[int, typer.Option(help="Longest answer, in tokens.", mi
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 DEFAULT_INDEX = Path("indexes/default")
-DEFAULT_MODEL = "gritrag-smollm2-135m"
 
 
 @app.callback()
@@ -253,7 +253,9 @@ def first_token(
 
 
 @bench.command("reading")
-def reading(model: Model = DEFAULT_MODEL, dtype: Dtype = "auto", device: Device = "auto", as_json: Json = False) -> None:
+def reading(
+    model: Model = DEFAULT_MODEL, dtype: Dtype = "auto", device: Device = "auto", as_json: Json = False
+) -> None:
     """What a read pass costs against an embedding pass, and that against a bare forward."""
     from gritrag.bench import reading
 

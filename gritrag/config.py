@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 FORMAT = 1
 CHECKPOINT_FILE = "gritrag.json"
+DEFAULT_MODEL = "gritrag-smollm2-135m"
 
 ReadingMode = Literal["causal", "bidirectional"]
 
@@ -179,13 +180,18 @@ class AdapterConfig(Recipe):
             ``lora`` trains the adapter.
         rank: of every matrix.
         alpha: scale of a trained adapter, over its rank.
+        init: ``lora`` goes on with the adapter in this folder, such as an extracted one, instead of beginning anew.
+        calibration_steps: an extracted adapter is the one nearest in what layers put out in this many steps of training
+            data; with 0, the one nearest in the weights.
         embeddings: train the embeddings and norms too. An adapter of linear layers cannot carry them, so the whole
             model is written instead.
     """
 
     method: Literal["full", "lora"] = "full"
     rank: int = Field(32, ge=1)
-    alpha: float = Field(64.0, gt=0)
+    alpha: int = Field(64, ge=1)
+    init: str | None = None
+    calibration_steps: int = Field(12, ge=0)
     embeddings: bool = False
 
 

@@ -1,8 +1,8 @@
 """Every template and marker. A prompt is a list of segments, and a segment is scaffold (ours) or content (the user's).
 
 Scaffold may hold control tokens, content never can: the two are tokenised apart (`tokens.py`). A template says how a
-document, a query (for retrieval) and a question (to be answered) are dressed, so that cached and uncached runs, training
-and inference, use the same segments down to the last space.
+document, a query (for retrieval) and a question (to be answered) are dressed, so that cached and uncached runs,
+training and inference, use the same segments down to the last space.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -123,15 +123,28 @@ CHATML = Template(
     name="chatml",
     marker="<|im_start|>",
     document="document\n{}<|im_end|>\n",
-    query="<|im_start|>query\n{}\n{}<|im_end|>\n",
-    bare_query="<|im_start|>query\n{}<|im_end|>\n",
+    query="<|im_start|>query\n{}\n{}",
+    bare_query="<|im_start|>query\n{}",
     question="<|im_start|>user\n" + BRIEFLY + "\n\n{}<|im_end|>\n<|im_start|>assistant\n",
     bare_question="<|im_start|>user\nAnswer with a few words.\n\n{}<|im_end|>\n<|im_start|>assistant\n",
     question_first="<|im_start|>user\n" + BRIEFLY + "\n\n{}<|im_end|>\n",
     answer_start="<|im_start|>assistant\n",
-    text_markers=(),
 )
 """ChatML (Qwen, SmolLM2): its markers are control tokens, which content cannot contain."""
+
+GRITRAG = Template(
+    name="gritrag",
+    marker="<|im_start|>",
+    document="document\n{}<|im_end|>\n",
+    query="<|im_start|>query\n{}\n{}",
+    bare_query="<|im_start|>query\n{}",
+    question="<|im_start|>question\n{}<|im_end|>\n<|im_start|>answer\n",
+    bare_question="<|im_start|>question\n{}<|im_end|>\n<|im_start|>answer\n",
+    question_first="<|im_start|>question\n{}<|im_end|>\n",
+    answer_start="<|im_start|>answer\n",
+)
+"""Of our own checkpoints, on ChatML's control tokens. Roles of its own keep short answers out of plain chat, and take
+the place of an instruction: what is read after the documents is all that the first token waits for."""
 
 GRITLM = Template(
     name="gritlm",
@@ -174,7 +187,7 @@ GEMMA = Template(
     stop=("<end_of_turn>",),
 )
 
-TEMPLATES: dict[str, Template] = {template.name: template for template in (CHATML, GRITLM, PLAIN, GEMMA)}
+TEMPLATES: dict[str, Template] = {template.name: template for template in (CHATML, GRITRAG, GRITLM, PLAIN, GEMMA)}
 
 
 def chat_segments(messages: Sequence[Message], render: Callable[[list[Message]], str]) -> list[Segment]:

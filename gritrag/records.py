@@ -88,7 +88,7 @@ class Fingerprint:
             )
 
 
-class FingerprintMismatch(ValueError):
+class FingerprintMismatch(ValueError):  # noqa: N818 - it says what it found, as KeyError's kin do
     """An index or a state was made by another model, adapter, tokenizer, template, pooling or reading."""
 
     def __init__(self, message: str, fields: Sequence[str] = ()) -> None:

@@ -170,8 +170,6 @@ def _chunks(
         if not chunk.strip():
             continue
         where = {"source": document.id, "chunk": number, "start": start, "end": start + len(chunk)}
-        yield replace(
-            document, text=chunk, id=f"{document.id}#{number}", metadata={**document.metadata, **where}
-        )
+        yield replace(document, text=chunk, id=f"{document.id}#{number}", metadata={**document.metadata, **where})
         number += 1
     logger.info("document %r: cut into %d chunks of at most %d tokens", document.id, number, max_tokens)

@@ -39,13 +39,9 @@ CONFIGS: dict[str, PreTrainedConfig] = {
     "llama": LlamaConfig(**ROTARY),
     "llama-yarn": LlamaConfig(
         **ROTARY,
-        rope_parameters={
-            "rope_type": "yarn", "factor": 4.0, "rope_theta": 1e4, "original_max_position_embeddings": 64
-        },
+        rope_parameters={"rope_type": "yarn", "factor": 4.0, "rope_theta": 1e4, "original_max_position_embeddings": 64},
     ),
-    "llama-dynamic": LlamaConfig(
-        **ROTARY, rope_parameters={"rope_type": "dynamic", "factor": 4.0, "rope_theta": 1e4}
-    ),
+    "llama-dynamic": LlamaConfig(**ROTARY, rope_parameters={"rope_type": "dynamic", "factor": 4.0, "rope_theta": 1e4}),
     "qwen2": Qwen2Config(**ROTARY),
     "qwen3": Qwen3Config(**ROTARY, head_dim=8),
     "mistral": MistralConfig(**ROTARY, sliding_window=16),
@@ -56,16 +52,28 @@ CONFIGS: dict[str, PreTrainedConfig] = {
         layer_types=["sliding_attention", "full_attention", "sliding_attention"],
     ),
     "gpt2": GPT2Config(
-        vocab_size=VOCABULARY, n_embd=32, n_layer=3, n_head=4, n_positions=512, initializer_range=0.2,
-        bos_token_id=0, eos_token_id=2, pad_token_id=2,
+        vocab_size=VOCABULARY,
+        n_embd=32,
+        n_layer=3,
+        n_head=4,
+        n_positions=512,
+        initializer_range=0.2,
+        bos_token_id=0,
+        eos_token_id=2,
+        pad_token_id=2,
     ),
     "gpt_neox": GPTNeoXConfig(**{k: v for k, v in ROTARY.items() if k != "num_key_value_heads"}),
     "phi": PhiConfig(**ROTARY),
     "stablelm": StableLmConfig(**ROTARY),
     "cohere": CohereConfig(**ROTARY),
     "mamba": MambaConfig(
-        vocab_size=VOCABULARY, hidden_size=32, num_hidden_layers=2, state_size=4,
-        bos_token_id=0, eos_token_id=2, pad_token_id=2,
+        vocab_size=VOCABULARY,
+        hidden_size=32,
+        num_hidden_layers=2,
+        state_size=4,
+        bos_token_id=0,
+        eos_token_id=2,
+        pad_token_id=2,
     ),
 }
 

@@ -15,6 +15,7 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 
+
 @pytest.fixture(scope="session")
 def tokenizer() -> PreTrainedTokenizerFast:
     """One token per byte, and ChatML's control tokens."""
@@ -24,7 +25,10 @@ def tokenizer() -> PreTrainedTokenizerFast:
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
     fast = PreTrainedTokenizerFast(
-        tokenizer_object=backend, bos_token=SPECIALS[0], eos_token=SPECIALS[2], pad_token=SPECIALS[2],
+        tokenizer_object=backend,
+        bos_token=SPECIALS[0],
+        eos_token=SPECIALS[2],
+        pad_token=SPECIALS[2],
         extra_special_tokens=[SPECIALS[1]],
     )
     fast.chat_template = CHAT_TEMPLATE

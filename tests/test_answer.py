@@ -45,7 +45,9 @@ def test_one_causal_document_is_answered_token_for_token_as_uncached(
             cached = list(model_tokens(model, plan))
             uncached = list(model_tokens(model, plan_context(model, QUESTION, hits, None, 24)))
             assert cached == uncached
-            answers = [RAG(index, mode=mode).ask(QUESTION, hits=hits, max_new_tokens=24) for mode in ("doc-cache", "doc-query")]
+            answers = [
+                RAG(index, mode=mode).ask(QUESTION, hits=hits, max_new_tokens=24) for mode in ("doc-cache", "doc-query")
+            ]
             assert answers[0].text == answers[1].text
             assert answers[0].exact
             assert answers[1].exact
@@ -71,7 +73,9 @@ def test_several_states_equal_one_long_forward_in_which_documents_see_only_thems
     with torch.inference_mode():
         cached = model.lm(input_ids=question, position_ids=positions, past_key_values=cache, use_cache=True).logits
         ids = torch.cat([concatenate(states).token_ids[None], question], dim=1)
-        owner = torch.cat([torch.full((len(s),), n) for n, s in enumerate(states)] + [torch.full(question.shape[1:], -1)])
+        owner = torch.cat(
+            [torch.full((len(s),), n) for n, s in enumerate(states)] + [torch.full(question.shape[1:], -1)]
+        )
         causal = torch.ones(ids.shape[1], ids.shape[1], dtype=torch.bool).tril()
         mask = causal & ((owner[:, None] == owner[None, :]) | (owner[:, None] == -1))
         whole = model.lm(input_ids=ids, attention_mask=mask[None, None]).logits[:, start:]
@@ -157,7 +161,9 @@ def test_documents_that_do_not_fit_are_no_citations(index: Index, caplog: pytest
 
 def test_the_stream_gives_hits_then_text_then_the_answer(index: Index) -> None:
     events = list(RAG(index, k=2).stream(QUESTION, max_new_tokens=12))
-    assert [h.document.id for h in events[0].hits or []] == [h.document.id for h in index.search(QUESTION, 2, mode="hybrid")]
+    assert [h.document.id for h in events[0].hits or []] == [
+        h.document.id for h in index.search(QUESTION, 2, mode="hybrid")
+    ]
     answer = events[-1].answer
     assert answer is not None
     assert "".join(event.text or "" for event in events).strip() == answer.text

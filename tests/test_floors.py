@@ -14,7 +14,7 @@ PACKAGE = ROOT / "gritrag"
 # lowest first; the parts of one floor do not know each other
 FLOORS = [
     {"records", "config"},
-    {"prompts"},
+    {"prompts", "corpus"},
     {"tokens"},
     {"model"},
     {"index", "train"},

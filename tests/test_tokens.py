@@ -1,5 +1,7 @@
 """Content is data: it never becomes a control token, and nothing of it is cut silently."""
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -93,7 +95,7 @@ def test_five_megabytes_are_chunked(tiny_model: GritModel) -> None:
 def test_overlap_and_bad_settings(tiny_model: GritModel) -> None:
     text = " ".join(f"word{n}" for n in range(200))
     chunks = list(chunk_documents([text], tiny_model.count_tokens, max_tokens=60, overlap=20))
-    assert all(a.metadata["end"] > b.metadata["start"] for a, b in zip(chunks, chunks[1:], strict=False))
+    assert all(a.metadata["end"] > b.metadata["start"] for a, b in pairwise(chunks))
     for overlap in (60, -1):
         with pytest.raises(ValueError, match="overlap must be from 0 to max_tokens - 1 = 59"):
             list(chunk_documents([text], tiny_model.count_tokens, max_tokens=60, overlap=overlap))

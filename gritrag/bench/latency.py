@@ -16,9 +16,10 @@ from tqdm import tqdm
 
 from gritrag.answer import RAG
 from gritrag.bench.report import Spread, as_json, header, machine, table
-from gritrag.demo import corpus
+from gritrag.config import DEFAULT_MODEL
+from gritrag.corpus import documents
 from gritrag.index.index import Index
-from gritrag.model.grit import DEFAULT_MODEL, GritModel
+from gritrag.model.grit import GritModel
 from gritrag.records import Document, Hit, Timings
 
 QUESTION = "Which of these places can be reached by ferry in winter?"
@@ -41,7 +42,7 @@ def documents_of(model: GritModel, tokens: int, count: int, seed: int) -> list[D
     Raises:
         ValueError: fewer tokens than the scaffold of a document needs.
     """
-    words = " ".join(document.content for document in corpus()).split()
+    words = " ".join(document.content for document in documents()).split()
     draw = random.Random(seed)
     return [_exactly(model, tokens, words, draw.randrange(len(words)), f"d{n}") for n in range(count)]
 
@@ -129,7 +130,7 @@ def show(result: dict[str, Any]) -> str:
 
 
 def _ms(spread: Spread) -> str:
-    return Spread(*(1e3 * v for v in (spread.median, spread.low, spread.high)), n=spread.n).show(".1f")
+    return Spread(1e3 * spread.median, 1e3 * spread.low, 1e3 * spread.high, spread.n).show(".1f")
 
 
 def main(

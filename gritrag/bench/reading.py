@@ -1,4 +1,4 @@
-"""What reading costs: the read pass (vector and state) against the embedding pass, and embedding against a bare forward.
+"""What reading costs: the read pass (vector and state) against the embedding pass, and that against a bare forward.
 
 The three take turns on the same documents, of the lengths that real chunks have.
 """
@@ -15,8 +15,9 @@ from tqdm import tqdm
 
 from gritrag.bench.latency import documents_of
 from gritrag.bench.report import Spread, as_json, header, machine, table
+from gritrag.config import DEFAULT_MODEL
 from gritrag.model.attention import decoder_stack
-from gritrag.model.grit import DEFAULT_MODEL, GritModel
+from gritrag.model.grit import GritModel
 
 
 @dataclass(frozen=True)
@@ -80,9 +81,7 @@ def show(result: dict[str, Any]) -> str:
     )
 
 
-def main(
-    model: str = DEFAULT_MODEL, dtype: str = "auto", device: str = "auto", as_json_text: bool = False
-) -> str:
+def main(model: str = DEFAULT_MODEL, dtype: str = "auto", device: str = "auto", as_json_text: bool = False) -> str:
     """Run and return what to print."""
     result = reading(GritModel.from_pretrained(model, dtype=dtype, device=device), Setting())
     return json.dumps(as_json(result), indent=2) if as_json_text else show(result)

@@ -63,7 +63,7 @@ def _lines(path: str) -> list[str]:
 
 
 def _commit() -> str:
-    """Of the source tree this file lies in, with ``+`` where it differs from what is committed; empty outside of one."""
+    """Of the source tree this file lies in, with ``+`` if that differs from what is committed; empty outside of one."""
     home = Path(__file__).parent
     try:
         run = [

@@ -40,7 +40,5 @@ class Reader(Protocol):
     def encode_document(self, texts: Sequence[str | Document], *, show_progress_bar: bool = False) -> np.ndarray:
         """float32 `[N, dim]`, normalised."""
 
-    def read_documents(
-        self, texts: Sequence[str | Document], *, show_progress_bar: bool = False
-    ) -> list[Reading]:
+    def read_documents(self, texts: Sequence[str | Document], *, show_progress_bar: bool = False) -> list[Reading]:
         """Vector and state of each document, in the order given."""

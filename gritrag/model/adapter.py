@@ -4,47 +4,94 @@ Both leave a folder in peft's format, which `load` merges into the base.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import save_file
 from torch import nn
 from transformers import PreTrainedModel
 
+__all__ = ["ADAPTER_WEIGHTS", "Extraction", "PeftModel", "attach", "extract", "input_moments", "linear_layers"]
+
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
+
+RIDGE = 1e-3
+"""Of the mean second moment: directions that inputs hardly took still count a little."""
 
 
 class Extraction(NamedTuple):
-    """What an extracted adapter is: file size in bytes, and the norm of what it lost over the norm of the change."""
+    """What an extracted adapter is and what it lost: norms of the loss over norms of the change.
+
+    `output_error` is of what the layers put out for the inputs that were measured (equal to `weight_error` where none
+    were).
+    """
 
     nbytes: int
-    relative_error: float
+    weight_error: float
+    output_error: float
 
 
-def linear_layers(lm: PreTrainedModel) -> dict[str, nn.Linear]:
+def linear_layers(lm: nn.Module) -> dict[str, nn.Linear]:
     """Every linear layer but the LM head, by name."""
-    head = lm.get_output_embeddings()
+    head = lm.get_output_embeddings() if isinstance(lm, PreTrainedModel) else None
     return {name: m for name, m in lm.named_modules() if isinstance(m, nn.Linear) and m is not head}
 
 
-def attach(lm: PreTrainedModel, rank: int, alpha: float) -> nn.Module:
-    """Put a LoRA adapter on every linear layer, in place, and freeze everything else; it starts as no change.
+def attach(lm: PreTrainedModel, rank: int, alpha: int, init: Path | None = None) -> PeftModel:
+    """Put a LoRA adapter on every linear layer, in place, and freeze everything else.
+
+    Args:
+        lm: the base. Its layers change in place, so it computes with the adapter.
+        rank, alpha: of a new adapter, which starts as no change.
+        init: folder of an adapter to go on with instead.
 
     Returns:
-        peft's wrapper, whose `save_pretrained` writes the adapter. The layers are changed in place, so `lm` computes with it.
+        peft's wrapper, whose `save_pretrained` writes the adapter.
     """
+    if init is not None:
+        return PeftModel.from_pretrained(lm, str(init), is_trainable=True)
     config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=list(linear_layers(lm)), task_type="CAUSAL_LM")
-    return get_peft_model(lm, config)
+    wrapper: PeftModel = get_peft_model(lm, config)
+    return wrapper
 
 
-def extract(lm: PreTrainedModel, base: Mapping[str, torch.Tensor], rank: int, folder: Path, name: str) -> Extraction:
+@contextmanager
+def input_moments(lm: PreTrainedModel) -> Iterator[dict[str, torch.Tensor]]:
+    """Sums of `x x'` over the inputs `x` of every linear layer, float32 `[in, in]`, while the context is open."""
+    moments: dict[str, torch.Tensor] = {}
+
+    def watch(name: str) -> Any:
+        def add(layer: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+            rows = inputs[0].detach().flatten(0, -2).float()
+            moments[name] = moments.get(name, 0) + rows.T @ rows
+
+        return add
+
+    handles = [layer.register_forward_pre_hook(watch(name)) for name, layer in linear_layers(lm).items()]
+    try:
+        yield moments
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def extract(
+    lm: PreTrainedModel,
+    base: Mapping[str, torch.Tensor],
+    rank: int,
+    folder: Path,
+    name: str,
+    moments: Mapping[str, torch.Tensor] | None = None,
+) -> Extraction:
     """Write the adapter of this rank that is nearest to the change of the linear layers since `base`.
 
-    The truncated SVD of each difference is the best there is in the Frobenius norm (Eckart and Young 1936). Singular values
-    are shared evenly between the two factors, which are stored in float16.
+    Nearest in the outputs for the inputs whose `moments` are given: the truncated SVD of the difference times the root of
+    the moments is the best there is (Eckart and Young 1936; Wang et al. 2024, SVD-LLM). Without moments, nearest in the
+    weights. Factors are stored in float16.
 
     Args:
         lm: the trained model.
@@ -52,35 +99,64 @@ def extract(lm: PreTrainedModel, base: Mapping[str, torch.Tensor], rank: int, fo
         rank: of every layer; less where a layer has not as many dimensions.
         folder: created where it does not exist.
         name: of the base model, for the record.
+        moments: from `input_moments`.
     """
     tensors: dict[str, torch.Tensor] = {}
-    lost = changed = 0.0
+    sums = torch.zeros(4, dtype=torch.float64)  # weights lost, weights changed, outputs lost, outputs changed
     layers = linear_layers(lm)
     for layer, module in layers.items():
         weight = module.weight.detach()
         difference = weight.float() - base[f"{layer}.weight"].to(weight.device).float()
-        up, down = _factors(difference, rank)
-        tensors[f"base_model.model.{layer}.lora_A.weight"] = down.cpu()
-        tensors[f"base_model.model.{layer}.lora_B.weight"] = up.cpu()
-        lost += float((difference - up.float() @ down.float()).square().sum())
-        changed += float(difference.square().sum())
+        root, inverse = _roots(moments[layer]) if moments else (None, None)
+        up, down = _factors(difference, rank, root, inverse)
+        tensors[f"base_model.model.{layer}.lora_A.weight"] = down.cpu().contiguous()
+        tensors[f"base_model.model.{layer}.lora_B.weight"] = up.cpu().contiguous()
+        lost = difference - up.float() @ down.float()
+        parts = [
+            lost,
+            difference,
+            *((x @ root for x in (lost, difference)) if root is not None else (lost, difference)),
+        ]
+        sums += torch.tensor([float(part.square().sum()) for part in parts], dtype=torch.float64)
     folder.mkdir(parents=True, exist_ok=True)
     save_file(tensors, folder / ADAPTER_WEIGHTS, metadata={"format": "pt"})
+    _write_config(folder, rank, sorted(layers), name)
+    errors = [(sums[n] / sums[n + 1]).sqrt().item() if sums[n + 1] else 0.0 for n in (0, 2)]
+    return Extraction((folder / ADAPTER_WEIGHTS).stat().st_size, *errors)
+
+
+def _roots(moment: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Symmetric root of a second moment, with a ridge, and its inverse."""
+    values, vectors = torch.linalg.eigh(moment / moment.diagonal().mean())
+    roots = (values.clamp(min=0) + RIDGE).sqrt()
+    return (vectors * roots) @ vectors.T, (vectors / roots) @ vectors.T
+
+
+def _factors(
+    difference: torch.Tensor, rank: int, root: torch.Tensor | None, inverse: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """float16 `[out, rank]` and `[rank, in]`, their product nearest to `difference`; zeros where its rank is lower."""
+    u, s, v = torch.linalg.svd(difference if root is None else difference @ root, full_matrices=False)
+    kept = min(rank, len(s))
+    up = difference.new_zeros(difference.shape[0], rank)
+    down = difference.new_zeros(rank, difference.shape[1])
+    up[:, :kept], down[:kept] = u[:, :kept] * s[:kept], v[:kept]
+    if inverse is not None:
+        down = down @ inverse
+    # both factors of a component alike in size, so that neither leaves float16's range
+    balance = (down.norm(dim=1).clamp(min=1e-12) / up.norm(dim=0).clamp(min=1e-12)).sqrt()
+    return (up * balance).half(), (down / balance[:, None]).half()
+
+
+def _write_config(folder: Path, rank: int, layers: list[str], name: str) -> None:
     config = LoraConfig(
-        r=rank, lora_alpha=rank, target_modules=sorted(layers), task_type="CAUSAL_LM", inference_mode=True,
+        r=rank,
+        lora_alpha=rank,  # the factors are the change itself, at scale 1
+        target_modules=layers,
+        task_type="CAUSAL_LM",
+        inference_mode=True,
         base_model_name_or_path=name,
     ).to_dict()
     record = {key: sorted(value) if isinstance(value, set) else value for key, value in config.items()}
-    (folder / "adapter_config.json").write_text(json.dumps(record, indent=2, sort_keys=True, default=str) + "\n", "utf-8")
-    return Extraction((folder / ADAPTER_WEIGHTS).stat().st_size, (lost / changed) ** 0.5 if changed else 0.0)
-
-
-def _factors(difference: torch.Tensor, rank: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """float16 `[out, rank]` and `[rank, in]` whose product is nearest to `difference`; zeros where it has a lower rank."""
-    u, s, v = torch.linalg.svd(difference, full_matrices=False)
-    kept = min(rank, len(s))
-    root = s[:kept].sqrt()
-    up = difference.new_zeros(difference.shape[0], rank)
-    down = difference.new_zeros(rank, difference.shape[1])
-    up[:, :kept], down[:kept] = u[:, :kept] * root, root[:, None] * v[:kept]
-    return up.half(), down.half()
+    text = json.dumps(record, indent=2, sort_keys=True, default=str)
+    (folder / "adapter_config.json").write_text(text + "\n", "utf-8")

@@ -1,8 +1,8 @@
 """One set of weights, two attentions: a bidirectional view of a causal LM that leaves the causal one untouched.
 
-Passing ``is_causal=False`` to a forward, or setting it on the shared config, would change what a generating thread sees in the
-same moment. So the view is a copy of the module tree that shares every layer and every parameter but owns its
-config. Not every architecture listens to that flag; `GritModel` probes it and falls back to an explicit mask.
+Passing ``is_causal=False`` to a forward, or setting it on the shared config, would change what a generating thread
+sees in the same moment. So the view is a copy of the module tree that shares every layer and every parameter but owns
+its config. Not every architecture listens to that flag; `GritModel` probes it and falls back to an explicit mask.
 
 Shape letters: `B` batch, `T` tokens, `D` hidden.
 """

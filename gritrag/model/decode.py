@@ -124,7 +124,7 @@ class TextStream:
         return self._decode(self._ids[self._start :])[len(before) :]
 
     def _decode(self, ids: list[int]) -> str:
-        return self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return str(self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
     def _release(self, new: str) -> str:
         text = self._held + new
@@ -170,6 +170,8 @@ class Decoding:
         self._texts = [TextStream(tokenizer, sampling.stop) for _ in prompts]
         self._generated: list[list[int]] = [[] for _ in prompts]
         self._reasons: list[FinishReason | None] = [None] * len(prompts)
+        # what every row was given, those that have ended included
+        self._chosen_BT = torch.zeros(len(prompts), 0, dtype=torch.long, device=lm.device)
         self._generator = torch.Generator(device=lm.device)
         if sampling.seed is None:
             self._generator.seed()
@@ -227,14 +229,13 @@ class Decoding:
         return output.logits[:, -1].float()
 
     def _choose(self, logits_BV: torch.Tensor) -> torch.Tensor:
-        if self._processors and self._generated[0]:
-            seen = torch.tensor(self._generated, device=logits_BV.device)
-            logits_BV = self._processors(seen, logits_BV)
-        elif self._processors:
-            logits_BV = self._processors(torch.zeros(len(logits_BV), 0, dtype=torch.long), logits_BV)
+        logits_BV = self._processors(self._chosen_BT, logits_BV)  # type: ignore[arg-type]  # wants a LongTensor
         if self._sampling.temperature == 0:
-            return logits_BV.argmax(-1)
-        return torch.multinomial(logits_BV.softmax(-1), 1, generator=self._generator)[:, 0]
+            chosen_B = logits_BV.argmax(-1)
+        else:
+            chosen_B = torch.multinomial(logits_BV.softmax(-1), 1, generator=self._generator)[:, 0]
+        self._chosen_BT = torch.cat([self._chosen_BT, chosen_B[:, None]], dim=1)
+        return chosen_B
 
     def _take(self, row: int, token: int) -> str:
         """Book a token of one row and return its text; rows that have ended take no more."""

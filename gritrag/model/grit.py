@@ -6,14 +6,14 @@ Shape letters: `N` documents, `Q` queries, `B` batch, `T` tokens, `D` hidden.
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
 from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from gritrag.config import CheckpointConfig, ReadingMode
+from gritrag.config import DEFAULT_MODEL, CheckpointConfig, ReadingMode
 from gritrag.model.attention import Attention, decoder_stack
 from gritrag.model.decode import Completion, Decoding, Sampling
 from gritrag.model.load import hash_parameters, hash_tokenizer, load, pick_device, pick_dtype, template_for
@@ -26,8 +26,6 @@ from gritrag.records import Document, Fingerprint, as_document
 from gritrag.tokens import Batch, Encoder, TokenIds, check_text, length_sorted_batches
 
 logger = logging.getLogger(__name__)
-
-DEFAULT_MODEL = "gritrag-smollm2-135m"
 
 T = TypeVar("T", str, str | Document)
 
@@ -104,8 +102,8 @@ class GritModel:
         """Load a model.
 
         Args:
-            name: a built-in name (``gritrag-smollm2-135m``, ``smollm2-135m``), a hub id, a directory (transformers model or
-                GritRAG checkpoint), a ``.gguf`` file, or an installed package that holds weights.
+            name: a built-in name (``gritrag-smollm2-135m``, ``smollm2-135m``), a hub id, a directory (transformers
+                model or GritRAG checkpoint), a ``.gguf`` file, or an installed package that holds weights.
             dtype: ``auto``, ``float32``, ``bfloat16`` or ``float16``.
             device: ``auto`` or a torch device.
             reading, pooling, template, instruction: for a bare model; a checkpoint fixes them.
@@ -131,7 +129,7 @@ class GritModel:
     @property
     def dim(self) -> int:
         """Length of a vector."""
-        return self.lm.get_input_embeddings().embedding_dim
+        return int(self.lm.config.get_text_config().hidden_size)
 
     @property
     def max_tokens(self) -> int:
@@ -221,7 +219,8 @@ class GritModel:
     def _vectors(self, prompts: list[TokenIds], batch_size: int, show_progress_bar: bool) -> np.ndarray:
         vectors = np.empty((len(prompts), self.dim), dtype=np.float32)
         for rows, batch in self._batches(prompts, batch_size, show_progress_bar, "embedding"):
-            vectors[rows] = self.read_batch(batch).cpu().numpy()
+            with torch.no_grad():
+                vectors[rows] = self.read_batch(batch).cpu().numpy()
         return vectors
 
     # --- readings ---------------------------------------------------------------------------------------------------
@@ -238,9 +237,9 @@ class GritModel:
         readings: list[Reading | None] = [None] * len(prompts)
         for rows, batch in self._batches(prompts, batch_size, show_progress_bar, "reading"):
             cache = RecordingCache()
-            vectors = self.read_batch(batch, cache).cpu().numpy()
-            ids = [prompts[row].ids for row in rows]
-            states = cache.states(self.rotation, ids, self.config.reading)
+            with torch.no_grad():
+                vectors = self.read_batch(batch, cache).cpu().numpy()
+                states = cache.states(self.rotation, [prompts[row].ids for row in rows], self.config.reading)
             for row, vector, state in zip(rows, vectors, states, strict=True):
                 readings[row] = Reading(vector, _to_processor(state) if shape.device.type != "cpu" else state)
         return [reading for reading in readings if reading is not None]
@@ -282,7 +281,7 @@ class GritModel:
     def _batches(
         self, prompts: list[TokenIds], batch_size: int, show_progress_bar: bool, what: str
     ) -> Iterator[tuple[list[int], Batch]]:
-        """Row numbers and padded batch, under `inference_mode`, with a progress bar in tokens."""
+        """Row numbers and padded batch, with a progress bar in tokens."""
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         lengths = [len(prompt.ids) for prompt in prompts]
@@ -290,8 +289,7 @@ class GritModel:
         with tqdm(total=sum(lengths), desc=what, unit="tok", unit_scale=True, disable=not show_progress_bar) as bar:
             for rows in length_sorted_batches(lengths, batch_size, budget):
                 batch = self.encoder.pad([prompts[row] for row in rows]).to(self.lm.device)
-                with torch.inference_mode():
-                    yield rows, batch
+                yield rows, batch
                 bar.update(sum(lengths[row] for row in rows))
 
     # --- text -------------------------------------------------------------------------------------------------------
@@ -306,10 +304,9 @@ class GritModel:
         Raises:
             ValueError: empty or too long prompt, broken message, sampling value out of range.
         """
-        many = _is_many(prompt)
-        prompts = list(prompt) if many else [prompt]
+        prompts, is_many = _prompts(prompt)
         completions = self.complete([self.prompt_ids(p) for p in prompts], sampling_from(sampling))
-        return [completion.text for completion in completions] if many else completions[0].text
+        return [completion.text for completion in completions] if is_many else completions[0].text
 
     def stream(self, prompt: Prompt, **sampling: Any) -> Iterator[str]:
         """Pieces of text as they become certain; together they are what `generate` returns."""
@@ -330,7 +327,8 @@ class GritModel:
     def _render(self, messages: list[Message]) -> str:
         if not self.tokenizer.chat_template:
             raise ValueError("this model has no chat template; give raw text, or load an instruction-tuned model")
-        return self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        chat = [dict(message) for message in messages]
+        return str(self.tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True))
 
     def complete(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> list[Completion]:
         """Completions of prompts given as token ids, in one batch."""
@@ -384,9 +382,11 @@ def _texts(texts: Sequence[T]) -> Iterator[tuple[int, T]]:
     return enumerate(texts)
 
 
-def _is_many(prompt: Prompt | Sequence[Prompt]) -> bool:
+def _prompts(prompt: Prompt | Sequence[Prompt]) -> tuple[list[Prompt], bool]:
     """One string or one chat (a list of messages) is one prompt; a list of either is many."""
-    return not isinstance(prompt, str) and not (len(prompt) > 0 and isinstance(prompt[0], dict))
+    if isinstance(prompt, str) or (len(prompt) > 0 and isinstance(prompt[0], Mapping)):
+        return [cast(Prompt, prompt)], False
+    return list(cast(Sequence[Prompt], prompt)), True
 
 
 def sampling_from(options: Mapping[str, Any]) -> Sampling:

@@ -1,12 +1,13 @@
 """From a name to a causal LM and its tokenizer: hub id, directory, GGUF file, installed package or checkpoint.
 
-A GGUF file is converted once, to safetensors in the cache folder (`GRITRAG_CACHE`, else `~/.cache/gritrag`): parsing one takes
-twenty seconds, loading the converted copy less than one.
+A GGUF file is converted once, to safetensors in the cache folder (`GRITRAG_CACHE`, else `~/.cache/gritrag`): parsing
+one takes twenty seconds, loading the converted copy less than one.
 """
 
 import importlib.util
 import logging
 import os
+import re
 import shutil
 import tempfile
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from pathlib import Path
 import torch
 import xxhash
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HFValidationError, HfHubHTTPError, LocalEntryNotFoundError
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -43,6 +44,7 @@ BUILT_IN = {
     ),
 }
 
+HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
 
 
@@ -66,7 +68,7 @@ def load(name: str | Path, dtype: torch.dtype, device: torch.device, trust_remot
     path = locate(str(name))
     if not (path / CHECKPOINT_FILE).is_file():
         lm, tokenizer, weights = _load_base(path, dtype, trust_remote_code)
-        return Loaded(lm.to(device).eval(), tokenizer, CheckpointConfig(base=str(name)), weights, "none")
+        return Loaded(_ready(lm, device), tokenizer, CheckpointConfig(base=str(name)), weights, "none")
     config = CheckpointConfig.load(path)
     lm, tokenizer, weights = _load_base(locate(config.base), dtype, trust_remote_code)
     adapter = "none"
@@ -74,25 +76,30 @@ def load(name: str | Path, dtype: torch.dtype, device: torch.device, trust_remot
         folder = path / config.adapter
         adapter = hash_files(folder)
         lm = PeftModel.from_pretrained(lm, str(folder)).merge_and_unload()
-    return Loaded(lm.to(device).eval(), tokenizer, config, weights, adapter)
+    return Loaded(_ready(lm, device), tokenizer, config, weights, adapter)
+
+
+def _ready(lm: PreTrainedModel, device: torch.device) -> PreTrainedModel:
+    lm.to(device)  # type: ignore[arg-type]  # its decorator hides the signature
+    return lm.eval()
 
 
 def locate(name: str) -> Path:
     """The directory or GGUF file that a name stands for."""
     path = Path(name)
+    if name and path.is_dir():
+        return _model_in(path)
     if path.is_file() and path.suffix == ".gguf":
         return path
-    if path.is_dir():
-        return _model_in(path)
-    if (CHECKPOINTS / name / CHECKPOINT_FILE).is_file():
+    if HUB_ID.fullmatch(name):
+        return _from_hub(name, "check the name, or give a local directory or .gguf file")
+    if name and (CHECKPOINTS / name / CHECKPOINT_FILE).is_file():
         return CHECKPOINTS / name
     if name in BUILT_IN:
         built_in = BUILT_IN[name]
         return _in_package(built_in.package) or _from_hub(built_in.hub_id, f"run: {built_in.install}")
     if name.isidentifier() and (found := _in_package(name)):
         return found
-    if name.count("/") == 1 and not name.startswith((".", "/", "~")):
-        return _from_hub(name, "check the name, or give a local directory or .gguf file")
     known = sorted([*BUILT_IN, *(p.parent.name for p in CHECKPOINTS.glob(f"*/{CHECKPOINT_FILE}"))])
     raise ValueError(
         f"no model {name!r}: it is no directory, no .gguf file, no installed package with weights and no hub id "
@@ -135,7 +142,9 @@ def hash_files(path: Path) -> str:
     if path.is_file():
         files = [path]
     else:
-        files = sorted(p for p in path.iterdir() if p.suffix in (".safetensors", ".gguf") or p.name == "adapter_config.json")
+        files = sorted(
+            p for p in path.iterdir() if p.suffix in (".safetensors", ".gguf") or p.name == "adapter_config.json"
+        )
     digest = xxhash.xxh3_128()
     for file in files:
         digest.update(file.name.encode() if len(files) > 1 else b"")
@@ -170,7 +179,7 @@ def _converted(gguf: Path, digest: str) -> Path:
         tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
         lm = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
         del lm.config.quantization_config  # the weights are no longer quantised
-        lm.hf_quantizer = None
+        lm.hf_quantizer = None  # type: ignore[assignment]
         made = Path(scratch) / "model"
         lm.save_pretrained(made)
         tokenizer.save_pretrained(made)
@@ -222,8 +231,8 @@ def pick_device(device: str) -> torch.device:
 
 
 def pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
-    """A dtype by name. ``"auto"`` is bfloat16 where the hardware computes in it, else float32: a processor without bfloat16
-    instructions emulates them, six times slower than float32.
+    """A dtype by name. ``"auto"`` is bfloat16 where the hardware computes in it, else float32: a processor without
+    bfloat16 instructions emulates them, six times slower than float32.
 
     Raises:
         ValueError: no floating-point dtype of that name.

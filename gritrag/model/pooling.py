@@ -17,7 +17,7 @@ def mean(hidden_BTD: torch.Tensor, pool_mask_BT: torch.Tensor) -> torch.Tensor:
 
 
 def weighted_mean(hidden_BTD: torch.Tensor, pool_mask_BT: torch.Tensor) -> torch.Tensor:
-    """Average with weights 1, 2, 3, ... over content: a causal token knows more the later it stands (SGPT, section 3)."""
+    """Average with weights 1, 2, 3, ...: a causal token knows more the later it stands (SGPT, section 3)."""
     mask_BT = pool_mask_BT.float()
     return _weighted(hidden_BTD, mask_BT.cumsum(1) * mask_BT)
 

@@ -38,8 +38,8 @@ class Probe:
 class Probed:
     """The probes of one model and what they found: how to read bidirectionally, how to rotate, the shape of its caches.
 
-    `attention` is ``"view"``, ``"mask"`` or ``""`` (cannot); `rotation` is None where keys cannot be moved; `shape` is None
-    where states cannot be used at all.
+    `attention` is ``"view"``, ``"mask"`` or ``""`` (cannot); `rotation` is None where keys cannot be moved; `shape` is
+    None where states cannot be used at all.
     """
 
     probes: tuple[Probe, ...]
@@ -65,7 +65,7 @@ def probe(lm: PreTrainedModel) -> Probed:
 def _ids(lm: PreTrainedModel) -> torch.Tensor:
     """Two rows of tokens that are no specials, `[2, T]`, the same at every load."""
     generator = torch.Generator().manual_seed(0)
-    size = lm.get_input_embeddings().num_embeddings
+    size = int(lm.config.get_text_config().vocab_size)
     return torch.randint(size // 4, size, (2, TOKENS), generator=generator).to(lm.device)
 
 
@@ -116,30 +116,29 @@ def _probe_move(decoder: PreTrainedModel, ids: torch.Tensor) -> tuple[Probe, Rot
         return Probe("move", "falls back", f"{error}; {fallback}"), None
     here, _ = _record(decoder, ids, 0).unrotated(rotation)
     moved = rotation.rotate(here, torch.arange(SHIFT, SHIFT + TOKENS, device=ids.device))
-    there = torch.stack([layer.keys for layer in _record(decoder, ids, SHIFT).layers])
-    error = _differ(moved, there)
-    if error > _tolerance(here.dtype):
-        return Probe("move", "falls back", f"moved keys are off by {error:.1e}; {fallback}"), None
-    return Probe("move", "works", f"moved keys equal computed ones to {error:.0e}"), rotation
+    there = torch.stack([keys for keys, _ in _record(decoder, ids, SHIFT).recorded])
+    off = _differ(moved, there)
+    if off > _tolerance(here.dtype):
+        return Probe("move", "falls back", f"moved keys are off by {off:.1e}; {fallback}"), None
+    return Probe("move", "works", f"moved keys equal computed ones to {off:.0e}"), rotation
 
 
 def _probe_continue(
     lm: PreTrainedModel, decoder: PreTrainedModel, ids: torch.Tensor
 ) -> tuple[Probe, CacheShape | None]:
     """States at position 0 need no rotation, so this is asked of models that cannot move keys as well."""
-    layers = _record(decoder, ids[:, :SHIFT], 0).layers
-    shapes = {(layer.keys.shape, layer.values.shape) for layer in layers}
-    if len(shapes) != 1 or layers[0].keys.shape != layers[0].values.shape:
+    recorded = _record(decoder, ids[:, :SHIFT], 0).recorded
+    first, _ = recorded[0]
+    if any(tensor.shape != first.shape for pair in recorded for tensor in pair):
         return Probe("continue", "refused", "its layers differ in heads or head dim: no single state shape"), None
-    _, heads, _, head_dim = layers[0].keys.shape
-    shape = CacheShape(len(layers), heads, head_dim, layers[0].keys.dtype, layers[0].keys.device)
+    shape = CacheShape(len(recorded), first.shape[1], first.shape[3], first.dtype, first.device)
     cache = place([[], []], shape, None, room=TOKENS)
-    for layer, recorded in zip(cache.layers, layers, strict=True):
-        layer.update(recorded.keys, recorded.values)
+    for number, (keys, values) in enumerate(recorded):
+        cache.update(keys, values, number)
     positions = torch.arange(SHIFT, TOKENS, device=ids.device)[None].expand(2, -1)
     tail = lm(input_ids=ids[:, SHIFT:], position_ids=positions, past_key_values=cache, use_cache=True).logits
     whole = lm(input_ids=ids).logits[:, SHIFT:]
-    error = _differ(tail, whole)
-    if error > _tolerance(shape.dtype):
-        return Probe("continue", "refused", f"logits after a state are off by {error:.1e}: states cannot be used"), None
-    return Probe("continue", "works", f"logits after a state equal one long forward to {error:.0e}"), shape
+    off = _differ(tail, whole)
+    if off > _tolerance(shape.dtype):
+        return Probe("continue", "refused", f"logits after a state are off by {off:.1e}: states cannot be used"), None
+    return Probe("continue", "works", f"logits after a state equal one long forward to {off:.0e}"), shape

@@ -45,9 +45,7 @@ class DocumentState:
 
     def __getitem__(self, tokens: slice) -> "DocumentState":
         """The state of some of the tokens, as they were when they were read: a view, no copy."""
-        return DocumentState(
-            self.keys[:, :, tokens], self.values[:, :, tokens], self.token_ids[tokens], self.reading
-        )
+        return DocumentState(self.keys[:, :, tokens], self.values[:, :, tokens], self.token_ids[tokens], self.reading)
 
     @property
     def nbytes(self) -> int:
@@ -109,13 +107,17 @@ class RecordingCache(Cache):
     def __init__(self) -> None:
         super().__init__(layer_class_to_replicate=RecordingLayer)
 
+    @property
+    def recorded(self) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Keys and values of each layer."""
+        return [(layer.keys, layer.values) for layer in self.layers]  # type: ignore[union-attr,misc]
+
     def unrotated(self, rotation: Rotation | None, start: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
         """Keys with the rotation of positions `start ...` undone in float32, and values; both `[L, B, H, T, K]`.
 
         Where keys cannot be moved (`rotation` is None) they are left as they were computed.
         """
-        keys = torch.stack([layer.keys for layer in self.layers])
-        values = torch.stack([layer.values for layer in self.layers])
+        keys, values = (torch.stack(tensors) for tensors in zip(*self.recorded, strict=True))
         if rotation is None:
             return keys, values
         positions = torch.arange(start, start + keys.shape[3], device=keys.device)
@@ -147,7 +149,9 @@ class PlacedLayer(CacheLayerMixin):
 
     def __init__(self, keys: torch.Tensor, values: torch.Tensor, length: int) -> None:
         super().__init__()
-        self.keys, self.values, self.length = keys, values, length
+        self.keys: torch.Tensor = keys
+        self.values: torch.Tensor = values
+        self.length = length
         self.is_initialized = True
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
@@ -187,7 +191,7 @@ class PlacedCache(Cache):
 
     @property
     def length(self) -> int:
-        return self.layers[0].length
+        return self.layers[0].get_seq_length()  # type: ignore[union-attr]
 
     def state(self, rotation: Rotation | None, token_ids: Sequence[int], reading: str) -> DocumentState:
         """Back from a cache of one row to a state: all tokens so far, un-rotated."""
@@ -216,8 +220,8 @@ def place(
 ) -> PlacedCache:
     """Rotate states to contiguous positions from 0 and join them, for one context or several.
 
-    Contexts of different lengths are aligned at their right end; the columns on the left of a short one are zero and are
-    to be masked.
+    Contexts of different lengths are aligned at their right end; the columns on the left of a short one are zero and
+    are to be masked.
 
     Args:
         rows: for each context its states, in order.

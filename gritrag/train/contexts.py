@@ -1,7 +1,7 @@
 """Logits of answers in their contexts, with gradients: over placed states, or with everything read anew.
 
-Shape letters: `B` answers of a chunk, `T` tokens, `L` layers, `H` key/value heads, `K` head dim, `D` hidden, `A` answer tokens of a chunk,
-`V` vocabulary.
+Shape letters: `B` answers of a chunk, `T` tokens, `L` layers, `H` key/value heads, `K` head dim, `D` hidden, `A` answer
+tokens of a chunk, `V` vocabulary.
 """
 
 from collections.abc import Sequence
@@ -27,6 +27,8 @@ class GrowingLayer(CacheLayerMixin):
     """One layer of a cache that is joined with new tokens out of place, so that gradients flow into what it holds."""
 
     is_sliding = False
+    keys: torch.Tensor
+    values: torch.Tensor
 
     def __init__(self, keys: torch.Tensor, values: torch.Tensor) -> None:
         super().__init__()
@@ -116,7 +118,7 @@ class Contexts:
             input_ids[row, : len(new)] = torch.tensor(new)
             if lengths is not None:
                 mask[row, : cached - lengths[row]] = False
-        # what pads a row on the right cannot be seen by what comes before it, so only the gap before a context is masked
+        # nothing sees what pads a row on the right, as that comes after it: only the gap before a context is masked
         output = self._decoder(
             input_ids=input_ids.to(device),
             attention_mask=None if bool(mask.all()) else mask.to(device),

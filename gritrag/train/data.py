@@ -1,7 +1,7 @@
 """Which texts a step trains on: a mixture of sources, drawn so that step n is the same whenever it is asked for.
 
-All chance is here and comes from (seed, step), so a run resumes exactly without replaying what went before. A step has one
-source (task-homogeneous batches).
+All chance is here and comes from (seed, step), so a run resumes exactly without replaying what went before. A step has
+one source (task-homogeneous batches).
 """
 
 import random
@@ -13,7 +13,7 @@ from pathlib import Path
 from gritrag.config import DataConfig, GenerativeConfig, SourceConfig, TrainConfig
 from gritrag.model.decode import end_token_ids
 from gritrag.model.grit import GritModel
-from gritrag.prompts import chat_segments
+from gritrag.prompts import Message, chat_segments
 from gritrag.records import Document
 from gritrag.tokens import TokenIds
 from gritrag.train.rows import Chat, Passage, Question, read_source
@@ -107,7 +107,8 @@ class Source:
                 room = self._data.tokens_per_step - costs[row]
             batches[-1].append(row)
         if len(batches) > 1 and len(batches[-1]) == 1:  # a batch of one has no negatives
-            batches[-2] += batches.pop()
+            alone = batches.pop()
+            batches[-1] += alone
         return batches
 
     def _cost(self, row: Passage | Chat) -> float:
@@ -186,7 +187,9 @@ class Dress:
         stop = model.template.stop
         self._end = self._encoder.scaffold_ids(stop[0]) if stop else [model.tokenizer.eos_token_id]
 
-    def passages(self, source: Source, passages: Sequence[Passage], rng: random.Random, is_full: bool = False) -> RetrievalStep:
+    def passages(
+        self, source: Source, passages: Sequence[Passage], rng: random.Random, is_full: bool = False
+    ) -> RetrievalStep:
         """Cut and dress one batch of passages with their questions and negatives."""
         documents: list[TokenIds] = []
         texts: list[str] = []
@@ -253,8 +256,8 @@ class Dress:
     def cut(self, passage: Passage) -> tuple[str, list[Question]]:
         """A passage within `max_document_tokens`, and its questions that can still be answered from what is kept.
 
-        The beginning is kept, or a stretch that begins at the sentence of an answer if the beginning holds none. Answers in
-        words of their own (found nowhere in the passage) are dropped with what they may have summed up.
+        The beginning is kept, or a stretch that begins at the sentence of an answer if the beginning holds none.
+        Answers in words of their own (found nowhere in the passage) are dropped with what they may have summed up.
         """
         text = passage.text.strip()
         kept = self._fit(text)
@@ -296,10 +299,7 @@ class Dress:
 
     def chat(self, chat: Chat) -> tuple[list[int], list[bool]]:
         """Token ids of one chat, and which are the assistant's, its end token included."""
-        segments = chat_segments(
-            list(chat.messages),
-            lambda messages: self._model.tokenizer.apply_chat_template(messages, tokenize=False),
-        )
+        segments = chat_segments(list(chat.messages), self._render)
         roles = iter([message["role"] for message in chat.messages])
         ids: list[int] = []
         is_target: list[bool] = []
@@ -314,3 +314,7 @@ class Dress:
                 is_after_answer = False
             ids += new
         return ids, is_target
+
+    def _render(self, messages: list[Message]) -> str:
+        turns = [dict(message) for message in messages]
+        return str(self._model.tokenizer.apply_chat_template(turns, tokenize=False))

@@ -1,11 +1,12 @@
 """From trained weights to a checkpoint directory that `GritModel.from_pretrained` loads."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
-from torch import nn
+import torch
 
 from gritrag.config import CheckpointConfig, TrainConfig
-from gritrag.model.adapter import extract
+from gritrag.model.adapter import PeftModel, extract
 from gritrag.model.grit import GritModel
 
 ADAPTER = "adapter"
@@ -24,7 +25,13 @@ def load_base(config: TrainConfig, device: str) -> GritModel:
     )
 
 
-def export(model: GritModel, adapter: nn.Module | None, config: TrainConfig, folder: Path) -> str:
+def export(
+    model: GritModel,
+    adapter: PeftModel | None,
+    config: TrainConfig,
+    folder: Path,
+    moments: Mapping[str, torch.Tensor] | None = None,
+) -> str:
     """Write the checkpoint.
 
     Args:
@@ -32,6 +39,7 @@ def export(model: GritModel, adapter: nn.Module | None, config: TrainConfig, fol
         adapter: peft's wrapper where an adapter was trained; None where weights were, of which it is then extracted.
         config: the recipe.
         folder: made, or written over.
+        moments: of the layers' inputs, for an extracted adapter; see `gritrag.model.adapter.extract`.
 
     Returns:
         what was written, in one line; for an extracted adapter, what the extraction costs.
@@ -48,10 +56,10 @@ def export(model: GritModel, adapter: nn.Module | None, config: TrainConfig, fol
         told = f"the trained adapter of rank {settings.rank}"
     else:
         weights = load_base(config, "cpu").lm.state_dict()
-        cost = extract(model.lm, weights, settings.rank, folder / ADAPTER, config.base)
+        cost = extract(model.lm, weights, settings.rank, folder / ADAPTER, config.base, moments)
         told = (
             f"an adapter of rank {settings.rank} extracted from the change of weights: {cost.nbytes / 1e6:.1f} MB, "
-            f"{cost.relative_error:.1%} of the change lost (Frobenius norm)"
+            f"loses {cost.weight_error:.1%} of the change of weights, {cost.output_error:.1%} of that of outputs"
         )
     CheckpointConfig(
         base=base,

@@ -1,7 +1,7 @@
 """Gradients through outputs that many losses share, one chunk in memory at a time (GradCache, Gao et al. 2021).
 
-A function is run over chunks and its outputs are handed out as leaves. Losses of any kind, and any number of them, are taken
-on the leaves and back-propagated at once, so their own memory is free before the next is computed. In the end
+A function is run over chunks and its outputs are handed out as leaves. Losses of any kind, and any number of them, are
+taken on the leaves and back-propagated at once, so their own memory is free before the next is computed. In the end
 `backward` carries the gathered gradients through the function, once.
 """
 
@@ -14,7 +14,7 @@ Chunk = TypeVar("Chunk")
 
 
 class GradCache(Generic[Chunk]):
-    """Outputs of `function` over `chunks`, detached: `leaves[c][o]` is output `o` of chunk `c` and gathers its gradient.
+    """Runs `function` over `chunks`. `leaves[c][o]` is output `o` of chunk `c`, detached; it gathers its gradient.
 
     Args:
         function: from a chunk to a tuple of tensors; deterministic.

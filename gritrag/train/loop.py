@@ -1,7 +1,7 @@
 """The training loop: a recipe in, a run's folder and a checkpoint out. Stops when told to, and resumes exactly.
 
-    python -m gritrag.train.loop configs/default.yaml lr=1e-4
-    torchrun --nproc-per-node 2 -m gritrag.train.loop configs/default.yaml
+python -m gritrag.train.loop configs/default.yaml lr=1e-4
+torchrun --nproc-per-node 2 -m gritrag.train.loop configs/default.yaml
 """
 
 import math
@@ -20,7 +20,8 @@ from torch import nn
 from tqdm import tqdm
 
 from gritrag.config import TrainConfig
-from gritrag.model.adapter import attach, linear_layers
+from gritrag.model.adapter import PeftModel, attach, input_moments, linear_layers
+from gritrag.model.grit import GritModel
 from gritrag.train.data import Mixture, RetrievalStep
 from gritrag.train.export import export, load_base
 from gritrag.train.metrics import Metrics
@@ -54,6 +55,7 @@ class Trainer:
         self.model = load_base(config, str(self.accelerator.device) if config.device == "auto" else config.device)
         if self.model.rotation is None:
             raise ValueError(f"{config.base} cannot be trained to answer from states: its keys cannot be moved")
+        torch.manual_seed(config.seed)  # an adapter begins at random
         self._adapter = self._choose_parameters()
         self.parameters = {name: p for name, p in self.model.lm.named_parameters() if p.requires_grad}
         if config.init:
@@ -67,11 +69,12 @@ class Trainer:
         self.progress = Progress()
         self._is_told_to_stop = False
 
-    def _choose_parameters(self) -> nn.Module | None:
+    def _choose_parameters(self) -> PeftModel | None:
         """Freeze what is not trained; the adapter, where one is."""
         lm, settings = self.model.lm, self.config.adapter
         if settings.method == "lora":
-            return attach(lm, settings.rank, settings.alpha)
+            init = Path(settings.init) if settings.init else None
+            return attach(lm, settings.rank, settings.alpha, init)
         trained = {id(p) for layer in linear_layers(lm).values() for p in layer.parameters(recurse=False)}
         for parameter in lm.parameters():
             parameter.requires_grad_(settings.embeddings or id(parameter) in trained)
@@ -96,9 +99,37 @@ class Trainer:
             self._tell(f"stopped at step {self.progress.step}; the same command goes on from there")
             return None
         if self.is_first:
-            self._tell(export(self.model, self._adapter, self.config, self.run / "checkpoint"))
+            self.ship()
         self.accelerator.wait_for_everyone()
         return self.run / "checkpoint"
+
+    def ship(self) -> None:
+        """Write the checkpoint, load it, and record how it does on the validation samples beside the trained model."""
+        folder, settings = self.run / "checkpoint", self.config.adapter
+        moments: dict[str, torch.Tensor] = {}
+        if settings.method == "full" and settings.calibration_steps:
+            with input_moments(self.model.lm) as moments:
+                self._calibrate(settings.calibration_steps)
+        self._tell(export(self.model, self._adapter, self.config, folder, moments))
+        if self.config.validation.paths:
+            shipped = ReadOnce(GritModel.from_pretrained(folder, dtype=self.config.dtype, device="cpu"), self.config)
+            found = Validation(self.config, shipped)()
+            Metrics(self.run, self.progress.step).write({"step": self.progress.step, "shipped": found})
+            self._tell("shipped: " + ", ".join(f"{name} {value:.3f}" for name, value in found.items()))
+
+    @torch.no_grad()
+    def _calibrate(self, steps: int) -> None:
+        """Read, embed and answer as in training: those are the inputs that an adapter should be right for."""
+        first = self.progress.step
+        for number in range(first, first + steps):
+            step = self.mixture.step(number)
+            if isinstance(step, RetrievalStep):
+                states = self.read_once.read(step.documents).states
+                self.read_once.read(step.queries, with_states=False)
+                for chunk in self.read_once.chunks(step, is_full=False):
+                    self.read_once.contexts.placed(states, chunk)
+            else:
+                self.read_once.contexts.run(step.ids)
 
     def _steps(self) -> None:
         """Steps, validations and snapshots until the end or a signal; a snapshot at the last step in any case."""
@@ -107,7 +138,11 @@ class Trainer:
         if self.progress.step == 0:
             self._validate(metrics)
         with tqdm(
-            total=self.config.steps, initial=self.progress.step, desc=self.config.name, disable=not self.is_first
+            total=self.config.steps,
+            initial=self.progress.step,
+            desc=self.config.name,
+            mininterval=2,
+            disable=not self.is_first,
         ) as bar:
             while not self.is_done and not self._must_stop():
                 record = self._timed_step()

@@ -24,7 +24,7 @@ class Metrics:
         kept = [
             line
             for line in self._lines()
-            if (record := json.loads(line))["step"] < step or (record["step"] == step and "validation" in record)
+            if (record := json.loads(line))["step"] < step or (record["step"] == step and "losses" not in record)
         ]
         (run / FILE).write_text("".join(line + "\n" for line in kept), "utf-8")
 

@@ -6,7 +6,7 @@ Shape letters: `Q` queries, `N` documents, `D` dim, `A` answer tokens of a chunk
 from collections.abc import Sequence
 
 import torch
-from torch.nn import functional as F
+from torch.nn.functional import cross_entropy, kl_div, log_softmax, normalize, one_hot
 
 from gritrag.config import ContrastiveConfig, GenerativeConfig
 
@@ -16,8 +16,8 @@ class Contrastive:
 
     Args (`ContrastiveConfig`):
         temperature: similarities are divided by it.
-        false_negative_margin: a document that is nearer to the query than its positive by more than this is taken for an
-            unmarked positive, and no negative (Qwen3-Embedding, section 3). None for no such mask.
+        false_negative_margin: a document that is nearer to the query than its positive by more than this is taken for
+            an unmarked positive, and no negative (Qwen3-Embedding, section 3). None for no such mask.
         matryoshka_dims: the loss is the mean over vectors cut to these lengths, normalised again (Kusupati et al.
             2022); empty for the whole vector.
         symmetric: add the loss from documents to queries, with all queries of a document as its positives.
@@ -49,20 +49,20 @@ class Contrastive:
         losses = []
         with torch.autocast(queries_QD.device.type, enabled=False):  # bfloat16 cannot tell near similarities apart
             for dim in dims:
-                queries, documents = (F.normalize(v[:, :dim].float(), dim=-1) for v in (queries_QD, documents_ND))
+                queries, documents = (normalize(v[:, :dim].float(), dim=-1) for v in (queries_QD, documents_ND))
                 losses.append(self._loss(queries @ documents.T, positive_Q, candidates_QN))
         return torch.stack(losses).mean()
 
     def _loss(
         self, similarity_QN: torch.Tensor, positive_Q: torch.Tensor, candidates_QN: torch.Tensor | None
     ) -> torch.Tensor:
-        is_positive_QN = F.one_hot(positive_Q, similarity_QN.shape[1]).bool()
+        is_positive_QN = one_hot(positive_Q, similarity_QN.shape[1]).bool()
         allowed_QN = torch.ones_like(is_positive_QN) if candidates_QN is None else candidates_QN | is_positive_QN
         if self.config.false_negative_margin is not None:
             limit_Q1 = similarity_QN.gather(1, positive_Q[:, None]).detach() + self.config.false_negative_margin
             allowed_QN = allowed_QN & ((similarity_QN <= limit_Q1) | is_positive_QN)
         logits_QN = (similarity_QN / self.config.temperature).masked_fill(~allowed_QN, -torch.inf)
-        loss = F.cross_entropy(logits_QN, positive_Q)
+        loss = cross_entropy(logits_QN, positive_Q)
         if self.config.symmetric:
             asked_N = is_positive_QN.any(0)
             to_positives_N = logits_QN.masked_fill(~is_positive_QN, -torch.inf)[:, asked_N].logsumexp(0)
@@ -104,11 +104,11 @@ class Generative:
 
     def __call__(self, logits_AV: torch.Tensor, target_A: torch.Tensor, weight_A: torch.Tensor) -> torch.Tensor:
         """Weighted sum over tokens, a scalar."""
-        return (F.cross_entropy(logits_AV.float(), target_A, reduction="none") * weight_A).sum()
+        return (cross_entropy(logits_AV.float(), target_A, reduction="none") * weight_A).sum()
 
 
 class Distill:
-    """KL divergence from a teacher's next-token distribution (Hinton et al. 2015): own full attention, or a frozen base.
+    """KL divergence from a teacher's next-token distribution (Hinton et al. 2015), such as the model's own in full.
 
     Args (`GenerativeConfig`):
         distill_temperature: both distributions are softened by it; the loss is scaled by its square.
@@ -119,6 +119,6 @@ class Distill:
 
     def __call__(self, logits_AV: torch.Tensor, teacher_AV: torch.Tensor, weight_A: torch.Tensor) -> torch.Tensor:
         """Weighted sum over tokens, a scalar; no gradient goes into the teacher."""
-        student, teacher = (F.log_softmax(x.float() / self.temperature, -1) for x in (logits_AV, teacher_AV.detach()))
-        divergence_A = F.kl_div(student, teacher, reduction="none", log_target=True).sum(-1)
+        student, teacher = (log_softmax(x.float() / self.temperature, -1) for x in (logits_AV, teacher_AV.detach()))
+        divergence_A = kl_div(student, teacher, reduction="none", log_target=True).sum(-1)
         return (divergence_A * weight_A).sum() * self.temperature**2

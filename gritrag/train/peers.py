@@ -11,7 +11,6 @@ import torch.distributed as dist
 from torch import nn
 from torch.distributed.nn.functional import all_gather
 
-
 Item = TypeVar("Item")
 
 

@@ -1,4 +1,4 @@
-"""The read-once step: every document is read once with gradients, and both losses are taken on what that reading leaves.
+"""The read-once step: every document is read once with gradients, and both losses are taken on what that leaves.
 
 The reading's vectors and states are leaves of a `GradCache`: the contrastive loss and each chunk of answers are
 back-propagated into them at once, and in the end the gathered gradients go through the reading a single time.
@@ -189,7 +189,7 @@ class ReadOnce:
         return StepLosses({"full": value} if kept else {}, sum(lengths[:kept]), answers=kept)
 
     def _chat(self, step: ChatStep) -> StepLosses:
-        """Next-token loss on the assistant's turns: a chat is an answer of many parts, so its tokens are picked by hand."""
+        """Next-token loss on the assistant's turns."""
         picked = [[column for column, wanted in enumerate(row) if wanted and column > 0] for row in step.is_target]
         chats = [row for row, columns in enumerate(picked) if columns]
         lengths = [len(step.ids[row]) for row in chats]

@@ -1,10 +1,10 @@
-"""Rows of a training file, as they are on disk, become passages with their questions, or chats. A broken row is refused.
+"""Rows of a training file become passages with their questions, or chats. A broken row is refused.
 
 Kinds of rows, told apart by their keys:
 
 - ``{"question", "passage", "answers", "title"}``: one passage, one question; `answers` may be empty;
 - ``{"question", "documents", "answers"}``: the first document answers the question, the others do not;
-- ``{"query", "pos", "neg", "instruction"}``, or GritLM's, whose texts may be ``[instruction, text]``: the first of `pos`;
+- ``{"query", "pos", "neg", "instruction"}``, where texts may be GritLM's ``[instruction, text]``: the first of `pos`;
 - ``{"messages"}``: a chat; GritLM's ``{"text": [user, assistant, ...]}`` too.
 """
 

@@ -1,13 +1,13 @@
-"""What a run leaves on disk so that it can go on: weights, optimizer and counters, complete or absent, never half there.
+"""What a run leaves on disk so that it can go on: weights, optimizer and counters, complete or absent.
 
-    runs/<name>/
-        config.yaml              the recipe as it was run
-        metrics.jsonl            one line per step and per validation
-        step-00000120/
-            weights.safetensors  trainable parameters by name
-            optimizer.safetensors  "<parameter>/<field>", and torch's random state
-            state.json           step, seconds, version
-        checkpoint/              what `GritModel.from_pretrained` loads, written at the end
+runs/<name>/
+    config.yaml              the recipe as it was run
+    metrics.jsonl            one line per step and per validation
+    step-00000120/
+        weights.safetensors  trainable parameters by name
+        optimizer.safetensors  "<parameter>/<field>", and torch's random state
+        state.json           step, seconds, version
+    checkpoint/              what `GritModel.from_pretrained` loads, written at the end
 """
 
 import json

@@ -12,7 +12,7 @@ import torch
 from gritrag.config import SourceConfig, TrainConfig
 from gritrag.train.data import Dress, Prompted, RetrievalStep
 from gritrag.train.read_once import ReadOnce
-from gritrag.train.rows import read_source
+from gritrag.train.rows import Question, read_source
 
 
 class Validation:
@@ -35,7 +35,7 @@ class Validation:
         settings, dress = config.validation, Dress(self._read_once.model, config)
         passages, _ = read_source(Path(config.data.data_dir) / path, SourceConfig(path=path))
         rng = random.Random(f"{config.seed}/{path}")
-        chosen = []
+        chosen: list[tuple[str, Question]] = []
         for passage in rng.sample(passages, len(passages)):
             text, questions = dress.cut(passage)
             if questions and len(chosen) < settings.documents:

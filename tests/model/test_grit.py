@@ -36,7 +36,9 @@ def test_the_instruction_is_read_but_not_pooled(tiny_model: GritModel) -> None:
 def test_a_title_is_read(tiny_model: GritModel) -> None:
     plain, titled = tiny_model.encode_document(["text", Document("text", title="Title")])
     assert not np.allclose(plain, titled, atol=1e-3)
-    assert tiny_model.document_token_ids(Document("text", title="Title")) == tiny_model.document_token_ids("Title\ntext")
+    assert tiny_model.document_token_ids(Document("text", title="Title")) == tiny_model.document_token_ids(
+        "Title\ntext"
+    )
 
 
 def test_greedy_text_is_that_of_transformers(tiny_model: GritModel) -> None:
@@ -144,3 +146,11 @@ def test_nul_and_control_tokens_are_data(tiny_model: GritModel) -> None:
 def test_bad_prompts_are_refused(tiny_model: GritModel, prompt: object, options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         tiny_model.generate([prompt] if prompt == [] else prompt, **options)
+
+
+def test_rows_that_end_early_do_not_disturb_the_others(tiny_model: GritModel) -> None:
+    prompts = TEXTS
+    alone = [tiny_model.generate(p, max_new_tokens=20, repetition_penalty=1.3) for p in prompts]
+    stop = alone[0][2:4]
+    expected = [text.split(stop)[0] for text in alone]
+    assert tiny_model.generate(prompts, max_new_tokens=20, repetition_penalty=1.3, stop=stop) == expected

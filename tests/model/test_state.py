@@ -50,9 +50,7 @@ def test_undo_is_the_inverse_of_rotate(architecture: str) -> None:
     keys = torch.randn(3, 2, 9, 8)
     positions = torch.tensor([0, 3, 4, 90, 91, 92, 300, 7, 1])
     torch.testing.assert_close(rotation.undo(rotation.rotate(keys, positions), positions), keys, atol=1e-5, rtol=0)
-    torch.testing.assert_close(
-        rotation.apply(keys, 40), rotation.rotate(keys, torch.arange(40, 49)), atol=1e-5, rtol=0
-    )
+    torch.testing.assert_close(rotation.apply(keys, 40), rotation.rotate(keys, torch.arange(40, 49)), atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("architecture", WITH_STATES)

@@ -4,20 +4,18 @@ import math
 
 import pytest
 import torch
-from torch.nn import functional as F
+from torch.nn.functional import normalize
 
 from gritrag.config import ContrastiveConfig, GenerativeConfig
 from gritrag.train.objectives import Contrastive, Distill, Generative
 
 
 def unit(*rows: tuple[float, ...]) -> torch.Tensor:
-    return F.normalize(torch.tensor(rows), dim=-1)
+    return normalize(torch.tensor(rows, dtype=torch.float32), dim=-1)
 
 
 def by_hand(similarity: list[float], positive: int, temperature: float) -> float:
-    return -math.log(
-        math.exp(similarity[positive] / temperature) / sum(math.exp(s / temperature) for s in similarity)
-    )
+    return -math.log(math.exp(similarity[positive] / temperature) / sum(math.exp(s / temperature) for s in similarity))
 
 
 QUERIES = unit((1, 0, 0), (0, 1, 0.2), (0.3, 1, 0))
@@ -55,7 +53,7 @@ def test_matryoshka_is_the_mean_over_cut_vectors() -> None:
     positive = torch.tensor([0, 1, 1])
     both = Contrastive(ContrastiveConfig(**PLAIN, matryoshka_dims=(2, 3)))(QUERIES, DOCUMENTS, positive)
     plain = Contrastive(ContrastiveConfig(**PLAIN))
-    cut = plain(F.normalize(QUERIES[:, :2], dim=-1), F.normalize(DOCUMENTS[:, :2], dim=-1), positive)
+    cut = plain(normalize(QUERIES[:, :2], dim=-1), normalize(DOCUMENTS[:, :2], dim=-1), positive)
     assert both.item() == pytest.approx((cut + plain(QUERIES, DOCUMENTS, positive)).item() / 2, abs=1e-5)
     with pytest.raises(ValueError, match=r"go to 8, the vectors have 3"):
         Contrastive(ContrastiveConfig(matryoshka_dims=(8,)))(QUERIES, DOCUMENTS, positive)

@@ -90,7 +90,7 @@ GOOD = json.dumps({"question": "q?", "passage": "p", "answers": []})
 def test_a_broken_row_is_refused_by_file_and_line(tmp_path: Path, line: str, told: str) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text(f"{GOOD}\n\n{line}\n", "utf-8")
-    with pytest.raises(ValueError, match="a.jsonl, line 3: broken row: ") as error:
+    with pytest.raises(ValueError, match=r"a\.jsonl, line 3: broken row: ") as error:
         read(path)
     assert told in str(error.value)
 

@@ -1,10 +1,11 @@
-"""The demo: sixty passages, one question each, and every answer literally in its passage."""
+"""The corpus: sixty passages, one question each, and every answer literally in its passage."""
 
 import pytest
 
-from gritrag.demo import corpus, is_right, questions
+from gritrag.corpus import documents, questions
+from gritrag.demo import is_right
 
-CORPUS = corpus()
+CORPUS = documents()
 QUESTIONS = questions()
 
 

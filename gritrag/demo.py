@@ -1,26 +1,16 @@
 """The demo: questions about an invented corpus, answered from text and from states, side by side."""
 
-import json
 import re
 from collections.abc import Callable, Iterator, Sequence
-from importlib.resources import files
 from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
-from gritrag import RAG, Answer, Document, GritModel, Index
-from gritrag.index.sources import Source, read_source
+from gritrag import RAG, Answer, GritModel, Index
+from gritrag.corpus import Question, documents, questions
 from gritrag.ingest import open_or_create
 
 MAX_NEW_TOKENS = 32
-
-
-class Question(NamedTuple):
-    """A question, the spans of text that answer it, and the document that they stand in."""
-
-    question: str
-    answers: list[str]
-    document_id: str
 
 
 class Exchange(NamedTuple):
@@ -57,21 +47,6 @@ def first_token(answer: Answer) -> float:
     return answer.timings.first_token - answer.timings.retrieve
 
 
-def corpus() -> list[Document]:
-    """Sixty passages about things that do not exist, so that no model can know the answers beforehand."""
-    return list(read_source(Source(_file("corpus.jsonl"), "corpus.jsonl")))
-
-
-def questions(count: int | None = None) -> list[Question]:
-    """One per passage; or `count` of them, spread evenly over the corpus."""
-    every = [Question(**json.loads(line)) for line in _file("questions.jsonl").read_text("utf-8").splitlines()]
-    if count is None:
-        return every
-    if not 1 <= count <= len(every):
-        raise ValueError(f"the demo has {len(every)} questions: ask from 1 to {len(every)}, not {count}")
-    return [every[number * len(every) // count] for number in range(count)]
-
-
 def is_right(text: str, answers: Sequence[str]) -> bool:
     """Whether one of `answers` stands in `text`, word for word, without regard to case, punctuation and articles."""
     said = f" {_words(text)} "
@@ -81,7 +56,7 @@ def is_right(text: str, answers: Sequence[str]) -> bool:
 def build(folder: Path, model: GritModel) -> Index:
     """An index of the corpus in `folder`, or the one that is there, brought up to date."""
     index = open_or_create(folder, model)
-    index.add(corpus(), show_progress_bar=True)
+    index.add(documents(), show_progress_bar=True)
     return index
 
 
@@ -136,7 +111,3 @@ def _exchange_lines(exchange: Exchange) -> str:
 def _words(text: str) -> str:
     words = re.findall(r"\w+", text.lower().replace("'", ""))
     return " ".join(word for word in words if word not in ("a", "an", "the"))
-
-
-def _file(name: str) -> Path:
-    return Path(str(files("gritrag") / "demo" / name))

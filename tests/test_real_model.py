@@ -1,0 +1,68 @@
+"""Claims about the real 135M model: what it answers from states is what it answers from text."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+
+from gritrag import RAG, GritModel, Hit, Index
+from gritrag.corpus import documents, questions
+from gritrag.model.load import BUILT_IN, locate
+
+COUNT = 6
+
+
+@pytest.fixture(scope="module")
+def index(real_model: GritModel, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Index]:
+    with Index.create(tmp_path_factory.mktemp("real") / "index", model=real_model, states="float32") as index:
+        index.add(documents()[:COUNT])
+        yield index
+
+
+def test_its_probes_pass(real_model: GritModel) -> None:
+    assert [probe.outcome for probe in real_model.probes] == ["works"] * 3
+
+
+def test_one_document_is_answered_token_for_token_as_uncached(real_model: GritModel, index: Index) -> None:
+    for question in questions()[:COUNT]:
+        hits = [Hit(document, 1.0, 1) for document in index.get([question.document_id])]
+        cached, uncached = (
+            RAG(index, mode=mode).ask(question.question, hits=hits, max_new_tokens=16)
+            for mode in ("doc-cache", "doc-query")
+        )
+        assert cached.text == uncached.text
+        assert cached.exact
+        assert cached.usage.prompt_tokens == uncached.usage.prompt_tokens
+        assert cached.usage.cached_tokens == len(real_model.document_token_ids(hits[0].document))
+
+
+def test_padding_and_company_change_no_vector(real_model: GritModel) -> None:
+    texts = [document.content for document in documents()[:4]] + ["One short line."]
+    together = real_model.encode_document(texts)
+    alone = np.concatenate([real_model.encode_document([text]) for text in texts])
+    np.testing.assert_allclose(together, alone, atol=1e-4)
+
+
+def test_greedy_text_is_that_of_transformers(real_model: GritModel) -> None:
+    chat = [{"role": "user", "content": "What is the capital of France?"}]
+    ids = real_model.prompt_ids(chat)
+    rendered = real_model.tokenizer.apply_chat_template(chat, add_generation_prompt=True)["input_ids"]
+    assert ids == rendered
+    generated = real_model.lm.generate(torch.tensor([ids]), max_new_tokens=12, do_sample=False)[0, len(ids) :]
+    text = real_model.tokenizer.decode(generated, skip_special_tokens=True)
+    assert real_model.generate(chat, max_new_tokens=12) == text
+    assert "Paris" in text
+
+
+def test_gguf_file_package_and_built_in_name_are_the_same_model(real_model: GritModel) -> None:
+    file = locate("smollm2-135m")
+    assert file == locate(BUILT_IN["smollm2-135m"].package)
+    assert file.suffix == ".gguf"
+    model = GritModel.from_pretrained(file, dtype="float32")
+    assert model.fingerprint == real_model.fingerprint
+
+
+def test_words_find_their_documents(index: Index) -> None:
+    found = [index.search(q.question, 1, mode="hybrid")[0].document.id == q.document_id for q in questions()[:COUNT]]
+    assert sum(found) >= COUNT - 2
