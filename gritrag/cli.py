@@ -223,7 +223,7 @@ def demo(
 @app.command()
 def train(
     recipe: Annotated[str, typer.Argument(help="YAML file, such as configs/default.yaml.")],
-    overrides: Annotated[list[str] | None, typer.Argument(help="Settings to change: lr=1e-4 ...")] = None,
+    overrides: Annotated[list[str] | None, typer.Option("--set", help="A setting to change: lr=1e-4.")] = None,
 ) -> None:
     """Train a recipe. The same command resumes a run that was stopped."""
     try:

@@ -11,6 +11,7 @@ from typing import Literal, NamedTuple
 import torch
 
 from gritrag import GritModel
+from gritrag.model.load import has_native_bf16, pick_device
 
 WAL_RESET_FIXED = (3, 51, 3)
 LOW_DISK_BYTES = 5 * 10**9
@@ -61,16 +62,9 @@ def torch_build() -> Finding:
 
 
 def native_bf16() -> Finding:
-    if torch.cuda.is_available():
-        native = torch.cuda.is_bf16_supported(including_emulation=False)
-    elif hasattr(torch.cpu, "get_capabilities"):
-        able = torch.cpu.get_capabilities()
-        native = any(able.get(name, False) for name in ("amx_bf16", "avx512_bf16", "bf16"))
-    else:
-        return Finding("bfloat16", "note", f"torch {torch.__version__} cannot tell whether this CPU has it")
-    if native:
+    if has_native_bf16(pick_device("auto")):
         return Finding("bfloat16", "ok", "native")
-    return Finding("bfloat16", "note", "emulated on this machine: float32 may be faster (--dtype float32)")
+    return Finding("bfloat16", "note", "emulated on this machine, so --dtype auto is float32")
 
 
 def faiss(installed: set[str]) -> Finding:

@@ -33,9 +33,10 @@ COMMANDS = {
     "verify": f"--index -i --repair {MODEL} --json",
     "doctor": "--folder --model -m --json",
     "demo": f"--questions --index -i -k {MODEL} --json",
-    "train": "recipe overrides",
+    "train": "recipe --set",
     "bench": "",
-    "bench first-token": f"{MODEL} --json",
+    "bench first-token": f"--documents --tokens --states --repetitions {MODEL} --json",
+    "bench reading": f"{MODEL} --json",
 }
 
 

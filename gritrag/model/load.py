@@ -242,8 +242,12 @@ def pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
         if not isinstance(found, torch.dtype) or not found.is_floating_point:
             raise ValueError(f"no dtype {dtype!r}; use auto, float32, bfloat16 or float16")
         return found
+    return torch.bfloat16 if has_native_bf16(device) else torch.float32
+
+
+def has_native_bf16(device: torch.device) -> bool:
+    """Whether the hardware computes in bfloat16, rather than emulating it."""
     if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
-    capabilities = torch.cpu.get_capabilities()
-    has_bf16 = device.type == "cpu" and (capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
-    return torch.bfloat16 if has_bf16 else torch.float32
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    able = torch.cpu.get_capabilities() if device.type == "cpu" else {}
+    return any(able.get(name, False) for name in ("amx_bf16", "avx512_bf16", "bf16"))

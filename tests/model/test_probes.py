@@ -7,6 +7,7 @@ import torch
 from architectures import CONFIGS, make_lm
 
 from gritrag.config import CheckpointConfig
+from gritrag.model import state
 from gritrag.model.attention import Attention, bidirectional_view, decoder_stack
 from gritrag.model.grit import GritModel
 from gritrag.model.probes import probe
@@ -51,8 +52,6 @@ def test_a_model_that_is_not_causal_is_refused() -> None:
 
 
 def test_a_cache_that_forgets_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    from gritrag.model import state
-
     monkeypatch.setattr(state.PlacedLayer, "get_seq_length", lambda self: self.length - 1)
     monkeypatch.setattr(state.PlacedLayer, "get_mask_sizes", lambda self, q: (self.length + q, 1))
     assert probe(make_lm("llama")).probes[2].outcome == "refused"
