@@ -70,13 +70,13 @@ class Encoder:
         )
         added = getattr(tokenizer, "added_tokens_decoder", {})
         self.control_ids = {i for i, token in added.items() if token.special} | set(tokenizer.all_special_ids)
+        self._never_content = self.control_ids - {tokenizer.unk_token_id}  # what an unknown word may become
 
     def content_ids(self, text: str) -> list[int]:
         """Ids of user text, stripped, with every control token in it taken as plain characters."""
         text = check_text(text, "a text").strip()
         ids = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"]
-        unknown = {self.tokenizer.unk_token_id}
-        assert not (set(ids) & self.control_ids) - unknown, f"content became control tokens: {text[:80]!r}"
+        assert self._never_content.isdisjoint(ids), f"content became control tokens: {text[:80]!r}"
         return ids
 
     def scaffold_ids(self, text: str) -> list[int]:

@@ -89,9 +89,9 @@ def extract(
 ) -> Extraction:
     """Write the adapter of this rank that is nearest to the change of the linear layers since `base`.
 
-    Nearest in the outputs for the inputs whose `moments` are given: the truncated SVD of the difference times the root of
-    the moments is the best there is (Eckart and Young 1936; Wang et al. 2024, SVD-LLM). Without moments, nearest in the
-    weights. Factors are stored in float16.
+    Nearest in the outputs for the inputs whose `moments` are given: the truncated SVD of the difference times the root
+    of the moments is the best there is (Eckart and Young 1936; Wang et al. 2024, SVD-LLM). Without moments, nearest in
+    the weights. Factors are stored in float16.
 
     Args:
         lm: the trained model.
@@ -112,12 +112,8 @@ def extract(
         tensors[f"base_model.model.{layer}.lora_A.weight"] = down.cpu().contiguous()
         tensors[f"base_model.model.{layer}.lora_B.weight"] = up.cpu().contiguous()
         lost = difference - up.float() @ down.float()
-        parts = [
-            lost,
-            difference,
-            *((x @ root for x in (lost, difference)) if root is not None else (lost, difference)),
-        ]
-        sums += torch.tensor([float(part.square().sum()) for part in parts], dtype=torch.float64)
+        seen = (lost, difference) if root is None else (lost @ root, difference @ root)
+        sums += torch.tensor([float(part.square().sum()) for part in (lost, difference, *seen)], dtype=torch.float64)
     folder.mkdir(parents=True, exist_ok=True)
     save_file(tensors, folder / ADAPTER_WEIGHTS, metadata={"format": "pt"})
     _write_config(folder, rank, sorted(layers), name)

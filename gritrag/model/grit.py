@@ -272,9 +272,10 @@ class GritModel:
             raise ValueError(f"{what} {number} is empty: there is nothing to embed; leave it out")
         prompt = self.encoder.encode(segments)
         if len(prompt.ids) > self.max_document_tokens:
+            remedy = "cut it with gritrag.chunk_documents first" if what == "document" else "shorten it"
             raise ValueError(
                 f"{what} {number} has {len(prompt.ids)} tokens, this model reads at most {self.max_document_tokens}; "
-                "cut it with gritrag.chunk_documents first"
+                f"{remedy}"
             )
         return prompt
 

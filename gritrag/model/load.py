@@ -70,7 +70,9 @@ def load(name: str | Path, dtype: torch.dtype, device: torch.device, trust_remot
         lm, tokenizer, weights = _load_base(path, dtype, trust_remote_code)
         return Loaded(_ready(lm, device), tokenizer, CheckpointConfig(base=str(name)), weights, "none")
     config = CheckpointConfig.load(path)
-    lm, tokenizer, weights = _load_base(locate(config.base), dtype, trust_remote_code)
+    beside = path / config.base  # a base inside the checkpoint's folder, or next to it
+    base = _model_in(beside) if beside.is_dir() else locate(config.base)
+    lm, tokenizer, weights = _load_base(base, dtype, trust_remote_code)
     adapter = "none"
     if config.adapter is not None:
         folder = path / config.adapter

@@ -109,27 +109,14 @@ class Trainer:
         moments: dict[str, torch.Tensor] = {}
         if settings.method == "full" and settings.calibration_steps:
             with input_moments(self.model.lm) as moments:
-                self._calibrate(settings.calibration_steps)
+                for number in range(settings.calibration_steps):
+                    self.read_once.forward(self.mixture.step(self.progress.step + number))
         self._tell(export(self.model, self._adapter, self.config, folder, moments))
         if self.config.validation.paths:
             shipped = ReadOnce(GritModel.from_pretrained(folder, dtype=self.config.dtype, device="cpu"), self.config)
             found = Validation(self.config, shipped)()
             Metrics(self.run, self.progress.step).write({"step": self.progress.step, "shipped": found})
             self._tell("shipped: " + ", ".join(f"{name} {value:.3f}" for name, value in found.items()))
-
-    @torch.no_grad()
-    def _calibrate(self, steps: int) -> None:
-        """Read, embed and answer as in training: those are the inputs that an adapter should be right for."""
-        first = self.progress.step
-        for number in range(first, first + steps):
-            step = self.mixture.step(number)
-            if isinstance(step, RetrievalStep):
-                states = self.read_once.read(step.documents).states
-                self.read_once.read(step.queries, with_states=False)
-                for chunk in self.read_once.chunks(step, is_full=False):
-                    self.read_once.contexts.placed(states, chunk)
-            else:
-                self.read_once.contexts.run(step.ids)
 
     def _steps(self) -> None:
         """Steps, validations and snapshots until the end or a signal; a snapshot at the last step in any case."""

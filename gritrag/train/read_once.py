@@ -7,7 +7,7 @@ Shape letters: `N` documents, `Q` queries, `A` answer tokens of a chunk, `V` voc
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -99,7 +99,7 @@ class ReadOnce:
     def __call__(self, step: RetrievalStep | ChatStep) -> StepLosses:
         if isinstance(step, ChatStep):
             return self._chat(step)
-        return self._full(step) if step.is_full else self._placed(step)
+        return self._reread(step) if step.is_full else self._read_once(step)
 
     def read(self, prompts: Sequence[TokenIds], with_states: bool = True) -> Readings:
         """Read documents (with states) or queries (without)."""
@@ -111,19 +111,34 @@ class ReadOnce:
         budget = self.config.chunk_tokens if is_full else self.config.answer_chunk_tokens
         return [[step.answers[row] for row in rows] for rows in length_sorted_batches(lengths, len(lengths), budget)]
 
+    @torch.no_grad()
+    def forward(self, step: RetrievalStep | ChatStep) -> None:
+        """Read, embed and answer as in training, and leave nothing behind: for those who watch the layers."""
+        if isinstance(step, ChatStep):
+            self.contexts.run(step.ids)
+            return
+        states = self.read(step.documents).states
+        self.read(step.queries, with_states=False)
+        for chunk in self.chunks(step, is_full=False):
+            self.contexts.placed(states, chunk)
+
     # --- kinds of steps ---------------------------------------------------------------------------------------------
 
-    def _placed(self, step: RetrievalStep) -> StepLosses:
-        """Read once; contrastive on the vectors, answers on the states."""
-        documents = self.read(step.documents)
+    def _read_once(self, step: RetrievalStep) -> StepLosses:
+        """Contrastive on the vectors of one reading, answers on its states; or, to compare, on contexts read anew."""
+        is_placed = self.config.generative.contexts == "placed"
+        documents = self.read(step.documents, with_states=is_placed)
         losses: dict[str, float] = {}
         tokens = _tokens(step.documents)
         if self.config.contrastive.weight:
             losses |= self._compare(step, documents)
             tokens += _tokens(step.queries)
-        if self.config.generative.weight:
+        if self.config.generative.weight and is_placed:
             losses |= self._answer(step, documents.states)
             tokens += sum(len(answer.question_ids) + len(answer.answer_ids) for answer in step.answers)
+        elif self.config.generative.weight:
+            losses |= self._answer_in_full(step)
+            tokens += sum(_length(answer, step.documents) for answer in step.answers)
         documents.backward()
         return StepLosses(losses, tokens, len(step.documents), len(step.queries), len(step.answers))
 
@@ -173,20 +188,24 @@ class ReadOnce:
         wanted = ("placed", "distill") if self.config.generative.distill else ("placed",)
         return {name: losses[name] for name in wanted} if chunks else {}
 
-    def _full(self, step: RetrievalStep) -> StepLosses:
-        """The same segments as one ordinary context each, as many answers as about `tokens_per_step` allow."""
+    def _reread(self, step: RetrievalStep) -> StepLosses:
+        """Only answers, each context read as one, as many of them as about `tokens_per_step` allow."""
         lengths = [_length(answer, step.documents) for answer in step.answers]
         kept = 0
         while kept < len(lengths) and (kept == 0 or sum(lengths[: kept + 1]) <= self.config.data.tokens_per_step):
             kept += 1
-        chosen = RetrievalStep(step.source, step.documents, [], [], None, step.answers[:kept], is_full=True)
+        losses = self._answer_in_full(replace(step, answers=step.answers[:kept]))
+        return StepLosses(losses, sum(lengths[:kept]), answers=kept)
+
+    def _answer_in_full(self, step: RetrievalStep) -> dict[str, float]:
+        """Losses of all answers, their contexts read anew with ordinary attention."""
         ids = [document.ids for document in step.documents]
-        value = 0.0
-        for chunk, weight_A in self._weighted(self.chunks(chosen, is_full=True)):
+        value, chunks = 0.0, self.chunks(step, is_full=True)
+        for chunk, weight_A in self._weighted(chunks):
             loss = self._generative(*self.contexts.full(ids, chunk), weight_A)
             (loss * self.config.generative.weight).backward()
             value += loss.item()
-        return StepLosses({"full": value} if kept else {}, sum(lengths[:kept]), answers=kept)
+        return {"full": value} if chunks else {}
 
     def _chat(self, step: ChatStep) -> StepLosses:
         """Next-token loss on the assistant's turns."""

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from architectures import make_lm
 from transformers import PreTrainedTokenizerFast
 
@@ -35,6 +36,12 @@ def question_rows() -> list[dict[str, Any]]:
 def write_rows(path: Path, rows: list[dict[str, Any]]) -> Path:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
     return path
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    """More threads make tiny models slower, and far slower where the processor is shared."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """Laws of the read-once step: a reading that serves many answers gives what one long masked forward gives."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -112,6 +113,19 @@ def test_full_loss_is_that_of_an_ordinary_forward(make_model: MakeModel, recipe:
         loss = model.lm(input_ids=ids, labels=labels, position_ids=positions).loss
         losses += [loss.item()] * len(answer.answer_ids)
     assert done.losses == {"full": pytest.approx(sum(losses) / len(losses), abs=1e-4)}
+
+
+def test_two_streams_give_the_same_contrastive_loss_and_the_full_one(make_model: MakeModel, recipe: Recipe) -> None:
+    """What read-once training is compared with: every context is read anew, so many more tokens go through."""
+    model, once, two = make_model(), recipe(), recipe(generative={"contexts": "full"})
+    step = retrieval_step(model, once)
+    placed, full = ReadOnce(model, once)(step), ReadOnce(model, two)(step)
+    alone = ReadOnce(model, recipe(data={"tokens_per_step": 10_000}))(replace(step, is_full=True))
+    assert full.losses["contrastive"] == pytest.approx(placed.losses["contrastive"], abs=1e-5)
+    assert full.losses["full"] == pytest.approx(alone.losses["full"], abs=1e-5)
+    contexts = sum(len(step.documents[row].ids) for answer in step.answers for row in answer.context)
+    assert full.tokens == placed.tokens + contexts
+    model.lm.zero_grad()
 
 
 def test_answers_and_vectors_both_train_the_reading(make_model: MakeModel, recipe: Recipe) -> None:
