@@ -5,14 +5,14 @@ Shape letters: `B` batch, `T` tokens.
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from time import perf_counter
 from typing import Any
 
 from gritrag.index.index import Index
 from gritrag.model.decode import Completion, Sampling
-from gritrag.model.grit import GritModel, sampling_from
+from gritrag.model.grit import GritModel
 from gritrag.model.state import DocumentState
 from gritrag.records import Answer, Citation, Event, Hit, Timings, Usage
 
@@ -237,8 +237,8 @@ class RAG:
 
     def _options(self, sampling: Mapping[str, Any]) -> Sampling:
         """The template's stop strings are always among those that end an answer."""
-        options = sampling_from(sampling)
-        return sampling_from({**vars(options), "stop": (*options.stop, *self.model.template.stop)})
+        options = Sampling.of(sampling)
+        return replace(options, stop=(*options.stop, *self.model.template.stop))
 
     def _search(self, questions: Sequence[str], where: Mapping[str, Any] | None) -> list[list[Hit]]:
         if not self.mode.has_documents:

@@ -129,8 +129,8 @@ class GenerativeConfig(Recipe):
 
     Args:
         weight: of its loss, against the contrastive one.
-        contexts: ``placed``: answers are decoded over the states that the one reading left. ``full``: each context is read
-            anew with its question, beside the reading for vectors: GritLM's two streams, to compare with.
+        contexts: ``placed``: answers are decoded over the states that the one reading left. ``full``: each context is
+            read anew with its question, beside the reading for vectors: GritLM's two streams, to compare with.
         weighting: per ``token`` or per ``sample`` of the step, or ``mixed``: per token within a chunk, chunks alike.
         documents_per_context: a context has one of these numbers of documents.
         max_context_tokens: distractors that would make a context longer are left out.

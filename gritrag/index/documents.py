@@ -129,3 +129,14 @@ def _tokenise(model: Reader, name: str, document: Document, metadata: str) -> Ch
 
 def _kind(thing: object) -> str:
     return type(thing).__name__
+
+
+def id_list(ids: Iterable[str]) -> list[str]:
+    """Ids as a list, or a ValueError where they are something else, such as one string."""
+    if isinstance(ids, str) or not isinstance(ids, Iterable):
+        raise ValueError(f"ids must be a list of ids, not {ids!r}")
+    listed = list(ids)
+    wrong = [id for id in listed if not isinstance(id, str)]
+    if wrong:
+        raise ValueError(f"ids are strings, not {wrong[0]!r}")
+    return listed

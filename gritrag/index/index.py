@@ -16,7 +16,7 @@ from gritrag.index.build import AddReport, Shelf, build, check_tokens, check_vec
 from gritrag.index.catalog import Catalog, Entry
 from gritrag.index.check import Checkup, check_index, orphans
 from gritrag.index.codecs import get_codec
-from gritrag.index.documents import Estimate, check_documents, estimate
+from gritrag.index.documents import Estimate, check_documents, estimate, id_list
 from gritrag.index.filters import compile_filter
 from gritrag.index.lock import WriterLock
 from gritrag.index.manifest import CATALOG, Manifest, check_replaceable, parse_bytes, wipe
@@ -181,7 +181,7 @@ class Index:
         if ids is None and where is None:
             raise ValueError("say what to delete: ids=[...] or where={...} (where={} deletes every document)")
         self._require_writable()
-        wanted = None if ids is None else set(_id_list(ids))
+        wanted = None if ids is None else set(id_list(ids))
         with self._writing:
             rows = self._catalog.rows(compile_filter(where)).tolist()
             if wanted is not None:
@@ -293,7 +293,7 @@ class Index:
                 self._shelf.put(entry.state_key, state)
 
     def _entries(self, ids: Iterable[str]) -> list[Entry]:
-        wanted = _id_list(ids)
+        wanted = id_list(ids)
         found = {id: self._catalog.entry(id) for id in wanted}
         missing = [id for id, entry in found.items() if entry is None]
         if missing:
@@ -348,13 +348,3 @@ class Index:
     def _require_writable(self) -> None:
         if not self.writable:
             raise ValueError(f"{self.path} is open for reading only (or closed): open it with mode='rw'")
-
-
-def _id_list(ids: Iterable[str]) -> list[str]:
-    if isinstance(ids, str) or not isinstance(ids, Iterable):
-        raise ValueError(f"ids must be a list of ids, not {ids!r}")
-    listed = list(ids)
-    wrong = [id for id in listed if not isinstance(id, str)]
-    if wrong:
-        raise ValueError(f"ids are strings, not {wrong[0]!r}")
-    return listed

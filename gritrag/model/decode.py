@@ -3,9 +3,9 @@
 Shape letters: `B` batch, `T` tokens, `V` vocabulary.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Literal, NamedTuple
 
 import torch
 from transformers import (
@@ -62,6 +62,20 @@ class Sampling:
         for rule, holds in rules.items():
             if not holds:
                 raise ValueError(f"{rule}; got {self}")
+
+    @classmethod
+    def of(cls, options: Mapping[str, Any]) -> "Sampling":
+        """From keyword options; one stop string may stand for a list of one.
+
+        Raises:
+            ValueError: an option that there is not, or a value out of its range.
+        """
+        unknown = sorted(set(options) - {field.name for field in fields(cls)})
+        if unknown:
+            known = ", ".join(field.name for field in fields(cls))
+            raise ValueError(f"no option {', '.join(unknown)}; there are: {known}")
+        stop = options.get("stop") or ()
+        return cls(**{**options, "stop": (stop,) if isinstance(stop, str) else tuple(stop)})
 
     def processors(self) -> LogitsProcessorList:
         processors = LogitsProcessorList()

@@ -3,10 +3,9 @@
 Shape letters: `N` documents, `Q` queries, `B` batch, `T` tokens, `D` hidden.
 """
 
-import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -15,28 +14,22 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from gritrag.config import DEFAULT_MODEL, CheckpointConfig, ReadingMode
 from gritrag.model.attention import Attention, decoder_stack
-from gritrag.model.decode import Completion, Decoding, Sampling
+from gritrag.model.generator import Generator
 from gritrag.model.load import hash_parameters, hash_tokenizer, load, pick_device, pick_dtype, template_for
 from gritrag.model.pooling import POOLINGS
-from gritrag.model.probes import Probe, probe
-from gritrag.model.rotation import Rotation
-from gritrag.model.state import CacheShape, DocumentState, PlacedCache, Reading, RecordingCache, place
-from gritrag.prompts import Message, Segment, chat_segments
+from gritrag.model.probes import probe
+from gritrag.model.state import DocumentState, Reading, RecordingCache
+from gritrag.prompts import Segment
 from gritrag.records import Document, Fingerprint, as_document
-from gritrag.tokens import Batch, Encoder, TokenIds, check_text, length_sorted_batches
-
-logger = logging.getLogger(__name__)
+from gritrag.tokens import Batch, TokenIds, check_text, length_sorted_batches
 
 T = TypeVar("T", str, str | Document)
-
-Prompt = str | Sequence[Message]
-"""Raw text to go on from, or a chat."""
 
 TOKENS_PER_BATCH = {"cpu": 1024, "cuda": 32768, "mps": 8192}
 """A processor is busy with a thousand tokens, and more only fall out of its caches."""
 
 
-class GritModel:
+class GritModel(Generator):
     """One causal LM that embeds (vectors), reads (vectors and states) and generates.
 
     Everything it computes with is fixed at construction, and nothing shared is written later: embedding and generating
@@ -60,17 +53,13 @@ class GritModel:
         weights: str = "",
         adapter: str = "none",
     ) -> None:
-        self.lm, self.tokenizer = lm, tokenizer
+        probed = probe(lm)
+        super().__init__(lm, tokenizer, probed)
         self.config = config or CheckpointConfig()
-        self.encoder = Encoder(tokenizer)
         self.template = template_for(self.config.template, tokenizer)
         if self.config.pooling not in POOLINGS:
             raise ValueError(f"no pooling {self.config.pooling!r}; there are: {', '.join(POOLINGS)}")
         self._pool = POOLINGS[self.config.pooling]
-        probed = probe(lm)
-        self.probes: tuple[Probe, ...] = probed.probes
-        self.rotation: Rotation | None = probed.rotation
-        self._shape = probed.shape
         bidirectional = self.config.reading == "bidirectional"
         if bidirectional and not probed.attention:
             raise ValueError(f"this model cannot read bidirectionally: {self.probes[0].detail}")
@@ -132,43 +121,15 @@ class GritModel:
         return int(self.lm.config.get_text_config().hidden_size)
 
     @property
-    def max_tokens(self) -> int:
-        """Longest context, in tokens."""
-        return int(getattr(self.lm.config.get_text_config(), "max_position_embeddings", 1 << 20))
-
-    @property
     def max_document_tokens(self) -> int:
         """Longest document one read pass takes, scaffold included."""
         return self.max_tokens
-
-    @property
-    def has_window(self) -> bool:
-        """Whether some layer sees only the latest tokens."""
-        config = self.lm.config.get_text_config()
-        layer_types = getattr(config, "layer_types", None) or []
-        return "sliding_attention" in layer_types or (not layer_types and bool(getattr(config, "sliding_window", None)))
-
-    @property
-    def has_states(self) -> bool:
-        """Whether documents of this model have states at all (state-space models have none)."""
-        return self._shape is not None
 
     @property
     def state_elements_per_token(self) -> int:
         """Numbers in the state of one token: 2 * layers * heads * head dim."""
         shape = self.shape
         return 2 * shape.layers * shape.heads * shape.head_dim
-
-    @property
-    def shape(self) -> CacheShape:
-        """Of its caches.
-
-        Raises:
-            ValueError: its states cannot be used.
-        """
-        if self._shape is None:
-            raise ValueError(f"this model has no states to reuse: {self.probes[2].detail}")
-        return self._shape
 
     def count_tokens(self, text: str) -> int:
         """Tokens of a text as content, without any scaffold."""
@@ -293,114 +254,11 @@ class GritModel:
                 yield rows, batch
                 bar.update(sum(lengths[row] for row in rows))
 
-    # --- text -------------------------------------------------------------------------------------------------------
-
-    def generate(self, prompt: Prompt | Sequence[Prompt], **sampling: Any) -> Any:
-        """Text for one prompt, or a list of texts for a list of prompts.
-
-        Args:
-            prompt: raw text, or a chat (a list of messages), or a list of either.
-            **sampling: fields of `Sampling`: max_new_tokens, temperature, top_k, top_p, repetition_penalty, stop, seed.
-
-        Raises:
-            ValueError: empty or too long prompt, broken message, sampling value out of range.
-        """
-        prompts, is_many = _prompts(prompt)
-        completions = self.complete([self.prompt_ids(p) for p in prompts], sampling_from(sampling))
-        return [completion.text for completion in completions] if is_many else completions[0].text
-
-    def stream(self, prompt: Prompt, **sampling: Any) -> Iterator[str]:
-        """Pieces of text as they become certain; together they are what `generate` returns."""
-        for pieces in self.decode([[]], [self.prompt_ids(prompt)], sampling_from(sampling)):
-            if pieces[0]:
-                yield pieces[0]
-
-    def prompt_ids(self, prompt: Prompt) -> list[int]:
-        """Token ids of raw text (with the tokens that the tokenizer puts first) or of a chat ready to be answered."""
-        if isinstance(prompt, str):
-            ids = self.tokenizer("").input_ids[:1] + self.encoder.content_ids(prompt)
-        else:
-            ids = self.encoder.encode(chat_segments(prompt, self._render)).ids
-        if not ids:
-            raise ValueError("the prompt is empty; give it at least one word")
-        return ids
-
-    def _render(self, messages: list[Message]) -> str:
-        if not self.tokenizer.chat_template:
-            raise ValueError("this model has no chat template; give raw text, or load an instruction-tuned model")
-        chat = [dict(message) for message in messages]
-        return str(self.tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True))
-
-    def complete(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> list[Completion]:
-        """Completions of prompts given as token ids, in one batch."""
-        decoding = self.decode([[] for _ in prompts], prompts, sampling)
-        for _ in decoding:
-            pass
-        return decoding.completions
-
-    def decode(
-        self, contexts: Sequence[Sequence[DocumentState]], prompts: Sequence[Sequence[int]], sampling: Sampling
-    ) -> Decoding:
-        """Place the states of each context, read its prompt after them, and go on; see `Decoding`."""
-        return self.decode_placed(self.place(contexts, prompts, sampling), contexts, prompts, sampling)
-
-    def place(
-        self, contexts: Sequence[Sequence[DocumentState]], prompts: Sequence[Sequence[int]], sampling: Sampling
-    ) -> PlacedCache:
-        """States at contiguous positions from 0, with room for prompts and new tokens.
-
-        Raises:
-            ValueError: context, prompt and answer together are longer than the model can take.
-        """
-        needed = max(
-            sum(map(len, states)) + len(prompt) + sampling.max_new_tokens
-            for states, prompt in zip(contexts, prompts, strict=True)
-        )
-        if needed > self.max_tokens:
-            raise ValueError(
-                f"the context needs {needed} tokens, this model takes {self.max_tokens}; "
-                "use fewer or shorter documents, a shorter prompt or fewer max_new_tokens"
-            )
-        room = max(map(len, prompts)) + sampling.max_new_tokens
-        with torch.inference_mode():
-            return place(contexts, self.shape, self.rotation, room)
-
-    def decode_placed(
-        self,
-        cache: PlacedCache,
-        contexts: Sequence[Sequence[DocumentState]],
-        prompts: Sequence[Sequence[int]],
-        sampling: Sampling,
-    ) -> Decoding:
-        """Read prompts after contexts that `place` has placed, and go on."""
-        lengths = [sum(map(len, states)) for states in contexts]
-        return Decoding(self.lm, self.tokenizer, cache, lengths, prompts, sampling)
-
 
 def _texts(texts: Sequence[T]) -> Iterator[tuple[int, T]]:
     if isinstance(texts, str):
         raise ValueError("expected a list of texts, got one string; put it into a list")
     return enumerate(texts)
-
-
-def _prompts(prompt: Prompt | Sequence[Prompt]) -> tuple[list[Prompt], bool]:
-    """One string or one chat (a list of messages) is one prompt; a list of either is many."""
-    if isinstance(prompt, str) or (len(prompt) > 0 and isinstance(prompt[0], Mapping)):
-        return [cast(Prompt, prompt)], False
-    return list(cast(Sequence[Prompt], prompt)), True
-
-
-def sampling_from(options: Mapping[str, Any]) -> Sampling:
-    """Keyword options as `Sampling`; one stop string may stand for a list of one.
-
-    Raises:
-        ValueError: an option that there is not, or a value out of its range.
-    """
-    stop = options.get("stop") or ()
-    try:
-        return Sampling(**{**options, "stop": (stop,) if isinstance(stop, str) else tuple(stop)})
-    except TypeError as error:
-        raise ValueError(f"{str(error).split('() ')[-1]}; see Sampling for what there is") from None
 
 
 def _to_processor(state: DocumentState) -> DocumentState:

@@ -139,7 +139,7 @@ def test_nul_and_control_tokens_are_data(tiny_model: GritModel) -> None:
         ([{"role": "user"}], {}, "string role and content"),
         ("hi", {"max_new_tokens": 0}, "at least 1"),
         ("hi", {"temperature": -1}, "temperature must be at least 0"),
-        ("hi", {"beam": 3}, "unexpected keyword argument 'beam'"),
+        ("hi", {"beam": 3}, "no option beam; there are: max_new_tokens"),
         ("hi" * 300, {}, "this model takes 512"),
     ],
 )
