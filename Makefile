@@ -11,10 +11,10 @@ PIP := .venv/bin/python -m pip --disable-pip-version-check install --quiet
 demo: .venv/.installed-faiss
 	.venv/bin/gritrag demo
 
-test: .venv/.installed-faiss,train,dev
+test: .venv/.installed-faiss,train,eval,dev
 	.venv/bin/python -m pytest
 
-lint: .venv/.installed-faiss,train,dev
+lint: .venv/.installed-faiss,train,eval,dev
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy

@@ -96,7 +96,10 @@ def search(
     condition = _condition(where)
     with _open(index, _load(model, dtype, device)) as opened:
         hits = opened.search(question, k=k, mode=mode, where=condition)
-    typer.echo(render.as_json(hits) if as_json else "\n".join(map(render.hit_line, hits)))
+    if not hits and not as_json:
+        typer.echo("no document matches", err=True)
+    else:
+        typer.echo(render.as_json(hits) if as_json else "\n".join(map(render.hit_line, hits)))
 
 
 @app.command()
@@ -232,6 +235,33 @@ def train(
         raise ValueError(f"training needs {error.name}; run: pip install 'gritrag[train]'") from error
     checkpoint = loop.main(recipe, overrides or ())
     typer.echo(checkpoint or "stopped before the end; run the same command again to go on")
+
+
+@app.command("eval")
+def evaluate(
+    path: Annotated[Path, typer.Argument(help="JSONL of questions with their passages and answers.")],
+    questions: Annotated[int, typer.Option(help="Questions to answer.", min=1)] = 50,
+    documents: Annotated[int, typer.Option(help="Distinct passages to search in, at most.", min=1)] = 300,
+    distractors: Annotated[int, typer.Option(help="Passages beside the right one in a context.", min=0)] = 4,
+    k: TopK = 5,
+    states: Annotated[str, typer.Option(help="How states are stored.")] = "bf16",
+    max_new_tokens: MaxNewTokens = 32,
+    seed: Annotated[int, typer.Option(help="Of distractors, their order and resamples.")] = 0,
+    only: Annotated[str, typer.Option(help="retrieval or answers; both if left out.")] = "",
+    compare: Annotated[str, typer.Option(help="A second model, on the same questions and contexts.")] = "",
+    out: Annotated[Path | None, typer.Option(help="Write every answer and its scores here, as JSONL.")] = None,
+    model: Model = DEFAULT_MODEL,
+    dtype: Dtype = "auto",
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Score retrieval, and answers from text and from states, on a file of questions."""
+    try:
+        from gritrag.bench import quality
+    except ModuleNotFoundError as error:
+        raise ValueError(str(error)) from error
+    setting = quality.Setting(questions, documents, distractors, k, states, max_new_tokens, seed, only)
+    typer.echo(quality.main(path, model, compare, dtype, device, as_json, setting, out))
 
 
 @bench.command("first-token")

@@ -34,6 +34,8 @@ COMMANDS = {
     "doctor": "--folder --model -m --json",
     "demo": f"--questions --index -i -k {MODEL} --json",
     "train": "recipe --set",
+    "eval": "path --questions --documents --distractors -k --states --max-new-tokens --seed --only --compare --out "
+    f"{MODEL} --json",
     "bench": "",
     "bench first-token": f"--documents --tokens --states --repetitions {MODEL} --json",
     "bench reading": f"{MODEL} --json",

@@ -6,7 +6,7 @@ Figures are seconds or ratios of two runs of the same process, never of differen
 import platform
 import subprocess
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
@@ -94,4 +94,4 @@ def as_json(value: Any) -> Any:
         return {key: as_json(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [as_json(item) for item in value]
-    return asdict(value) if isinstance(value, Spread) else value
+    return asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
