@@ -83,10 +83,10 @@ class Catalog:
             self._connection.execute("BEGIN IMMEDIATE")
             try:
                 yield
-            except BaseException:
-                self._connection.execute("ROLLBACK")
-                raise
-            self._connection.execute("COMMIT")
+                self._connection.execute("COMMIT")
+            finally:
+                if self._connection.in_transaction:  # the block or the commit (a full disk) has failed
+                    self._connection.execute("ROLLBACK")
 
     def shrink(self) -> None:
         """Give the space of deleted rows back to the file system."""

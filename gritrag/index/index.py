@@ -6,6 +6,7 @@ it, `build` fills them, `search` asks them, `check` mistrusts them.
 
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -76,17 +77,16 @@ class Index:
             root.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ValueError(f"cannot make the directory {root}: {error.strerror}") from error
-        lock = WriterLock(root)
-        try:
+        with ExitStack() as on_failure:
+            lock = WriterLock(root)
+            on_failure.callback(lock.release)
             check_replaceable(root, overwrite)
             wipe(root)
             (root / "states").mkdir()
             catalog = Catalog(root / CATALOG, "rwc")
             manifest = Manifest(model.fingerprint, model.dim, states, quota)
             manifest.save(root)
-        except BaseException:
-            lock.release()
-            raise
+            on_failure.pop_all()
         return cls(root, manifest, model, catalog, lock)
 
     @classmethod
@@ -110,13 +110,12 @@ class Index:
             manifest.fingerprint.check(model.fingerprint, f"the index at {root}")
         elif mode == "rw":
             raise ValueError("an index is written with its model: give model=, or open it with mode='r'")
-        lock = WriterLock(root) if mode == "rw" else None
-        try:
-            catalog = Catalog(root / CATALOG, mode)
-        except BaseException:
+        with ExitStack() as on_failure:
+            lock = WriterLock(root) if mode == "rw" else None
             if lock is not None:
-                lock.release()
-            raise
+                on_failure.callback(lock.release)
+            catalog = Catalog(root / CATALOG, mode)
+            on_failure.pop_all()
         return cls(root, manifest, model, catalog, lock)
 
     def close(self) -> None:
