@@ -10,7 +10,10 @@ from itertools import accumulate
 from time import perf_counter
 from typing import Any
 
+import torch
+
 from gritrag.index.index import Index
+from gritrag.index.search import MODES as SEARCH_MODES
 from gritrag.model.decode import Completion, Sampling
 from gritrag.model.grit import GritModel
 from gritrag.model.state import DocumentState
@@ -98,7 +101,10 @@ def plan_context(
     if model.rotation is None:
         reused = reused[:1]  # a state that cannot be moved is of use only where it was read
     read_again = [i for ids in token_ids[len(reused) : fitting] for i in ids]
-    is_lossless = all(state.keys.dtype == model.shape.dtype and state.reading == "causal" for state in reused)
+    # in fewer bits, keys are rounded again where they are placed
+    is_lossless = model.shape.dtype == torch.float32 and all(
+        state.keys.dtype == torch.float32 and state.reading == "causal" for state in reused
+    )
     return ContextPlan(
         reused, (*read_again, *question_ids), citations, not reused or (len(reused) == 1 and is_lossless)
     )
@@ -138,6 +144,8 @@ class RAG:
     def __init__(self, index: Index, mode: str = "doc-cache", k: int = 5, search_mode: str = "hybrid") -> None:
         if mode not in MODES:
             raise ValueError(f"no mode {mode!r}; there are: {', '.join(MODES)}")
+        if search_mode not in SEARCH_MODES:
+            raise ValueError(f"no search_mode {search_mode!r}; there are: {', '.join(SEARCH_MODES)}")
         if k < 1:
             raise ValueError(f"k must be at least 1, got {k}; to answer without documents use mode='no-retrieval'")
         if not isinstance(index.model, GritModel):
@@ -182,7 +190,8 @@ class RAG:
             hits = self._search([question], where)[0]
         now = clock.lap("retrieve", clock.start)
         yield Event(hits=hits)
-        now = perf_counter()  # what the caller did with the hits is not our time
+        clock.start += perf_counter() - now  # what the caller did with the hits is not our time
+        now = perf_counter()
         plan = self._plan(question, hits, options)
         now = clock.lap("load", now)
         cache = self.model.place([plan.states], [plan.prompt_ids], options)
@@ -192,7 +201,7 @@ class RAG:
             clock.parts.setdefault("first_token", perf_counter() - clock.start)
             if pieces[0]:
                 yield Event(text=pieces[0])
-        yield Event(answer=self._answer(hits, plan, decoding.completions[0], clock))
+        yield Event(answer=self._answer(hits, plan, decoding.completions[0], clock, options))
 
     def ask_many(
         self,
@@ -233,7 +242,7 @@ class RAG:
         for _ in decoding:
             clock.parts.setdefault("first_token", perf_counter() - clock.start)
         rows = zip(hits, plans, decoding.completions, strict=True)
-        return [self._answer(found, plan, completion, clock) for found, plan, completion in rows]
+        return [self._answer(found, plan, completion, clock, options) for found, plan, completion in rows]
 
     def _options(self, sampling: Mapping[str, Any]) -> Sampling:
         """The template's stop strings are always among those that end an answer."""
@@ -251,23 +260,26 @@ class RAG:
 
     def _states(self, hits: Sequence[Hit]) -> list[DocumentState]:
         """States of all hits. What is not stored is read, used, and stored where the index can be written."""
-        states = self.index.load_states([hit.document.id for hit in hits])
+        states = self.index.states_of(hit.document for hit in hits)
         missing = [position for position, state in enumerate(states) if state is None]
         if missing:
             readings = self.model.read_documents([hits[position].document for position in missing])
             for position, reading in zip(missing, readings, strict=True):
-                states[position] = reading.state
-                self.index.store_state(hits[position].document.id, reading.state)
+                document, states[position] = hits[position].document, reading.state
+                if self.index.get([document.id] if document.id in self.index else []) == [document]:
+                    self.index.store_state(document.id, reading.state)
         return [state for state in states if state is not None]
 
-    def _answer(self, hits: Sequence[Hit], plan: ContextPlan, completion: Completion, clock: _Clock) -> Answer:
+    def _answer(
+        self, hits: Sequence[Hit], plan: ContextPlan, completion: Completion, clock: _Clock, options: Sampling
+    ) -> Answer:
         return Answer(
             text=completion.text.strip(),
             hits=tuple(hits),
             citations=plan.citations,
             usage=Usage(plan.prompt_tokens, plan.cached_tokens, len(completion.token_ids)),
             timings=clock.timings(),
-            exact=plan.is_exact,
+            exact=plan.is_exact and (options.temperature == 0 or not plan.states),
             mode=self.mode.name,
             finish_reason=completion.finish_reason,
         )

@@ -1,15 +1,15 @@
 """Ingestion: files -> chunks -> an index that holds just what the files say now."""
 
+import stat
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from gritrag import Document, GritModel, Index, chunk_documents
-from gritrag.index.sources import FILE, list_sources, read_sources
+from gritrag.index.sources import FILE, ROOT, list_sources, read_sources
 
 DEFAULT_STATES = "bf16"
-FILES_PER_DELETE = 1000  # SQLite binds a limited number of values
 
 
 class Ingested(NamedTuple):
@@ -60,15 +60,55 @@ def read_chunks(
 
 
 def ingest(index: Index, chunks: Sequence[Document]) -> Ingested:
-    """Add the chunks of whole files; what earlier versions of these files gave, and they give no more, is deleted.
+    """Add the chunks of whole files, as `read_chunks` gives them, and delete what their folders hold no more.
 
+    Deleted are chunks that earlier versions of these files gave, and those of files below the same roots that are gone
+    or empty now. Files that are there but were not asked for keep theirs, and so do documents that came from no file.
     Unchanged chunks are not read again, so a second call finishes what an interrupted one began.
+
+    Raises:
+        ValueError: an id of `chunks` names a document of another root, or of none; nothing has been stored then.
     """
+    _refuse_other_roots(index, chunks)
     report = index.add(chunks, show_progress_bar=True)
-    gone = set(index) - {chunk.id for chunk in chunks}
-    files = sorted({chunk.metadata[FILE] for chunk in chunks})
-    removed = sum(
-        index.delete(ids=gone, where={FILE: {"$in": files[start : start + FILES_PER_DELETE]}})
-        for start in range(0, len(files), FILES_PER_DELETE)
-    )
+    removed = index.delete(ids=_outdated(index, chunks))
     return Ingested(*report, removed, len(index))
+
+
+def _refuse_other_roots(index: Index, chunks: Sequence[Document]) -> None:
+    """Names are unique below one root only: a file of another root with the same name must not be replaced."""
+    for chunk in chunks:
+        if chunk.id not in index:
+            continue
+        (stored,) = index.get([chunk.id])
+        root, other = chunk.metadata[ROOT], stored.metadata.get(ROOT)
+        if root != other:
+            raise ValueError(
+                f"{chunk.metadata[FILE]} in {root}: its id {chunk.id!r} is that of a document "
+                f"{f'from {other}' if other else 'that came from no folder'} in this index; index both folders in one "
+                "call from their common parent, into a new index, or use another index for this one"
+            )
+
+
+def _outdated(index: Index, chunks: Sequence[Document]) -> list[str]:
+    """Ids that the files of `chunks` gave once and give no more, and those of files gone or emptied beside them."""
+    files = {(chunk.metadata[ROOT], chunk.metadata[FILE]) for chunk in chunks}
+    roots = {root for root, _ in files}
+    outdated = []
+    for id in set(index) - {chunk.id for chunk in chunks}:
+        (stored,) = index.get([id])  # one by one: all texts of an index may not fit in memory
+        root, file = stored.metadata.get(ROOT), stored.metadata.get(FILE)
+        if root in roots and ((root, file) in files or _is_gone(Path(root, file))):
+            outdated.append(id)
+    return outdated
+
+
+def _is_gone(file: Path) -> bool:
+    """Whether a file is no more, or empty. One that must not be looked at may still be there."""
+    try:
+        found = file.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except PermissionError:
+        return False
+    return not stat.S_ISREG(found.st_mode) or found.st_size == 0

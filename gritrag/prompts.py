@@ -202,8 +202,12 @@ def chat_segments(messages: Sequence[Message], render: Callable[[list[Message]],
     if not messages:
         raise ValueError("a chat needs at least one message")
     for message in messages:
+        if not isinstance(message, Mapping):
+            raise ValueError(f"a chat is a list of messages with role and content, got {message!r}")
         if not isinstance(message.get("role"), str) or not isinstance(message.get("content"), str):
-            raise ValueError(f"a chat message needs a string role and content, got {dict(message)!r}")
+            raise ValueError(f"a chat message needs a string role and content, got {message!r}")
+        if not message["role"].isidentifier():
+            raise ValueError(f"a role is one word, such as user or assistant, not {message['role']!r}")
     keys = [f"\ue000{position}\ue001" for position in range(len(messages))]
     rest = render([{"role": m["role"], "content": key} for m, key in zip(messages, keys, strict=True)])
     segments = []
@@ -212,4 +216,6 @@ def chat_segments(messages: Sequence[Message], render: Callable[[list[Message]],
         if not found:
             raise ValueError(f"this model's chat template has no place for a message of role {message['role']!r}")
         segments += [scaffold(before), content(message["content"])]
+    if any(key in segment.text for key in keys for segment in (*segments, scaffold(rest)) if not segment.is_content):
+        raise ValueError("this model's chat template repeats a message, so its text cannot be kept apart from scaffold")
     return [segment for segment in [*segments, scaffold(rest)] if segment.text]

@@ -40,6 +40,8 @@ class Document:
     def __post_init__(self) -> None:
         if not isinstance(self.text, str):
             raise ValueError(f"a document's text must be a string, not {type(self.text).__name__}")
+        if not isinstance(self.id, str) or not isinstance(self.title, str):
+            raise ValueError(f"id and title of a document must be strings, got {self.id!r} and {self.title!r}")
         if not self.id:
             content = f"{self.title}\0{self.text}".encode("utf-8", "surrogatepass")
             object.__setattr__(self, "id", xxhash.xxh3_128_hexdigest(content))

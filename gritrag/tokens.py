@@ -3,6 +3,7 @@
 Shape letters: `B` batch, `T` tokens.
 """
 
+import copy
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -10,6 +11,7 @@ from typing import NamedTuple
 
 import torch
 from semantic_text_splitter import TextSplitter
+from tokenizers import AddedToken
 from transformers import PreTrainedTokenizerBase
 
 from gritrag.prompts import Segment
@@ -69,14 +71,18 @@ class Encoder:
             (i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id, tokenizer.bos_token_id) if i is not None), 0
         )
         added = getattr(tokenizer, "added_tokens_decoder", {})
-        self.control_ids = {i for i, token in added.items() if token.special} | set(tokenizer.all_special_ids)
+        # markers that a model's maker did not call special are control tokens all the same; runs of spaces are not
+        markers = {i: token for i, token in added.items() if token.special or token.content.strip()}
+        self.control_ids = set(markers) | set(tokenizer.all_special_ids)
         self._never_content = self.control_ids - {tokenizer.unk_token_id}  # what an unknown word may become
+        self._content_tokenizer = _without_control(tokenizer, list(markers.values()))
 
-    def content_ids(self, text: str) -> list[int]:
-        """Ids of user text, stripped, with every control token in it taken as plain characters."""
-        text = check_text(text, "a text").strip()
-        ids = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"]
-        assert self._never_content.isdisjoint(ids), f"content became control tokens: {text[:80]!r}"
+    def content_ids(self, text: str, strip: bool = True) -> list[int]:
+        """Ids of user text, stripped unless told otherwise, with every control token in it taken as plain text."""
+        text = check_text(text, "a text").strip() if strip else check_text(text, "a text")
+        ids = self._content_tokenizer(text)
+        if not self._never_content.isdisjoint(ids):
+            raise ValueError(f"this tokenizer makes control tokens of plain text, so it is not safe: {text[:80]!r}")
         return ids
 
     def scaffold_ids(self, text: str) -> list[int]:
@@ -103,6 +109,26 @@ class Encoder:
             attention_mask[row, :length] = True
             pool_mask[row, :length] = torch.tensor(prompt.is_pooled)
         return Batch(input_ids, attention_mask, pool_mask)
+
+
+def _without_control(tokenizer: PreTrainedTokenizerBase, markers: Sequence[AddedToken]) -> Callable[[str], list[int]]:
+    """A tokenizer of its own for content, that takes every marker for plain text.
+
+    It must be a copy: whether control tokens are split is a switch on the tokenizer itself, and a thread that flips it
+    would change what the others see.
+    """
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        copied = copy.deepcopy(tokenizer)
+        return lambda text: copied(text, add_special_tokens=False, split_special_tokens=True, verbose=False)[
+            "input_ids"
+        ]
+    backend = copy.deepcopy(backend)
+    backend.no_padding()
+    backend.no_truncation()
+    backend.add_special_tokens([AddedToken(marker.content, special=True) for marker in markers])
+    backend.encode_special_tokens = True
+    return lambda text: backend.encode(text, add_special_tokens=False).ids
 
 
 def length_sorted_batches(lengths: Sequence[int], batch_size: int, token_budget: int) -> Iterator[list[int]]:
@@ -142,6 +168,8 @@ def chunk_documents(
     Raises:
         ValueError: `max_tokens` leaves no room, or a document has no text.
     """
+    if isinstance(documents, str | Document):
+        raise ValueError("expected a list of documents, got one; put it into a list")
     if not 0 <= overlap < max_tokens:
         raise ValueError(f"overlap must be from 0 to max_tokens - 1 = {max_tokens - 1}, got {overlap}")
     for item in documents:
@@ -158,7 +186,8 @@ def _chunks(
     if len(document.content.encode()) <= max_tokens or count_tokens(document.content) <= max_tokens:
         yield document
         return
-    room = max_tokens - (count_tokens(document.title.strip() + "\n") if document.title else 0)
+    # with a letter behind the title: its line break alone would be stripped, and not counted
+    room = max_tokens - (count_tokens(document.title.strip() + "\nx") if document.title else 0)
     if room <= overlap:
         raise ValueError(
             f"document {document.id!r}: its title leaves {room} of {max_tokens} tokens for text, not more than the "
@@ -169,6 +198,10 @@ def _chunks(
     for start, chunk in splitter.chunk_indices(document.text):
         if not chunk.strip():
             continue
+        if count_tokens(chunk) > room:
+            raise ValueError(
+                f"document {document.id!r}: {chunk[:20]!r} alone has {count_tokens(chunk)} tokens; raise max_tokens"
+            )
         where = {"source": document.id, "chunk": number, "start": start, "end": start + len(chunk)}
         yield replace(document, text=chunk, id=f"{document.id}#{number}", metadata={**document.metadata, **where})
         number += 1

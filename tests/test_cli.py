@@ -1,12 +1,14 @@
 """The command line: files go in, answers come out, and mistakes are told in one line."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from typer.testing import CliRunner, Result
 
+from gritrag import Document, Index
 from gritrag.cli import app
 from gritrag.model.grit import GritModel
 
@@ -74,6 +76,67 @@ def test_long_texts_are_cut_into_chunks_and_a_shorter_version_leaves_no_ghosts(
     long.write_text("Nothing more to say.")
     second = json.loads(run("index", long, *built, "--max-tokens", 40, "--json").stdout)
     assert (second["added"], second["removed"], second["documents"]) == (1, first["added"], 3)
+
+
+def held(options: tuple[str, ...]) -> dict[str, str]:
+    with Index.open(options[1], model=None, mode="r") as index:
+        return {document.id: document.text for document in index.get(list(index))}
+
+
+def test_a_file_of_the_same_name_in_another_folder_is_refused_and_nothing_is_lost(
+    built: tuple[str, ...], texts: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "0.txt").write_text("Comes first.")
+    (other / "a.txt").write_text("Another text of the same name.")
+    before = held(built)
+    (message,) = run("index", other, *built, code=2).stderr.splitlines()
+    assert all(part in message for part in ("a.txt", str(other.resolve()), str(texts.resolve()), "common parent"))
+    assert held(built) == before
+    run("index", other / "a.txt", *built, code=2)
+    run("index", other / "0.txt", *built)
+    assert held(built) == {**before, "0.txt": "Comes first."}
+
+
+def test_a_shorter_file_of_the_same_name_elsewhere_takes_no_chunk_of_the_longer_one(
+    built: tuple[str, ...], texts: Path, tmp_path: Path
+) -> None:
+    (texts / "n.md").write_text("\n\n".join(f"Paragraph {n} says something about number {n}." for n in range(9)))
+    run("index", texts, *built, "--max-tokens", 40)
+    before = held(built)
+    (tmp_path / "n.md").write_text("Short.")
+    run("index", tmp_path / "n.md", *built)
+    assert held(built) == {**before, "n.md": "Short."}
+
+
+def test_a_document_that_came_from_no_file_is_neither_replaced_nor_deleted(
+    built: tuple[str, ...], texts: Path, model_folder: str
+) -> None:
+    model = GritModel.from_pretrained(model_folder, dtype="float32")
+    with Index.open(built[1], model=model) as index:
+        index.add([Document("Added by hand.", id="d.txt"), Document("By hand too.", metadata={"source_file": "a.txt"})])
+    before = held(built)
+    run("index", texts, *built)
+    assert held(built) == before
+    (texts / "d.txt").write_text("From a file.")
+    assert "'d.txt' is that of a document that came from no folder" in run("index", texts, *built, code=2).stderr
+    assert held(built) == before
+
+
+@pytest.mark.parametrize("change", [Path.unlink, lambda file: file.write_text("")], ids=["deleted", "emptied"])
+def test_the_chunks_of_a_file_that_is_gone_or_empty_go_too(
+    built: tuple[str, ...], texts: Path, change: Callable[[Path], object]
+) -> None:
+    change(texts / "b.jsonl")
+    report = json.loads(run("index", texts, *built, "--json").stdout)
+    assert (report["skipped"], report["removed"], report["documents"]) == (1, 1, 1)
+    assert set(held(built)) == {"a.txt"}
+
+
+def test_indexing_one_file_leaves_those_beside_it(built: tuple[str, ...], texts: Path) -> None:
+    report = json.loads(run("index", texts / "a.txt", *built, "--json").stdout)
+    assert (report["skipped"], report["removed"], report["documents"]) == (1, 0, 2)
 
 
 def test_search_finds_and_filters(built: tuple[str, ...]) -> None:

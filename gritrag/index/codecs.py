@@ -55,14 +55,14 @@ class _Cast(Codec):
 
 
 class Float32(_Cast):
-    """Exact for models that run in float32; twice the bytes of `bf16`."""
+    """What a model computed in float32, to the last bit; twice the bytes of `bf16`."""
 
     name = "float32"
     dtype = torch.float32
 
 
 class BFloat16(_Cast):
-    """Exact for models that run in bfloat16; relative error at most 2^-8 for the others."""
+    """What a model computed in bfloat16, to the last bit; relative error at most 2^-8 for the others."""
 
     name = "bf16"
     dtype = torch.bfloat16

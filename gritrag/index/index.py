@@ -70,6 +70,9 @@ class Index:
             ValueError: the directory holds something, cannot be written or is being written; unknown codec or size.
         """
         root, quota = Path(path), parse_bytes(state_quota)
+        if not hasattr(model, "fingerprint"):
+            raise ValueError(f"model must be a loaded GritModel, not {model!r}; see GritModel.from_pretrained")
+        manifest = Manifest(model.fingerprint, model.dim, states, quota)
         if states != "none":
             get_codec(states)
         check_replaceable(root, overwrite)
@@ -84,7 +87,7 @@ class Index:
             wipe(root)
             (root / "states").mkdir()
             catalog = Catalog(root / CATALOG, "rwc")
-            manifest = Manifest(model.fingerprint, model.dim, states, quota)
+            on_failure.callback(catalog.close)
             manifest.save(root)
             on_failure.pop_all()
         return cls(root, manifest, model, catalog, lock)
@@ -273,20 +276,35 @@ class Index:
 
         Tensors are mapped from the files: cheap to load, paged in when used, and never to be written to.
         """
-        states = []
-        for entry in self._entries(ids):
-            row = self._catalog.state(entry.state_key)
-            states.append(None if row is None else self._files.load(row, entry.token_ids))
-        return states
+        return [self._state(entry) for entry in self._entries(ids)]
+
+    def states_of(self, documents: Iterable[Document]) -> list[DocumentState | None]:
+        """As `load_states`, for documents as they were found: one that is no longer here, or not so, has no state."""
+        entries = [(document, self._catalog.entry(document.id)) for document in documents]
+        return [
+            self._state(entry) if entry is not None and entry.document.content == document.content else None
+            for document, entry in entries
+        ]
+
+    def _state(self, entry: Entry) -> DocumentState | None:
+        row = self._catalog.state(entry.state_key)
+        return None if row is None else self._files.load(row, entry.token_ids)
 
     def store_state(self, id: str, state: DocumentState) -> None:
         """Keep a state that was computed elsewhere; does nothing if the index is read-only, without states, or full.
 
+        That it was this index's model that computed it is the caller's promise.
+
         Raises:
-            ValueError: unknown id, or the state was not computed from the tokens of this document.
+            ValueError: unknown id, or the state was not computed from the tokens of this document, or read otherwise.
         """
         (entry,) = self._entries([id])
         check_tokens(id, state, entry.token_ids)
+        reading = self._manifest.fingerprint.parts.get("reading", state.reading)
+        if state.reading != reading:
+            raise ValueError(
+                f"the state of {id!r} was read {state.reading}, documents of this index are read {reading}"
+            )
         if self.writable:
             with self._writing:
                 self._shelf.put(entry.state_key, state)

@@ -15,6 +15,8 @@ ROW_SUFFIXES = frozenset({".jsonl", ".csv"})
 SUFFIXES = TEXT_SUFFIXES | ROW_SUFFIXES
 FILE = "source_file"
 """Metadata field of every document from here: `Source.name` of its file."""
+ROOT = "source_root"
+"""Metadata field of every document from here: `Source.root` of its file. Names are unique below one root only."""
 
 _BOM = b"\xef\xbb\xbf"
 _NUMBER = re.compile(r"-?\d{1,15}(\.\d{1,15})?")
@@ -22,10 +24,19 @@ _MAX_CSV_FIELD = 2**31 - 1
 
 
 class Source(NamedTuple):
-    """A file to read. `name` is its path below the folder that was asked for, and starts its documents' ids."""
+    """A file to read. `name` is its path below `root`, and starts its documents' ids.
+
+    `root` is the folder that was asked for, or the one that holds the file that was: absolute, links resolved.
+    """
 
     path: Path
     name: str
+    root: str
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """What every document of this file says of where it is from."""
+        return {FILE: self.name, ROOT: self.root}
 
 
 class Skipped(NamedTuple):
@@ -72,7 +83,7 @@ def read_source(source: Source) -> Iterator[Document]:
 
     A row is an object (.jsonl) or a line under a header (.csv) with a column `text` or `passage`, and may have `id` and
     `title`; every other column becomes metadata. A row without an id is called ``<name>#<line>``. Each document's
-    metadata hold the name of its file as `source_file`.
+    metadata hold the name of its file as `source_file` and the folder above that name as `source_root`.
 
     Raises:
         ValueError: the file cannot be read, is not UTF-8, or a row is broken; names file, line and remedy.
@@ -82,7 +93,7 @@ def read_source(source: Source) -> Iterator[Document]:
             text = "".join(line for _, line in _lines(source.path))
             if not text.strip():
                 raise ValueError(f"{source.path}: holds nothing but white space; remove the file or give it text")
-            yield Document(text, id=source.name, metadata={FILE: source.name})
+            yield Document(text, id=source.name, metadata=source.metadata)
             return
         rows = _jsonl_rows(source.path) if source.path.suffix.lower() == ".jsonl" else _csv_rows(source.path)
         for line, row in rows:
@@ -106,13 +117,14 @@ def _named_file(path: Path) -> Source:
         raise ValueError(f"{path}: cannot read files of kind {path.suffix!r}; known are {', '.join(sorted(SUFFIXES))}")
     if path.stat().st_size == 0:
         raise ValueError(f"{path}: the file is empty")
-    return Source(path, path.name)
+    return Source(path, path.name, os.path.realpath(path.parent))
 
 
 def _list_folder(root: Path) -> Listing:
     sources: list[Source] = []
     skipped: list[Skipped] = []
     entered: set[str] = set()
+    real_root = os.path.realpath(root)
 
     def unlistable(error: OSError) -> NoReturn:
         raise ValueError(f"{error.filename}: cannot be listed ({error.strerror}); check its permissions") from error
@@ -131,7 +143,7 @@ def _list_folder(root: Path) -> Listing:
             if reason := _reason_to_skip(path):
                 skipped.append(Skipped(path, reason))
             else:
-                sources.append(Source(path, path.relative_to(root).as_posix()))
+                sources.append(Source(path, path.relative_to(root).as_posix(), real_root))
     return Listing(sources, skipped)
 
 
@@ -218,10 +230,10 @@ def _row_document(source: Source, line: int, row: Mapping[str, Any]) -> Document
         raise ValueError(f"{where}: 'id' must be a text or a whole number, not {type(id).__name__}")
     if not isinstance(title, str | None):
         raise ValueError(f"{where}: 'title' must be a text, not {type(title).__name__}")
-    if FILE in row:
-        raise ValueError(f"{where}: the column {FILE!r} is taken for the name of this file; rename it")
+    for taken in sorted(source.metadata.keys() & row.keys()):
+        raise ValueError(f"{where}: the column {taken!r} is taken for where this file is; rename it")
     metadata = {name: value for name, value in row.items() if name not in (column, "id", "title")}
     given = "" if id is None else str(id)
     return Document(
-        text, id=given or f"{source.name}#{line}", title=title or "", metadata={**metadata, FILE: source.name}
+        text, id=given or f"{source.name}#{line}", title=title or "", metadata={**metadata, **source.metadata}
     )

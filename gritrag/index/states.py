@@ -64,7 +64,7 @@ class StateStore:
             for key, state in states:
                 path = relative_path(key)
                 (self._root / path).parent.mkdir(parents=True, exist_ok=True)
-                data = save(get_codec(codec).encode(state), {"codec": codec, "reading": state.reading})
+                data = save(get_codec(codec).encode(state), _notes(state, codec))
                 rows.append(StateRow(key, path, len(data), xxhash.xxh3_128_hexdigest(data), codec, len(state)))
                 yield self._root / path, data
 
@@ -86,7 +86,12 @@ class StateStore:
             message = f"state file {relative_path(row.key)} is not used: {error}. It will be read anew."
             warnings.warn(message, StateFileWarning, stacklevel=3)
             return None
-        return get_codec(row.codec).decode(tensors, notes["reading"])
+        state = get_codec(row.codec).decode(tensors, notes["reading"])
+        computed: torch.dtype = getattr(torch, notes["dtype"])
+        if computed.itemsize >= state.keys.dtype.itemsize:
+            return state
+        # more digits than were computed would pass for exactness
+        return DocumentState(state.keys.to(computed), state.values.to(computed), state.token_ids, state.reading)
 
     def problem(self, row: StateRow) -> str | None:
         """What is wrong with the file of `row`, read and checked anew; None if nothing is."""
@@ -121,6 +126,10 @@ class StateStore:
         """Relative paths of all files below `states/`, temporary ones of killed writers included."""
         found = (self._root / "states").glob("*/*")
         return sorted(path.relative_to(self._root).as_posix() for path in found)
+
+
+def _notes(state: DocumentState, codec: str) -> dict[str, str]:
+    return {"codec": codec, "reading": state.reading, "dtype": str(state.keys.dtype).removeprefix("torch.")}
 
 
 def relative_path(key: str) -> str:

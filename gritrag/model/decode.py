@@ -128,6 +128,7 @@ class TextStream:
         if self.is_stopped:
             return ""
         piece = self._release(self._undecoded()) + self._held
+        self._start = self._read = len(self._ids)
         self.text += self._held
         self._held = ""
         return piece
@@ -180,7 +181,7 @@ class Decoding:
         self._lm, self._cache, self._sampling = lm, cache, sampling
         self._prompts, self._lengths = prompts, lengths
         self._processors = sampling.processors()
-        self._ends = end_token_ids(lm, tokenizer)
+        self._ends = end_token_ids(lm, tokenizer) | stop_token_ids(tokenizer, sampling.stop)
         self._texts = [TextStream(tokenizer, sampling.stop) for _ in prompts]
         self._generated: list[list[int]] = [[] for _ in prompts]
         self._reasons: list[FinishReason | None] = [None] * len(prompts)
@@ -263,6 +264,13 @@ class Decoding:
         if self._texts[row].is_stopped:
             self._reasons[row] = "stop"
         return piece
+
+
+def stop_token_ids(tokenizer: PreTrainedTokenizerBase, stop: Sequence[str]) -> set[int]:
+    """Control tokens among stop strings: they are left out of the text, so only their ids can be looked for."""
+    vocabulary, special = tokenizer.get_vocab(), set(tokenizer.all_special_ids)
+    special |= {i for i, token in getattr(tokenizer, "added_tokens_decoder", {}).items() if token.special}
+    return {vocabulary[text] for text in stop if vocabulary.get(text) in special}
 
 
 def end_token_ids(lm: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> set[int]:

@@ -75,6 +75,8 @@ class Generator:
             ValueError: empty or too long prompt, broken message, sampling value out of range.
         """
         prompts, is_many = _prompts(prompt)
+        if not prompts:
+            return []
         completions = self.complete([self.prompt_ids(p) for p in prompts], Sampling.of(sampling))
         return [completion.text for completion in completions] if is_many else completions[0].text
 
@@ -87,7 +89,7 @@ class Generator:
     def prompt_ids(self, prompt: Prompt) -> list[int]:
         """Token ids of raw text (with the tokens that the tokenizer puts first) or of a chat ready to be answered."""
         if isinstance(prompt, str):
-            ids = self.tokenizer("").input_ids[:1] + self.encoder.content_ids(prompt)
+            ids = self.tokenizer("").input_ids[:1] + self.encoder.content_ids(prompt, strip=False)
         else:
             ids = self.encoder.encode(chat_segments(prompt, self._render)).ids
         if not ids:

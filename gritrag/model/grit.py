@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from gritrag.config import DEFAULT_MODEL, CheckpointConfig, ReadingMode
 from gritrag.model.attention import Attention, decoder_stack
 from gritrag.model.generator import Generator
-from gritrag.model.load import hash_parameters, hash_tokenizer, load, pick_device, pick_dtype, template_for
+from gritrag.model.load import hash_config, hash_parameters, hash_tokenizer, load, pick_device, pick_dtype, template_for
 from gritrag.model.pooling import POOLINGS
 from gritrag.model.probes import probe
 from gritrag.model.state import DocumentState, Reading, RecordingCache
@@ -54,6 +54,8 @@ class GritModel(Generator):
         adapter: str = "none",
     ) -> None:
         probed = probe(lm)
+        if not probed.is_causal:
+            raise ValueError(f"{lm.config.model_type} is no causal language model: {probed.probes[0].detail}")
         super().__init__(lm, tokenizer, probed)
         self.config = config or CheckpointConfig()
         self.template = template_for(self.config.template, tokenizer)
@@ -66,7 +68,7 @@ class GritModel(Generator):
         self._attention = Attention(decoder_stack(lm), probed.attention if bidirectional else "causal")
         self.fingerprint = Fingerprint(
             {
-                "weights": weights or hash_parameters(lm),
+                "weights": f"{weights or hash_parameters(lm)}-{hash_config(lm)}",
                 "adapter": adapter,
                 "tokenizer": hash_tokenizer(tokenizer),
                 "template": self.template.fingerprint,
@@ -80,7 +82,7 @@ class GritModel(Generator):
         cls,
         name: str | Path = DEFAULT_MODEL,
         *,
-        dtype: str = "auto",
+        dtype: str | torch.dtype = "auto",
         device: str = "auto",
         reading: ReadingMode | None = None,
         pooling: str | None = None,
@@ -127,8 +129,10 @@ class GritModel(Generator):
 
     @property
     def state_elements_per_token(self) -> int:
-        """Numbers in the state of one token: 2 * layers * heads * head dim."""
-        shape = self.shape
+        """Numbers in the state of one token: 2 * layers * heads * head dim; 0 where there are no states."""
+        shape = self._shape
+        if shape is None:
+            return 0
         return 2 * shape.layers * shape.heads * shape.head_dim
 
     def count_tokens(self, text: str) -> int:

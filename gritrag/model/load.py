@@ -5,6 +5,7 @@ one takes twenty seconds, loading the converted copy less than one.
 """
 
 import importlib.util
+import json
 import logging
 import os
 import re
@@ -12,12 +13,14 @@ import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 import xxhash
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from peft import PeftModel
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from gritrag.config import CHECKPOINT_FILE, CheckpointConfig
@@ -147,6 +150,8 @@ def hash_files(path: Path) -> str:
         files = sorted(
             p for p in path.iterdir() if p.suffix in (".safetensors", ".gguf") or p.name == "adapter_config.json"
         )
+    if not any(file.suffix != ".json" for file in files):
+        raise ValueError(f"{path} holds no .safetensors or .gguf weights; convert them with save_pretrained")
     digest = xxhash.xxh3_128()
     for file in files:
         digest.update(file.name.encode() if len(files) > 1 else b"")
@@ -163,9 +168,17 @@ def _load_base(
     directory = _converted(path, weights) if path.is_file() else path
     try:
         tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=trust_remote_code)
-        lm = AutoModelForCausalLM.from_pretrained(directory, dtype=dtype, trust_remote_code=trust_remote_code)
-    except OSError as error:
+        lm, info = cast(
+            "tuple[PreTrainedModel, dict[str, Any]]",
+            AutoModelForCausalLM.from_pretrained(
+                directory, dtype=dtype, trust_remote_code=trust_remote_code, output_loading_info=True
+            ),
+        )
+    except (OSError, SafetensorError) as error:
         raise ValueError(f"cannot load a causal language model from {path}: {error}") from None
+    if info["missing_keys"]:
+        some = ", ".join(sorted(info["missing_keys"])[:3])
+        raise ValueError(f"{path} lacks weights that a causal language model of its kind has: {some}")
     return lm, tokenizer, weights
 
 
@@ -199,6 +212,13 @@ def hash_parameters(lm: PreTrainedModel) -> str:
     return digest.hexdigest()
 
 
+def hash_config(lm: PreTrainedModel) -> str:
+    """Identity of what is computed with the weights: angles, windows, norms; not of names, versions or dtypes."""
+    left_out = {"_name_or_path", "transformers_version", "dtype", "torch_dtype", "architectures", "use_cache"}
+    facts = {name: value for name, value in lm.config.to_dict().items() if name not in left_out}
+    return xxhash.xxh3_64_hexdigest(json.dumps(facts, sort_keys=True, default=str).encode())
+
+
 def hash_tokenizer(tokenizer: PreTrainedTokenizerBase) -> str:
     """Identity of a tokenizer: its whole pipeline where it has one on record, else its vocabulary."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
@@ -226,13 +246,17 @@ def template_for(name: str, tokenizer: PreTrainedTokenizerBase) -> Template:
 
 def pick_device(device: str) -> torch.device:
     if device != "auto":
-        return torch.device(device)
+        try:
+            return torch.empty(0, device=device).device
+        except (RuntimeError, AssertionError) as error:
+            reason = str(error).splitlines()[0]
+            raise ValueError(f"no device {device!r} here ({reason}); use auto, cpu, cuda or mps") from None
     if torch.cuda.is_available():
         return torch.device("cuda")
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
-def pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
+def pick_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:
     """A dtype by name. ``"auto"`` is bfloat16 where the hardware computes in it, else float32: a processor without
     bfloat16 instructions emulates them, six times slower than float32.
 
@@ -240,7 +264,7 @@ def pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
         ValueError: no floating-point dtype of that name.
     """
     if dtype != "auto":
-        found = getattr(torch, dtype, None)
+        found = dtype if isinstance(dtype, torch.dtype) else getattr(torch, str(dtype), None)
         if not isinstance(found, torch.dtype) or not found.is_floating_point:
             raise ValueError(f"no dtype {dtype!r}; use auto, float32, bfloat16 or float16")
         return found

@@ -46,6 +46,7 @@ class Probed:
     attention: str
     rotation: Rotation | None
     shape: CacheShape | None
+    is_causal: bool = True
 
 
 @torch.no_grad()
@@ -59,7 +60,8 @@ def probe(lm: PreTrainedModel) -> Probed:
     bidirectional, attention = _probe_bidirectional(decoder, ids)
     move, rotation = _probe_move(decoder, ids)
     goes_on, shape = _probe_continue(lm, decoder, ids)
-    return Probed((bidirectional, move, goes_on), attention, rotation, shape)
+    is_causal = not any(_sees_future(Attention(decoder, "causal"), ids, padding) for padding in (0, 3))
+    return Probed((bidirectional, move, goes_on), attention, rotation, shape, is_causal)
 
 
 def _ids(lm: PreTrainedModel) -> torch.Tensor:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gritrag.index.sources import FILE, Source, list_sources, read_source, read_sources
+from gritrag.index.sources import FILE, ROOT, Source, list_sources, read_source, read_sources
 from gritrag.records import Document
 
 
@@ -39,19 +39,31 @@ def test_a_folder_gives_its_files_in_sorted_order_with_relative_ids(tmp_path: Pa
 def test_the_same_tree_elsewhere_gives_the_same_ids(tmp_path: Path) -> None:
     for root in ("one", "two"):
         write(tmp_path / root / "x" / "y.txt", "text")
-    assert documents(tmp_path / "one") == documents(tmp_path / "two")
+    one, two = documents(tmp_path / "one"), documents(tmp_path / "two")
+    assert [(d.id, d.text, d.metadata[FILE]) for d in one] == [(d.id, d.text, d.metadata[FILE]) for d in two]
+
+
+def test_the_root_is_the_folder_given_or_that_of_the_file_and_the_same_by_every_way_to_it(tmp_path: Path) -> None:
+    file = write(tmp_path / "a" / "b" / "x.txt", "text")
+    os.symlink(tmp_path / "a", tmp_path / "link")
+    paths = [tmp_path / "a", tmp_path / "link", tmp_path / "a" / "b" / "..", file, tmp_path / "link" / "b" / "x.txt"]
+    roots = [document.metadata[ROOT] for path in paths for document in documents(path)]
+    root = os.path.realpath(tmp_path / "a")
+    assert roots == [root] * 3 + [os.path.join(root, "b")] * 2
 
 
 def test_columns_that_are_not_ours_become_metadata(tmp_path: Path) -> None:
     row = {"id": "p1", "title": "T", "text": "body", "year": 1999, "tags": ["a"]}
     (document,) = documents(write(tmp_path / "rows.jsonl", json.dumps(row)))
-    assert document == Document("body", id="p1", title="T", metadata={"year": 1999, "tags": ["a"], FILE: "rows.jsonl"})
+    metadata = {"year": 1999, "tags": ["a"], FILE: "rows.jsonl", ROOT: os.path.realpath(tmp_path)}
+    assert document == Document("body", id="p1", title="T", metadata=metadata)
 
 
 def test_csv_numbers_become_numbers_only_if_nothing_is_lost(tmp_path: Path) -> None:
     data = "text,year,zip,version,price\nbody,1999,007,1.10,2.5\n"
     (document,) = documents(write(tmp_path / "rows.csv", data))
-    assert document.metadata == {"year": 1999, "zip": "007", "version": "1.10", "price": 2.5, FILE: "rows.csv"}
+    columns = {name: value for name, value in document.metadata.items() if name not in (FILE, ROOT)}
+    assert columns == {"year": 1999, "zip": "007", "version": "1.10", "price": 2.5}
     assert document.id == "rows.csv#2"
 
 
@@ -74,7 +86,7 @@ def test_a_byte_order_mark_is_no_text(tmp_path: Path, name: str) -> None:
 def test_jsonl_keeps_every_text(tmp_path_factory: pytest.TempPathFactory, texts: list[str]) -> None:
     path = tmp_path_factory.mktemp("jsonl") / "rows.jsonl"
     path.write_text("".join(json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in texts), newline="")
-    assert [d.text for d in read_source(Source(path, "rows.jsonl"))] == texts
+    assert [d.text for d in read_source(Source(path, "rows.jsonl", str(path.parent)))] == texts
 
 
 def test_what_is_skipped_in_a_folder_is_reported(tmp_path: Path) -> None:
@@ -123,6 +135,7 @@ def test_a_file_given_twice_is_read_once_and_two_of_one_name_are_refused(tmp_pat
         ("a.jsonl", '{"text": "x", "id": 1.5}\n', r"line 1: 'id' must be"),
         ("a.jsonl", '{"text": "x", "title": []}\n', r"line 1: 'title' must be"),
         ("a.jsonl", '{"text": "x", "source_file": "y"}\n', r"line 1: the column 'source_file' is taken"),
+        ("a.jsonl", '{"text": "x", "source_root": "y"}\n', r"line 1: the column 'source_root' is taken"),
         ("a.jsonl", '{"text": "x", "score": NaN}\n', r"line 1: not valid JSON \(NaN"),
         ("a.jsonl", "[" * 100_000 + "\n", r"line 1: not valid JSON"),
         ("a.csv", "text,year\nx\n", r"a\.csv, line 2: not as many fields .* \(2\)"),
