@@ -98,6 +98,8 @@ def _outdated(index: Index, chunks: Sequence[Document]) -> list[str]:
     for id in set(index) - {chunk.id for chunk in chunks}:
         (stored,) = index.get([id])  # one by one: all texts of an index may not fit in memory
         root, file = stored.metadata.get(ROOT), stored.metadata.get(FILE)
+        if not isinstance(root, str) or not isinstance(file, str):  # other documents may hold anything there
+            continue
         if root in roots and ((root, file) in files or _is_gone(Path(root, file))):
             outdated.append(id)
     return outdated

@@ -215,3 +215,45 @@ def test_an_index_of_another_reader_is_refused_by_the_name_of_the_field(
         with pytest.raises(ValueError, match=f"{field}: ") as raised:
             Index.open(tmp_path / "index", model=model)
         assert raised.value.fields == (field,)
+
+
+def test_exactness_is_not_claimed_in_few_bits_nor_of_chance(
+    index: Index, make_model: Callable[..., GritModel], tmp_path: Path
+) -> None:
+    assert RAG(index, k=1).ask(QUESTION, max_new_tokens=2).exact
+    assert not RAG(index, k=1).ask(QUESTION, max_new_tokens=2, temperature=1.0).exact
+    half = make_model()
+    half = GritModel(half.lm.to(torch.bfloat16), half.tokenizer, half.config, weights="w")
+    with Index.create(tmp_path / "bf16", model=half, states="float32") as built:
+        built.add(DOCUMENTS)
+        assert built.load_states(["a"])[0].keys.dtype == torch.bfloat16  # no more digits than were computed
+        assert not RAG(built, k=1).ask(QUESTION, max_new_tokens=2).exact
+
+
+def test_a_hit_that_is_no_longer_what_the_index_holds_is_read_again(index: Index, tiny_model: GritModel) -> None:
+    for document in (Document("Another text entirely.", id="a"), Document("Never indexed.", id="new")):
+        cached, uncached = (
+            RAG(index, mode=mode).ask(QUESTION, hits=as_hits([document]), max_new_tokens=8)
+            for mode in ("doc-cache", "doc-query")
+        )
+        assert cached.text == uncached.text
+        assert cached.usage.prompt_tokens == uncached.usage.prompt_tokens
+    assert index.load_states(["a"])[0].token_ids.tolist() == tiny_model.document_token_ids(DOCUMENTS[0])
+    stream = RAG(index, k=3).stream(QUESTION, max_new_tokens=2)
+    next(stream)
+    index.delete(ids=["a"])
+    assert [*stream][-1].answer.usage.generated_tokens == 2
+
+
+def test_a_state_of_another_reading_is_not_stored(index: Index, make_model: Callable[..., GritModel]) -> None:
+    (reading,) = make_model(reading="bidirectional").read_documents([DOCUMENTS[0]])
+    with pytest.raises(ValueError, match="was read bidirectional, this index holds causal ones"):
+        index.store_state("a", reading.state)
+
+
+def test_a_model_that_is_none_destroys_nothing(index: Index, tiny_model: GritModel, tmp_path: Path) -> None:
+    index.close()
+    with pytest.raises(ValueError, match="model must be a loaded GritModel"):
+        Index.create(tmp_path / "index", model="smollm2-135m", overwrite=True)
+    with Index.open(tmp_path / "index", model=tiny_model) as again:
+        assert len(again) == 3

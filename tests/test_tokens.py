@@ -106,3 +106,12 @@ def test_overlap_and_bad_settings(tiny_model: GritModel) -> None:
         list(chunk_documents([Document(text, title="T" * 59)], tiny_model.count_tokens, 60, 10))
     with pytest.raises(ValueError, match="'e' is empty"):
         list(chunk_documents([Document(" ", id="e")], tiny_model.count_tokens, 60))
+
+
+def test_a_title_is_counted_and_a_bare_string_refused(tiny_model: GritModel) -> None:
+    chunks = chunk_documents([Document("a" * 100, title="Tit")], tiny_model.count_tokens, 20)
+    assert max(tiny_model.count_tokens(chunk.content) for chunk in chunks) <= 20
+    with pytest.raises(ValueError, match="raise max_tokens"):
+        list(chunk_documents(["\U0001f600" * 5], tiny_model.count_tokens, 2))
+    with pytest.raises(ValueError, match="put it into a list"):
+        list(chunk_documents("hello", tiny_model.count_tokens, 20))

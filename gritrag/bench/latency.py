@@ -77,7 +77,7 @@ def first_token(model: GritModel, setting: Setting, folder: Path) -> dict[str, A
                     runs[name].append(timings)
         stored = index.stats()
     return {
-        "machine": {**machine(model.shape.dtype, model.lm.device), "model": model.config.base, **vars(setting)},
+        "machine": {**machine(model.shape.dtype, model.lm.device), **vars(setting)},
         "context_tokens": setting.documents * setting.tokens,
         "question_tokens": len(model.question_token_ids(QUESTION, has_documents=True)),
         "state_bytes_per_token": stored["state_bytes_per_token"],
@@ -144,4 +144,5 @@ def main(
     loaded = GritModel.from_pretrained(model, dtype=dtype, device=device)
     with tempfile.TemporaryDirectory(prefix="gritrag-bench-") as folder:
         result = first_token(loaded, setting or Setting(), Path(folder) / "index")
+    result["machine"] = {"model": model, **result["machine"]}
     return json.dumps(as_json(result), indent=2) if as_json_text else show(result)

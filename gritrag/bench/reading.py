@@ -59,7 +59,7 @@ def reading(model: GritModel, setting: Setting) -> dict[str, Any]:
                 seconds[name].append(perf_counter() - start)
     pairs = {name: list(zip(seconds[name], seconds["encode_document"], strict=True)) for name in seconds}
     return {
-        "machine": {**machine(model.shape.dtype, model.lm.device), "model": model.config.base, **vars(setting)},
+        "machine": {**machine(model.shape.dtype, model.lm.device), **vars(setting)},
         "tokens": sum(lengths),
         "tokens_per_second": {name: Spread.of([sum(lengths) / s for s in spent]) for name, spent in seconds.items()},
         "read_over_encode": Spread.of([read / encode for read, encode in pairs["read_documents"]]),
@@ -84,4 +84,5 @@ def show(result: dict[str, Any]) -> str:
 def main(model: str = DEFAULT_MODEL, dtype: str = "auto", device: str = "auto", as_json_text: bool = False) -> str:
     """Run and return what to print."""
     result = reading(GritModel.from_pretrained(model, dtype=dtype, device=device), Setting())
+    result["machine"] = {"model": model, **result["machine"]}
     return json.dumps(as_json(result), indent=2) if as_json_text else show(result)

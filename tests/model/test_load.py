@@ -9,6 +9,7 @@ import pytest
 import torch
 from architectures import make_lm
 from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file, save_file
 
 from gritrag import GritModel
 from gritrag.config import CheckpointConfig
@@ -151,3 +152,34 @@ def test_the_shipped_checkpoints_name_a_base_that_exists() -> None:
     for folder in loading.CHECKPOINTS.glob("*/"):
         config = json.loads((folder / "gritrag.json").read_text())
         assert config["base"] in loading.BUILT_IN
+
+
+def test_another_config_is_another_fingerprint(saved: Path) -> None:
+    before = GritModel.from_pretrained(saved, dtype="float32").fingerprint
+    assert GritModel.from_pretrained(saved, dtype="bfloat16").fingerprint == before
+    config = json.loads((saved / "config.json").read_text())
+    config["rope_parameters"]["rope_theta"] = 100.0
+    (saved / "config.json").write_text(json.dumps(config))
+    after = GritModel.from_pretrained(saved, dtype="float32").fingerprint
+    assert {k for k in after.parts if after.parts[k] != before.parts[k]} == {"weights"}
+
+
+def test_weights_that_lack_or_cannot_be_hashed_are_refused(saved: Path) -> None:
+    file = saved / "model.safetensors"
+    tensors = load_file(file)
+    del tensors["model.layers.0.mlp.up_proj.weight"]
+    save_file(tensors, file, metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"lacks weights.*up_proj"):
+        GritModel.from_pretrained(saved, dtype="float32")
+    file.write_bytes(file.read_bytes()[:-9])
+    with pytest.raises(ValueError, match="cannot load"):
+        GritModel.from_pretrained(saved, dtype="float32")
+    file.rename(saved / "pytorch_model.bin")
+    with pytest.raises(ValueError, match=r"holds no \.safetensors or \.gguf weights"):
+        GritModel.from_pretrained(saved, dtype="float32")
+
+
+def test_an_unknown_device_is_refused(saved: Path) -> None:
+    with pytest.raises(ValueError, match="no device 'gpu' here"):
+        GritModel.from_pretrained(saved, device="gpu")
+    assert pick_dtype(torch.float32, torch.device("cpu")) == torch.float32
