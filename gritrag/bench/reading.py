@@ -24,10 +24,10 @@ from gritrag.model.grit import GritModel
 class Setting:
     """`documents` of `shortest` to `longest` tokens, read `repetitions` times."""
 
-    documents: int = 24
+    documents: int = 12
     shortest: int = 60
     longest: int = 260
-    repetitions: int = 5
+    repetitions: int = 4
     seed: int = 0
 
 
