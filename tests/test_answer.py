@@ -247,7 +247,7 @@ def test_a_hit_that_is_no_longer_what_the_index_holds_is_read_again(index: Index
 
 def test_a_state_of_another_reading_is_not_stored(index: Index, make_model: Callable[..., GritModel]) -> None:
     (reading,) = make_model(reading="bidirectional").read_documents([DOCUMENTS[0]])
-    with pytest.raises(ValueError, match="was read bidirectional, this index holds causal ones"):
+    with pytest.raises(ValueError, match="was read bidirectional, documents of this index are read causal"):
         index.store_state("a", reading.state)
 
 
