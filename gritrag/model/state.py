@@ -52,6 +52,15 @@ class DocumentState:
         """Bytes of keys and values as they are held now."""
         return self.keys.nbytes + self.values.nbytes
 
+    def write(self, keys_LHTK: torch.Tensor, values_LHTK: torch.Tensor, rotation: Rotation | None, start: int) -> None:
+        """Into a cache's buffers, rotated to positions `start ...`; as it is where keys cannot be moved."""
+        if rotation is None:
+            assert start == 0, "a state that cannot be moved must come first"
+            keys_LHTK[:] = self.keys
+        else:
+            rotation.apply(self.keys.to(keys_LHTK.device), start, out=keys_LHTK)
+        values_LHTK[:] = self.values
+
 
 def concatenate(states: Sequence[DocumentState]) -> DocumentState:
     """One state of all tokens in the order given: tokens of each see only their own document, as they were read.
@@ -239,11 +248,6 @@ def place(
         position = 0
         for state in states:
             end = column + len(state)
-            if rotation is None:
-                assert position == 0, "a state that cannot be moved must come first"
-                keys[:, row, :, column:end] = state.keys
-            else:
-                rotation.apply(state.keys.to(shape.device), position, out=keys[:, row, :, column:end])
-            values[:, row, :, column:end] = state.values
+            state.write(keys[:, row, :, column:end], values[:, row, :, column:end], rotation, position)
             column, position = end, position + len(state)
     return PlacedCache(keys, values, width)
