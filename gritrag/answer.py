@@ -10,10 +10,12 @@ from itertools import accumulate
 from time import perf_counter
 from typing import Any
 
+import numpy as np
 import torch
 
 from gritrag.index.index import Index
 from gritrag.index.search import MODES as SEARCH_MODES
+from gritrag.model.context import Context, Piece
 from gritrag.model.decode import Completion, Sampling
 from gritrag.model.grit import GritModel
 from gritrag.model.state import DocumentState
@@ -24,89 +26,120 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Mode:
-    """One row of the table of modes: what the context holds, and what of it is reused."""
+    """One row of the table of modes: the order of a context, and what of it is reused.
+
+    Args:
+        name: as in the table.
+        has_documents: whether there is anything but the question.
+        is_question_first: question before documents.
+        reuses_documents: their states are loaded; else they are read again.
+        reuses_question: the state that embedding the question left is used; else the question is read again.
+    """
 
     name: str
-    has_documents: bool
-    reuses_documents: bool
+    has_documents: bool = True
+    is_question_first: bool = False
+    reuses_documents: bool = False
+    reuses_question: bool = False
+
+    def frame(self, model: GritModel, question: str, asked: DocumentState | None) -> tuple[list[Piece], list[Piece]]:
+        """What stands before and behind the documents.
+
+        Args:
+            asked: the question's state; None where the mode does not reuse it.
+        """
+        if not self.has_documents:
+            return [], [tuple(model.question_token_ids(question, has_documents=False))]
+        if self.is_question_first:
+            first = asked or tuple(model.question_first_token_ids(question))
+            return [first], [tuple(model.answer_start_ids(question_is_last=False))]
+        if asked is not None:
+            return [], [asked, tuple(model.answer_start_ids(question_is_last=True))]
+        return [], [tuple(model.question_token_ids(question, has_documents=True))]
 
 
 MODES = {
     mode.name: mode
     for mode in (
-        Mode("no-retrieval", has_documents=False, reuses_documents=False),
-        Mode("doc-query", has_documents=True, reuses_documents=False),
-        Mode("doc-cache", has_documents=True, reuses_documents=True),
+        Mode("no-retrieval", has_documents=False),
+        Mode("query-doc", is_question_first=True),
+        Mode("doc-query"),
+        Mode("query-cache", is_question_first=True, reuses_question=True),
+        Mode("doc-cache", reuses_documents=True),
+        Mode("query-doc-cache", is_question_first=True, reuses_documents=True, reuses_question=True),
+        Mode("doc-query-cache", reuses_documents=True, reuses_question=True),
     )
 }
+NO_RETRIEVAL = MODES["no-retrieval"]
 
 
 @dataclass(frozen=True)
 class ContextPlan:
-    """The context of one answer: states first, at positions from 0, then the tokens that are still to be read.
+    """What one answer is decoded from.
 
     Args:
-        states: in context order; empty where nothing is reused.
-        prompt_ids: what follows them: documents that are not reused, the question, the start of the answer.
+        context: states and the tokens that are still to be read, in order.
         citations: the documents of the context and their token spans.
         is_exact: whether the uncached run of the same segments would give the same tokens.
     """
 
-    states: tuple[DocumentState, ...]
-    prompt_ids: tuple[int, ...]
+    context: Context
     citations: tuple[Citation, ...]
     is_exact: bool
 
-    @property
-    def cached_tokens(self) -> int:
-        return sum(map(len, self.states))
-
-    @property
-    def prompt_tokens(self) -> int:
-        return self.cached_tokens + len(self.prompt_ids)
-
 
 def plan_context(
-    model: GritModel, question: str, hits: Sequence[Hit], states: Sequence[DocumentState] | None, room: int
+    model: GritModel,
+    mode: Mode,
+    question: str,
+    hits: Sequence[Hit],
+    states: Sequence[DocumentState] | None = None,
+    asked: DocumentState | None = None,
+    room: int = 0,
 ) -> ContextPlan:
-    """Documents, then the question. Cached and uncached plans are the same token ids in the same order.
+    """Documents and question in the order of the mode. Cached and uncached plans are the same token ids.
 
     Documents that do not fit beside question and answer are left out from the end, with a warning: they are hits, but
     not citations.
 
     Args:
         states: of the hits, where they are to be reused; None to read the documents again.
+        asked: state of the question, likewise.
         room: tokens to leave for the answer.
 
     Raises:
         ValueError: not even one document fits.
     """
-    question_ids = model.question_token_ids(question, has_documents=bool(hits))
-    token_ids = [state.token_ids.tolist() for state in states] if states is not None else None
-    token_ids = token_ids or [model.document_token_ids(hit.document) for hit in hits]
-    ends = list(accumulate(map(len, token_ids)))
-    fitting = sum(end + len(question_ids) + room <= model.max_tokens for end in ends)
+    before, after = (mode if hits else NO_RETRIEVAL).frame(model, question, asked)
+    documents: list[Piece] = [tuple(model.document_token_ids(hit.document)) for hit in hits] if states is None else []
+    documents += states or []
+    start = sum(map(len, before))
+    ends = list(accumulate(map(len, documents), initial=start))[1:]
+    around = sum(map(len, after)) + room
+    fitting = sum(end + around <= model.max_tokens for end in ends)
     if fitting < len(hits):
         if fitting == 0:
             raise ValueError(
-                f"document {hits[0].document.id!r} has {ends[0]} tokens, the question {len(question_ids)}, the answer "
-                f"up to {room}: more than the {model.max_tokens} this model takes; index shorter chunks"
+                f"document {hits[0].document.id!r} has {len(documents[0])} tokens, the question {start + around - room} "
+                f"and the answer up to {room}: more than the {model.max_tokens} this model takes; index shorter chunks"
             )
         logger.warning("only the first %d of %d documents fit the context; the others are left out", fitting, len(hits))
     citations = tuple(
-        Citation(hit.document.id, hit.document.title, end - len(ids), end)
-        for hit, ids, end in zip(hits[:fitting], token_ids, ends, strict=False)
+        Citation(hit.document.id, hit.document.title, end - len(piece), end)
+        for hit, piece, end in zip(hits[:fitting], documents, ends, strict=False)
     )
-    reused = tuple(states[:fitting]) if states is not None else ()
-    if model.rotation is None:
-        reused = reused[:1]  # a state that cannot be moved is of use only where it was read
-    read_again = [i for ids in token_ids[len(reused) : fitting] for i in ids]
-    # in fewer bits, keys are rounded again where they are placed
-    is_lossless = model.shape.dtype == torch.float32 and all(
-        state.keys.dtype == torch.float32 and state.reading == "causal" for state in reused
-    )
-    return ContextPlan(
-        reused, (*read_again, *question_ids), citations, not reused or (len(reused) == 1 and is_lossless)
+    context = model.usable(Context.of(*before, *documents[:fitting], *after))
+    return ContextPlan(context, citations, _is_exact(model, context))
+
+
+def _is_exact(model: GritModel, context: Context) -> bool:
+    """Nothing is reused, or one state that stands where it was read, as it was computed. In fewer bits than float32,
+    keys are rounded again where they are placed."""
+    return not context.states or (
+        context.states == [(state := context.states[0][0], 0)]
+        and model.shape.dtype == state.keys.dtype == torch.float32
+        and state.is_lossless
+        and state.reading == "causal"
     )
 
 
@@ -132,8 +165,8 @@ class RAG:
 
     Args:
         index: opened with its model.
-        mode: ``"doc-cache"`` answers from states; ``"doc-query"`` reads the documents again with every question;
-            ``"no-retrieval"`` asks the model alone.
+        mode: ``"doc-cache"`` answers from the documents' states; ``"doc-query"`` reads them again with every question;
+            ``"no-retrieval"`` asks the model alone. `MODES` has all seven.
         k: documents per question.
         search_mode: ``"hybrid"``, ``"dense"`` or ``"sparse"``.
 
@@ -186,17 +219,16 @@ class RAG:
         """As `ask`, in events: the hits first, then pieces of text, and the whole `Answer` last."""
         clock = _Clock()
         options = self._options(sampling)
-        if hits is None:
-            hits = self._search([question], where)[0]
+        (hits,), (asked,) = self._retrieve([question], where, None if hits is None else [hits])
         now = clock.lap("retrieve", clock.start)
         yield Event(hits=hits)
         clock.start += perf_counter() - now  # what the caller did with the hits is not our time
         now = perf_counter()
-        plan = self._plan(question, hits, options)
+        plan = self._plan(question, hits, asked, options)
         now = clock.lap("load", now)
-        cache = self.model.place([plan.states], [plan.prompt_ids], options)
+        cache = self.model.place([plan.context], options)
         clock.lap("place", now)
-        decoding = self.model.decode_placed(cache, [plan.states], [plan.prompt_ids], options)
+        decoding = self.model.decode_placed(cache, [plan.context], options)
         for pieces in decoding:
             clock.parts.setdefault("first_token", perf_counter() - clock.start)
             if pieces[0]:
@@ -209,9 +241,10 @@ class RAG:
         *,
         batch_size: int = 8,
         where: Mapping[str, Any] | None = None,
+        hits: Sequence[Sequence[Hit]] | None = None,
         **sampling: Any,
     ) -> list[Answer]:
-        """Answers in the order of the questions, decoded `batch_size` at a time.
+        """Answers in the order of the questions, decoded `batch_size` at a time; `hits` as in `ask`, for each of them.
 
         Timings are those of the batch: `first_token` when the first token of every row was there.
         """
@@ -219,26 +252,33 @@ class RAG:
             raise ValueError("expected a list of questions, got one string; use ask, or put it into a list")
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        if hits is not None and len(hits) != len(questions):
+            raise ValueError(f"got {len(questions)} questions and {len(hits)} lists of hits; give one list for each")
         if self.model.has_window:
             batch_size = 1  # gaps between contexts and questions would eat into the window
         options = self._options(sampling)
-        starts = range(0, len(questions), batch_size)
-        return [
-            answer
-            for start in starts
-            for answer in self._ask_batch(questions[start : start + batch_size], where, options)
-        ]
+        answers: list[Answer] = []
+        for start in range(0, len(questions), batch_size):
+            rows = slice(start, start + batch_size)
+            answers += self._ask_batch(questions[rows], where, None if hits is None else hits[rows], options)
+        return answers
 
-    def _ask_batch(self, questions: Sequence[str], where: Mapping[str, Any] | None, options: Sampling) -> list[Answer]:
+    def _ask_batch(
+        self,
+        questions: Sequence[str],
+        where: Mapping[str, Any] | None,
+        given: Sequence[Sequence[Hit]] | None,
+        options: Sampling,
+    ) -> list[Answer]:
         clock = _Clock()
-        hits = self._search(questions, where)
+        hits, asked = self._retrieve(questions, where, given)
         now = clock.lap("retrieve", clock.start)
-        plans = [self._plan(question, found, options) for question, found in zip(questions, hits, strict=True)]
+        plans = [self._plan(*row, options) for row in zip(questions, hits, asked, strict=True)]
         now = clock.lap("load", now)
-        contexts, prompts = [plan.states for plan in plans], [plan.prompt_ids for plan in plans]
-        cache = self.model.place(contexts, prompts, options)
+        contexts = [plan.context for plan in plans]
+        cache = self.model.place(contexts, options)
         clock.lap("place", now)
-        decoding = self.model.decode_placed(cache, contexts, prompts, options)
+        decoding = self.model.decode_placed(cache, contexts, options)
         for _ in decoding:
             clock.parts.setdefault("first_token", perf_counter() - clock.start)
         rows = zip(hits, plans, decoding.completions, strict=True)
@@ -249,14 +289,27 @@ class RAG:
         options = Sampling.of(sampling)
         return replace(options, stop=(*options.stop, *self.model.template.stop))
 
-    def _search(self, questions: Sequence[str], where: Mapping[str, Any] | None) -> list[list[Hit]]:
-        if not self.mode.has_documents:
-            return [[] for _ in questions]
-        return self.index.search_many(questions, self.k, where=where, mode=self.search_mode)
+    def _retrieve(
+        self,
+        questions: Sequence[str],
+        where: Mapping[str, Any] | None,
+        given: Sequence[Sequence[Hit]] | None,
+    ) -> tuple[Sequence[Sequence[Hit]], Sequence[DocumentState | None]]:
+        """Hits for each question, and its state where the mode reuses it: embedded once, for both."""
+        asked: Sequence[DocumentState | None] = [None] * len(questions)
+        vectors: np.ndarray | None = None
+        if self.mode.reuses_question:
+            readings = self.model.read_queries(questions)
+            asked, vectors = [r.state for r in readings], np.stack([r.vector for r in readings])
+        if given is None:
+            given = [[] for _ in questions]
+            if self.mode.has_documents:
+                given = self.index.search_many(questions, self.k, where=where, mode=self.search_mode, vectors=vectors)
+        return given, asked
 
-    def _plan(self, question: str, hits: Sequence[Hit], options: Sampling) -> ContextPlan:
+    def _plan(self, question: str, hits: Sequence[Hit], asked: DocumentState | None, options: Sampling) -> ContextPlan:
         states = self._states(hits) if self.mode.reuses_documents and hits else None
-        return plan_context(self.model, question, hits, states, options.max_new_tokens)
+        return plan_context(self.model, self.mode, question, hits, states, asked, options.max_new_tokens)
 
     def _states(self, hits: Sequence[Hit]) -> list[DocumentState]:
         """States of all hits. What is not stored is read, used, and stored where the index can be written."""
@@ -277,9 +330,9 @@ class RAG:
             text=completion.text.strip(),
             hits=tuple(hits),
             citations=plan.citations,
-            usage=Usage(plan.prompt_tokens, plan.cached_tokens, len(completion.token_ids)),
+            usage=Usage(len(plan.context), plan.context.cached_tokens, len(completion.token_ids)),
             timings=clock.timings(),
-            exact=plan.is_exact and (options.temperature == 0 or not plan.states),
+            exact=plan.is_exact and (options.temperature == 0 or not plan.context.states),
             mode=self.mode.name,
             finish_reason=completion.finish_reason,
         )

@@ -49,6 +49,7 @@ class Template:
         bare_question: slot: question, to be answered with no document in the context.
         question_first: slot: question, where the documents follow it.
         answer_start: what stands between the context and the answer, where the documents come last.
+        answer_start_after_question: the same where the question's embedding prompt comes last; `answer_start` if empty.
         stop: strings that end an answer, beside the tokenizer's end token.
         text_markers: strings that act as markers though the tokenizer has no control token for them; a space is
             put into them wherever they occur in content.
@@ -63,6 +64,7 @@ class Template:
     bare_question: str
     question_first: str
     answer_start: str
+    answer_start_after_question: str = ""
     stop: tuple[str, ...] = ()
     text_markers: tuple[str, ...] = ()
 
@@ -96,8 +98,8 @@ class Template:
     def question_first_segments(self, text: str) -> list[Segment]:
         return self._fill(self.question_first, text)
 
-    def answer_start_segments(self) -> list[Segment]:
-        return [scaffold(self.answer_start)] if self.answer_start else []
+    def answer_start_segments(self, question_is_last: bool = False) -> list[Segment]:
+        return [scaffold((self.answer_start_after_question if question_is_last else "") or self.answer_start)]
 
     def harmless(self, text: str) -> str:
         """`text` with a space inside every textual marker, so that content cannot imitate the template."""
@@ -136,15 +138,16 @@ GRITRAG = Template(
     name="gritrag",
     marker="<|im_start|>",
     document="document\n{}<|im_end|>\n",
-    query="<|im_start|>query\n{}\n{}",
-    bare_query="<|im_start|>query\n{}",
+    query="<|im_start|>question\n{}\n{}<|im_end|>\n",
+    bare_query="<|im_start|>question\n{}<|im_end|>\n",
     question="<|im_start|>question\n{}<|im_end|>\n<|im_start|>answer\n",
     bare_question="<|im_start|>question\n{}<|im_end|>\n<|im_start|>answer\n",
     question_first="<|im_start|>question\n{}<|im_end|>\n",
     answer_start="<|im_start|>answer\n",
 )
 """Of our own checkpoints, on ChatML's control tokens. Roles of its own keep short answers out of plain chat, and take
-the place of an instruction: what is read after the documents is all that the first token waits for."""
+the place of an instruction: what is read after the documents is all that the first token waits for. A question is
+embedded in the words in which it is asked, so that its state can be answered from."""
 
 GRITLM = Template(
     name="gritlm",
@@ -156,6 +159,9 @@ GRITLM = Template(
     bare_question="<s><|user|>\n{}\n<|assistant|>\n",
     question_first="<s><|user|>\n{}\n",
     answer_start="\n\nOptionally using the prior context answer the query prior to it\n<|assistant|>\n",
+    answer_start_after_question=(
+        "\n\nAnswer the prior query while optionally using the context prior to it\n<|assistant|>\n"
+    ),
     text_markers=("<|user|>", "<|embed|>", "<|assistant|>"),
 )
 """GritLM's published format (Muennighoff et al. 2024, section 2): its role markers are plain text."""

@@ -8,9 +8,10 @@ import torch
 from architectures import MOVABLE, WITH_STATES
 
 from gritrag import RAG, Document, GritModel, Hit, Index
-from gritrag.answer import MODES, plan_context
+from gritrag.answer import MODES, ContextPlan, plan_context
+from gritrag.model.context import Context, inputs
 from gritrag.model.decode import Sampling
-from gritrag.model.state import concatenate
+from gritrag.model.state import DocumentState
 
 DOCUMENTS = [
     Document("The ferry leaves at noon.", id="a", title="Ferry", metadata={"year": 1}),
@@ -40,10 +41,10 @@ def test_one_causal_document_is_answered_token_for_token_as_uncached(
         index.add(DOCUMENTS)
         for document in DOCUMENTS:
             hits = as_hits([document])
-            plan = plan_context(model, QUESTION, hits, index.load_states([document.id]), 24)
-            assert plan.cached_tokens == len(model.document_token_ids(document))
+            plan = plan_context(model, MODES["doc-cache"], QUESTION, hits, index.load_states([document.id]))
+            assert plan.context.cached_tokens == len(model.document_token_ids(document))
             cached = list(model_tokens(model, plan))
-            uncached = list(model_tokens(model, plan_context(model, QUESTION, hits, None, 24)))
+            uncached = list(model_tokens(model, plan_context(model, MODES["doc-query"], QUESTION, hits)))
             assert cached == uncached
             answers = [
                 RAG(index, mode=mode).ask(QUESTION, hits=hits, max_new_tokens=24) for mode in ("doc-cache", "doc-query")
@@ -53,33 +54,121 @@ def test_one_causal_document_is_answered_token_for_token_as_uncached(
             assert answers[1].exact
 
 
-def model_tokens(model: GritModel, plan: object) -> list[int]:
-    decoding = model.decode([plan.states], [plan.prompt_ids], Sampling(max_new_tokens=24))
+def model_tokens(model: GritModel, plan: ContextPlan) -> list[int]:
+    decoding = model.decode([plan.context], Sampling(max_new_tokens=24))
     list(decoding)
     return decoding.completions[0].token_ids
 
 
+def block_mask(context: Context) -> torch.Tensor:
+    """Who sees whom, spelt out: a state sees only itself, tokens see all that stands before them."""
+    owner = torch.cat(
+        [torch.full((len(p),), n if isinstance(p, DocumentState) else -1) for n, p in enumerate(context.pieces)]
+    )
+    causal = torch.ones(len(context), len(context), dtype=torch.bool).tril()
+    return causal & ((owner[:, None] == owner[None, :]) | (owner[:, None] == -1))
+
+
 @pytest.mark.parametrize("architecture", [name for name in MOVABLE if name not in ("mistral", "gemma3")])
-def test_several_states_equal_one_long_forward_in_which_documents_see_only_themselves(
-    architecture: str, make_model: Callable[..., GritModel]
+@pytest.mark.parametrize("mode", MODES)
+def test_each_mode_equals_one_long_forward_in_which_states_see_only_themselves(
+    mode: str, architecture: str, make_model: Callable[..., GritModel]
 ) -> None:
     model = make_model(architecture)
-    states = [reading.state for reading in model.read_documents([DOCUMENTS[i] for i in (2, 0, 1)])]
-    plan = plan_context(model, QUESTION, as_hits([DOCUMENTS[i] for i in (2, 0, 1)]), states, 1)
-    cache = model.place([plan.states], [plan.prompt_ids], Sampling(max_new_tokens=1))
-    question = torch.tensor([plan.prompt_ids])
-    start = plan.cached_tokens
-    positions = torch.arange(start, start + question.shape[1])[None]
+    chosen = [DOCUMENTS[i] for i in (2, 0, 1)]
+    states = [reading.state for reading in model.read_documents(chosen)] if MODES[mode].reuses_documents else None
+    asked = model.read_queries([QUESTION])[0].state if MODES[mode].reuses_question else None
+    context = plan_context(model, MODES[mode], QUESTION, as_hits(chosen), states, asked).context
+    assert context.cached_tokens == sum(map(len, states or [])) + (0 if asked is None else len(asked))
+    cache = model.place([context], Sampling(max_new_tokens=1))
+    given = inputs([context], model.lm.device)
     with torch.inference_mode():
-        cached = model.lm(input_ids=question, position_ids=positions, past_key_values=cache, use_cache=True).logits
-        ids = torch.cat([concatenate(states).token_ids[None], question], dim=1)
-        owner = torch.cat(
-            [torch.full((len(s),), n) for n, s in enumerate(states)] + [torch.full(question.shape[1:], -1)]
+        cached = model.lm(
+            input_ids=given.ids,
+            position_ids=given.positions,
+            attention_mask=given.mask,
+            past_key_values=cache,
+            use_cache=True,
+        ).logits
+        ids = torch.tensor([context.token_ids])
+        whole = model.lm(input_ids=ids, attention_mask=block_mask(context)[None, None]).logits
+    torch.testing.assert_close(cached, whole[:, context.fresh_positions], atol=1e-3, rtol=1e-3)
+
+
+def test_orders_and_reuse_of_the_modes(tiny_model: GritModel) -> None:
+    hits = as_hits(DOCUMENTS[:2])
+    states = [reading.state for reading in tiny_model.read_documents(DOCUMENTS[:2])]
+    (asked,) = (reading.state for reading in tiny_model.read_queries([QUESTION]))
+    documents = [tiny_model.document_token_ids(document) for document in DOCUMENTS[:2]]
+    start = tiny_model.answer_start_ids(question_is_last=False)
+    query = asked.token_ids.tolist()
+    question = tiny_model.question_token_ids(QUESTION, has_documents=True)
+    first = tiny_model.question_first_token_ids(QUESTION)
+    expected = {
+        "no-retrieval": ([tiny_model.question_token_ids(QUESTION, has_documents=False)], ""),
+        "query-doc": ([first, *documents, start], "----"),
+        "doc-query": ([*documents, question], "---"),
+        "query-cache": ([query, *documents, start], "q---"),
+        "doc-cache": ([*documents, question], "dd-"),
+        "query-doc-cache": ([query, *documents, start], "qdd-"),
+        "doc-query-cache": ([*documents, query, start], "ddq-"),
+    }
+    assert list(MODES) == list(expected)
+    for name, (runs, reused) in expected.items():
+        mode = MODES[name]
+        plan = plan_context(
+            tiny_model,
+            mode,
+            QUESTION,
+            hits if mode.has_documents else [],
+            states if mode.reuses_documents else None,
+            asked if mode.reuses_question else None,
         )
-        causal = torch.ones(ids.shape[1], ids.shape[1], dtype=torch.bool).tril()
-        mask = causal & ((owner[:, None] == owner[None, :]) | (owner[:, None] == -1))
-        whole = model.lm(input_ids=ids, attention_mask=mask[None, None]).logits[:, start:]
-    torch.testing.assert_close(cached, whole, atol=1e-3, rtol=1e-3)
+        assert plan.context.token_ids == [i for run in runs for i in run]
+        assert [s is asked for s, _ in plan.context.states] == [c == "q" for c in reused if c != "-"]
+        for citation, document in zip(plan.citations, documents, strict=False):
+            assert plan.context.token_ids[citation.start : citation.end] == document
+        assert len(plan.citations) == (2 if mode.has_documents else 0)
+
+
+def test_with_our_template_a_question_is_embedded_in_the_words_in_which_it_is_asked(
+    make_model: Callable[..., GritModel],
+) -> None:
+    model = make_model(template="gritrag")
+    (asked,) = model.read_queries([QUESTION])
+    start = model.answer_start_ids(question_is_last=True)
+    assert [*asked.state.token_ids.tolist(), *start] == model.question_token_ids(QUESTION, has_documents=True)
+    assert asked.state.token_ids.tolist() == model.question_first_token_ids(QUESTION)
+    torch.testing.assert_close(torch.tensor(asked.vector), torch.tensor(model.encode_query([QUESTION])[0]))
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_states_of_interleaved_contexts_of_several_lengths_answer_as_one_by_one(
+    attention: str, make_model: Callable[..., GritModel]
+) -> None:
+    tiny_model = make_model()
+    tiny_model.lm.set_attn_implementation(attention)
+    a, b, c = (reading.state for reading in tiny_model.read_documents(DOCUMENTS))
+    word = tiny_model.encoder.content_ids("moss")
+    contexts = [
+        Context.of(word, a, word * 3, b, word),
+        Context.of(c, word * 2),
+        Context.of(word * 5),
+        Context.of(b, word, c, a, word * 4),
+    ]
+    options = Sampling(max_new_tokens=6)
+    together = tiny_model.decode(contexts, options)
+    list(together)
+    for context, completion in zip(contexts, together.completions, strict=True):
+        alone = tiny_model.decode([context], options)
+        list(alone)
+        assert completion.token_ids == alone.completions[0].token_ids
+    with torch.inference_mode():
+        first = tiny_model.lm(
+            input_ids=torch.tensor([contexts[0].token_ids]),
+            attention_mask=torch.zeros(1, 1, 1, 1).masked_fill(~block_mask(contexts[0])[None, None], -1e9),
+        ).logits
+    assert together.completions[0].token_ids[0] == first[0, -1].argmax()
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gpt2", "gemma3", "cohere"])
@@ -96,18 +185,18 @@ def test_all_modes_answer_with_any_number_of_documents(
                 assert len(answer.hits) == len(answer.citations) == expected
                 assert answer.mode == mode
                 assert answer.usage.generated_tokens <= 4
-                assert (answer.usage.cached_tokens > 0) == (mode == "doc-cache")
+                assert (answer.usage.cached_tokens > 0) == mode.endswith("cache")
 
 
 def test_cached_and_uncached_runs_hold_the_same_tokens(index: Index, tiny_model: GritModel) -> None:
     hits = index.search(QUESTION, k=3)
-    cached = plan_context(tiny_model, QUESTION, hits, index.load_states([h.document.id for h in hits]), 8)
-    uncached = plan_context(tiny_model, QUESTION, hits, None, 8)
-    assert (*concatenate(cached.states).token_ids.tolist(), *cached.prompt_ids) == uncached.prompt_ids
-    assert cached.prompt_tokens == uncached.prompt_tokens
+    states = index.load_states([h.document.id for h in hits])
+    cached = plan_context(tiny_model, MODES["doc-cache"], QUESTION, hits, states)
+    uncached = plan_context(tiny_model, MODES["doc-query"], QUESTION, hits)
+    assert cached.context.token_ids == uncached.context.token_ids == uncached.context.fresh_ids
     assert cached.citations == uncached.citations
     for citation, hit in zip(cached.citations, hits, strict=True):
-        span = uncached.prompt_ids[citation.start : citation.end]
+        span = uncached.context.token_ids[citation.start : citation.end]
         assert list(span) == tiny_model.document_token_ids(hit.document)
 
 
@@ -122,6 +211,21 @@ def test_reuse_is_called_exact_only_where_it_is(make_model: Callable[..., GritMo
     assert not is_exact("float32", "causal", 2)  # the second document was read without the first
     assert not is_exact("bf16", "causal", 1)  # the model computes in float32
     assert not is_exact("float32", "bidirectional", 1)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_an_answer_that_is_called_exact_is_that_of_the_uncached_run(index: Index, mode: str) -> None:
+    for k in (1, 2):
+        rag = RAG(index, mode=mode, k=k)
+        answer = rag.ask(QUESTION, max_new_tokens=16)
+        if answer.exact:
+            hits, (asked,) = rag._retrieve([QUESTION], None, None)
+            states = rag._states(hits[0]) if rag.mode.reuses_documents else None
+            context = plan_context(rag.model, rag.mode, QUESTION, hits[0], states, asked).context
+            again = rag.model.decode([Context.of(context.token_ids)], Sampling(max_new_tokens=16))
+            list(again)
+            assert again.completions[0].text.strip() == answer.text
+    assert answer.exact == (mode in ("no-retrieval", "query-doc", "doc-query", "query-cache"))
 
 
 def test_a_missing_state_is_read_used_and_stored(tiny_model: GritModel, index: Index, tmp_path: Path) -> None:
@@ -177,6 +281,11 @@ def test_many_questions_are_answered_as_one_by_one(index: Index) -> None:
     many = rag.ask_many(questions, batch_size=2, max_new_tokens=10)
     assert [a.text for a in many] == [rag.ask(q, max_new_tokens=10).text for q in questions]
     assert [a.usage for a in many] == [rag.ask(q, max_new_tokens=10).usage for q in questions]
+    given = [index.search(q, k, mode="hybrid") for q, k in zip(questions, (3, 1, 2), strict=True)]
+    from_hits = rag.ask_many(questions, hits=given, max_new_tokens=10)
+    assert [a.text for a in from_hits] == [
+        rag.ask(q, hits=hits, max_new_tokens=10).text for q, hits in zip(questions, given, strict=True)
+    ]
 
 
 def test_a_filter_limits_the_context(index: Index) -> None:
@@ -194,6 +303,7 @@ def test_a_filter_limits_the_context(index: Index) -> None:
         (lambda index: RAG(index).ask(QUESTION, beams=2), "beams"),
         (lambda index: RAG(index).ask_many(QUESTION), "put it into a list"),
         (lambda index: RAG(index).ask_many([QUESTION], batch_size=0), "batch_size must be at least 1"),
+        (lambda index: RAG(index).ask_many([QUESTION], hits=[[], []]), "1 questions and 2 lists of hits"),
     ],
 )
 def test_misuse_is_named(index: Index, act: Callable[[Index], object], message: str) -> None:

@@ -245,15 +245,21 @@ class Index:
         instruction: str | None = None,
         mmr: float | None = None,
         fetch_k: int | None = None,
+        vectors: np.ndarray | None = None,
     ) -> list[list[Hit]]:
-        """`search` for several questions that are embedded in one batch; arguments as there."""
+        """`search` for several questions that are embedded in one batch; arguments as there.
+
+        Args:
+            vectors: `[Q, dim]`, if the questions have been embedded already.
+        """
         search = Search(k, mode, mmr, fetch_k)
         compiled = None if where is None else compile_filter(where)
         for query in queries:
             check_query(query)
         if not queries:
             return []
-        vectors = self.model.encode_query(list(queries), instruction) if search.needs_vector else None
+        if vectors is None and search.needs_vector:
+            vectors = self.model.encode_query(list(queries), instruction)
         return [self._hits(found) for found in search.run(self._catalog, self._vectors, queries, vectors, compiled)]
 
     def search_by_vector(

@@ -18,7 +18,8 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from gritrag.model.state import PlacedCache
+from gritrag.model.context import Context, additive, inputs
+from gritrag.model.state import DocumentState, PlacedCache
 
 FinishReason = Literal["stop", "length"]
 
@@ -157,15 +158,13 @@ class TextStream:
 class Decoding:
     """One run of decoding: iterate over it for the new text of every row per step, then read `completions`.
 
-    Contexts of several lengths are aligned at the right end of the cache and new tokens are padded on the left of their
-    block; both gaps are masked, and positions count real tokens only.
+    What is left to read of several contexts is padded on the left; positions count real tokens only.
 
     Args:
         lm: the causal model.
         tokenizer: its tokenizer.
-        cache: one row per context, placed; its first columns are zero where a context is short.
-        lengths: tokens of each context that are in the cache.
-        prompts: ids to read after them, at least one for each row.
+        cache: one row per context, filled by `context.place`.
+        contexts: each ends with tokens that are still to be read.
         sampling: how to choose and when to stop.
     """
 
@@ -174,19 +173,18 @@ class Decoding:
         lm: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
         cache: PlacedCache,
-        lengths: Sequence[int],
-        prompts: Sequence[Sequence[int]],
+        contexts: Sequence[Context],
         sampling: Sampling,
     ) -> None:
-        self._lm, self._cache, self._sampling = lm, cache, sampling
-        self._prompts, self._lengths = prompts, lengths
+        assert not any(isinstance(context.pieces[-1], DocumentState) for context in contexts), "nothing to read"
+        self._lm, self._cache, self._sampling, self._contexts = lm, cache, sampling, contexts
         self._processors = sampling.processors()
         self._ends = end_token_ids(lm, tokenizer) | stop_token_ids(tokenizer, sampling.stop)
-        self._texts = [TextStream(tokenizer, sampling.stop) for _ in prompts]
-        self._generated: list[list[int]] = [[] for _ in prompts]
-        self._reasons: list[FinishReason | None] = [None] * len(prompts)
+        self._texts = [TextStream(tokenizer, sampling.stop) for _ in contexts]
+        self._generated: list[list[int]] = [[] for _ in contexts]
+        self._reasons: list[FinishReason | None] = [None] * len(contexts)
         # what every row was given, those that have ended included
-        self._chosen_BT = torch.zeros(len(prompts), 0, dtype=torch.long, device=lm.device)
+        self._chosen_BT = torch.zeros(len(contexts), 0, dtype=torch.long, device=lm.device)
         self._generator = torch.Generator(device=lm.device)
         if sampling.seed is None:
             self._generator.seed()
@@ -202,12 +200,15 @@ class Decoding:
 
     def __iter__(self) -> Iterator[list[str]]:
         with torch.inference_mode():
-            ids, mask, positions = self._inputs()
+            ids, positions, mask, is_real = inputs(self._contexts, self._lm.device)
+            if self._lm.config.get_text_config()._attn_implementation == "eager":
+                mask = additive(mask, self._lm.dtype)
         for step in range(self._sampling.max_new_tokens):
             with torch.inference_mode():  # not around the yield: the mode would leak into the caller
                 chosen = self._choose(self._logits(ids, mask, positions)).tolist()
-                if mask is not None:
-                    mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
+                if is_real is not None:
+                    is_real = torch.cat([is_real, is_real.new_ones(len(is_real), 1)], dim=1)
+                mask = is_real  # what comes now sees all that was there
                 ids = torch.tensor(chosen, device=ids.device)[:, None]
                 positions = positions[:, -1:] + 1
             pieces = [self._take(row, token) for row, token in enumerate(chosen)]
@@ -216,20 +217,6 @@ class Decoding:
                 yield pieces
                 return
             yield pieces
-
-    def _inputs(self) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]:
-        """ids `[B, T]`, mask over cache and ids `[B, C + T]` (None where nothing is padding), positions `[B, T]`."""
-        device, width = self._lm.device, max(len(prompt) for prompt in self._prompts)
-        rows, cached = len(self._prompts), self._cache.length
-        ids = torch.zeros(rows, width, dtype=torch.long)
-        mask = torch.zeros(rows, cached + width, dtype=torch.bool)
-        positions = torch.zeros(rows, width, dtype=torch.long)
-        for row, (prompt, length) in enumerate(zip(self._prompts, self._lengths, strict=True)):
-            ids[row, width - len(prompt) :] = torch.tensor(prompt)
-            mask[row, cached - length : cached] = True
-            mask[row, cached + width - len(prompt) :] = True
-            positions[row, width - len(prompt) :] = torch.arange(length, length + len(prompt))
-        return ids.to(device), None if bool(mask.all()) else mask.to(device), positions.to(device)
 
     def _logits(self, ids: torch.Tensor, mask: torch.Tensor | None, positions: torch.Tensor) -> torch.Tensor:
         """float32 `[B, V]` of the last position."""

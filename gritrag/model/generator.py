@@ -9,10 +9,11 @@ from typing import Any, cast
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from gritrag.model.context import Context, place
 from gritrag.model.decode import Completion, Decoding, Sampling
 from gritrag.model.probes import Probe, Probed
 from gritrag.model.rotation import Rotation
-from gritrag.model.state import CacheShape, DocumentState, PlacedCache, place
+from gritrag.model.state import CacheShape, DocumentState, PlacedCache
 from gritrag.prompts import Message, chat_segments
 from gritrag.tokens import Encoder
 
@@ -82,7 +83,7 @@ class Generator:
 
     def stream(self, prompt: Prompt, **sampling: Any) -> Iterator[str]:
         """Pieces of text as they become certain; together they are what `generate` returns."""
-        for pieces in self.decode([[]], [self.prompt_ids(prompt)], Sampling.of(sampling)):
+        for pieces in self.decode([Context.of(self.prompt_ids(prompt))], Sampling.of(sampling)):
             if pieces[0]:
                 yield pieces[0]
 
@@ -104,48 +105,48 @@ class Generator:
 
     def complete(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> list[Completion]:
         """Completions of prompts given as token ids, in one batch."""
-        decoding = self.decode([[] for _ in prompts], prompts, sampling)
+        decoding = self.decode([Context.of(prompt) for prompt in prompts], sampling)
         for _ in decoding:
             pass
         return decoding.completions
 
-    def decode(
-        self, contexts: Sequence[Sequence[DocumentState]], prompts: Sequence[Sequence[int]], sampling: Sampling
-    ) -> Decoding:
-        """Place the states of each context, read its prompt after them, and go on; see `Decoding`."""
-        return self.decode_placed(self.place(contexts, prompts, sampling), contexts, prompts, sampling)
+    def usable(self, context: Context) -> Context:
+        """The same tokens, with those states that this model can reuse where they stand; the others are read again.
 
-    def place(
-        self, contexts: Sequence[Sequence[DocumentState]], prompts: Sequence[Sequence[int]], sampling: Sampling
-    ) -> PlacedCache:
-        """States at contiguous positions from 0, with room for prompts and new tokens.
+        Keys that cannot be moved are of use only where they were read, at the start of a context. A model with sliding
+        windows counts columns, so its states must stand before all that is read now.
+        """
+        if self.rotation is not None and not self.has_window:
+            return context
+        is_state = [isinstance(piece, DocumentState) for piece in context.pieces]
+        leading = is_state.index(False) if False in is_state else len(is_state)
+        kept = min(leading, 1) if self.rotation is None else leading
+        return context.read_again([number < kept for number in range(len(is_state))])
+
+    def decode(self, contexts: Sequence[Context], sampling: Sampling) -> Decoding:
+        """Place the states of each context, read what remains, and go on; see `Decoding`."""
+        contexts = [self.usable(context) for context in contexts]
+        return self.decode_placed(self.place(contexts, sampling), contexts, sampling)
+
+    def place(self, contexts: Sequence[Context], sampling: Sampling) -> PlacedCache:
+        """The states of `usable` contexts where they stand, with room for the rest and for new tokens.
 
         Raises:
-            ValueError: context, prompt and answer together are longer than the model can take.
+            ValueError: a context and its answer together are longer than the model can take.
         """
-        needed = max(
-            sum(map(len, states)) + len(prompt) + sampling.max_new_tokens
-            for states, prompt in zip(contexts, prompts, strict=True)
-        )
+        needed = max(map(len, contexts)) + sampling.max_new_tokens
         if needed > self.max_tokens:
             raise ValueError(
                 f"the context needs {needed} tokens, this model takes {self.max_tokens}; "
                 "use fewer or shorter documents, a shorter prompt or fewer max_new_tokens"
             )
-        room = max(map(len, prompts)) + sampling.max_new_tokens
+        room = max(len(context) - context.cached_tokens for context in contexts) + sampling.max_new_tokens
         with torch.inference_mode():
             return place(contexts, self.shape, self.rotation, room)
 
-    def decode_placed(
-        self,
-        cache: PlacedCache,
-        contexts: Sequence[Sequence[DocumentState]],
-        prompts: Sequence[Sequence[int]],
-        sampling: Sampling,
-    ) -> Decoding:
-        """Read prompts after contexts that `place` has placed, and go on."""
-        lengths = [sum(map(len, states)) for states in contexts]
-        return Decoding(self.lm, self.tokenizer, cache, lengths, prompts, sampling)
+    def decode_placed(self, cache: PlacedCache, contexts: Sequence[Context], sampling: Sampling) -> Decoding:
+        """Read the rest of contexts whose states `place` has placed, and go on."""
+        return Decoding(self.lm, self.tokenizer, cache, contexts, sampling)
 
 
 def _prompts(prompt: Prompt | Sequence[Prompt]) -> tuple[list[Prompt], bool]:

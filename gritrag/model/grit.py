@@ -163,9 +163,7 @@ class GritModel(Generator):
         Raises:
             ValueError: a query is empty, no valid text, or too long.
         """
-        instruction = self.config.instruction if instruction is None else instruction
-        prompts = [self._encode(self.template.query_segments(t, instruction), t, "query", n) for n, t in _texts(texts)]
-        return self._vectors(prompts, batch_size, show_progress_bar)
+        return self._vectors(self._query_prompts(texts, instruction), batch_size, show_progress_bar)
 
     def encode_document(
         self, texts: Sequence[str | Document], *, batch_size: int = 32, show_progress_bar: bool = False
@@ -197,8 +195,19 @@ class GritModel(Generator):
 
         States are in the model's dtype, on the processor. `encode_document` tells the errors.
         """
+        return self._readings(self._document_prompts(texts), batch_size, show_progress_bar)
+
+    def read_queries(
+        self, texts: Sequence[str], instruction: str | None = None, *, batch_size: int = 32
+    ) -> list[Reading]:
+        """Vector and state of each query from one forward pass: what embeds a question can be answered from too.
+
+        `encode_query` tells the arguments and the errors.
+        """
+        return self._readings(self._query_prompts(texts, instruction), batch_size, show_progress_bar=False)
+
+    def _readings(self, prompts: list[TokenIds], batch_size: int, show_progress_bar: bool) -> list[Reading]:
         shape = self.shape  # refuses models that have no states
-        prompts = self._document_prompts(texts)
         readings: list[Reading | None] = [None] * len(prompts)
         for rows, batch in self._batches(prompts, batch_size, show_progress_bar, "reading"):
             cache = RecordingCache()
@@ -225,6 +234,18 @@ class GritModel(Generator):
         """The question as it stands in a context, after documents or alone, up to where the answer starts: `[T]`."""
         segments = self.template.question_segments(question, has_documents)
         return self._encode(segments, question, "question", 0).ids
+
+    def question_first_token_ids(self, question: str) -> list[int]:
+        """The question as it stands in a context before the documents: `[T]`."""
+        return self._encode(self.template.question_first_segments(question), question, "question", 0).ids
+
+    def answer_start_ids(self, question_is_last: bool) -> list[int]:
+        """What stands between a context and its answer, where that is not part of the question: `[T]`."""
+        return self.encoder.encode(self.template.answer_start_segments(question_is_last)).ids
+
+    def _query_prompts(self, texts: Sequence[str], instruction: str | None) -> list[TokenIds]:
+        instruction = self.config.instruction if instruction is None else instruction
+        return [self._encode(self.template.query_segments(t, instruction), t, "query", n) for n, t in _texts(texts)]
 
     def _document_prompts(self, texts: Sequence[str | Document]) -> list[TokenIds]:
         return [

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from gritrag.model.attention import Attention, decoder_stack
 from gritrag.model.rotation import Rotation
-from gritrag.model.state import CacheShape, RecordingCache, place
+from gritrag.model.state import CacheShape, PlacedCache, RecordingCache
 
 Name = Literal["bidirectional", "move", "continue"]
 Outcome = Literal["works", "falls back", "refused"]
@@ -134,7 +134,7 @@ def _probe_continue(
     if any(tensor.shape != first.shape for pair in recorded for tensor in pair):
         return Probe("continue", "refused", "its layers differ in heads or head dim: no single state shape"), None
     shape = CacheShape(len(recorded), first.shape[1], first.shape[3], first.dtype, first.device)
-    cache = place([[], []], shape, None, room=TOKENS)
+    cache = PlacedCache(*shape.empty(2, TOKENS), 0)
     for number, (keys, values) in enumerate(recorded):
         cache.update(keys, values, number)
     positions = torch.arange(SHIFT, TOKENS, device=ids.device)[None].expand(2, -1)

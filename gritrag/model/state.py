@@ -1,4 +1,4 @@
-"""DocumentState: the keys and values that one read pass leaves behind, free of any position; and how to place it.
+"""DocumentState: the keys and values that one read pass leaves behind; and the caches it comes from and goes to.
 
 Shape letters: `B` batch, `T` tokens, `L` layers, `H` key/value heads, `K` head dim, `C` capacity of a cache in tokens.
 """
@@ -46,6 +46,11 @@ class DocumentState:
     def __getitem__(self, tokens: slice) -> "DocumentState":
         """The state of some of the tokens, as they were when they were read: a view, no copy."""
         return DocumentState(self.keys[:, :, tokens], self.values[:, :, tokens], self.token_ids[tokens], self.reading)
+
+    @property
+    def is_lossless(self) -> bool:
+        """Whether these are the numbers that were computed, as far as their dtype holds them."""
+        return True
 
     @property
     def nbytes(self) -> int:
@@ -222,32 +227,3 @@ class CacheShape(NamedTuple):
     def empty(self, rows: int, capacity: int) -> tuple[torch.Tensor, torch.Tensor]:
         shape = (self.layers, rows, self.heads, capacity, self.head_dim)
         return tuple(torch.empty(shape, dtype=self.dtype, device=self.device) for _ in range(2))  # type: ignore[return-value]
-
-
-def place(
-    rows: Sequence[Sequence[DocumentState]], shape: CacheShape, rotation: Rotation | None, room: int
-) -> PlacedCache:
-    """Rotate states to contiguous positions from 0 and join them, for one context or several.
-
-    Contexts of different lengths are aligned at their right end; the columns on the left of a short one are zero and
-    are to be masked.
-
-    Args:
-        rows: for each context its states, in order.
-        shape: of the model's caches.
-        rotation: the model's; None where its keys cannot be moved, which leaves room for one state, at the start.
-        room: tokens that will follow.
-    """
-    lengths = [sum(len(state) for state in states) for states in rows]
-    width = max(lengths)
-    keys, values = shape.empty(len(rows), width + room)
-    for row, (states, length) in enumerate(zip(rows, lengths, strict=True)):
-        column = width - length
-        keys[:, row, :, :column] = 0
-        values[:, row, :, :column] = 0
-        position = 0
-        for state in states:
-            end = column + len(state)
-            state.write(keys[:, row, :, column:end], values[:, row, :, column:end], rotation, position)
-            column, position = end, position + len(state)
-    return PlacedCache(keys, values, width)

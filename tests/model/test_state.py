@@ -7,9 +7,10 @@ import torch
 from architectures import MOVABLE, WITH_STATES, make_lm
 
 from gritrag.model.attention import Attention, decoder_stack
+from gritrag.model.context import Context, place
 from gritrag.model.grit import GritModel
 from gritrag.model.rotation import Rotation
-from gritrag.model.state import DocumentState, PlacedCache, RecordingCache, concatenate, place
+from gritrag.model.state import DocumentState, PlacedCache, RecordingCache, concatenate
 
 TEXTS = ["the river", "a much longer text about a bridge over the river", "short", "seven ferries cross at noon"]
 
@@ -75,8 +76,8 @@ def test_a_cache_goes_back_to_the_state_it_was_placed_from(
     model = make_model(architecture)
     states = [reading.state for reading in model.read_documents(TEXTS[:3])]
     joined = concatenate(states)
-    cache = place([states], model.shape, model.rotation, room=4)
-    at_once = place([[joined]], model.shape, model.rotation, room=4)
+    cache = place([Context.of(*states)], model.shape, model.rotation, room=4)
+    at_once = place([Context.of(joined)], model.shape, model.rotation, room=4)
     assert isinstance(cache, PlacedCache)
     assert cache.get_seq_length() == len(joined) == sum(map(len, states))
     for many, one in zip(cache.layers, at_once.layers, strict=True):

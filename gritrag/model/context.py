@@ -1,0 +1,173 @@
+"""Context: what an answer is decoded from, states and runs of tokens in the order in which the model sees them.
+
+Shape letters: `B` contexts, `T` tokens that are still to be read, `C` columns of a cache, `K` columns and tokens.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import torch
+
+from gritrag.model.rotation import Rotation
+from gritrag.model.state import CacheShape, DocumentState, PlacedCache
+
+Piece = DocumentState | tuple[int, ...]
+"""Part of a context: reused as it was read, or token ids that are read now."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """Pieces in order. Each sees all that stand before it, but a state only as much as it saw when it was read.
+
+    Args:
+        pieces: states and runs of token ids. To be answered from, a context must end with tokens.
+    """
+
+    pieces: tuple[Piece, ...]
+
+    @classmethod
+    def of(cls, *pieces: DocumentState | Sequence[int]) -> "Context":
+        """From states and lists of token ids, empty ones left out."""
+        given = (piece if isinstance(piece, DocumentState) else tuple(piece) for piece in pieces)
+        return cls(tuple(piece for piece in given if len(piece)))
+
+    def __len__(self) -> int:
+        """Tokens, those of states included."""
+        return sum(map(len, self.pieces))
+
+    @cached_property
+    def states(self) -> list[tuple[DocumentState, int]]:
+        """Each state with the position of its first token."""
+        return [(piece, start) for piece, start in self._placed() if isinstance(piece, DocumentState)]
+
+    @property
+    def cached_tokens(self) -> int:
+        """Tokens that are not read again."""
+        return sum(len(state) for state, _ in self.states)
+
+    @property
+    def token_ids(self) -> list[int]:
+        """All tokens in order, those of states included: what the uncached run reads."""
+        return [
+            id
+            for piece in self.pieces
+            for id in (piece.token_ids.tolist() if isinstance(piece, DocumentState) else piece)
+        ]
+
+    @property
+    def fresh_ids(self) -> list[int]:
+        """Tokens that are still to be read, in order."""
+        return [id for piece in self.pieces if not isinstance(piece, DocumentState) for id in piece]
+
+    @property
+    def fresh_positions(self) -> list[int]:
+        """Where they stand."""
+        runs = (range(s, s + len(piece)) for piece, s in self._placed() if not isinstance(piece, DocumentState))
+        return [position for run in runs for position in run]
+
+    @property
+    def is_interleaved(self) -> bool:
+        """Whether a state stands behind a token that is still to be read."""
+        is_state = [isinstance(piece, DocumentState) for piece in self.pieces]
+        return is_state != sorted(is_state, reverse=True)
+
+    def read_again(self, is_kept: Sequence[bool]) -> "Context":
+        """The same tokens, with only some of the states kept; one answer for each piece (tokens are always kept)."""
+        pairs = zip(self.pieces, is_kept, strict=True)
+        return Context(
+            tuple(
+                tuple(piece.token_ids.tolist()) if isinstance(piece, DocumentState) and not kept else piece
+                for piece, kept in pairs
+            )
+        )
+
+    def _placed(self) -> Iterator[tuple[Piece, int]]:
+        start = 0
+        for piece in self.pieces:
+            yield piece, start
+            start += len(piece)
+
+
+def place(contexts: Sequence[Context], shape: CacheShape, rotation: Rotation | None, room: int) -> PlacedCache:
+    """Write the states of each context into a cache, one behind the other, rotated to where they stand.
+
+    Rows with fewer states are aligned at the right end; the columns on their left are zero and are to be masked.
+
+    Args:
+        contexts: one for each row.
+        shape: of the model's caches.
+        rotation: the model's; None where its keys cannot be moved, which leaves room for one state, at the start.
+        room: tokens that will follow.
+    """
+    width = max(context.cached_tokens for context in contexts)
+    keys, values = shape.empty(len(contexts), width + room)
+    for row, context in enumerate(contexts):
+        column = width - context.cached_tokens
+        keys[:, row, :, :column] = 0
+        values[:, row, :, :column] = 0
+        for state, start in context.states:
+            end = column + len(state)
+            state.write(keys[:, row, :, column:end], values[:, row, :, column:end], rotation, start)
+            column = end
+    return PlacedCache(keys, values, width)
+
+
+class Inputs(NamedTuple):
+    """The first forward over a batch of contexts whose states are in the cache.
+
+    Args:
+        ids, positions: int64 `[B, T]`, padded on the left.
+        mask: bool, True where attention is allowed: None if that is everything that causality allows, `[B, C + T]` if
+            some columns are padding, `[B, 1, T, C + T]` if states stand behind tokens.
+        is_real: bool `[B, C + T]`: which columns are no padding; None if all are.
+    """
+
+    ids: torch.Tensor
+    positions: torch.Tensor
+    mask: torch.Tensor | None
+    is_real: torch.Tensor | None
+
+
+def inputs(contexts: Sequence[Context], device: torch.device) -> Inputs:
+    """What is still to be read of each context, beside a cache that `place` has filled."""
+    fresh = [context.fresh_ids for context in contexts]
+    cached, width = max(context.cached_tokens for context in contexts), max(map(len, fresh))
+    ids, positions = (torch.zeros(len(contexts), width, dtype=torch.long) for _ in range(2))
+    is_real = torch.zeros(len(contexts), cached + width, dtype=torch.bool)
+    for row, context in enumerate(contexts):
+        column = width - len(fresh[row])
+        ids[row, column:] = torch.tensor(fresh[row])
+        positions[row, column:] = torch.tensor(context.fresh_positions)
+        is_real[row, cached - context.cached_tokens : cached] = True
+        is_real[row, cached + column :] = True
+    mask: torch.Tensor | None = None
+    if any(context.is_interleaved for context in contexts):
+        mask = _mask_by_position(contexts, cached, positions, is_real).to(device)
+    real = None if bool(is_real.all()) else is_real.to(device)
+    return Inputs(ids.to(device), positions.to(device), real if mask is None else mask, real)
+
+
+def _mask_by_position(
+    contexts: Sequence[Context], cached: int, positions_BT: torch.Tensor, is_real_BK: torch.Tensor
+) -> torch.Tensor:
+    """Columns lie in the order of the cache, not of the context: who sees whom is asked of their positions."""
+    columns_BK = torch.cat([torch.zeros(len(contexts), cached, dtype=torch.long), positions_BT], dim=1)
+    for row, context in enumerate(contexts):
+        column = cached - context.cached_tokens
+        for state, start in context.states:
+            columns_BK[row, column : column + len(state)] = torch.arange(start, start + len(state))
+            column += len(state)
+    mask_BTK = is_real_BK[:, None] & (columns_BK[:, None] <= positions_BT[:, :, None])
+    # a padding token must see something, or softmax gives NaN, which spreads through everything that it is added to
+    width = positions_BT.shape[1]
+    own_TK = torch.cat([torch.zeros(width, cached, dtype=torch.bool), torch.eye(width, dtype=torch.bool)], dim=1)
+    return (mask_BTK | own_TK)[:, None]
+
+
+def additive(mask: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor | None:
+    """A 4D mask in the form that "eager" attention adds to its scores; others take it as it is."""
+    if mask is None or mask.dim() != 4:
+        return mask
+    return torch.zeros_like(mask, dtype=dtype).masked_fill(~mask, torch.finfo(dtype).min)
