@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -63,6 +63,30 @@ class Recipe(BaseModel):
     """Base of every part of a recipe: nothing unknown, nothing changed later."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @classmethod
+    def load(cls, path: Path, overrides: Sequence[str] = ()) -> Self:
+        """Read a recipe.
+
+        Args:
+            path: YAML file.
+            overrides: such as ``lr=1e-4`` or ``data.tokens_per_step=900``; values are YAML.
+
+        Raises:
+            ValueError: unreadable file, an override without ``=``, an unknown key or a value out of its range.
+        """
+        try:
+            fields = yaml.safe_load(path.read_text("utf-8"))
+        except (OSError, yaml.YAMLError) as error:
+            raise ValueError(f"cannot read the recipe {path}: {error}") from None
+        if not isinstance(fields, dict):
+            raise ValueError(f"{path} is no recipe: it must hold keys and values, see configs/")
+        for override in overrides:
+            _override(fields, override)
+        try:
+            return cls.model_validate(fields)
+        except ValidationError as error:
+            raise ValueError(f"{path}: {error}") from None
 
 
 class SourceConfig(Recipe):
@@ -139,6 +163,7 @@ class GenerativeConfig(Recipe):
         not_found: that answer.
         p_full: share of steps that read the same segments as one ordinary context, so that this stays good.
         p_chat: share of steps on plain chat.
+        p_question_state: share of answers that reuse the state of their own query, before or behind the documents.
         distill: weight of the KL divergence from the model's own full attention.
         distill_temperature: of that divergence.
     """
@@ -153,6 +178,7 @@ class GenerativeConfig(Recipe):
     not_found: str = "not in the documents"
     p_full: float = Field(0.15, ge=0, le=1)
     p_chat: float = Field(0.05, ge=0, le=1)
+    p_question_state: float = Field(0.0, ge=0, le=1)
     distill: float = Field(0.0, ge=0)
     distill_temperature: float = Field(1.0, gt=0)
 
@@ -248,30 +274,6 @@ class TrainConfig(Recipe):
     generative: GenerativeConfig = GenerativeConfig()
     validation: ValidationConfig = ValidationConfig()
     adapter: AdapterConfig = AdapterConfig()
-
-    @classmethod
-    def load(cls, path: Path, overrides: Sequence[str] = ()) -> "TrainConfig":
-        """Read a recipe.
-
-        Args:
-            path: YAML file.
-            overrides: such as ``lr=1e-4`` or ``data.tokens_per_step=900``; values are YAML.
-
-        Raises:
-            ValueError: unreadable file, an override without ``=``, an unknown key or a value out of its range.
-        """
-        try:
-            fields = yaml.safe_load(path.read_text("utf-8"))
-        except (OSError, yaml.YAMLError) as error:
-            raise ValueError(f"cannot read the recipe {path}: {error}") from None
-        if not isinstance(fields, dict):
-            raise ValueError(f"{path} is no recipe: it must hold keys and values, see configs/default.yaml")
-        for override in overrides:
-            _override(fields, override)
-        try:
-            return cls.model_validate(fields)
-        except ValidationError as error:
-            raise ValueError(f"{path}: {error}") from None
 
 
 def _override(fields: dict[str, Any], override: str) -> None:

@@ -7,7 +7,7 @@ one source (task-homogeneous batches).
 import random
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gritrag.config import DataConfig, GenerativeConfig, SourceConfig, TrainConfig
@@ -29,7 +29,7 @@ SENTENCE_END = re.compile(r"[.!?][\"')\]]*\s")
 class Prompted:
     """What is read after a context, and the target: token ids of the question, dressed, and of the answer with its end.
 
-    `context` holds rows of `RetrievalStep.documents`, in the order they are placed in, from position `start` on.
+    `context` holds rows of `RetrievalStep.readable`, in the order they are placed in, from position `start` on.
     """
 
     question_ids: list[int]
@@ -59,6 +59,16 @@ class RetrievalStep:
     candidates: list[list[int]] | None
     answers: list[Prompted]
     is_full: bool = False
+
+    @property
+    def readable(self) -> list[TokenIds]:
+        """What contexts are made of: documents, and behind them the queries."""
+        return [*self.documents, *self.queries]
+
+    @property
+    def reuses_questions(self) -> bool:
+        """Whether some answer is decoded over the state of its own query."""
+        return any(row >= len(self.documents) for answer in self.answers for row in answer.context)
 
 
 @dataclass(frozen=True)
@@ -213,7 +223,7 @@ class Dress:
                 asked.append((row, question))
         own_rows = {rows[0]: rows for rows in own}
         candidates = None if source.config.in_batch_negatives else [own_rows[row] for row in positives]
-        answers = self._answers([(row, q) for row, q in asked if q.answer], texts, documents, rng)
+        answers = self._answers(asked, texts, documents, rng)
         return RetrievalStep(source.name, documents, queries, positives, candidates, answers, is_full)
 
     def document(self, text: str) -> TokenIds:
@@ -236,7 +246,8 @@ class Dress:
         """Draw a context for some of the questions: their own document among others of the batch, in any order."""
         config = self._generative
         answers = []
-        for row, question in rng.sample(list(asked), min(len(asked), self._data.answers_per_step)):
+        answerable = [(row, query, question) for query, (row, question) in enumerate(asked) if question.answer]
+        for row, query, question in rng.sample(answerable, min(len(answerable), self._data.answers_per_step)):
             others = rng.sample([other for other in range(len(documents)) if other != row], len(documents) - 1)
             size, answer = rng.choice(config.documents_per_context), question.answer
             context = [row]
@@ -250,8 +261,17 @@ class Dress:
                     room -= len(documents[other].ids)
             rng.shuffle(context)
             start = rng.randint(0, config.max_start)
-            answers.append(self.prompted(question.text, answer, tuple(context), start))
+            drawn = self.prompted(question.text, answer, tuple(context), start)
+            if config.p_question_state and rng.random() < config.p_question_state:
+                drawn = self._over_query(drawn, len(documents) + query, is_last=rng.random() < 0.5)
+            answers.append(drawn)
         return answers
+
+    def _over_query(self, prompted: Prompted, row: int, is_last: bool) -> Prompted:
+        """The question is not read again: its query stands in the context, before or behind the documents."""
+        start_ids = self._encoder.encode(self._template.answer_start_segments(is_last)).ids
+        context = (*prompted.context, row) if is_last else (row, *prompted.context)
+        return replace(prompted, question_ids=start_ids, context=context)
 
     def cut(self, passage: Passage) -> tuple[str, list[Question]]:
         """A passage within `max_document_tokens`, and its questions that can still be answered from what is kept.

@@ -107,7 +107,7 @@ class ReadOnce:
 
     def chunks(self, step: RetrievalStep, is_full: bool) -> list[list[Prompted]]:
         """A step's answers in chunks of one forward pass, those of like length together."""
-        lengths = [_length(answer, step.documents) for answer in step.answers]
+        lengths = [_length(answer, step.readable) for answer in step.answers]
         budget = self.config.chunk_tokens if is_full else self.config.answer_chunk_tokens
         return [[step.answers[row] for row in rows] for rows in length_sorted_batches(lengths, len(lengths), budget)]
 
@@ -117,8 +117,7 @@ class ReadOnce:
         if isinstance(step, ChatStep):
             self.contexts.run(step.ids)
             return
-        states = self.read(step.documents).states
-        self.read(step.queries, with_states=False)
+        states = [*self.read(step.documents).states, *self.read(step.queries).states]
         for chunk in self.chunks(step, is_full=False):
             self.contexts.placed(states, chunk)
 
@@ -126,30 +125,35 @@ class ReadOnce:
 
     def _read_once(self, step: RetrievalStep) -> StepLosses:
         """Contrastive on the vectors of one reading, answers on its states; or, to compare, on contexts read anew."""
-        is_placed = self.config.generative.contexts == "placed"
+        is_placed = bool(self.config.generative.weight) and self.config.generative.contexts == "placed"
         documents = self.read(step.documents, with_states=is_placed)
         losses: dict[str, float] = {}
         tokens = _tokens(step.documents)
-        if self.config.contrastive.weight:
-            losses |= self._compare(step, documents)
+        queries: Readings | None = None
+        if self.config.contrastive.weight or (is_placed and step.reuses_questions):
+            queries = self.read(step.queries, with_states=is_placed and step.reuses_questions)
             tokens += _tokens(step.queries)
-        if self.config.generative.weight and is_placed:
-            losses |= self._answer(step, documents.states)
+        if self.config.contrastive.weight and queries:
+            losses |= self._compare(step, documents, queries)
+        if is_placed:
+            reused = queries.states if queries and step.reuses_questions else []
+            losses |= self._answer(step, [*documents.states, *reused])
             tokens += sum(len(answer.question_ids) + len(answer.answer_ids) for answer in step.answers)
         elif self.config.generative.weight:
             losses |= self._answer_in_full(step)
-            tokens += sum(_length(answer, step.documents) for answer in step.answers)
+            tokens += sum(_length(answer, step.readable) for answer in step.answers)
+        if queries:
+            queries.backward()
         documents.backward()
         return StepLosses(losses, tokens, len(step.documents), len(step.queries), len(step.answers))
 
-    def _compare(self, step: RetrievalStep, documents: Readings) -> dict[str, float]:
+    def _compare(self, step: RetrievalStep, documents: Readings, queries: Readings) -> dict[str, float]:
         """Contrastive loss of everyone's queries to everyone's documents."""
         every = self.peers.lists((len(step.documents), step.positives, step.candidates))
         starts = [sum(count for count, _, _ in every[:rank]) for rank in range(len(every))]
         positive_Q = [start + row for start, (_, rows, _) in zip(starts, every, strict=True) for row in rows]
         if not positive_Q:
             return {}
-        queries = self.read(step.queries, with_states=False)
         device = self.model.lm.device
         candidates_QN: torch.Tensor | None = None
         if any(candidates is not None for _, _, candidates in every):
@@ -166,13 +170,12 @@ class ReadOnce:
             candidates_QN,
         )
         (loss * self.config.contrastive.weight).backward()
-        queries.backward()
         return {"contrastive": loss.item()}
 
     def _answer(self, step: RetrievalStep, states: Sequence[StateTensors]) -> dict[str, float]:
         """Losses of all answers over placed states, back-propagated into the states."""
         losses = {"placed": 0.0, "distill": 0.0}
-        ids = [document.ids for document in step.documents]
+        ids = [prompt.ids for prompt in step.readable]
         chunks = self.chunks(step, is_full=False)
         for chunk, weight_A in self._weighted(chunks):
             logits_AV, target_A = self.contexts.placed(states, chunk)
@@ -190,7 +193,7 @@ class ReadOnce:
 
     def _reread(self, step: RetrievalStep) -> StepLosses:
         """Only answers, each context read as one, as many of them as about `tokens_per_step` allow."""
-        lengths = [_length(answer, step.documents) for answer in step.answers]
+        lengths = [_length(answer, step.readable) for answer in step.answers]
         kept = 0
         while kept < len(lengths) and (kept == 0 or sum(lengths[: kept + 1]) <= self.config.data.tokens_per_step):
             kept += 1
@@ -199,7 +202,7 @@ class ReadOnce:
 
     def _answer_in_full(self, step: RetrievalStep) -> dict[str, float]:
         """Losses of all answers, their contexts read anew with ordinary attention."""
-        ids = [document.ids for document in step.documents]
+        ids = [prompt.ids for prompt in step.readable]
         value, chunks = 0.0, self.chunks(step, is_full=True)
         for chunk, weight_A in self._weighted(chunks):
             loss = self._generative(*self.contexts.full(ids, chunk), weight_A)

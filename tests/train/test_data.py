@@ -74,6 +74,23 @@ def test_contexts_hold_the_own_document_unless_the_answer_says_it_is_missing(
     assert 0.35 < sum(missing) / len(missing) < 0.65
 
 
+def test_some_answers_reuse_the_state_of_their_own_query(make_model: Callable[..., GritModel], recipe: Recipe) -> None:
+    model = make_model(template="gritrag")
+    without, only = ({**ONLY_QUESTIONS, "p_unanswerable": 0, "p_question_state": share} for share in (0, 1))
+    plain, reusing = (Mixture(recipe(generative=generative), model) for generative in (without, only))
+    first = last = 0
+    for number in range(20):
+        assert not plain.step(number).reuses_questions
+        step = reusing.step(number)
+        for answer in step.answers:
+            (query,) = (row for row in answer.context if row >= len(step.documents))
+            own = step.positives[query - len(step.documents)]
+            assert own in answer.context
+            assert answer.question_ids == model.answer_start_ids(question_is_last=True)
+            first, last = first + (answer.context[0] == query), last + (answer.context[-1] == query)
+    assert first > 5 < last
+
+
 def test_segments_are_those_of_the_model(tiny_model: GritModel, recipe: Recipe) -> None:
     dress = Dress(tiny_model, recipe())
     assert dress.document("a text").ids == tiny_model.document_token_ids("a text")

@@ -34,7 +34,7 @@ def retrieval_step(model: GritModel, config: TrainConfig) -> RetrievalStep:
 
 def long_forward(model: GritModel, step: RetrievalStep, answer: Prompted) -> torch.Tensor:
     """Loss of one answer's tokens `[A]`, from a single forward under a mask that keeps documents apart."""
-    blocks = [step.documents[row].ids for row in answer.context]
+    blocks = [step.readable[row].ids for row in answer.context]
     ids = [*(i for block in blocks for i in block), *answer.question_ids, *answer.answer_ids[:-1]]
     length, total = sum(map(len, blocks)), len(ids)
     seen = torch.ones(total, total).tril().bool()
@@ -74,6 +74,13 @@ def test_read_once_equals_one_long_masked_forward(
     model = make_model(architecture, reading=reading)
     config = recipe(contrastive={"weight": 0}, answer_chunk_tokens=400)
     step = retrieval_step(model, config)
+    start_ids = model.answer_start_ids(question_is_last=True)
+    over_queries = [
+        Prompted(start_ids, step.answers[0].answer_ids, (0, 1, 3)),
+        Prompted(start_ids, step.answers[1].answer_ids, (5, 2, 0), start=3),
+    ]
+    step = replace(step, answers=[*step.answers, *over_queries])
+    assert step.reuses_questions
     done = ReadOnce(model, config)(step)
     got = gradients(model)
 
