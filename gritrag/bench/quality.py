@@ -17,18 +17,18 @@ from tqdm import tqdm
 
 from gritrag.answer import RAG
 from gritrag.bench import scores
+from gritrag.bench.encoders import MINILM, Encoder, load_encoder
 from gritrag.bench.questions import Question, QuestionSet, choose, evenly, read_questions
 from gritrag.bench.report import as_json, machine
+from gritrag.bench.retrieval import rank
 from gritrag.bench.scores import ANSWER, Scores
 from gritrag.bench.summary import Evaluated, show, summarise
 from gritrag.config import DEFAULT_MODEL
 from gritrag.index.index import Index
-from gritrag.index.search import MODES as SEARCH_MODES
 from gritrag.model.grit import GritModel
 from gritrag.records import Document, Hit
 
 PARTS = ("retrieval", "answers")
-QUERIES_PER_BATCH = 64
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ def gold_contexts(chosen: QuestionSet, setting: Setting, path: Path) -> list[Ask
 
 
 def evaluate(
-    model: GritModel,
+    model: Encoder,
     name: str,
     chosen: QuestionSet,
     asked: Sequence[Asked],
@@ -116,7 +116,7 @@ def evaluate(
     """Index the documents in `folder`, search and answer.
 
     Args:
-        model: the model.
+        model: the model. One that only embeds is not asked to answer.
         name: what the tables call it.
         chosen: documents to index, and questions to search for.
         asked: questions to answer. A `retrieved` context that one lacks is searched for and kept with it, so that a
@@ -125,16 +125,17 @@ def evaluate(
         folder: new or empty.
         out: gets a line of JSON for each question that is answered.
     """
-    states = setting.states if setting.has("answers") else "none"
+    answers_too = isinstance(model, GritModel) and setting.has("answers")
+    states = setting.states if answers_too else "none"
     with Index.create(folder, model=model, states=states) as index:
         index.add(chosen.documents, show_progress_bar=True)
-        retrieval = _retrieval(index, chosen.questions) if setting.has("retrieval") else {}
+        retrieval = rank(index, chosen.questions) if setting.has("retrieval") else {}
         for each in asked:
             if "retrieved" not in each.contexts:
                 hits = index.search(each.question.text, setting.k, mode="hybrid")
                 each.contexts["retrieved"] = [hit.document for hit in hits]
         answers: dict[str, Scores] = defaultdict(lambda: {score: [] for score in ANSWER})
-        for each, texts in _answered(index, asked, setting):
+        for each, texts in answered(index, asked, setting) if answers_too else ():
             found = {way: scores.score_answer(text, each.question.answers) for way, text in texts.items()}
             for way, scored in found.items():
                 for score, value in scored.items():
@@ -142,25 +143,12 @@ def evaluate(
             if out is not None:
                 out.write(json.dumps(_row(name, each, texts, found), ensure_ascii=False) + "\n")
                 out.flush()
-    facts = {"model": name, **machine(model.lm.dtype, model.lm.device)}
+    lm = model.lm if isinstance(model, GritModel) else model
+    facts = {"model": name, **machine(lm.dtype, lm.device)}
     return Evaluated(name, facts, retrieval, dict(answers))
 
 
-def _retrieval(index: Index, questions: Sequence[Question]) -> dict[str, Scores]:
-    texts, relevant = [question.text for question in questions], [question.document.id for question in questions]
-    found: dict[str, Scores] = {}
-    with tqdm(total=len(SEARCH_MODES) * len(texts), desc="searching", unit="question") as bar:
-        for mode in SEARCH_MODES:
-            rankings: list[list[str]] = []
-            for start in range(0, len(texts), QUERIES_PER_BATCH):
-                batch = index.search_many(texts[start : start + QUERIES_PER_BATCH], scores.DEPTH, mode=mode)
-                rankings += [[hit.document.id for hit in hits] for hits in batch]
-                bar.update(len(batch))
-            found[mode] = scores.score_rankings(rankings, relevant)
-    return found
-
-
-def _answered(index: Index, asked: Sequence[Asked], setting: Setting) -> Iterator[tuple[Asked, dict[str, str]]]:
+def answered(index: Index, asked: Sequence[Asked], setting: Setting) -> Iterator[tuple[Asked, dict[str, str]]]:
     """Each question with its answers, by mode and context."""
     rags = {mode: RAG(index, mode=mode) for mode in ("no-retrieval", "doc-query", "doc-cache")}
     for each in tqdm(asked, desc="answering", unit="question", disable=not asked):
@@ -190,7 +178,7 @@ def _row(model: str, asked: Asked, texts: Mapping[str, str], found: Mapping[str,
 def main(
     path: Path,
     model: str = DEFAULT_MODEL,
-    compare: str = "",
+    compare: Sequence[str] = (),
     dtype: str = "auto",
     device: str = "auto",
     as_json_text: bool = False,
@@ -200,18 +188,21 @@ def main(
     """Run and return what to print; what is wrong with the file is said before a model is loaded.
 
     Raises:
-        ValueError: a missing file, a broken row, too few documents or answers, or `out` would overwrite the file.
+        ValueError: a missing file, a broken row, too few documents or answers, `out` would overwrite the file, or the
+            first model cannot answer.
     """
     setting = setting or Setting()
+    if model == MINILM and setting.has("answers"):
+        raise ValueError(f"{MINILM} only embeds: evaluate only retrieval (--only retrieval), or --compare it")
     chosen = choose(read_questions(path), setting.documents)
     asked = gold_contexts(chosen, setting, path) if setting.has("answers") else []
     if out is not None and out.exists() and out.samefile(path):
         raise ValueError(f"--out {out} is the file of questions itself; name another")
     runs: list[Evaluated] = []
     with out.open("w", encoding="utf-8") if out is not None else nullcontext() as lines:
-        for name in (model, compare) if compare else (model,):
+        for name in (model, *compare):
             with tempfile.TemporaryDirectory(prefix="gritrag-eval-") as folder:
-                loaded = GritModel.from_pretrained(name, dtype=dtype, device=device)
+                loaded = load_encoder(name, dtype, device)
                 runs.append(evaluate(loaded, name, chosen, asked, setting, Path(folder) / "index", lines))
                 del loaded  # the next model needs its memory
     counts = {

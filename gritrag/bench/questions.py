@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
+from gritrag import corpus
 from gritrag.records import Document
 
 T = TypeVar("T")
@@ -43,7 +44,7 @@ def read_questions(path: Path) -> list[Question]:
         ValueError: no such file, no row in it, or a broken row (file and line are named).
     """
     questions = []
-    for number, line in _lines(path):
+    for number, line in numbered_lines(path):
         try:
             questions.append(_question(json.loads(line), str(number)))
         except (KeyError, TypeError, ValueError) as error:
@@ -52,6 +53,15 @@ def read_questions(path: Path) -> list[Question]:
     if not questions:
         raise ValueError(f"{path} holds no rows; a row looks like {{'question', 'passage', 'answers', 'title'}}")
     return questions
+
+
+def invented_questions() -> list[Question]:
+    """Those of the package's own corpus, for a run that brings no file."""
+    of_id = {document.id: document for document in corpus.documents()}
+    return [
+        Question(str(number), row.question, tuple(row.answers), of_id[row.document_id])
+        for number, row in enumerate(corpus.questions(), start=1)
+    ]
 
 
 def choose(questions: Sequence[Question], documents: int) -> QuestionSet:
@@ -78,8 +88,12 @@ def evenly(items: Sequence[T], count: int) -> list[T]:
     return [items[number * len(items) // count] for number in range(count)]
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Line numbers from 1, without blank lines."""
+def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Line numbers from 1, without blank lines.
+
+    Raises:
+        ValueError: the file cannot be read, or is no UTF-8 text.
+    """
     try:
         with path.open(encoding="utf-8") as lines:
             yield from ((number, line) for number, line in enumerate(lines, start=1) if line.strip())

@@ -1,8 +1,7 @@
-"""What scores of one or two models on the same questions say: means and paired comparisons, with their intervals."""
+"""What scores of models on the same questions say: means and paired comparisons, with their intervals."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 from gritrag.bench import scores
@@ -46,15 +45,17 @@ class Pair:
 
 
 def pairs(runs: Sequence[Evaluated]) -> Iterator[Pair]:
-    """The comparisons worth a line: both searches, from states and from text, and the first model with the second."""
+    """The comparisons worth a line: both searches, from states and from text, and the first model with each other."""
     for run in runs:
         if run.retrieval:
             yield Pair("nDCG@10", run, "hybrid", run, "sparse")
         yield from (Pair("F1", run, cached, run, read) for cached, read in _cached_and_read(run))
-    for first, second in pairwise(runs):
+    for second in runs[1:]:
+        first = runs[0]
         yield from (Pair("nDCG@10", first, mode, second, mode) for mode in first.retrieval)
-        yield from (Pair("F1", first, way, second, way) for way in first.answers)
-        yield from (Pair("F1", first, cached, second, read) for cached, read in _cached_and_read(first))
+        if second.answers:
+            yield from (Pair("F1", first, way, second, way) for way in first.answers)
+            yield from (Pair("F1", first, cached, second, read) for cached, read in _cached_and_read(first))
 
 
 def _cached_and_read(run: Evaluated) -> list[tuple[str, str]]:
@@ -65,7 +66,7 @@ def summarise(runs: Sequence[Evaluated], facts: Mapping[str, Any], seed: int) ->
     """Everything that `show` prints.
 
     Args:
-        runs: one model, or two on the same questions.
+        runs: of models on the same questions; the first is compared with each other.
         facts: what was evaluated, and how.
         seed: of the resamples.
     """

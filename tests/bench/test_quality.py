@@ -161,6 +161,23 @@ def test_only_retrieval_reads_no_states_and_needs_no_answers(path: Path, model_f
     assert "documents: 4" in told
 
 
+def test_an_encoder_is_compared_in_retrieval_and_asked_for_no_answers(path: Path, model_folder: str) -> None:
+    setting = Setting(**SMALL)
+    result = json.loads(main(path, model_folder, [model_folder, "minilm"], as_json_text=True, setting=setting))
+    first, second, minilm = result["models"]
+    assert list(minilm["retrieval"]) == list(first["retrieval"])
+    assert minilm["retrieval"]["sparse"] == first["retrieval"]["sparse"], "words are the same for every encoder"
+    assert list(second["answers"]) == ANSWER_WAYS
+    assert minilm["answers"] == {}
+    against = [pair for pair in result["comparisons"] if pair["against"].endswith("(minilm)")]
+    assert {pair["of"] for pair in against} == {f"{mode} ({model_folder})" for mode in first["retrieval"]} | {
+        "hybrid (minilm)"
+    }
+    with pytest.raises(ValueError, match="minilm only embeds"):
+        main(path, "minilm", setting=setting)
+    assert "| minilm" in main(path, "minilm", setting=Setting(only="retrieval"))
+
+
 def test_tables_say_what_the_numbers_are() -> None:
     run = Evaluated("m", {"model": "m"}, {}, {"doc-query, x": {s: [0.0, 0.0] for s in ("EM", "F1", "match")}})
     run.answers["doc-cache, x"] = {s: [0.0, 1.0] for s in ("EM", "F1", "match")}

@@ -1,0 +1,28 @@
+"""Rankings of an index's documents for each question, by every way to search, and their scores."""
+
+from collections.abc import Sequence
+
+from tqdm import tqdm
+
+from gritrag.bench import scores
+from gritrag.bench.questions import Question
+from gritrag.bench.scores import Scores
+from gritrag.index.index import Index
+from gritrag.index.search import MODES
+
+QUERIES_PER_BATCH = 64
+
+
+def rank(index: Index, questions: Sequence[Question]) -> dict[str, Scores]:
+    """By search mode, one number per question of every score of `scores.RANKING`."""
+    texts, relevant = [question.text for question in questions], [question.document.id for question in questions]
+    found: dict[str, Scores] = {}
+    with tqdm(total=len(MODES) * len(texts), desc="searching", unit="question") as bar:
+        for mode in MODES:
+            rankings: list[list[str]] = []
+            for start in range(0, len(texts), QUERIES_PER_BATCH):
+                batch = index.search_many(texts[start : start + QUERIES_PER_BATCH], scores.DEPTH, mode=mode)
+                rankings += [[hit.document.id for hit in hits] for hits in batch]
+                bar.update(len(batch))
+            found[mode] = scores.score_rankings(rankings, relevant)
+    return found
