@@ -1,17 +1,43 @@
 """Typed contents of `gritrag.json` and of `configs/*.yaml`. An unknown key is an error.  No torch."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 FORMAT = 1
 CHECKPOINT_FILE = "gritrag.json"
 DEFAULT_MODEL = "gritrag-smollm2-135m"
 
 ReadingMode = Literal["causal", "bidirectional"]
+
+
+class PartsConfig(BaseModel):
+    """What is trained beside the language model; see `gritrag.model.parts`.
+
+    Args:
+        latents, latent_heads: of the pooling ``latent_attention``.
+        projection: a linear layer brings vectors to this length; None for none.
+        contextual_encoder: a BERT-style encoder (as `GritModel.from_pretrained` takes names), whose summary of a text
+            is put before it as one token; empty for none.
+        demonstrations: a query can be given up to this many example pairs as soft tokens; 0 for none.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    latents: int = Field(512, ge=1)
+    latent_heads: int = Field(8, ge=1)
+    projection: int | None = Field(None, ge=1)
+    contextual_encoder: str = ""
+    demonstrations: int = Field(0, ge=0)
+
+    @model_validator(mode="after")
+    def _one_soft_prompt(self) -> Self:
+        if self.contextual_encoder and self.demonstrations:
+            raise ValueError("a model has a contextual token or demonstrations, not both: leave one out")
+        return self
 
 
 class CheckpointConfig(BaseModel):
@@ -21,9 +47,11 @@ class CheckpointConfig(BaseModel):
         base: name of the base model, as `GritModel.from_pretrained` takes it.
         adapter: folder of a LoRA adapter inside the checkpoint, or None.
         template: name of a prompt template, or ``"auto"`` to go by the tokenizer.
-        pooling: name of a pooling.
+        pooling: name of a pooling, or several joined by ``+``; see `gritrag.model.pooling.Pooler`.
         reading: attention of the read pass.
         instruction: given to queries that come without one; empty for none.
+        parts: what is trained beside the language model.
+        parts_file: its weights inside the checkpoint, or None where there are none.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -35,6 +63,8 @@ class CheckpointConfig(BaseModel):
     pooling: str = "mean"
     reading: ReadingMode = "causal"
     instruction: str = ""
+    parts: PartsConfig = PartsConfig()
+    parts_file: str | None = None
 
     @classmethod
     def load(cls, directory: Path) -> "CheckpointConfig":
@@ -53,7 +83,8 @@ class CheckpointConfig(BaseModel):
         return config
 
     def save(self, directory: Path) -> None:
-        (directory / CHECKPOINT_FILE).write_text(self.model_dump_json(indent=2) + "\n", "utf-8")
+        plain = None if self.parts_file else {"parts", "parts_file"}
+        (directory / CHECKPOINT_FILE).write_text(self.model_dump_json(indent=2, exclude=plain) + "\n", "utf-8")
 
 
 # --- recipes: what `configs/*.yaml` hold ------------------------------------------------------------------------------
@@ -69,18 +100,14 @@ class Recipe(BaseModel):
         """Read a recipe.
 
         Args:
-            path: YAML file.
+            path: YAML file. Its key ``extends`` may list files beside it that it builds on: each is laid over those
+                before it, group by group, and the file itself over all.
             overrides: such as ``lr=1e-4`` or ``data.tokens_per_step=900``; values are YAML.
 
         Raises:
             ValueError: unreadable file, an override without ``=``, an unknown key or a value out of its range.
         """
-        try:
-            fields = yaml.safe_load(path.read_text("utf-8"))
-        except (OSError, yaml.YAMLError) as error:
-            raise ValueError(f"cannot read the recipe {path}: {error}") from None
-        if not isinstance(fields, dict):
-            raise ValueError(f"{path} is no recipe: it must hold keys and values, see configs/")
+        fields = _fields(path)
         for override in overrides:
             _override(fields, override)
         try:
@@ -101,6 +128,9 @@ class SourceConfig(Recipe):
         neighbours: so many documents that follow each other in the file go into a batch together. Above 1, texts about
             the same thing become each other's negatives and distractors.
         literal_answers: drop answers that do not occur in their passage (for machine-made rows).
+        label_negatives: of rows with a label: each gets so many rows of other labels as negatives of its own.
+        augment: leave the file's questions aside; the queries of a passage are its own text, changed by each of these
+            rules. See `gritrag.train.augment`.
     """
 
     path: str
@@ -110,6 +140,8 @@ class SourceConfig(Recipe):
     instruction: str | None = None
     neighbours: int = Field(1, ge=1)
     literal_answers: bool = False
+    label_negatives: int = Field(1, ge=1)
+    augment: tuple[Literal["noise", "rewrite", "translate"], ...] = ()
 
 
 class DataConfig(Recipe):
@@ -125,6 +157,8 @@ class DataConfig(Recipe):
         answers_per_step: at most so many questions are answered in a step.
         p_title: share of documents that are read with their title.
         max_chat_tokens: longer chats are left out.
+        word_noise: share of words that the rule ``noise`` of `SourceConfig.augment` drops, doubles or swaps.
+        translator: ``module:function`` for the rule ``translate``: a list of texts in, their back-translations out.
     """
 
     sources: tuple[SourceConfig, ...] = Field(min_length=1)
@@ -136,13 +170,19 @@ class DataConfig(Recipe):
     answers_per_step: int = Field(12, ge=1)
     p_title: float = Field(0.5, ge=0, le=1)
     max_chat_tokens: int = Field(512, ge=8)
+    word_noise: float = Field(0.1, gt=0, lt=1)
+    translator: str = ""
 
 
 class ContrastiveConfig(Recipe):
-    """See `gritrag.train.objectives.Contrastive`. A `weight` of 0 switches it off."""
+    """See `gritrag.train.objectives.Contrastive`. A `weight` of 0 switches it off.
+
+    Without `in_batch_negatives` a query is compared with its own documents only, whatever the sources say.
+    """
 
     weight: float = Field(1.0, ge=0)
     temperature: float = Field(0.05, gt=0)
+    in_batch_negatives: bool = True
     false_negative_margin: float | None = 0.1
     matryoshka_dims: tuple[int, ...] = ()
     symmetric: bool = False
@@ -155,6 +195,7 @@ class GenerativeConfig(Recipe):
         weight: of its loss, against the contrastive one.
         contexts: ``placed``: answers are decoded over the states that the one reading left. ``full``: each context is
             read anew with its question, beside the reading for vectors: GritLM's two streams, to compare with.
+            ``none``: answers are learnt from chats alone.
         weighting: per ``token`` or per ``sample`` of the step, or ``mixed``: per token within a chunk, chunks alike.
         documents_per_context: a context has one of these numbers of documents.
         max_context_tokens: distractors that would make a context longer are left out.
@@ -164,12 +205,14 @@ class GenerativeConfig(Recipe):
         p_full: share of steps that read the same segments as one ordinary context, so that this stays good.
         p_chat: share of steps on plain chat.
         p_question_state: share of answers that reuse the state of their own query, before or behind the documents.
+        quantise: codec whose loss placed states are given in training; empty for none. See `gritrag.train.quantise`.
+        p_quantise: share of steps with placed states in which they are.
         distill: weight of the KL divergence from the model's own full attention.
         distill_temperature: of that divergence.
     """
 
     weight: float = Field(1.0, ge=0)
-    contexts: Literal["placed", "full"] = "placed"
+    contexts: Literal["placed", "full", "none"] = "placed"
     weighting: Literal["token", "sample", "mixed"] = "token"
     documents_per_context: tuple[int, ...] = Field((1, 2, 3, 5), min_length=1)
     max_context_tokens: int = Field(1200, ge=8)
@@ -179,8 +222,46 @@ class GenerativeConfig(Recipe):
     p_full: float = Field(0.15, ge=0, le=1)
     p_chat: float = Field(0.05, ge=0, le=1)
     p_question_state: float = Field(0.0, ge=0, le=1)
+    quantise: str = ""
+    p_quantise: float = Field(0.5, ge=0, le=1)
     distill: float = Field(0.0, ge=0)
     distill_temperature: float = Field(1.0, gt=0)
+
+
+class MaskedConfig(Recipe):
+    """See `gritrag.train.objectives.MaskedNextToken`. A `weight` of 0 switches it off."""
+
+    weight: float = Field(0.0, ge=0)
+    share: tuple[float, float] = (0.2, 0.8)
+    mask: str = "_"
+
+
+class ViewsConfig(Recipe):
+    """See `gritrag.train.objectives.Views`. A `weight` of 0 switches it off."""
+
+    weight: float = Field(0.0, ge=0)
+    temperature: float = Field(0.05, gt=0)
+    dropout: float = Field(0.1, gt=0, lt=1)
+
+
+class StageConfig(Recipe):
+    """A part of a run that differs from the rest in what is given here; groups are laid over the recipe's.
+
+    Args:
+        name: for the record.
+        share: of the run's steps (and of its time, where that ends it), relative to the other stages.
+        data, contrastive, generative, masked, views, lr, warmup_steps: as in `TrainConfig`.
+    """
+
+    name: str = ""
+    share: float = Field(1.0, gt=0)
+    data: dict[str, Any] = {}
+    contrastive: dict[str, Any] = {}
+    generative: dict[str, Any] = {}
+    masked: dict[str, Any] = {}
+    views: dict[str, Any] = {}
+    lr: float | None = Field(None, gt=0)
+    warmup_steps: int | None = Field(None, ge=0)
 
 
 class ValidationConfig(Recipe):
@@ -229,11 +310,13 @@ class TrainConfig(Recipe):
 
     Args:
         name: of the run; its files go into ``<runs_dir>/<name>/``.
-        base: model to start from, as `GritModel.from_pretrained` takes it.
+        base: model to start from, as `GritModel.from_pretrained` takes it; ``model`` is another name for it.
         init: weights of an earlier run (``.../weights.safetensors``) to start from instead of the base's.
-        reading, pooling, template, instruction: what the checkpoint will fix; see `CheckpointConfig`.
+        reading, pooling, template, instruction, parts: what the checkpoint will fix; see `CheckpointConfig`.
         dtype: of the weights. ``autocast`` computes in bfloat16 where the hardware does.
-        steps, seconds: the run ends at whichever comes first; the schedule goes by the same clock.
+        steps, seconds, tokens: the run ends at whichever comes first; the schedule goes by the same clock.
+        stages: run one after the other, each with a schedule and an optimizer of its own; without any, the recipe is
+            its only stage.
         lr, schedule, warmup_steps, min_lr_ratio, weight_decay, betas, max_grad_norm: AdamW. The schedule ends at
             ``min_lr_ratio * lr``.
         recompute: GradCache: read everything twice, keep the activations of one chunk only.
@@ -250,6 +333,7 @@ class TrainConfig(Recipe):
     pooling: str = "mean"
     template: str = "auto"
     instruction: str = ""
+    parts: PartsConfig = PartsConfig()
     dtype: str = "float32"
     autocast: bool = True
     device: str = "auto"
@@ -257,6 +341,8 @@ class TrainConfig(Recipe):
     runs_dir: str = "runs"
     steps: int = Field(400, ge=1)
     seconds: float | None = Field(None, gt=0)
+    tokens: int | None = Field(None, ge=1)
+    stages: tuple[StageConfig, ...] = ()
     lr: float = Field(5e-5, gt=0)
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     warmup_steps: int = Field(20, ge=0)
@@ -272,8 +358,58 @@ class TrainConfig(Recipe):
     data: DataConfig
     contrastive: ContrastiveConfig = ContrastiveConfig()
     generative: GenerativeConfig = GenerativeConfig()
+    masked: MaskedConfig = MaskedConfig()
+    views: ViewsConfig = ViewsConfig()
     validation: ValidationConfig = ValidationConfig()
     adapter: AdapterConfig = AdapterConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _model_is_base(cls, fields: Any) -> Any:
+        if isinstance(fields, dict) and "model" in fields:
+            return {**{key: value for key, value in fields.items() if key != "model"}, "base": fields["model"]}
+        return fields
+
+    @model_validator(mode="after")
+    def _sound(self) -> Self:
+        if self.parts.demonstrations and self.generative.p_question_state:
+            raise ValueError("a query that is given demonstrations leaves no state to answer from: p_question_state=0")
+        self.in_stages()  # refuses a broken stage at once
+        return self
+
+    def in_stages(self) -> "tuple[TrainConfig, ...]":
+        """The recipe of each stage, complete and without stages of its own."""
+        if not self.stages:
+            return (self,)
+        recipe = self.model_dump(exclude={"stages"})
+        own = [stage.model_dump(exclude={"name", "share"}, exclude_none=True) for stage in self.stages]
+        return tuple(TrainConfig.model_validate(merged(recipe, fields)) for fields in own)
+
+
+def _fields(path: Path, extended_by: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """Keys and values of a recipe, over those of the recipes that it extends."""
+    if path in extended_by:
+        raise ValueError(f"{path} extends itself; take it out of extends")
+    try:
+        fields = yaml.safe_load(path.read_text("utf-8"))
+    except (OSError, yaml.YAMLError) as error:
+        raise ValueError(f"cannot read the recipe {path}: {error}") from None
+    if not isinstance(fields, dict):
+        raise ValueError(f"{path} is no recipe: it must hold keys and values, see configs/")
+    extends = fields.pop("extends", [])
+    below: dict[str, Any] = {}
+    for name in [extends] if isinstance(extends, str) else extends:
+        below = merged(below, _fields(path.parent / name, (*extended_by, path)))
+    return merged(below, fields)
+
+
+def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """`above` laid over `below`: groups key by key, everything else as a whole."""
+    result = dict(below)
+    for key, value in above.items():
+        both = isinstance(value, Mapping) and isinstance(below.get(key), Mapping)
+        result[key] = merged(below[key], value) if both else value
+    return result
 
 
 def _override(fields: dict[str, Any], override: str) -> None:

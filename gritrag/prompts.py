@@ -15,7 +15,8 @@ import xxhash
 class Segment(NamedTuple):
     """A stretch of a prompt. Content is data: it is stripped, and control tokens in it stay text.
 
-    Only what `is_pooled` goes into a vector: an instruction is content that is read but not pooled.
+    Only what `is_pooled` goes into a vector: an instruction is content that is read but not pooled. Of scaffold that
+    is pooled, only the last token counts: it closes a text and stands for all of it.
     """
 
     text: str
@@ -53,6 +54,8 @@ class Template:
         stop: strings that end an answer, beside the tokenizer's end token.
         text_markers: strings that act as markers though the tokenizer has no control token for them; a space is
             put into them wherever they occur in content.
+        end: what closes documents and queries; its last token is pooled with their content.
+        chat: Jinja template for chats, where the model's maker had one; the tokenizer's own where empty.
     """
 
     name: str
@@ -67,6 +70,8 @@ class Template:
     answer_start_after_question: str = ""
     stop: tuple[str, ...] = ()
     text_markers: tuple[str, ...] = ()
+    end: str = ""
+    chat: str = ""
 
     @property
     def fingerprint(self) -> str:
@@ -75,22 +80,27 @@ class Template:
 
     def with_marker(self, marker: str) -> "Template":
         """This template for a tokenizer whose first token is `marker`, which then starts every prompt of its own."""
+
+        def marked(form: str) -> str:
+            return marker + form.removeprefix(self.marker)
+
         return replace(
             self,
             marker=marker,
-            query=marker + self.query,
-            bare_query=marker + self.bare_query,
-            bare_question=marker + self.bare_question,
-            question_first=marker + self.question_first,
+            query=marked(self.query),
+            bare_query=marked(self.bare_query),
+            bare_question=marked(self.bare_question),
+            question_first=marked(self.question_first),
         )
 
     def document_segments(self, text: str) -> list[Segment]:
-        return [*([scaffold(self.marker)] if self.marker else []), *self._fill(self.document, text)]
+        marker = [scaffold(self.marker)] if self.marker else []
+        return [*marker, *self._fill(self.document, text), *self._end_segments()]
 
     def query_segments(self, text: str, instruction: str | None = None) -> list[Segment]:
         if instruction and instruction.strip():
-            return self._fill(self.query, instruction, text)
-        return self._fill(self.bare_query, text)
+            return [*self._fill(self.query, instruction, text), *self._end_segments()]
+        return [*self._fill(self.bare_query, text), *self._end_segments()]
 
     def question_segments(self, text: str, has_documents: bool = True) -> list[Segment]:
         return self._fill(self.question if has_documents else self.bare_question, text)
@@ -106,6 +116,9 @@ class Template:
         for marker in self.text_markers:
             text = text.replace(marker, f"{marker[0]} {marker[1:]}")
         return text
+
+    def _end_segments(self) -> list[Segment]:
+        return [Segment(self.end, is_content=False, is_pooled=True)] if self.end else []
 
     def _fill(self, form: str, *contents: str) -> list[Segment]:
         """Split the form at its slots; braces in contents are never looked at."""
@@ -163,6 +176,12 @@ GRITLM = Template(
         "\n\nAnswer the prior query while optionally using the context prior to it\n<|assistant|>\n"
     ),
     text_markers=("<|user|>", "<|embed|>", "<|assistant|>"),
+    chat=(
+        "{{ bos_token }}{% for message in messages %}"
+        "{% if message['role'] == 'assistant' %}{{ '<|assistant|>\\n' + message['content'] + eos_token + '\\n' }}"
+        "{% else %}{{ '<|user|>\\n' + message['content'] + '\\n' }}{% endif %}"
+        "{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>\\n' }}{% endif %}"
+    ),
 )
 """GritLM's published format (Muennighoff et al. 2024, section 2): its role markers are plain text."""
 
@@ -193,7 +212,63 @@ GEMMA = Template(
     stop=("<end_of_turn>",),
 )
 
-TEMPLATES: dict[str, Template] = {template.name: template for template in (CHATML, GRITRAG, GRITLM, PLAIN, GEMMA)}
+INSTRUCT = Template(
+    name="instruct",
+    marker="",
+    document="{}",
+    query="Instruct: {}\nQuery: {}",
+    bare_query="{}",
+    question="Question:\n{}\nAnswer:",
+    bare_question="Question:\n{}\nAnswer:",
+    question_first="Question:\n{}\n\n",
+    answer_start="Answer:",
+    stop=("\n",),
+    end="</s>",
+)
+"""Of E5-Mistral (Wang et al. 2024, section 3.2) and those that followed it: an instruction before queries, nothing
+before documents, and the tokenizer's end token behind both. They only embed: questions to answer are as in `PLAIN`."""
+
+LLM2VEC = Template(
+    name="llm2vec",
+    marker="",
+    document="{}",
+    query="{} {}",
+    bare_query="{}",
+    question="\n\nQuestion:\n{}\nAnswer:",
+    bare_question="Question:\n{}\nAnswer:",
+    question_first="Question:\n{}\n\n",
+    answer_start="\n\nAnswer:",
+    stop=("\n",),
+)
+"""Of LLM2Vec (BehnamGhader et al. 2024, appendix on instructions): the instruction, a space, the text."""
+
+CLOZE = Template(
+    name="cloze",
+    marker="",
+    document='This sentence : "{}',
+    query='{}\nThis sentence : "{}',
+    bare_query='This sentence : "{}',
+    question="\n\nQuestion:\n{}\nAnswer:",
+    bare_question="Question:\n{}\nAnswer:",
+    question_first="Question:\n{}\n\n",
+    answer_start="\n\nAnswer:",
+    stop=("\n",),
+    end='" belongs to the following cluster:',
+)
+"""Of Roth et al. 2025 (arXiv 2507.22729), for clustering: the token that would go on with the sentence sums it up."""
+
+TEMPLATES: dict[str, Template] = {
+    template.name: template for template in (CHATML, GRITRAG, GRITLM, PLAIN, GEMMA, INSTRUCT, LLM2VEC, CLOZE)
+}
+
+FITTED = (GRITLM, PLAIN, INSTRUCT, LLM2VEC, CLOZE)
+"""Templates of no tokenizer in particular: they begin and end with the control tokens of the one at hand."""
+
+
+def fitted(template: Template, first: str, last: str) -> Template:
+    """A template of `FITTED` for a tokenizer with these control tokens."""
+    fits = template.with_marker(first)
+    return replace(fits, end=last) if template.end == "</s>" else fits
 
 
 def chat_segments(messages: Sequence[Message], render: Callable[[list[Message]], str]) -> list[Segment]:

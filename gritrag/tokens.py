@@ -19,6 +19,9 @@ from gritrag.records import Document, as_document
 
 logger = logging.getLogger(__name__)
 
+ANCHOR = "\n"
+"""Put before a text to see how it is tokenised behind another, for a line break joins with no word."""
+
 
 class TokenIds(NamedTuple):
     """Ids of one prompt and, for each, whether it goes into the vector."""
@@ -76,6 +79,8 @@ class Encoder:
         self.control_ids = set(markers) | set(tokenizer.all_special_ids)
         self._never_content = self.control_ids - {tokenizer.unk_token_id}  # what an unknown word may become
         self._content_tokenizer = _without_control(tokenizer, list(markers.values()))
+        alone, joined = self.scaffold_ids("a"), self.scaffold_ids(ANCHOR + "a")
+        self._puts_space_first = joined != self.scaffold_ids(ANCHOR) + alone
 
     def content_ids(self, text: str, strip: bool = True) -> list[int]:
         """Ids of user text, stripped unless told otherwise, with every control token in it taken as plain text."""
@@ -92,10 +97,26 @@ class Encoder:
         ids: list[int] = []
         is_pooled: list[bool] = []
         for segment in segments:
-            new = self.content_ids(segment.text) if segment.is_content else self.scaffold_ids(segment.text)
+            goes_on = self._puts_space_first and bool(ids) and ids[-1] not in self.control_ids
+            new = self._ids_behind_text(segment) if goes_on else self._ids_alone(segment)
             ids += new
-            is_pooled += [segment.is_pooled] * len(new)
+            if segment.is_content or not segment.is_pooled:
+                is_pooled += [segment.is_pooled] * len(new)
+            else:
+                is_pooled += [False] * (len(new) - 1) + [True]
         return TokenIds(ids, is_pooled)
+
+    def _ids_alone(self, segment: Segment) -> list[int]:
+        return self.content_ids(segment.text) if segment.is_content else self.scaffold_ids(segment.text)
+
+    def _ids_behind_text(self, segment: Segment) -> list[int]:
+        """Without the space that SentencePiece puts before the first word: it is not the first here."""
+        anchor = self.scaffold_ids(ANCHOR)
+        if segment.is_content:
+            ids = self.content_ids(ANCHOR + segment.text.strip(), strip=False)
+        else:
+            ids = self.scaffold_ids(ANCHOR + segment.text)
+        return ids[len(anchor) :] if ids[: len(anchor)] == anchor else self._ids_alone(segment)
 
     def pad(self, prompts: Sequence[TokenIds]) -> Batch:
         """Pad on the right to the longest."""

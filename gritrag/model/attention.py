@@ -50,7 +50,12 @@ class Attention(nn.Module):
         self._decoder = (bidirectional_view(decoder) if kind == "view" else decoder,)
 
     def forward(
-        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, cache: Cache | None = None, start: int = 0
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        cache: Cache | None = None,
+        start: int = 0,
+        embeddings: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Last hidden states.
 
@@ -59,6 +64,7 @@ class Attention(nn.Module):
             attention_mask: bool `[B, T]`.
             cache: filled with keys and values where given.
             start: position of the first token.
+            embeddings: `[B, T, D]`, read instead of those of `input_ids`.
 
         Returns:
             `[B, T, D]`; rows behind the padding hold nothing of meaning.
@@ -73,7 +79,8 @@ class Attention(nn.Module):
         elif bool(attention_mask.all()):
             mask = None
         output = self._decoder[0](
-            input_ids=input_ids,
+            input_ids=input_ids if embeddings is None else None,
+            inputs_embeds=embeddings,
             attention_mask=mask,
             position_ids=positions.expand(input_ids.shape[0], -1),
             past_key_values=cache,

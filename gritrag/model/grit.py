@@ -5,31 +5,38 @@ Shape letters: `N` documents, `Q` queries, `B` batch, `T` tokens, `D` hidden.
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 import torch
 from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from gritrag.config import DEFAULT_MODEL, CheckpointConfig, ReadingMode
+from gritrag.config import DEFAULT_MODEL, CheckpointConfig, PartsConfig, ReadingMode
 from gritrag.model.attention import Attention, decoder_stack
-from gritrag.model.generator import Generator
-from gritrag.model.load import hash_config, hash_parameters, hash_tokenizer, load, pick_device, pick_dtype, template_for
-from gritrag.model.pooling import POOLINGS
+from gritrag.model.dresser import Dresser
+from gritrag.model.load import (
+    hash_config,
+    hash_parameters,
+    hash_tokenizer,
+    load,
+    pick_device,
+    pick_dtype,
+)
 from gritrag.model.probes import probe
+from gritrag.model.soft_prompts import Prompt
 from gritrag.model.state import DocumentState, Reading, RecordingCache
-from gritrag.prompts import Segment
-from gritrag.records import Document, Fingerprint, as_document
-from gritrag.tokens import Batch, TokenIds, check_text, length_sorted_batches
-
-T = TypeVar("T", str, str | Document)
+from gritrag.records import Document, Fingerprint
+from gritrag.tokens import Batch, TokenIds, length_sorted_batches
 
 TOKENS_PER_BATCH = {"cpu": 1024, "cuda": 32768, "mps": 8192}
 """A processor is busy with a thousand tokens, and more only fall out of its caches."""
 
+NO_DEMONSTRATIONS = (
+    "this model reads no demonstrations; train one that does (configs/recipes/epic.yaml), or leave the prompt out"
+)
 
-class GritModel(Generator):
+
+class GritModel(Dresser):
     """One causal LM that embeds (vectors), reads (vectors and states) and generates.
 
     Everything it computes with is fixed at construction, and nothing shared is written later: embedding and generating
@@ -40,6 +47,7 @@ class GritModel(Generator):
         tokenizer: its tokenizer.
         config: how to read; see `CheckpointConfig`.
         weights, adapter: identities of the files for the fingerprint; hashed from memory where not given.
+        parts: file of the weights of `config.parts`; they begin untrained where None.
 
     Raises:
         ValueError: the model cannot do what `config` asks; the probe that failed is named.
@@ -52,30 +60,25 @@ class GritModel(Generator):
         config: CheckpointConfig | None = None,
         weights: str = "",
         adapter: str = "none",
+        parts: Path | None = None,
     ) -> None:
         probed = probe(lm)
         if not probed.is_causal:
             raise ValueError(f"{lm.config.model_type} is no causal language model: {probed.probes[0].detail}")
-        super().__init__(lm, tokenizer, probed)
-        self.config = config or CheckpointConfig()
-        self.template = template_for(self.config.template, tokenizer)
-        if self.config.pooling not in POOLINGS:
-            raise ValueError(f"no pooling {self.config.pooling!r}; there are: {', '.join(POOLINGS)}")
-        self._pool = POOLINGS[self.config.pooling]
+        super().__init__(lm, tokenizer, probed, config or CheckpointConfig(), parts)
         bidirectional = self.config.reading == "bidirectional"
         if bidirectional and not probed.attention:
             raise ValueError(f"this model cannot read bidirectionally: {self.probes[0].detail}")
         self._attention = Attention(decoder_stack(lm), probed.attention if bidirectional else "causal")
-        self.fingerprint = Fingerprint(
-            {
-                "weights": f"{weights or hash_parameters(lm)}-{hash_config(lm)}",
-                "adapter": adapter,
-                "tokenizer": hash_tokenizer(tokenizer),
-                "template": self.template.fingerprint,
-                "pooling": self.config.pooling,
-                "reading": self.config.reading,
-            }
-        )
+        facts = {
+            "weights": f"{weights or hash_parameters(lm)}-{hash_config(lm)}",
+            "adapter": adapter,
+            "tokenizer": hash_tokenizer(tokenizer),
+            "template": self.template.fingerprint,
+            "pooling": self.config.pooling,
+            "reading": self.config.reading,
+        }
+        self.fingerprint = Fingerprint(facts if self.parts.is_empty else {**facts, "parts": self.parts.identity})
 
     @classmethod
     def from_pretrained(
@@ -88,6 +91,7 @@ class GritModel(Generator):
         pooling: str | None = None,
         template: str | None = None,
         instruction: str | None = None,
+        parts: PartsConfig | None = None,
         trust_remote_code: bool = False,
     ) -> "GritModel":
         """Load a model.
@@ -97,7 +101,7 @@ class GritModel(Generator):
                 model or GritRAG checkpoint), a ``.gguf`` file, or an installed package that holds weights.
             dtype: ``auto``, ``float32``, ``bfloat16`` or ``float16``.
             device: ``auto`` or a torch device.
-            reading, pooling, template, instruction: for a bare model; a checkpoint fixes them.
+            reading, pooling, template, instruction, parts: for a bare model; a checkpoint fixes them.
             trust_remote_code: run code that comes with a hub model. Off unless you ask.
 
         Raises:
@@ -105,7 +109,13 @@ class GritModel(Generator):
         """
         where = pick_device(device)
         loaded = load(name, pick_dtype(dtype, where), where, trust_remote_code)
-        asked = {"reading": reading, "pooling": pooling, "template": template, "instruction": instruction}
+        asked = {
+            "reading": reading,
+            "pooling": pooling,
+            "template": template,
+            "instruction": instruction,
+            "parts": parts,
+        }
         given = {key: value for key, value in asked.items() if value is not None}
         is_checkpoint = loaded.config.base != str(name)
         for key, value in given.items():
@@ -113,19 +123,14 @@ class GritModel(Generator):
             if is_checkpoint and value != fixed:
                 raise ValueError(f"checkpoint {name} fixes {key}={fixed!r}, so it cannot be {value!r}; leave it out")
         config = CheckpointConfig.model_validate({**loaded.config.model_dump(), **given})
-        return cls(loaded.lm, loaded.tokenizer, config, loaded.weights, loaded.adapter)
+        return cls(loaded.lm, loaded.tokenizer, config, loaded.weights, loaded.adapter, loaded.parts)
 
     # --- what it is -------------------------------------------------------------------------------------------------
 
     @property
     def dim(self) -> int:
         """Length of a vector."""
-        return int(self.lm.config.get_text_config().hidden_size)
-
-    @property
-    def max_document_tokens(self) -> int:
-        """Longest document one read pass takes, scaffold included."""
-        return self.max_tokens
+        return self.parts.pooler.dim
 
     @property
     def state_elements_per_token(self) -> int:
@@ -135,10 +140,6 @@ class GritModel(Generator):
             return 0
         return 2 * shape.layers * shape.heads * shape.head_dim
 
-    def count_tokens(self, text: str) -> int:
-        """Tokens of a text as content, without any scaffold."""
-        return len(self.encoder.content_ids(text))
-
     # --- vectors ----------------------------------------------------------------------------------------------------
 
     def encode_query(
@@ -146,6 +147,7 @@ class GritModel(Generator):
         texts: Sequence[str],
         instruction: str | None = None,
         *,
+        prompt: Prompt | None = None,
         batch_size: int = 32,
         show_progress_bar: bool = False,
     ) -> np.ndarray:
@@ -155,6 +157,7 @@ class GritModel(Generator):
             texts: `Q` queries.
             instruction: the task, such as "Given a question, retrieve passages that answer it"; read, not pooled. The
                 checkpoint's own where None; an empty string for none.
+            prompt: demonstrations, from `fit_prompt`, with an instruction that holds where none is given here.
             batch_size: at most so many at a time.
 
         Returns:
@@ -163,7 +166,37 @@ class GritModel(Generator):
         Raises:
             ValueError: a query is empty, no valid text, or too long.
         """
-        return self._vectors(self._query_prompts(texts, instruction), batch_size, show_progress_bar)
+        if prompt is None:
+            return self._vectors(self._query_prompts(texts, instruction), batch_size, show_progress_bar)
+        self._check_demonstrations(len(prompt.vectors) // 2)
+        prompts = self._query_prompts(texts, prompt.instruction if instruction is None else instruction)
+        prompts = [self.parts.slots.with_demonstrations(p, len(prompt.vectors) // 2) for p in prompts]
+        return self._vectors(prompts, batch_size, show_progress_bar, torch.from_numpy(prompt.vectors))
+
+    def fit_prompt(self, pairs: Sequence[tuple[str, str]], instruction: str | None = None) -> Prompt:
+        """Show the model some queries of a task with their documents (EPIC, Lin et al. 2026, abstract).
+
+        Nothing is trained: the pairs are embedded, and their vectors stand before each query that is given the prompt.
+
+        Args:
+            pairs: a few `(query, document)`.
+            instruction: of the task; the checkpoint's own where None.
+
+        Raises:
+            ValueError: the model has not learnt to read demonstrations, or not so many.
+        """
+        self._check_demonstrations(len(pairs))
+        queries = self.encode_query([query for query, _ in pairs], instruction)
+        documents = self.encode_document([document for _, document in pairs])
+        vectors = np.stack([queries, documents], axis=1).reshape(-1, self.dim)
+        return Prompt(self.config.instruction if instruction is None else instruction, vectors)
+
+    def _check_demonstrations(self, pairs: int) -> None:
+        most = self.config.parts.demonstrations
+        if not most:
+            raise ValueError(NO_DEMONSTRATIONS)
+        if not 1 <= pairs <= most:
+            raise ValueError(f"this model reads 1 to {most} demonstrations, got {pairs}")
 
     def encode_document(
         self, texts: Sequence[str | Document], *, batch_size: int = 32, show_progress_bar: bool = False
@@ -179,11 +212,18 @@ class GritModel(Generator):
         """Cosine similarities, float32 `[Q, N]`."""
         return queries @ documents.T
 
-    def _vectors(self, prompts: list[TokenIds], batch_size: int, show_progress_bar: bool) -> np.ndarray:
+    def _vectors(
+        self,
+        prompts: list[TokenIds],
+        batch_size: int,
+        show_progress_bar: bool,
+        demonstrations: torch.Tensor | None = None,
+    ) -> np.ndarray:
         vectors = np.empty((len(prompts), self.dim), dtype=np.float32)
         for rows, batch in self._batches(prompts, batch_size, show_progress_bar, "embedding"):
             with torch.no_grad():
-                vectors[rows] = self.read_batch(batch).cpu().numpy()
+                soft = None if demonstrations is None else demonstrations.repeat(len(rows), 1)
+                vectors[rows] = self.read_batch(batch, demonstrations=soft).cpu().numpy()
         return vectors
 
     # --- readings ---------------------------------------------------------------------------------------------------
@@ -218,52 +258,35 @@ class GritModel(Generator):
                 readings[row] = Reading(vector, _to_processor(state) if shape.device.type != "cpu" else state)
         return [reading for reading in readings if reading is not None]
 
-    def read_batch(self, batch: Batch, cache: RecordingCache | None = None) -> torch.Tensor:
+    def read_batch(
+        self, batch: Batch, cache: RecordingCache | None = None, demonstrations: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """The read pass itself: normalised vectors, float32 `[B, dim]`; keys and values are left in `cache`.
 
         Gradients flow where they are enabled; training calls this too.
+
+        Args:
+            demonstrations: `[S, dim]`, a vector for each slot of the batch, row by row.
         """
-        hidden_BTD = self._attention(batch.input_ids, batch.attention_mask, cache)
-        return torch.nn.functional.normalize(self._pool(hidden_BTD, batch.pool_mask), dim=-1)
+        hidden_BTD = self.hidden_states(batch, cache, demonstrations)
+        return torch.nn.functional.normalize(self.parts.pooler(hidden_BTD, batch.pool_mask), dim=-1)
 
-    def document_token_ids(self, document: str | Document) -> list[int]:
-        """The ids the read pass would read, scaffold included: `[T]`."""
-        return self._document_prompts([document])[0].ids
-
-    def question_token_ids(self, question: str, has_documents: bool) -> list[int]:
-        """The question as it stands in a context, after documents or alone, up to where the answer starts: `[T]`."""
-        segments = self.template.question_segments(question, has_documents)
-        return self._encode(segments, question, "question", 0).ids
-
-    def question_first_token_ids(self, question: str) -> list[int]:
-        """The question as it stands in a context before the documents: `[T]`."""
-        return self._encode(self.template.question_first_segments(question), question, "question", 0).ids
-
-    def answer_start_ids(self, question_is_last: bool) -> list[int]:
-        """What stands between a context and its answer, where that is not part of the question: `[T]`."""
-        return self.encoder.encode(self.template.answer_start_segments(question_is_last)).ids
-
-    def _query_prompts(self, texts: Sequence[str], instruction: str | None) -> list[TokenIds]:
-        instruction = self.config.instruction if instruction is None else instruction
-        return [self._encode(self.template.query_segments(t, instruction), t, "query", n) for n, t in _texts(texts)]
-
-    def _document_prompts(self, texts: Sequence[str | Document]) -> list[TokenIds]:
-        return [
-            self._encode(self.template.document_segments(content), content, "document", number)
-            for number, content in ((number, as_document(item).content) for number, item in _texts(texts))
-        ]
-
-    def _encode(self, segments: list[Segment], text: str, what: str, number: int) -> TokenIds:
-        if not check_text(text, f"{what} {number}").strip():
-            raise ValueError(f"{what} {number} is empty: there is nothing to embed; leave it out")
-        prompt = self.encoder.encode(segments)
-        if len(prompt.ids) > self.max_document_tokens:
-            remedy = "cut it with gritrag.chunk_documents first" if what == "document" else "shorten it"
-            raise ValueError(
-                f"{what} {number} has {len(prompt.ids)} tokens, this model reads at most {self.max_document_tokens}; "
-                f"{remedy}"
-            )
-        return prompt
+    def hidden_states(
+        self, batch: Batch, cache: RecordingCache | None = None, demonstrations: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Last hidden states `[B, T, D]` of the read pass, before pooling; see `read_batch`."""
+        if demonstrations is None:
+            step = self.step if self._attention.kind == "causal" and not torch.is_grad_enabled() else None
+            if step is not None:
+                return step.read(batch.input_ids, cache)
+            hidden_BTD: torch.Tensor = self._attention(batch.input_ids, batch.attention_mask, cache)
+            return hidden_BTD
+        assert self.parts.demonstrations is not None, "fit_prompt refuses models that read no demonstrations"
+        is_slot_BT = batch.input_ids == self.parts.slots.demonstration
+        words_BTD = self.lm.get_input_embeddings()(batch.input_ids.masked_fill(is_slot_BT, 0))
+        soft_SD = self.parts.demonstrations(demonstrations.to(words_BTD.device)).to(words_BTD.dtype)
+        embeddings_BTD = words_BTD.masked_scatter(is_slot_BT[..., None], soft_SD)
+        return self._attention(batch.input_ids, batch.attention_mask, cache, embeddings=embeddings_BTD)
 
     def _batches(
         self, prompts: list[TokenIds], batch_size: int, show_progress_bar: bool, what: str
@@ -278,12 +301,6 @@ class GritModel(Generator):
                 batch = self.encoder.pad([prompts[row] for row in rows]).to(self.lm.device)
                 yield rows, batch
                 bar.update(sum(lengths[row] for row in rows))
-
-
-def _texts(texts: Sequence[T]) -> Iterator[tuple[int, T]]:
-    if isinstance(texts, str):
-        raise ValueError("expected a list of texts, got one string; put it into a list")
-    return enumerate(texts)
 
 
 def _to_processor(state: DocumentState) -> DocumentState:

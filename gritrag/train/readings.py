@@ -1,0 +1,70 @@
+"""Readings: what one pass over some prompts left, as leaves that gather gradients.
+
+Shape letters: `N` prompts, `S` soft tokens.
+"""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+
+from gritrag.model.grit import GritModel
+from gritrag.model.state import RecordingCache
+from gritrag.tokens import TokenIds, length_sorted_batches
+from gritrag.train.contexts import StateTensors
+from gritrag.train.gradcache import GradCache
+
+
+class Readings:
+    """What one reading of some prompts left: vectors, and states where they were asked for; gradients gather in it.
+
+    Args:
+        model: reads.
+        prompts: documents or queries.
+        chunk_tokens: of one forward pass, padding included.
+        recompute: see `GradCache`.
+        with_states: record keys and values.
+        demonstrations: for each prompt the vectors of its slots, `[S, dim]`; None where there are no slots.
+        around: entered for the reading of a chunk, whose rows it is given.
+    """
+
+    def __init__(
+        self,
+        model: GritModel,
+        prompts: Sequence[TokenIds],
+        chunk_tokens: int,
+        recompute: bool,
+        with_states: bool = False,
+        demonstrations: Sequence[torch.Tensor] | None = None,
+        around: Callable[[Sequence[int]], AbstractContextManager[None]] = lambda rows: nullcontext(),
+    ) -> None:
+        self._lengths = [len(prompt.ids) for prompt in prompts]
+
+        def read(rows: list[int]) -> tuple[torch.Tensor, ...]:
+            batch = model.encoder.pad([prompts[row] for row in rows]).to(model.lm.device)
+            soft = torch.cat([demonstrations[row] for row in rows]) if demonstrations is not None else None
+            cache = RecordingCache() if with_states else None
+            with around(rows):
+                vectors = model.read_batch(batch, cache, soft)
+            return (vectors, *cache.unrotated(model.rotation)) if cache else (vectors,)
+
+        self._chunks = list(length_sorted_batches(self._lengths, len(prompts), chunk_tokens)) if prompts else []
+        self._cache = GradCache(read, self._chunks, recompute)
+        self.backward = self._cache.backward
+
+    @property
+    def vectors(self) -> torch.Tensor:
+        """`[N, dim]`, in the order of the prompts."""
+        order = [row for rows in self._chunks for row in rows]
+        places = sorted(range(len(order)), key=order.__getitem__)
+        return torch.cat([leaves[0] for leaves in self._cache.leaves])[places]
+
+    @property
+    def states(self) -> list[StateTensors]:
+        """The state of each prompt, trimmed of padding."""
+        found: dict[int, StateTensors] = {}
+        for rows, (_, keys, values) in zip(self._chunks, self._cache.leaves, strict=True):
+            for place, row in enumerate(rows):
+                tokens = slice(self._lengths[row])
+                found[row] = StateTensors(keys[:, place, :, tokens], values[:, place, :, tokens])
+        return [found[row] for row in range(len(found))]
