@@ -3,25 +3,24 @@
 Every chunk is acknowledged by its commit. A build that dies leaves whole chunks; run again, it skips what is unchanged.
 """
 
-import math
-import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from tqdm.auto import tqdm
 
-from gritrag.index.catalog import Catalog, Entry, StateRow, metadata_json
-from gritrag.index.codecs import get_codec
+from gritrag.index.catalog import Catalog, Entry, metadata_json
 from gritrag.index.documents import Checked
+from gritrag.index.filters import Compiled
 from gritrag.index.protocol import Reader
-from gritrag.index.states import DocumentState, StateStore, relative_path
+from gritrag.index.shelf import Shelf
+from gritrag.index.states import DocumentState
+from gritrag.records import Fingerprint
 
-__all__ = ["AddReport", "Shelf", "build"]
+__all__ = ["AddReport", "build", "check_state", "check_vector", "remove"]
 
 CHUNK_DOCUMENTS = 64
 CHUNK_STATE_BYTES = 1 << 29  # states of a chunk wait in memory, in float32 at worst, until their files are written
-HEADER_BYTES = 512
 
 
 class AddReport(NamedTuple):
@@ -30,61 +29,6 @@ class AddReport(NamedTuple):
     added: int = 0
     replaced: int = 0
     skipped: int = 0
-
-
-class Shelf:
-    """Where states go while there is room: state files under a quota, with their rows."""
-
-    def __init__(self, catalog: Catalog, files: StateStore, codec: str, quota: int | None) -> None:
-        """`codec` ``"none"`` stores nothing; `quota` in bytes, None for no limit."""
-        self.catalog = catalog
-        self.files = files
-        self.codec = codec
-        self._quota = quota
-        self._warned = False
-
-    def choose(self, tokens: Mapping[str, int], elements_per_token: int) -> set[str]:
-        """Which of the states with these keys and numbers of tokens are to be stored; warns once when room runs out."""
-        if self.codec == "none":
-            return set()
-        if self._quota is None:
-            return set(tokens)
-        per_token = get_codec(self.codec).bytes_per_token(elements_per_token)
-        room = self._quota - self.catalog.state_totals()[1]
-        chosen = set()
-        for key, count in tokens.items():
-            room -= HEADER_BYTES + math.ceil(per_token * count)
-            if room < 0:
-                self._warn()
-                break
-            chosen.add(key)
-        return chosen
-
-    def write(self, states: Iterable[tuple[str, DocumentState]]) -> list[StateRow]:
-        """Write `(key, state)` pairs to files. Their rows are still to be committed."""
-        return self.files.save(states, self.codec)
-
-    def put(self, key: str, state: DocumentState) -> None:
-        """Store one state if there is room, in place of a damaged one if need be: first its file, then its row."""
-        elements_per_token = 2 * state.keys.numel() // len(state)
-        if self.codec == "none":
-            return
-        if self.catalog.state(key) is None and not self.choose({key: len(state)}, elements_per_token):
-            return
-        rows = self.write([(key, state)])
-        with self.catalog.transaction():
-            self.catalog.put_states(rows)
-            garbage = self.catalog.forget_unread_states([key])  # its document was deleted in the meantime
-        self.files.remove(relative_path(row.key) for row in garbage)
-
-    def _warn(self) -> None:
-        if not self._warned:
-            self._warned = True
-            warnings.warn(
-                f"the states of this index have reached their quota of {self._quota:,} bytes: further documents are "
-                "stored without a state and will be read again when they are needed",
-                stacklevel=2,
-            )
 
 
 def build(
@@ -125,9 +69,9 @@ def _commit(model: Reader, shelf: Shelf, chunk: Sequence[Checked]) -> None:
     vectors = {document.key: vector for document in chunk if (vector := _known_vector(catalog, document)) is not None}
     unread = list({document.key: document for document in chunk if document.key not in vectors}.values())
     tokens = {document.key: len(document.token_ids) for document in unread}
-    chosen = shelf.choose(tokens, model.state_elements_per_token)
-    with_state = [document for document in unread if document.key in chosen]
-    vector_only = [document for document in unread if document.key not in chosen]
+    room = shelf.make_room(tokens, model.state_elements_per_token)
+    with_state = [document for document in unread if document.key in room.chosen]
+    vector_only = [document for document in unread if document.key not in room.chosen]
     states = []
     if with_state:
         for document, reading in zip(with_state, model.read_documents([d.document for d in with_state]), strict=True):
@@ -143,9 +87,22 @@ def _commit(model: Reader, shelf: Shelf, chunk: Sequence[Checked]) -> None:
         entries.append(Entry(document.document, document.token_ids, vector, document.key))
     rows = shelf.write(states)
     with catalog.transaction():
-        catalog.put_states(rows)
+        shelf.commit(rows, room.evicted)
         garbage = catalog.forget_unread_states(catalog.put(entries))
-    shelf.files.remove(relative_path(row.key) for row in garbage)
+    shelf.files.remove([*room.evicted, *garbage])
+
+
+def remove(shelf: Shelf, ids: set[str] | None, where: Compiled) -> int:
+    """Delete the documents that satisfy `where`, among `ids` if they are given; return how many."""
+    catalog = shelf.catalog
+    rows = catalog.rows(where).tolist()
+    if ids is not None:
+        rows = sorted({catalog.row_of(id) for id in ids} & set(rows))
+    if rows:
+        with catalog.transaction():
+            garbage = catalog.forget_unread_states(catalog.remove(rows))
+        shelf.files.remove(garbage)
+    return len(rows)
 
 
 def check_tokens(id: str, state: DocumentState, token_ids: np.ndarray) -> None:
@@ -155,6 +112,14 @@ def check_tokens(id: str, state: DocumentState, token_ids: np.ndarray) -> None:
             f"the state of document {id!r} was computed from {len(state)} tokens which are not the {len(token_ids)} "
             "tokens of the document in this index: read that document with this index's model"
         )
+
+
+def check_state(id: str, state: DocumentState, token_ids: np.ndarray, fingerprint: Fingerprint) -> None:
+    """A state from elsewhere is of the document's tokens, and was read as the documents of the index are."""
+    check_tokens(id, state, token_ids)
+    reading = fingerprint.parts.get("reading", state.reading)
+    if state.reading != reading:
+        raise ValueError(f"the state of {id!r} was read {state.reading}, documents of this index are read {reading}")
 
 
 def check_vector(what: str, vector: np.ndarray, dim: int) -> np.ndarray:

@@ -5,18 +5,15 @@ vectors file, a search in another thread) can be stale but never wrong. `N` docu
 """
 
 import json
-import sqlite3
-import threading
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import xxhash
 
+from gritrag.index.connection import Connection
+from gritrag.index.errors import DamagedIndex
 from gritrag.index.filters import Compiled, metadata_fields
-from gritrag.index.schema import connect
 from gritrag.records import Document
 
 __all__ = ["Catalog", "Entry", "StateRow"]
@@ -24,17 +21,22 @@ __all__ = ["Catalog", "Entry", "StateRow"]
 DELETE = "DELETE FROM documents WHERE"
 COLUMNS = "id, title, text, metadata, token_ids, vector, state_key"
 BOTH = "documents JOIN contents USING (row)"
+AS_BLOBS = ", ".join(f"CAST({column} AS BLOB)" for column in COLUMNS.split(", "))  # damaged text may be no UTF-8
 
 
 class StateRow(NamedTuple):
-    """What the catalog knows about one state file; `path` is relative to the index."""
+    """What the catalog knows about one state file: size, xxh3-128, codec, tokens, and how useful it has been.
+
+    `uses` is the number of requests for it, of which each halves every so many later ones, as it was at request `used`.
+    """
 
     key: str
-    path: str
     bytes: int
     xxh3: str
     codec: str
     tokens: int
+    uses: float = 0.0
+    used: int = 0
 
 
 class Entry(NamedTuple):
@@ -59,39 +61,11 @@ class Entry(NamedTuple):
         )
 
 
-class Catalog:
-    """One SQLite connection that all threads share, one at a time; writes happen inside `transaction`."""
+class Catalog(Connection):
+    """The tables. What changes them has to happen inside `transaction`."""
 
-    def __init__(self, path: Path, mode: str) -> None:
-        """Open the catalog at `path`; `mode` is that of `schema.connect`."""
-        self.lock = threading.RLock()
-        self._connection = connect(path, mode)
-
-    def close(self) -> None:
-        with self.lock:
-            self._connection.close()
-
-    def execute(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
-        """All rows of one statement."""
-        with self.lock:
-            return self._connection.execute(sql, parameters).fetchall()
-
-    @contextmanager
-    def transaction(self) -> Iterator[None]:
-        """All of the block is on disk when it ends, or none of it."""
-        with self.lock:
-            self._connection.execute("BEGIN IMMEDIATE")
-            try:
-                yield
-                self._connection.execute("COMMIT")
-            finally:
-                if self._connection.in_transaction:  # the block or the commit (a full disk) has failed
-                    self._connection.execute("ROLLBACK")
-
-    def shrink(self) -> None:
-        """Give the space of deleted rows back to the file system."""
-        self.execute("VACUUM")
-        self.execute("PRAGMA wal_checkpoint (TRUNCATE)")
+    removed = False
+    """Whether documents have been, since the log was last emptied of them."""
 
     # Documents
 
@@ -108,17 +82,23 @@ class Catalog:
             )[0][0]
             self.execute("INSERT INTO contents VALUES (?, ?, ?, ?, ?, ?)", (row, *content))
             fields = metadata_fields(entry.document.metadata)
-            self._connection.executemany("INSERT INTO fields VALUES (?, ?, ?, ?)", ((row, *field) for field in fields))
-        self._advance()
+            self.execute_many("INSERT INTO fields VALUES (?, ?, ?, ?)", ((row, *field) for field in fields))
+        self._advance(bool(replaced))
         return replaced
 
     def remove(self, rows: Iterable[int]) -> set[str]:
         """Delete documents; return their state keys. Inside a transaction."""
         removed = {key for row in rows for (key,) in self.execute(f"{DELETE} row = ? RETURNING state_key", (int(row),))}
-        self._advance()
+        self._advance(bool(removed))
         return removed
 
-    def _advance(self) -> None:
+    def _advance(self, removed: bool) -> None:
+        """A new generation. Where documents were removed, neither words nor vectors file may keep anything of them."""
+        if removed:
+            # FTS5 else only notes what is gone. Its own secure-delete is less work, but then asks for SQLite 3.42.
+            self.execute("INSERT INTO words (words) VALUES ('optimize')")
+            self.execute("DELETE FROM meta WHERE name = 'vectors'")
+            self.removed = True
         self.execute("UPDATE meta SET value = value + 1 WHERE name = 'generation'")
 
     @property
@@ -142,43 +122,61 @@ class Catalog:
 
     def document(self, row: int) -> Document | None:
         """The document in that row; None where it has been deleted or replaced since."""
-        found = self.execute(f"SELECT id, title, text, metadata FROM {BOTH} WHERE row = ?", (row,))
-        return _document(*found[0]) if found else None
+        return next((entry.document for _, entry in self._stored("row = ?", row)), None)
 
     def entry(self, id: str) -> Entry | None:
         """Everything about the document with that id."""
-        return self._entry("id", id)
+        return next((entry for _, entry in self._stored("id = ?", id)), None)
+
+    def entries(self, ids: Sequence[str]) -> list[Entry]:
+        """As `entry`, for all of `ids` at one commit. A ValueError names those that are not there."""
+        with self.snapshot():
+            found = {id: self.entry(id) for id in ids}
+        missing = [id for id, entry in found.items() if entry is None]
+        if missing:
+            shown = ", ".join(repr(id) for id in missing[:5])
+            raise ValueError(f"{len(missing)} of {len(ids)} ids are not in the index: {shown}")
+        return [entry for id in ids if (entry := found[id]) is not None]
 
     def entry_read_as(self, state_key: str) -> Entry | None:
         """A document whose reading has that key: its vector serves every other text with the same tokens."""
-        return self._entry("state_key", state_key)
+        return next((entry for _, entry in self._stored("state_key = ? LIMIT 1", state_key)), None)
 
-    def _entry(self, column: str, value: str) -> Entry | None:
-        found = self.execute(f"SELECT {COLUMNS} FROM {BOTH} WHERE {column} = ? LIMIT 1", (value,))
-        if not found:
-            return None
-        *text, token_ids, vector, state_key = found[0]
-        return Entry(_document(*text), np.frombuffer(token_ids, np.int32), np.frombuffer(vector, np.float32), state_key)
+    def _stored(self, condition: str, *parameters: Any) -> Iterator[tuple[int, Entry]]:
+        """Rows and their documents, each compared with the checksum that it was written with."""
+        sql = f"SELECT row, xxh3, {AS_BLOBS} FROM {BOTH} WHERE {condition}"
+        for row, stored, *values in self.execute(sql, parameters):
+            if stored != checksum(values):
+                remedy = "delete it and add it again"
+                raise DamagedIndex(
+                    self.path, f"document {values[0].decode(errors='replace')!r} is not as written", remedy
+                )
+            id, title, text, metadata, token_ids, vector, state_key = values
+            document = Document(text.decode(), id.decode(), title.decode(), json.loads(metadata))
+            arrays = np.frombuffer(token_ids, np.int32), np.frombuffer(vector, np.float32)
+            yield row, Entry(document, *arrays, state_key.decode())
 
     def damaged_ids(self) -> list[str]:
         """Documents whose row no longer has the checksum it was written with."""
-        # As blobs, because damaged text may not even be UTF-8.
-        columns = ", ".join(f"CAST({column} AS BLOB)" for column in COLUMNS.split(", "))
-        with self.lock:
-            rows = self._connection.execute(f"SELECT xxh3, {columns} FROM documents LEFT JOIN contents USING (row)")
-            damaged = [values[0] for stored, *values in rows if None in values or stored != checksum(values)]
-        return [id.decode(errors="replace") for id in damaged]
+        # one at a time, as all contents may not fit into memory
+        damaged = []
+        for (row,) in self.execute("SELECT row FROM documents ORDER BY row"):
+            sql = f"SELECT xxh3, {AS_BLOBS} FROM documents LEFT JOIN contents USING (row) WHERE row = ?"
+            for stored, *values in self.execute(sql, (row,)):
+                if None in values or stored != checksum(values):
+                    damaged.append(values[0].decode(errors="replace"))
+        return damaged
 
     def words_problem(self) -> str | None:
         """What is wrong with the full-text index, None if nothing is. For SQLite the check is a write."""
         try:
             self.execute("INSERT INTO words (words, rank) VALUES ('integrity-check', 1)")
-        except sqlite3.DatabaseError as error:
-            return f"full-text index: {error}"
+        except DamagedIndex:
+            return "the full-text index does not fit the documents"
         return None
 
     def rebuild_words(self) -> None:
-        """Make the full-text index anew from the documents."""
+        """Make the full-text index anew from the documents. Inside a transaction."""
         self.execute("INSERT INTO words (words) VALUES ('rebuild')")
 
     # Rows
@@ -192,14 +190,13 @@ class Catalog:
     def vectors(self, rows: np.ndarray, dim: int) -> tuple[np.ndarray, np.ndarray]:
         """Those of `rows` (ascending) that still exist, and their vectors float32 `[N, D]`."""
         if len(rows) and rows[-1] - rows[0] < 4 * len(rows):  # dense enough: one scan beats a query for each row
-            sql = "SELECT row, vector FROM contents WHERE row BETWEEN ? AND ? ORDER BY row"
             wanted = set(rows.tolist())
-            found = [pair for pair in self.execute(sql, (int(rows[0]), int(rows[-1]))) if pair[0] in wanted]
+            scan = self._stored("row BETWEEN ? AND ? ORDER BY row", int(rows[0]), int(rows[-1]))
+            found = [(row, entry.vector) for row, entry in scan if row in wanted]
         else:
-            sql = "SELECT row, vector FROM contents WHERE row = ?"
-            found = [pair for row in rows.tolist() for pair in self.execute(sql, (row,))]
+            found = [(row, entry.vector) for each in rows.tolist() for row, entry in self._stored("row = ?", each)]
         kept = np.fromiter((row for row, _ in found), np.int64, len(found))
-        return kept, np.frombuffer(b"".join(blob for _, blob in found), np.float32).reshape(len(found), dim)
+        return kept, np.concatenate([np.zeros(0, np.float32), *(vector for _, vector in found)]).reshape(-1, dim)
 
     def match(self, expression: str, k: int, where: Compiled | None = None) -> list[tuple[int, float]]:
         """The `k` best rows and BM25 scores (higher is better) for an FTS5 expression, filtered first."""
@@ -215,7 +212,7 @@ class Catalog:
 
     def put_states(self, rows: Iterable[StateRow]) -> None:
         """Inside a transaction, after the files are durable."""
-        self._connection.executemany("INSERT OR REPLACE INTO states VALUES (?, ?, ?, ?, ?, ?)", rows)
+        self.execute_many("INSERT OR REPLACE INTO states VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
 
     def states(self) -> list[StateRow]:
         """Every state file that should exist."""
@@ -226,19 +223,24 @@ class Catalog:
         found = self.execute("SELECT * FROM states WHERE key = ?", (key,))
         return StateRow(*found[0]) if found else None
 
-    def state_totals(self) -> tuple[int, int, int]:
-        """Number of state files, their bytes and their tokens."""
-        count, size, tokens = self.execute("SELECT count(*), total(bytes), total(tokens) FROM states")[0]
-        return count, int(size), int(tokens)
+    def state_totals(self) -> dict[str, tuple[int, int, int]]:
+        """By codec: number of state files, their bytes and their tokens."""
+        sql = "SELECT codec, count(*), sum(bytes), sum(tokens) FROM states GROUP BY codec ORDER BY codec"
+        return {codec: tuple(totals) for codec, *totals in self.execute(sql)}
+
+    def put_uses(self, uses: Iterable[tuple[float, int, str]], requests: int) -> None:
+        """How useful state files are: `(uses, used, key)`. Inside a transaction."""
+        self.execute_many("UPDATE states SET uses = ?, used = ? WHERE key = ?", uses)
+        self.set_meta("requests", str(requests))
 
     def forget_states(self, keys: Iterable[str]) -> None:
         """Drop state rows; their files become garbage. Inside a transaction."""
-        self._connection.executemany("DELETE FROM states WHERE key = ?", ((key,) for key in keys))
+        self.execute_many("DELETE FROM states WHERE key = ?", ((key,) for key in keys))
 
-    def forget_unread_states(self, keys: Iterable[str]) -> list[StateRow]:
-        """Drop and return those of the state rows `keys` that no document reads any more. Inside a transaction."""
-        sql = "DELETE FROM states WHERE key = ?1 AND ?1 NOT IN (SELECT state_key FROM documents) RETURNING *"
-        return [StateRow(*row) for key in keys for row in self.execute(sql, (key,))]
+    def forget_unread_states(self, keys: Iterable[str]) -> list[str]:
+        """Drop those of the state rows `keys` that no document reads any more; return which. Inside a transaction."""
+        sql = "DELETE FROM states WHERE key = ?1 AND ?1 NOT IN (SELECT state_key FROM documents) RETURNING key"
+        return [dropped for key in keys for (dropped,) in self.execute(sql, (key,))]
 
     # Meta
 
@@ -265,7 +267,3 @@ def checksum(values: Sequence[Any]) -> str:
         digest.update(len(data).to_bytes(8, "little"))
         digest.update(data)
     return digest.hexdigest()
-
-
-def _document(id: str, title: str, text: str, metadata: str) -> Document:
-    return Document(text, id=id, title=title, metadata=json.loads(metadata))

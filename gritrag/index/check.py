@@ -1,12 +1,15 @@
 """A check-up of an index: every byte that can rot is read and compared with what was written."""
 
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from gritrag.index.catalog import Catalog
+from gritrag.index.durable import remove_files
+from gritrag.index.manifest import Manifest
 from gritrag.index.states import StateStore, relative_path
 from gritrag.index.vectors import VectorIndex
 
-__all__ = ["Checkup", "check_index", "orphans"]
+__all__ = ["Checkup", "check_index", "collect", "statistics"]
 
 
 class Checkup(NamedTuple):
@@ -17,29 +20,71 @@ class Checkup(NamedTuple):
 
 
 def check_index(catalog: Catalog, files: StateStore, vectors: VectorIndex, writable: bool, repair: bool) -> Checkup:
-    """Check SQLite, every document's row, every state file and the FAISS file; the full-text index if `writable`."""
-    lasting = [f"catalog: {line}" for (line,) in catalog.execute("PRAGMA integrity_check") if line != "ok"]
+    """Check SQLite's pages, every document's row, every state file and the FAISS file; the words too if `writable`."""
+    pages = catalog.problem()
+    lasting = [] if pages is None else [f"catalog: {pages}"]
     lasting += [f"document {id!r} is damaged: delete it and add it again" for id in catalog.damaged_ids()]
     bad = {row.key: why for row in catalog.states() if (why := files.problem(row)) is not None}
-    stray = orphans(catalog, files)
+    stray = _strays(catalog, files, vectors)
+    folders = [path for path in stray if _is_folder(catalog.path.parent / path)]
+    lasting += [f"{path} is a folder that no index has: look at it and remove it" for path in folders]
     words = catalog.words_problem() if writable else None
     lost = vectors.problem()
     problems = [f"state file {relative_path(key)}: {why}" for key, why in bad.items()]
-    problems += [f"{path} belongs to no document" for path in stray]
+    problems += [f"{path} belongs to no document" for path in stray if path not in folders]
     problems += [problem for problem in (words, lost) if problem is not None]
     if not repair:
         return Checkup(lasting + problems, [])
     with catalog.transaction():
         catalog.forget_states(bad)
-    files.remove([*(relative_path(key) for key in bad), *stray])
-    if words is not None:
-        catalog.rebuild_words()
+        if words is not None:
+            catalog.rebuild_words()
+    files.remove(bad)
+    collect(catalog, files, vectors)
     if lost is not None:
         vectors.save(rebuild=True)
     return Checkup(lasting + problems, problems)
 
 
-def orphans(catalog: Catalog, files: StateStore) -> list[str]:
-    """Files below `states/` that the catalog does not know: left by a writer that died before its commit."""
-    known = {relative_path(row.key) for row in catalog.states()}
-    return [path for path in files.files() if path not in known]
+def collect(catalog: Catalog, files: StateStore, vectors: VectorIndex) -> None:
+    """Remove files and links that the catalog does not know, as a writer leaves them that dies before its commit, or
+    after it and before it has removed what was deleted. Folders stay: no index ever made one there."""
+    root = catalog.path.parent
+    stray = _strays(catalog, files, vectors)
+    remove_files(root, (path for path in stray if not _is_folder(root / path)))
+
+
+def statistics(catalog: Catalog, vectors: VectorIndex, manifest: Manifest) -> dict[str, Any]:
+    """Counts, bytes by kind, bytes of state per token in all and by codec, and what the index was built with."""
+    documents, tokens = catalog.document_totals()
+    codecs = {
+        codec: {"states": count, "bytes": size, "bytes_per_token": size / tokens}
+        for codec, (count, size, tokens) in catalog.state_totals().items()
+    }
+    totals = list(zip(*catalog.state_totals().values(), strict=True)) or [(0,), (0,), (0,)]
+    states, state_bytes, state_tokens = (sum(each) for each in totals)
+    files = (catalog.path.with_name(catalog.path.name + end) for end in ("", "-wal"))
+    return {
+        "documents": documents,
+        "tokens": tokens,
+        "states": states,
+        "bytes": {
+            "catalog": sum(file.stat().st_size for file in files if file.exists()),
+            "vectors": vectors.nbytes(),
+            "states": state_bytes,
+        },
+        "state_bytes_per_token": state_bytes / state_tokens if states else 0.0,
+        "codecs": codecs,
+        "codec": manifest.codec,
+        "state_quota": manifest.state_quota,
+        "dim": manifest.dim,
+        "fingerprint": dict(manifest.fingerprint.parts),
+    }
+
+
+def _strays(catalog: Catalog, files: StateStore, vectors: VectorIndex) -> list[str]:
+    return files.strays(row.key for row in catalog.states()) + vectors.strays()
+
+
+def _is_folder(path: Path) -> bool:
+    return path.is_dir() and not path.is_symlink()

@@ -1,8 +1,16 @@
-"""A durable file: whole or absent, whatever dies in between. Every file of an index but SQLite's is written so."""
+"""A durable file: whole or absent, whatever dies in between; and a plain one: no link, pipe or folder is taken for it.
+
+Every file of an index but SQLite's own is written and read here.
+"""
 
 import os
-from collections.abc import Iterable
+import stat
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
+
+PLAIN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # a pipe must not keep its reader waiting
 
 
 def replace_files(files: Iterable[tuple[Path, bytes | memoryview]]) -> None:
@@ -15,7 +23,7 @@ def replace_files(files: Iterable[tuple[Path, bytes | memoryview]]) -> None:
     try:
         for path, data in files:
             temporary[path] = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-            temporary[path].write_bytes(data)
+            write_new(temporary[path], data)
         for written in temporary.values():
             sync(written)
         for path, written in temporary.items():
@@ -25,10 +33,65 @@ def replace_files(files: Iterable[tuple[Path, bytes | memoryview]]) -> None:
             written.unlink(missing_ok=True)
 
 
+def write_new(path: Path, data: bytes | memoryview) -> None:
+    """A file that was not there before: a link that was is removed, and not followed."""
+    path.unlink(missing_ok=True)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+    try:
+        rest = memoryview(data)
+        while rest:
+            rest = rest[os.write(descriptor, rest) :]
+    finally:
+        os.close(descriptor)
+
+
 def sync(path: Path) -> None:
     """Wait until a file, or the list of names in a directory, has reached the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def open_file(path: Path) -> Iterator[BinaryIO]:
+    """A plain file to read from, without a buffer; OSError for a link or anything else that goes by that name."""
+    descriptor = os.open(path, PLAIN)
+    with open(descriptor, "rb", buffering=0) as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(f"{path} is no plain file")
+        yield file
+
+
+def read_file(path: Path, limit: int) -> bytes:
+    """A whole plain file of at most `limit` bytes."""
+    with open_file(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > limit:
+            raise OSError(f"it has {size} bytes, more than the {limit} that can be right")
+        data = bytearray()
+        while len(data) < size and (piece := file.read(size - len(data))):
+            data += piece
+    return bytes(data)
+
+
+def remove_files(root: Path, paths: Iterable[str]) -> None:
+    """Delete files and links, by their paths relative to `root`; never what is behind a link. Wait until it is done."""
+    folders = set()
+    for path in paths:
+        folder = (root / path).parent
+        if folder.is_symlink():
+            continue
+        (root / path).unlink(missing_ok=True)
+        folders.add(folder)
+    for folder in folders:
+        if folder.is_dir():
+            sync(folder)
+
+
+def make_folder(path: Path) -> None:
+    """A folder of that name; a link there, which could lead anywhere, gives way to it."""
+    if path.is_symlink():
+        path.unlink()
+    path.mkdir(exist_ok=True)

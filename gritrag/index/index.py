@@ -1,30 +1,26 @@
 """An index: documents, their vectors and their states in one directory, searched and loaded through one model.
 
 `Index` joins the parts and holds no logic of its own: `catalog` is the truth, `vectors` and `states` are files beside
-it, `build` fills them, `search` asks them, `check` mistrusts them.
+it, `build` fills them, `shelf` says which states are kept, `search` asks them, `check` mistrusts them.
 """
 
-import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
 import numpy as np
 
-from gritrag.index.build import AddReport, Shelf, build, check_tokens, check_vector
-from gritrag.index.catalog import Catalog, Entry
-from gritrag.index.check import Checkup, check_index, orphans
-from gritrag.index.codecs import get_codec
+from gritrag.index.build import AddReport, build, check_state, check_vector, remove
+from gritrag.index.check import Checkup, check_index, collect, statistics
 from gritrag.index.documents import Estimate, check_documents, estimate, id_list
+from gritrag.index.export import export
 from gritrag.index.filters import compile_filter
-from gritrag.index.lock import WriterLock
-from gritrag.index.manifest import CATALOG, Manifest, check_replaceable, parse_bytes, wipe
+from gritrag.index.parts import Parts
 from gritrag.index.protocol import Reader
 from gritrag.index.search import Search, check_query
-from gritrag.index.states import DocumentState, StateStore, relative_path
-from gritrag.index.vectors import Found, VectorIndex
+from gritrag.index.states import Checks, DocumentState
 from gritrag.records import Document, Hit
 
 __all__ = ["Index"]
@@ -35,17 +31,10 @@ CONFLICTS = ("replace", "skip", "error")
 class Index:
     """Made by `Index.create` or `Index.open`; a context manager. Safe to use from several threads."""
 
-    def __init__(self, root: Path, manifest: Manifest, model: Reader | None, catalog: Catalog, lock: WriterLock | None):
-        self.path = root
-        self.writable = lock is not None
+    def __init__(self, parts: Parts, model: Reader | None) -> None:
+        self.path = parts.root
+        self._parts = parts
         self._model = model
-        self._manifest = manifest
-        self._lock = lock
-        self._writing = threading.Lock()
-        self._catalog = catalog
-        self._files = StateStore(root)
-        self._vectors = VectorIndex(root, catalog, manifest.dim)
-        self._shelf = Shelf(catalog, self._files, manifest.codec, manifest.state_quota)
 
     @classmethod
     def create(
@@ -63,75 +52,43 @@ class Index:
             path: the directory.
             model: reads the documents and the questions.
             states: codec of the document states (``"bf16"``, ``"float32"``), or ``"none"`` for vectors only.
-            state_quota: most bytes of states, as ``"20GB"`` or a number. Beyond it documents get no state.
+            state_quota: most bytes of states, as ``"20GB"`` or a number. Beyond it those that are asked for most stay.
             overwrite: replace the index that is there. Anything else is never replaced.
 
         Raises:
             ValueError: the directory holds something, cannot be written or is being written; unknown codec or size.
         """
-        root, quota = Path(path), parse_bytes(state_quota)
-        if not hasattr(model, "fingerprint"):
-            raise ValueError(f"model must be a loaded GritModel, not {model!r}; see GritModel.from_pretrained")
-        manifest = Manifest(model.fingerprint, model.dim, states, quota)
-        if states != "none":
-            get_codec(states)
-        check_replaceable(root, overwrite)
-        try:
-            root.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ValueError(f"cannot make the directory {root}: {error.strerror}") from error
-        with ExitStack() as on_failure:
-            lock = WriterLock(root)
-            on_failure.callback(lock.release)
-            check_replaceable(root, overwrite)
-            wipe(root)
-            (root / "states").mkdir()
-            catalog = Catalog(root / CATALOG, "rwc")
-            on_failure.callback(catalog.close)
-            manifest.save(root)
-            on_failure.pop_all()
-        return cls(root, manifest, model, catalog, lock)
+        return cls(Parts.create(Path(path), model, states, state_quota, overwrite), model)
 
     @classmethod
-    def open(cls, path: str | Path, *, model: Reader | None, mode: Literal["r", "rw"] = "rw") -> Self:
+    def open(
+        cls, path: str | Path, *, model: Reader | None, mode: Literal["r", "rw"] = "rw", checks: Checks = "once"
+    ) -> Self:
         """Open an index with the model that it was built with.
 
         Args:
             path: the directory.
             model: None is enough to look at a read-only index (`get`, `stats`, `verify`, `search_by_vector`).
             mode: ``"r"`` takes no lock and changes nothing; ``"rw"`` is for one at a time.
+            checks: manifest and catalog are compared with their checksums now, the vectors file when it is loaded, rows
+                whenever they are read; state files when they are first read (``"once"``) or whenever they are
+                (``"always"``).
 
         Raises:
             FingerprintMismatch: another model, adapter, tokenizer, template, pooling or reading; names the field.
-            ValueError: no index there, damaged or of another format; someone is writing it; it cannot be written.
+            DamagedIndex: the manifest or the catalog is not what was written.
+            ValueError: no index there, or of another format; someone is writing it; it cannot be written.
         """
-        if mode not in ("r", "rw"):
-            raise ValueError(f"mode must be 'r' or 'rw', not {mode!r}")
-        root = Path(path)
-        manifest = Manifest.load(root)
-        if model is not None:
-            manifest.fingerprint.check(model.fingerprint, f"the index at {root}")
-        elif mode == "rw":
-            raise ValueError("an index is written with its model: give model=, or open it with mode='r'")
-        with ExitStack() as on_failure:
-            lock = WriterLock(root) if mode == "rw" else None
-            if lock is not None:
-                on_failure.callback(lock.release)
-            catalog = Catalog(root / CATALOG, mode)
-            on_failure.pop_all()
-        return cls(root, manifest, model, catalog, lock)
+        return cls(Parts.open(Path(path), model, mode, checks), model)
 
     def close(self) -> None:
         """Bring the vectors file up to date (if writable) and let go of everything. A second call does nothing."""
-        lock, self._lock = self._lock, None
-        try:
-            if lock is not None:
-                self._vectors.save()
-        finally:
-            self.writable = False
-            self._catalog.close()
-            if lock is not None:
-                lock.release()
+        self._parts.close()
+
+    @property
+    def writable(self) -> bool:
+        """Whether it was opened for writing, and not closed since."""
+        return self._parts.lock is not None
 
     def __enter__(self) -> Self:
         return self
@@ -169,10 +126,9 @@ class Index:
         """
         if on_conflict not in CONFLICTS:
             raise ValueError(f"on_conflict must be one of {', '.join(CONFLICTS)}, not {on_conflict!r}")
-        self._require_writable()
-        checked, repeated = check_documents(self.model, documents)
-        with self._writing:
-            report = build(self.model, self._shelf, checked, on_conflict, show_progress_bar)
+        with self._parts.writing():
+            checked, repeated = check_documents(self.model, documents)
+            report = build(self.model, self._parts.shelf, checked, on_conflict, show_progress_bar)
         return report._replace(skipped=report.skipped + repeated)
 
     def delete(self, ids: Iterable[str] | None = None, where: Mapping[str, Any] | None = None) -> int:
@@ -182,30 +138,33 @@ class Index:
         """
         if ids is None and where is None:
             raise ValueError("say what to delete: ids=[...] or where={...} (where={} deletes every document)")
-        self._require_writable()
         wanted = None if ids is None else set(id_list(ids))
-        with self._writing:
-            rows = self._catalog.rows(compile_filter(where)).tolist()
-            if wanted is not None:
-                rows = sorted({self._catalog.row_of(id) for id in wanted} & set(rows))
-            with self._catalog.transaction():
-                garbage = self._catalog.forget_unread_states(self._catalog.remove(rows))
-            self._files.remove(relative_path(row.key) for row in garbage)
-        return len(rows)
+        with self._parts.writing():
+            return remove(self._parts.shelf, wanted, compile_filter(where))
 
     def get(self, ids: Iterable[str]) -> list[Document]:
         """The documents of these ids, in their order. Unknown ids are a ValueError that names them."""
-        return [entry.document for entry in self._entries(ids)]
+        return [entry.document for entry in self._parts.catalog.entries(id_list(ids))]
 
     def __len__(self) -> int:
-        return self._catalog.document_totals()[0]
+        return self._parts.catalog.document_totals()[0]
 
     def __contains__(self, id: object) -> bool:
-        return isinstance(id, str) and self._catalog.row_of(id) is not None
+        return isinstance(id, str) and self._parts.catalog.row_of(id) is not None
 
     def __iter__(self) -> Iterator[str]:
         """Ids, in the order in which the documents were stored."""
-        return iter(self._catalog.ids())
+        return iter(self._parts.catalog.ids())
+
+    @contextmanager
+    def snapshot(self) -> Iterator[None]:
+        """Several calls that see one commit: ``with index.snapshot(): ...``. Each call alone sees one anyway.
+
+        Meanwhile other threads wait, this index cannot be written through, and a writer cannot empty its log. A state
+        that is deleted meanwhile is missing.
+        """
+        with self._parts.catalog.snapshot():
+            yield
 
     # Search
 
@@ -260,20 +219,16 @@ class Index:
             return []
         if vectors is None and search.needs_vector:
             vectors = self.model.encode_query(list(queries), instruction)
-        return [self._hits(found) for found in search.run(self._catalog, self._vectors, queries, vectors, compiled)]
+        return search.run(self._parts.catalog, self._parts.vectors, queries, vectors, compiled)
 
     def search_by_vector(
         self, vector: Sequence[float] | np.ndarray, k: int = 5, where: Mapping[str, Any] | None = None
     ) -> list[Hit]:
         """The `k` documents with the greatest inner product with `vector` `[dim]`."""
         search = Search(k)
-        query_QD = check_vector("the query", np.asarray(vector), self._manifest.dim)[None]
+        query_QD = check_vector("the query", np.asarray(vector), self._parts.manifest.dim)[None]
         compiled = None if where is None else compile_filter(where)
-        return self._hits(search.run(self._catalog, self._vectors, [""], query_QD, compiled)[0])
-
-    def _hits(self, found: Found) -> list[Hit]:
-        pairs = [(document, score) for row, score in found if (document := self._catalog.document(row)) is not None]
-        return [Hit(document, score, rank) for rank, (document, score) in enumerate(pairs, start=1)]
+        return search.run(self._parts.catalog, self._parts.vectors, [""], query_QD, compiled)[0]
 
     # States
 
@@ -282,19 +237,15 @@ class Index:
 
         Tensors are mapped from the files: cheap to load, paged in when used, and never to be written to.
         """
-        return [self._state(entry) for entry in self._entries(ids)]
+        return self._parts.shelf.load(self._parts.catalog.entries(id_list(ids)))
 
     def states_of(self, documents: Iterable[Document]) -> list[DocumentState | None]:
         """As `load_states`, for documents as they were found: one that is no longer here, or not so, has no state."""
-        entries = [(document, self._catalog.entry(document.id)) for document in documents]
-        return [
-            self._state(entry) if entry is not None and entry.document.content == document.content else None
-            for document, entry in entries
-        ]
-
-    def _state(self, entry: Entry) -> DocumentState | None:
-        row = self._catalog.state(entry.state_key)
-        return None if row is None else self._files.load(row, entry.token_ids)
+        with self._parts.catalog.snapshot():
+            pairs = [(document, self._parts.catalog.entry(document.id)) for document in documents]
+        return self._parts.shelf.load(
+            [entry if entry and entry.document.content == document.content else None for document, entry in pairs]
+        )
 
     def store_state(self, id: str, state: DocumentState) -> None:
         """Keep a state that was computed elsewhere; does nothing if the index is read-only, without states, or full.
@@ -304,25 +255,11 @@ class Index:
         Raises:
             ValueError: unknown id, or the state was not computed from the tokens of this document, or read otherwise.
         """
-        (entry,) = self._entries([id])
-        check_tokens(id, state, entry.token_ids)
-        reading = self._manifest.fingerprint.parts.get("reading", state.reading)
-        if state.reading != reading:
-            raise ValueError(
-                f"the state of {id!r} was read {state.reading}, documents of this index are read {reading}"
-            )
+        (entry,) = self._parts.catalog.entries([id])
+        check_state(id, state, entry.token_ids, self._parts.manifest.fingerprint)
         if self.writable:
-            with self._writing:
-                self._shelf.put(entry.state_key, state)
-
-    def _entries(self, ids: Iterable[str]) -> list[Entry]:
-        wanted = id_list(ids)
-        found = {id: self._catalog.entry(id) for id in wanted}
-        missing = [id for id, entry in found.items() if entry is None]
-        if missing:
-            shown = ", ".join(repr(id) for id in missing[:5])
-            raise ValueError(f"{len(missing)} of {len(wanted)} ids are not in the index: {shown}")
-        return [entry for id in wanted if (entry := found[id]) is not None]
+            with self._parts.writing():
+                self._parts.shelf.put(entry.state_key, state)
 
     # Care
 
@@ -333,41 +270,27 @@ class Index:
 
     def stats(self) -> dict[str, Any]:
         """Counts, bytes by kind, bytes of state per token, and what the index was built with."""
-        documents, tokens = self._catalog.document_totals()
-        states, state_bytes, state_tokens = self._catalog.state_totals()
-        files = (self.path / CATALOG, self.path / f"{CATALOG}-wal")
-        catalog_bytes = sum(file.stat().st_size for file in files if file.exists())
-        return {
-            "documents": documents,
-            "tokens": tokens,
-            "states": states,
-            "bytes": {"catalog": catalog_bytes, "vectors": self._vectors.nbytes(), "states": state_bytes},
-            "state_bytes_per_token": state_bytes / state_tokens if states else 0.0,
-            "codec": self._manifest.codec,
-            "state_quota": self._manifest.state_quota,
-            "dim": self._manifest.dim,
-            "fingerprint": dict(self._manifest.fingerprint.parts),
-        }
+        return statistics(self._parts.catalog, self._parts.vectors, self._parts.manifest)
 
     def verify(self, repair: bool = False) -> Checkup:
         """Read everything and compare it with what was written: `problems` in words, and those that were `repaired`.
 
         `repair` drops damaged and orphaned state files (they will be read again) and rebuilds what is derived.
         """
-        if not repair:
-            return check_index(self._catalog, self._files, self._vectors, self.writable, repair=False)
-        self._require_writable()
-        with self._writing:
-            return check_index(self._catalog, self._files, self._vectors, writable=True, repair=True)
+        parts = self._parts
+        with parts.writing() if repair else nullcontext():
+            return check_index(parts.catalog, parts.files, parts.vectors, self.writable, repair)
 
     def compact(self) -> None:
         """Give space back: drop orphaned files, shrink the catalog, write the vectors file anew."""
-        self._require_writable()
-        with self._writing:
-            self._files.remove(orphans(self._catalog, self._files))
-            self._catalog.shrink()
-            self._vectors.save(rebuild=True)
+        with self._parts.writing():
+            collect(self._parts.catalog, self._parts.files, self._parts.vectors)
+            self._parts.catalog.shrink()
+            self._parts.vectors.save(rebuild=True)
 
-    def _require_writable(self) -> None:
-        if not self.writable:
-            raise ValueError(f"{self.path} is open for reading only (or closed): open it with mode='rw'")
+    def export(self, path: str | Path) -> None:
+        """Copy the index to a new or empty directory as it is at one commit, without garbage; it can be opened at once.
+
+        A state that is damaged is left out, and read again there. Neither a model nor the right to write is needed.
+        """
+        export(self._parts.manifest, self._parts.catalog, self._parts.files, Path(path))

@@ -1,23 +1,30 @@
 """The manifest: what an index was built with. It is written last, so a directory that has one is an index."""
 
 import json
+import os
 import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from gritrag.index.durable import replace_files, sync
+import xxhash
+
+from gritrag.index.durable import read_file, replace_files, sync
+from gritrag.index.errors import DamagedIndex
 from gritrag.records import Fingerprint
 
-__all__ = ["CATALOG", "Manifest", "check_replaceable", "parse_bytes", "wipe"]
+__all__ = ["CATALOG", "Manifest", "check_names", "check_replaceable", "parse_bytes", "wipe"]
 
 NAME = "manifest.json"
 FORMAT = "gritrag-index"
-VERSION = 1
+VERSION = 2
 # Everything an index ever puts into its directory; the lock stays when an index is replaced.
 LOCKS = {"lock", "lock.pid"}
 CATALOG = "catalog.sqlite"
-OWN = (NAME, "vectors", "states", f"{CATALOG}-wal", f"{CATALOG}-shm", CATALOG)  # in the order in which `wipe` removes
+JOURNAL = f"{CATALOG}-journal"  # while a catalog is made, and never later
+LOGS = (f"{CATALOG}-wal", f"{CATALOG}-shm", JOURNAL)
+OWN = (NAME, "catalog.seal", "vectors", "states", *LOGS, CATALOG)  # in the order in which `wipe` removes
+LIMIT = 1 << 20  # bytes of a manifest
 UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
 
 
@@ -40,7 +47,7 @@ class Manifest:
             "codec": self.codec,
             "state_quota": self.state_quota,
         }
-        replace_files([(root / NAME, (json.dumps(content, indent=2, sort_keys=True) + "\n").encode())])
+        replace_files([(root / NAME, _seal(content))])
         sync(root)
         sync(root.parent)
 
@@ -54,17 +61,23 @@ class Manifest:
         if not root.is_dir():
             raise ValueError(f"there is no index at {root}: make one with Index.create or `gritrag index`")
         try:
-            content = json.loads((root / NAME).read_text("utf-8"))
+            data = read_file(root / NAME, LIMIT)
+            content = json.loads(data)
         except FileNotFoundError:
             raise ValueError(
                 f"{root} has no {NAME}, so it is no finished index: make it (again) with "
                 "Index.create(..., overwrite=True) or `gritrag index`"
             ) from None
-        except ValueError as error:
-            raise ValueError(f"{root / NAME} is damaged ({error}): restore it, or build the index anew") from error
+        except (OSError, ValueError, RecursionError) as error:
+            raise DamagedIndex(root / NAME, str(error)) from error
+        known = isinstance(content, dict) and content.get("version") == VERSION
+        if isinstance(content, dict) and (known or "xxh3" in content):  # version 1 had none
+            content.pop("xxh3", None)
+            if _seal(content) != data:
+                raise DamagedIndex(root / NAME, "its checksum is not that of its content")
         if not isinstance(content, dict) or content.get("format") != FORMAT:
             raise ValueError(f"{root / NAME} is not the manifest of a GritRAG index")
-        if content.get("version") != VERSION:
+        if not known:
             raise ValueError(
                 f"{root} has index format {content.get('version')!r}, this GritRAG reads format {VERSION}: "
                 "open it with the version that built it, or build it anew"
@@ -73,15 +86,28 @@ class Manifest:
 
     @classmethod
     def _from_content(cls, root: Path, content: dict) -> "Manifest":
-        try:
-            fingerprint = Fingerprint(dict(content["fingerprint"]["parts"]))
-            manifest = cls(fingerprint, int(content["dim"]), str(content["codec"]), content["state_quota"])
-            intact = fingerprint.digest == content["fingerprint"]["digest"]
-        except (KeyError, TypeError) as error:
-            raise ValueError(f"{root / NAME} is damaged ({error!r}): restore it, or build the index anew") from error
-        if not intact:
-            raise ValueError(f"{root / NAME} is damaged (its fingerprint is not the digest of its parts): restore it")
-        return manifest
+        fingerprint = Fingerprint(dict(content["fingerprint"]["parts"]))
+        if fingerprint.digest != content["fingerprint"]["digest"]:
+            raise DamagedIndex(root / NAME, "its fingerprint is not the digest of its parts")
+        return cls(fingerprint, int(content["dim"]), str(content["codec"]), content["state_quota"])
+
+
+def _seal(content: dict) -> bytes:
+    """The bytes of a manifest, its own checksum among them: whatever else decodes to the same is not the manifest."""
+    plain = json.dumps(content, indent=2, sort_keys=True)
+    sealed = content | {"xxh3": xxhash.xxh3_128_hexdigest(plain.encode())}
+    return (json.dumps(sealed, indent=2, sort_keys=True) + "\n").encode()
+
+
+def check_names(root: Path) -> None:
+    """Refuse an index with a link for a part, which could lead anywhere, or with a journal that SQLite would play."""
+    links = [name for name in (*OWN, *LOCKS) if (root / name).is_symlink()]
+    if links:
+        raise DamagedIndex(
+            root, f"{links[0]} is a symbolic link, and no part of an index is", "put the file itself there"
+        )
+    if os.path.lexists(root / JOURNAL) and (root / NAME).exists():
+        raise DamagedIndex(root, f"{JOURNAL} is no part of an index, and SQLite would follow it", "move it away")
 
 
 def check_replaceable(root: Path, overwrite: bool) -> None:

@@ -1,9 +1,13 @@
 """The schema: tables of `catalog.sqlite`, and the one way to connect to it."""
 
 import sqlite3
+from contextlib import ExitStack
 from pathlib import Path
 
-__all__ = ["connect"]
+__all__ = ["anchor", "connect"]
+
+PAGE_SIZE = 4096
+BUSY_MS = 5000  # only a reader's snapshot can keep the one writer waiting, and only when it folds or empties the log
 
 # `documents` is kept narrow: filters run over it, and a table with texts and vectors in it is ten times slower to scan.
 SCHEMA = """
@@ -28,14 +32,15 @@ CREATE INDEX fields_value ON fields (name, type, value, row);
 CREATE INDEX fields_row ON fields (row);
 CREATE TABLE states (
     key TEXT PRIMARY KEY,
-    path TEXT NOT NULL,
     bytes INTEGER NOT NULL,
     xxh3 TEXT NOT NULL,
     codec TEXT NOT NULL,
-    tokens INTEGER NOT NULL
+    tokens INTEGER NOT NULL,
+    uses REAL NOT NULL,
+    used INTEGER NOT NULL
 ) WITHOUT ROWID;
 CREATE TABLE meta (name TEXT PRIMARY KEY, value NOT NULL) WITHOUT ROWID;
-INSERT INTO meta VALUES ('generation', 0);
+INSERT INTO meta VALUES ('generation', 0), ('requests', 0);
 CREATE VIRTUAL TABLE words USING fts5 (
     title, text, content='contents', content_rowid='row', tokenize='porter unicode61 remove_diacritics 2'
 );
@@ -63,13 +68,41 @@ def connect(path: Path, mode: str) -> sqlite3.Connection:
     try:
         if mode == "r":
             return _connect_to_read(path)
-        connection = _open(path, f"mode={mode}")
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = FULL")
-        connection.execute("PRAGMA busy_timeout = 60000")
-        connection.execute("PRAGMA cache_size = -65536")
-        if mode == "rwc":
-            connection.executescript(f"BEGIN; {SCHEMA} COMMIT;")
+        with ExitStack() as on_failure:
+            connection = _open(path, f"mode={mode}")
+            on_failure.callback(connection.close)
+            _prepare(connection, path, mode)
+            on_failure.pop_all()
+    except sqlite3.DatabaseError as error:
+        raise ValueError(f"cannot open {path}: {error}. Is the index complete, and may you write there?") from error
+    return connection
+
+
+def _prepare(connection: sqlite3.Connection, path: Path, mode: str) -> None:
+    """Settings for a writer, and the tables of a new catalog."""
+    if mode == "rwc":
+        connection.execute(f"PRAGMA page_size = {PAGE_SIZE}")
+    journal = connection.execute("PRAGMA journal_mode = WAL").fetchone()[0]
+    if journal != "wal":  # SQLite takes no for an answer: a full disk, or a file system without shared memory
+        raise ValueError(f"cannot open {path}: SQLite can keep no log beside it (journal mode {journal!r})")
+    connection.execute("PRAGMA synchronous = FULL")
+    connection.execute("PRAGMA wal_autocheckpoint = 0")  # the log is folded in where the seal can be kept: `seal`
+    connection.execute("PRAGMA secure_delete = ON")
+    connection.execute(f"PRAGMA busy_timeout = {BUSY_MS}")
+    connection.execute("PRAGMA cache_size = -65536")
+    if mode == "rwc":
+        connection.executescript(f"BEGIN; {SCHEMA} COMMIT;")
+    connection.execute("SELECT value FROM meta").fetchone()
+
+
+def anchor(path: Path) -> sqlite3.Connection:
+    """A read-only connection to keep open beside the writer's, and to close after it.
+
+    SQLite folds its log into the file when the last connection closes, be it because an index was forgotten or because
+    of an error, and there is no seal for that. A connection that only reads cannot, and is the last.
+    """
+    try:
+        connection = _open(path, "mode=ro")
         connection.execute("SELECT value FROM meta").fetchone()
     except sqlite3.DatabaseError as error:
         raise ValueError(f"cannot open {path}: {error}. Is the index complete, and may you write there?") from error

@@ -13,11 +13,13 @@ import numpy as np
 from gritrag.index.catalog import Catalog
 from gritrag.index.filters import Compiled
 from gritrag.index.vectors import Found, VectorIndex
+from gritrag.records import Hit
 
 __all__ = ["MODES", "Search", "check_query", "match_expression", "maximal_marginal_relevance", "reciprocal_rank_fusion"]
 
 MODES = ("dense", "sparse", "hybrid")
 RRF_K = 60
+MOST = 2**31  # no index has so many documents, and SQLite counts to 2^63
 WORD = re.compile(r"[^\W_]+")
 
 
@@ -53,8 +55,8 @@ class Search:
     def depth(self) -> int:
         """Candidates taken from each ranking before they are fused or diversified."""
         if self.mmr is None and self.mode != "hybrid":
-            return self.k
-        return self.fetch_k or max(4 * self.k, 50)
+            return min(self.k, MOST)
+        return min(self.fetch_k or max(4 * self.k, 50), MOST)
 
     def run(
         self,
@@ -63,8 +65,20 @@ class Search:
         queries: Sequence[str],
         queries_QD: np.ndarray | None,
         where: Compiled | None,
+    ) -> list[list[Hit]]:
+        """For each query up to `k` of the documents that satisfy `where`, all as they are at one commit."""
+        with catalog.snapshot():
+            found = self._rank(catalog, vectors, queries, queries_QD, where)
+            return [_hits(catalog, pairs[: self.k]) for pairs in found]
+
+    def _rank(
+        self,
+        catalog: Catalog,
+        vectors: VectorIndex,
+        queries: Sequence[str],
+        queries_QD: np.ndarray | None,
+        where: Compiled | None,
     ) -> list[Found]:
-        """For each query up to `k` pairs (row, score) among the documents that satisfy `where`."""
         allowed = None if where is None else catalog.rows(where)
         by_kind: list[list[Found]] = []
         if self.mode != "sparse":
@@ -77,7 +91,7 @@ class Search:
         if self.mmr is not None:
             assert queries_QD is not None
             found = [self._diversify(catalog, pairs, query_D) for pairs, query_D in zip(found, queries_QD, strict=True)]
-        return [pairs[: self.k] for pairs in found]
+        return found
 
     def _diversify(self, catalog: Catalog, found: Found, query_D: np.ndarray) -> Found:
         assert self.mmr is not None
@@ -87,6 +101,11 @@ class Search:
         rows = [row for row, _ in found if row in place]
         chosen = maximal_marginal_relevance(query_D, vectors_ND[[place[row] for row in rows]], self.k, self.mmr)
         return [(rows[position], score) for position, score in chosen]
+
+
+def _hits(catalog: Catalog, found: Found) -> list[Hit]:
+    pairs = [(document, score) for row, score in found if (document := catalog.document(row)) is not None]
+    return [Hit(document, score, rank) for rank, (document, score) in enumerate(pairs, start=1)]
 
 
 def check_query(query: object) -> None:

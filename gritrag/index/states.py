@@ -9,9 +9,9 @@ import mmap
 import os
 import re
 import struct
-import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -20,13 +20,17 @@ from safetensors.torch import save
 
 from gritrag.index.catalog import StateRow
 from gritrag.index.codecs import get_codec
-from gritrag.index.durable import replace_files, sync
+from gritrag.index.durable import make_folder, open_file, remove_files, replace_files, sync
 from gritrag.model.state import DocumentState, Reading
 from gritrag.records import Fingerprint
 
-__all__ = ["DocumentState", "Reading", "StateFileWarning", "StateStore", "state_key"]
+__all__ = ["Checks", "DocumentState", "Reading", "StateFileWarning", "StateStore", "state_key"]
+
+Checks = Literal["once", "always"]
+"""When a state file is compared with its checksum: when first read and whenever it has changed since, or always."""
 
 KEY = re.compile(r"[0-9a-f]{32}")
+HEADER_LIMIT = 1 << 20
 DTYPES = {
     "F32": torch.float32,
     "F16": torch.float16,
@@ -51,9 +55,10 @@ def state_key(fingerprint: Fingerprint, token_ids: Sequence[int] | np.ndarray) -
 class StateStore:
     """The folder `states/` of one index. It knows files; which of them exist is written in the catalog."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, checks: Checks = "once") -> None:
         """`root` is the directory of the index."""
         self._root = root
+        self._checks = checks
         self._verified: dict[str, tuple[int, ...]] = {}
 
     def save(self, states: Iterable[tuple[str, DocumentState]], codec: str) -> list[StateRow]:
@@ -62,36 +67,51 @@ class StateStore:
 
         def encoded() -> Iterator[tuple[Path, bytes]]:
             for key, state in states:
-                path = relative_path(key)
-                (self._root / path).parent.mkdir(parents=True, exist_ok=True)
+                path = self._root / relative_path(key)
+                make_folder(path.parent)
                 data = save(get_codec(codec).encode(state), _notes(state, codec))
-                rows.append(StateRow(key, path, len(data), xxhash.xxh3_128_hexdigest(data), codec, len(state)))
-                yield self._root / path, data
+                rows.append(StateRow(key, len(data), xxhash.xxh3_128_hexdigest(data), codec, len(state)))
+                yield path, data
 
         replace_files(encoded())
-        for folder in {self._root / "states", *((self._root / row.path).parent for row in rows)} if rows else ():
+        folders = {(self._root / relative_path(row.key)).parent for row in rows}
+        for folder in {self._root / "states", *folders} if rows else ():
             sync(folder)
         return rows
 
-    def load(self, row: StateRow, token_ids: np.ndarray) -> DocumentState | None:
-        """The state, its tensors mapped from the file; None with a `StateFileWarning` where it cannot be trusted.
+    def load(self, row: StateRow, token_ids: np.ndarray) -> DocumentState:
+        """The state, its tensors mapped from the file.
 
-        The checksum is verified when a file is first read, and again whenever it has changed on disk since.
+        Raises:
+            OSError, ValueError: the file is not what was written, or not of these tokens; it says what is wrong.
         """
-        try:
-            tensors, notes = _parse(self._map(row))
-            if not np.array_equal(tensors["token_ids"].numpy(), token_ids):
-                raise ValueError("its token ids are not the document's")
-        except (OSError, ValueError) as error:
-            message = f"state file {relative_path(row.key)} is not used: {error}. It will be read anew."
-            warnings.warn(message, StateFileWarning, stacklevel=3)
-            return None
+        tensors, notes = _parse(self._map(row))
+        if not np.array_equal(tensors["token_ids"].numpy(), token_ids):
+            raise ValueError("its token ids are not the document's")
+        if notes["codec"] != row.codec:
+            raise ValueError(f"it is of codec {notes['codec']}, the catalog says {row.codec}")
         state = get_codec(row.codec).decode(tensors, notes["reading"])
         computed: torch.dtype = getattr(torch, notes["dtype"])
-        if computed.itemsize >= state.keys.dtype.itemsize:
+        if type(state) is not DocumentState or computed.itemsize >= state.keys.dtype.itemsize:
             return state
         # more digits than were computed would pass for exactness
         return DocumentState(state.keys.to(computed), state.values.to(computed), state.token_ids, state.reading)
+
+    def adopt(self, other: "StateStore", rows: Sequence[StateRow]) -> list[str]:
+        """Copy these files of another store, checked; return the keys of those that are not what they should be."""
+        whole: list[tuple[Path, memoryview]] = []
+        lost = []
+        for row in rows:
+            path = self._root / relative_path(row.key)
+            make_folder(path.parent)
+            try:
+                whole.append((path, memoryview(other._map(row))))
+            except (OSError, ValueError):
+                lost.append(row.key)
+        replace_files(whole)
+        for folder in {self._root / "states", *(path.parent for path, _ in whole)}:
+            sync(folder)
+        return lost
 
     def problem(self, row: StateRow) -> str | None:
         """What is wrong with the file of `row`, read and checked anew; None if nothing is."""
@@ -104,28 +124,31 @@ class StateStore:
 
     def _map(self, row: StateRow) -> mmap.mmap:
         """The file in memory, copy on write, known to be what was written."""
-        with open(self._root / relative_path(row.key), "rb") as file:
+        with open_file(self._root / relative_path(row.key)) as file:
             status = os.fstat(file.fileno())
             if status.st_size != row.bytes:
                 raise ValueError(f"it has {status.st_size} bytes, {row.bytes} were written")
             buffer = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
         stamp = (status.st_ino, status.st_size, status.st_mtime_ns)
-        if self._verified.get(row.key) != stamp:
+        if self._checks == "always" or self._verified.get(row.key) != stamp:
             found = xxhash.xxh3_128_hexdigest(buffer)
             if found != row.xxh3:
                 raise ValueError(f"its checksum is {found}, {row.xxh3} was written")
             self._verified[row.key] = stamp
         return buffer
 
-    def remove(self, paths: Iterable[str]) -> None:
-        """Delete files that the catalog has forgotten, by relative path."""
-        for path in paths:
-            (self._root / path).unlink(missing_ok=True)
+    def remove(self, keys: Iterable[str]) -> None:
+        """Delete the files of states that the catalog has forgotten."""
+        remove_files(self._root, (relative_path(key) for key in keys))
 
-    def files(self) -> list[str]:
-        """Relative paths of all files below `states/`, temporary ones of killed writers included."""
-        found = (self._root / "states").glob("*/*")
-        return sorted(path.relative_to(self._root).as_posix() for path in found)
+    def strays(self, known: Iterable[str]) -> list[str]:
+        """Relative paths of all that lies below `states/` and is no file of a `known` key. No link is followed."""
+        expected = {relative_path(key) for key in known}
+        found: list[str] = []
+        for folder in _entries(self._root / "states"):
+            inside = _entries(folder.path) if folder.is_dir(follow_symlinks=False) else [folder]
+            found += [os.path.relpath(entry.path, self._root) for entry in inside]
+        return sorted(path for path in found if path not in expected)
 
 
 def _notes(state: DocumentState, codec: str) -> dict[str, str]:
@@ -139,9 +162,16 @@ def relative_path(key: str) -> str:
     return f"states/{key[:2]}/{key}.safetensors"
 
 
+def _entries(folder: "Path | str") -> list[os.DirEntry[str]]:
+    with os.scandir(folder) as entries:
+        return list(entries)
+
+
 def _parse(buffer: mmap.mmap) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     """Tensors of a safetensors file, sharing its memory, and its notes. The file has passed its checksum."""
     (length,) = struct.unpack("<Q", buffer[:8])
+    if length > min(len(buffer) - 8, HEADER_LIMIT):
+        raise ValueError(f"its header has {length} bytes")
     header = json.loads(buffer[8 : 8 + length])
     notes = header.pop("__metadata__")
     tensors = {}

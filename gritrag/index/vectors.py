@@ -5,7 +5,7 @@ torn or damaged file costs a rebuild, a stale one the difference. `N` documents,
 """
 
 import json
-import threading
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,7 +15,7 @@ import torch
 import xxhash
 
 from gritrag.index.catalog import Catalog
-from gritrag.index.durable import replace_files, sync
+from gritrag.index.durable import make_folder, read_file, remove_files, replace_files, sync
 
 faiss: Any
 try:
@@ -105,7 +105,7 @@ class VectorIndex:
         self._folder = root / "vectors"
         self._catalog = catalog
         self._dim = dim
-        self._lock = threading.Lock()
+        self._lock = catalog.lock  # one for both: a search holds the catalog's snapshot and then asks for this
         self._flat: _Flat | None = None
         self._generation = -1
         self._file_lost = False
@@ -141,7 +141,7 @@ class VectorIndex:
     def _write(self, data: memoryview) -> None:
         """File first, then the note in the catalog that makes it the one to trust, then older files go."""
         name = f"gen-{self._generation:08d}.faiss"
-        self._folder.mkdir(exist_ok=True)
+        make_folder(self._folder)
         replace_files([(self._folder / name, data)])
         sync(self._folder)
         sync(self._folder.parent)
@@ -154,9 +154,22 @@ class VectorIndex:
         with self._catalog.transaction():
             self._catalog.set_meta("vectors", json.dumps(note))
         self._file_lost = False
-        for path in self._folder.iterdir():
-            if path.name != name:
-                path.unlink()
+        self._remove_all_but(name)
+
+    def forget(self) -> None:
+        """Have no FAISS file until the next `save`: it holds vectors of documents that are gone."""
+        self._remove_all_but(None)
+
+    def strays(self) -> list[str]:
+        """Relative paths of what is in the folder and is not the file that the catalog names."""
+        note = self._note()
+        return [f"vectors/{name}" for name in self._names() if note is None or name != note["name"]]
+
+    def _remove_all_but(self, kept: str | None) -> None:
+        remove_files(self._folder.parent, (f"vectors/{name}" for name in self._names() if name != kept))
+
+    def _names(self) -> list[str]:
+        return sorted(os.listdir(self._folder)) if self._folder.is_dir() and not self._folder.is_symlink() else []
 
     def problem(self) -> str | None:
         """What is wrong with the FAISS file; None where it is whole, or where there is none to be whole."""
@@ -180,7 +193,7 @@ class VectorIndex:
 
     def _read(self, note: dict[str, Any]) -> bytes:
         """The FAISS file, if it is exactly what was written."""
-        data = (self._folder / note["name"]).read_bytes()
+        data = read_file(self._folder / note["name"], note["bytes"])
         if len(data) != note["bytes"]:
             raise ValueError(f"it has {len(data)} bytes, {note['bytes']} were written")
         found = xxhash.xxh3_128_hexdigest(data)

@@ -1,5 +1,6 @@
 """A reader made of hashes: words are tokens, vectors and states are random numbers that the tokens decide."""
 
+import math
 import zlib
 from collections.abc import Sequence
 
@@ -19,10 +20,17 @@ def word_ids(text: str) -> list[int]:
 class HashReader:
     """Fulfils `protocol.Reader`; counts the documents it has read, and can be told to fail."""
 
-    def __init__(self, dim: int = 8, max_document_tokens: int = 64, **parts: str) -> None:
+    def __init__(
+        self,
+        dim: int = 8,
+        max_document_tokens: int = 64,
+        shape: tuple[int, int, int] = (LAYERS, HEADS, HEAD_DIM),
+        **parts: str,
+    ) -> None:
         self.dim = dim
+        self.shape = shape
         self.max_document_tokens = max_document_tokens
-        self.state_elements_per_token = 2 * LAYERS * HEADS * HEAD_DIM
+        self.state_elements_per_token = 2 * math.prod(shape)
         self.fingerprint = Fingerprint({"weights": "w0", "tokenizer": "words", "reading": "causal"} | parts)
         self.documents_read = 0
 
@@ -45,7 +53,8 @@ class HashReader:
 
     def state(self, token_ids: Sequence[int]) -> DocumentState:
         random = torch.Generator().manual_seed(zlib.crc32(np.array(token_ids).tobytes()))
-        keys, values = torch.randn(2, LAYERS, HEADS, len(token_ids), HEAD_DIM, generator=random)
+        layers, heads, head_dim = self.shape
+        keys, values = torch.randn(2, layers, heads, len(token_ids), head_dim, generator=random)
         return DocumentState(keys, values, torch.tensor(token_ids), self.fingerprint.parts["reading"])
 
     def _vector(self, token_ids: Sequence[int]) -> np.ndarray:

@@ -9,9 +9,11 @@ import pytest
 from hash_reader import HashReader
 
 from gritrag.index.catalog import Catalog
-from gritrag.index.codecs import CODECS, get_codec
+from gritrag.index.codecs import get_codec
+from gritrag.index.errors import DamagedIndex
 from gritrag.index.index import Index
 from gritrag.index.manifest import parse_bytes
+from gritrag.index.seal import first_seal
 from gritrag.records import Document
 
 Make = Callable[..., Index]
@@ -104,7 +106,7 @@ def test_deleting_nothing_in_particular_is_refused(make: Make) -> None:
 
 
 def test_options_that_do_not_exist_are_refused_with_those_that_do(tmp_path: Path, make: Make, reader) -> None:
-    with pytest.raises(ValueError, match=r"int3.*float32, bf16, or 'none'"):
+    with pytest.raises(ValueError, match=r"int3.*float32, bf16, .*or 'none'"):
         make(states="int3")
     with pytest.raises(ValueError, match=r"'many'.*20GB"):
         make(state_quota="many")
@@ -129,24 +131,31 @@ def test_what_is_no_size(size: Any) -> None:
         parse_bytes(size)
 
 
-@pytest.mark.parametrize("name", CODECS)
+@pytest.mark.parametrize("name", ["float32", "bf16"])
 def test_a_codec_keeps_its_contract(name: str, reader: HashReader) -> None:
     state = reader.state(range(1, 20))
-    tensors = CODECS[name].encode(state)
-    again = CODECS[name].decode(tensors, "causal")
+    tensors = get_codec(name).encode(state)
+    again = get_codec(name).decode(tensors, "causal")
     assert again.token_ids.tolist() == state.token_ids.tolist()
     assert (again.keys - state.keys).abs().max() <= 2**-8 * state.keys.abs().max()
     assert (again.values - state.values).abs().max() <= 2**-8 * state.values.abs().max()
     assert all(tensor.is_contiguous() for tensor in tensors.values())
     size = sum(tensor.nbytes for tensor in tensors.values())
-    assert size == CODECS[name].bytes_per_token(reader.state_elements_per_token) * 19
+    assert size == get_codec(name).bytes_per_token(reader.state_elements_per_token) * 19
 
 
 def test_a_file_that_is_no_catalog_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "catalog.sqlite").write_bytes(b"this is no database" * 100)
+    file = tmp_path / "catalog.sqlite"
+    with pytest.raises(ValueError, match=r"catalog\.sqlite"):
+        Catalog(file, "r")
+    file.write_bytes(b"this is no database" * 100)
     for mode in ("r", "rw"):
-        with pytest.raises(ValueError, match=r"catalog\.sqlite"):
-            Catalog(tmp_path / "catalog.sqlite", mode)
+        with pytest.raises(DamagedIndex, match=r"catalog\.seal"):
+            Catalog(file, mode)
+    first_seal(file)
+    for mode in ("r", "rw"):
+        with pytest.raises(ValueError, match=r"catalog\.sqlite.*not a database"):
+            Catalog(file, mode)
 
 
 @pytest.mark.parametrize("wrong", [{"id": 7}, {"title": None}])

@@ -1,6 +1,7 @@
 """What is on disk survives its writer, and what has rotted on disk is never taken for an answer."""
 
 import os
+import re
 import shutil
 import signal
 import sqlite3
@@ -17,7 +18,9 @@ import torch
 from hash_reader import HashReader
 
 from gritrag.index import build
+from gritrag.index.errors import DamagedIndex
 from gritrag.index.index import Index
+from gritrag.index.seal import first_seal
 from gritrag.index.states import StateFileWarning
 from gritrag.records import Document, FingerprintMismatch
 
@@ -123,20 +126,32 @@ def test_a_damaged_state_is_missing_and_never_wrong(
     index.close()
 
 
+def tamper(index: Index, sql: str, *parameters: object) -> None:
+    """Change the catalog behind everybody's back, and seal it as if that had been right."""
+    database = sqlite3.connect(index.path / "catalog.sqlite")
+    with database:
+        database.execute(sql, parameters)
+    database.close()
+    first_seal(index.path / "catalog.sqlite")
+
+
 def test_a_state_of_other_tokens_is_not_trusted(make: Make, corpus) -> None:
     """Even a whole file under the right name, with its checksum in the catalog, must hold the document's tokens."""
     index = make()
     index.add(corpus[:2])
     index.close()
-    database = sqlite3.connect(index.path / "catalog.sqlite")
-    keys = [key for (key,) in database.execute("SELECT state_key FROM documents ORDER BY row")]
-    with database:
-        database.execute("UPDATE documents SET state_key = ? WHERE id = 'd0'", keys[1:])
-    database.close()
+    key, other = (file.stem for file in state_files(index))
+    tamper(
+        index,
+        "UPDATE states SET (bytes, xxh3) = (SELECT bytes, xxh3 FROM states WHERE key = ?) WHERE key = ?",
+        other,
+        key,
+    )
+    shutil.copyfile(*(file for file in reversed(state_files(index))))
     with Index.open(index.path, model=index.model) as again:
-        with pytest.warns(StateFileWarning, match="token ids"):
+        with pytest.warns(StateFileWarning, match=f"{key}.*token ids"):
             states = again.load_states(["d0", "d1"])
-        assert [state is None for state in states] == [True, False]
+        assert sorted(state is None for state in states) == [False, True]
 
 
 @pytest.mark.parametrize("mode", ["r", "rw"])
@@ -170,23 +185,26 @@ def test_a_damaged_vectors_file_changes_no_answer(make: Make, reader, corpus, da
         assert again.search("amber river1", 30) == expected
 
 
-def test_a_flipped_bit_in_the_catalog_is_found(make: Make, reader, corpus) -> None:
+@pytest.mark.parametrize("column", ["title", "text", "token_ids", "vector"])
+def test_a_row_that_is_not_as_written_is_never_an_answer(make: Make, reader, corpus, column: str) -> None:
+    """As when a bit flips after the catalog was opened: pages are not compared again, every row that is read is."""
     with make() as index:
         index.add(corpus)
-    database = sqlite3.connect(index.path / "catalog.sqlite")
-    row, vector = database.execute(
-        "SELECT row, vector FROM contents JOIN documents USING (row) WHERE id = 'd4'"
-    ).fetchone()
-    with database:
-        flipped = bytes([vector[0] ^ 1]) + vector[1:]
-        database.execute("UPDATE contents SET vector = ? WHERE row = ?", (flipped, row))
-    database.close()
+    kind = "BLOB" if column in ("token_ids", "vector") else "TEXT"
+    tamper(index, f"UPDATE contents SET {column} = CAST(x'7b' || substr({column}, 2) AS {kind}) WHERE row = 5")
     with Index.open(index.path, model=reader) as again:
-        (problem,) = again.verify().problems
+        (problem, *_) = again.verify().problems
         assert "'d4'" in problem
+        for call in (again.get, again.load_states):
+            with pytest.raises(DamagedIndex, match=r"'d4'.*delete it and add it again"):
+                call(["d4"])
+        with pytest.raises(DamagedIndex, match="'d4'"):
+            again.search("amber", 30)
         again.delete(ids=["d4"])
         again.add([corpus[4]])
+        again.verify(repair=True)  # the words of a text that was damaged are not found to be taken away
         assert again.verify() == ([], [])
+        assert again.get(["d4"]) == [corpus[4]]
 
 
 def test_verify_repairs_states_orphans_and_vectors(make: Make, reader, corpus) -> None:
@@ -360,7 +378,8 @@ def test_a_directory_that_is_no_finished_index_says_what_to_do(tmp_path: Path, m
     manifest = index.path / "manifest.json"
     text = manifest.read_text()
     for content, message in (
-        (text.replace('"version": 1', '"version": 99'), r"format 99.*format 1"),
+        (re.sub(r'"version": 2,\n  "xxh3": ".*"', '"version": 1', text), r"format 1.*format 2"),
+        (text.replace('"version": 2', '"version": 3'), "damaged"),
         (text.replace("w0", "w1"), "damaged"),
         (text[:40], "damaged"),
         (text.replace("dim", "mid"), "damaged"),

@@ -1,0 +1,44 @@
+"""An export: a consistent copy of an index in a new directory, usable at once, with nothing in it that was deleted."""
+
+from contextlib import ExitStack
+from pathlib import Path
+
+from gritrag.index.catalog import Catalog
+from gritrag.index.lock import WriterLock
+from gritrag.index.manifest import CATALOG, Manifest, check_replaceable, wipe
+from gritrag.index.states import StateStore
+from gritrag.index.vectors import VectorIndex
+
+__all__ = ["export"]
+
+BATCH_FILES = 64
+
+
+def export(manifest: Manifest, catalog: Catalog, files: StateStore, target: Path) -> None:
+    """Copy what one commit of `catalog` holds; a state that is damaged, or gone by then, is left out."""
+    check_replaceable(target, overwrite=False)
+    target.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as closing:
+        lock = WriterLock(target)
+        closing.callback(lock.release)
+        check_replaceable(target, overwrite=False)
+        with ExitStack() as on_failure:
+            on_failure.callback(wipe, target)
+            catalog.copy(target / CATALOG)
+            (target / "states").mkdir()
+            copy = Catalog(target / CATALOG, "rw")
+            on_failure.callback(copy.close)
+            _copy_states(files, copy, StateStore(target))
+            VectorIndex(target, copy, manifest.dim).save(rebuild=True)
+            copy.close()
+            manifest.save(target)
+            on_failure.pop_all()
+
+
+def _copy_states(files: StateStore, copy: Catalog, into: StateStore) -> None:
+    rows = copy.states()
+    lost: list[str] = []
+    for start in range(0, len(rows), BATCH_FILES):
+        lost += into.adopt(files, rows[start : start + BATCH_FILES])
+    with copy.transaction():
+        copy.forget_states(lost)

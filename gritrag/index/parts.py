@@ -1,0 +1,120 @@
+"""The parts of an open index: catalog, vectors, state files and shelf in one directory, and the right to write it."""
+
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Self
+
+from gritrag.index.catalog import Catalog
+from gritrag.index.check import collect
+from gritrag.index.codecs import get_codec
+from gritrag.index.lock import WriterLock
+from gritrag.index.manifest import CATALOG, Manifest, check_names, check_replaceable, parse_bytes, wipe
+from gritrag.index.protocol import Reader
+from gritrag.index.shelf import Shelf
+from gritrag.index.states import Checks, StateStore
+from gritrag.index.vectors import VectorIndex
+
+__all__ = ["Parts"]
+
+
+class Parts:
+    """Made by `create` or `open`. `lock` is None where the index is only read."""
+
+    def __init__(self, root: Path, manifest: Manifest, lock: WriterLock | None, mode: str, checks: Checks) -> None:
+        self.root = root
+        self.manifest = manifest
+        self.lock = lock
+        self.catalog = Catalog(root / CATALOG, mode)
+        self.files = StateStore(root, checks)
+        self.vectors = VectorIndex(root, self.catalog, manifest.dim)
+        self.shelf = Shelf(self.catalog, self.files, manifest.codec, manifest.state_quota)
+        self._writing = threading.Lock()
+
+    @classmethod
+    def create(cls, root: Path, model: Reader, states: str, quota: str | int | None, overwrite: bool) -> Self:
+        """An empty index; the manifest makes it one, so it comes last."""
+        if not hasattr(model, "fingerprint"):
+            raise ValueError(f"model must be a loaded GritModel, not {model!r}; see GritModel.from_pretrained")
+        if states != "none":
+            get_codec(states)
+        manifest = Manifest(model.fingerprint, model.dim, states, parse_bytes(quota))
+        check_replaceable(root, overwrite)
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ValueError(f"cannot make the directory {root}: {error.strerror}") from error
+        with ExitStack() as on_failure:
+            lock = WriterLock(root)
+            on_failure.callback(lock.release)
+            check_replaceable(root, overwrite)
+            wipe(root)
+            # the catalog first: what has none is taken for somebody's folder, and never replaced
+            parts = cls(root, manifest, lock, "rwc", "once")
+            on_failure.callback(parts.catalog.close)
+            (root / "states").mkdir()
+            manifest.save(root)
+            on_failure.pop_all()
+        return parts
+
+    @classmethod
+    def open(cls, root: Path, model: Reader | None, mode: str, checks: Checks) -> Self:
+        """The index at `root`, if it is `model` that built it."""
+        if mode not in ("r", "rw"):
+            raise ValueError(f"mode must be 'r' or 'rw', not {mode!r}")
+        if checks not in ("once", "always"):
+            raise ValueError(f"checks must be 'once' or 'always', not {checks!r}")
+        if model is None and mode == "rw":
+            raise ValueError("an index is written with its model: give model=, or open it with mode='r'")
+        check_names(root)
+        manifest = Manifest.load(root)
+        if model is not None:
+            manifest.fingerprint.check(model.fingerprint, f"the index at {root}")
+        with ExitStack() as on_failure:
+            lock = WriterLock(root) if mode == "rw" else None
+            if lock is not None:
+                on_failure.callback(lock.release)
+            parts = cls(root, manifest, lock, mode, checks)
+            on_failure.callback(parts.catalog.close)
+            if lock is not None and lock.inherited:
+                collect(parts.catalog, parts.files, parts.vectors)
+            on_failure.pop_all()
+        return parts
+
+    def close(self) -> None:
+        """Bring the vectors file up to date (if writable) and let go of everything. A second call does nothing."""
+        lock, self.lock = self.lock, None
+        try:
+            if lock is not None and lock.is_ours:
+                self.shelf.save_uses()
+                self.vectors.save()
+        finally:
+            try:
+                self.catalog.close()
+            finally:
+                if lock is not None:
+                    lock.release()
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """One thread at a time. Afterwards vectors file and log hold nothing of documents that were removed."""
+        if self.lock is None:
+            raise ValueError(f"{self.root} is open for reading only (or closed): open it with mode='rw'")
+        with self._writing:
+            try:
+                yield
+            finally:
+                if self.catalog.removed:
+                    self._forget()
+
+    def _forget(self) -> None:
+        self.vectors.forget()
+        self.catalog.removed = not self.catalog.fold()
+        if self.catalog.removed:
+            warnings.warn(
+                f"a reader keeps the log of {self.root}: what was deleted is in no answer any more, but its bytes are "
+                "in catalog.sqlite-wal until the index is next written or closed without that reader",
+                stacklevel=4,
+            )

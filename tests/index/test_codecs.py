@@ -1,0 +1,261 @@
+"""Laws of codecs: what comes back, how far it may be off, how many bytes it took, and what placing makes of it."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from hash_reader import HashReader
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gritrag.index.codecs import CODECS, Codec, QuantisedState, get_codec
+from gritrag.index.index import Index
+from gritrag.model.grit import GritModel
+from gritrag.model.state import DocumentState, concatenate
+from gritrag.quantisers.integers import Int4, Int8, Integers, Levels, Signed4, Signed8, Unsigned4, cut
+from gritrag.records import Document
+
+SMOLLM2 = (30, 3, 64)
+SMOLLM2_ELEMENTS = 2 * 30 * 3 * 64
+GENERAL = ["float32", "bf16", "int8", "int4"]
+"""Codecs for states of every shape."""
+
+QUANTISED = ["int8", "int4"]
+
+INTEGERS = [Int8(), Int4(), Int4(group=5)]
+
+
+def state_of(layers: int, heads: int, tokens: int, head_dim: int, seed: int = 0, spread: float = 1.0) -> DocumentState:
+    """Channels of keys have means of their own, as those of models do."""
+    draw = torch.Generator().manual_seed(seed)
+    keys, values = spread * torch.randn(2, layers, heads, tokens, head_dim, generator=draw)
+    means = 3 * spread * torch.randn(layers, heads, 1, head_dim, generator=draw)
+    return DocumentState(keys + means, values, torch.randint(0, 50_000, (tokens,), generator=draw), "causal")
+
+
+def there_and_back(codec: Codec, state: DocumentState) -> DocumentState:
+    return codec.decode(codec.encode(state), state.reading)
+
+
+def stored(tensors: dict[str, torch.Tensor]) -> int:
+    return sum(tensor.nbytes for tensor in tensors.values())
+
+
+@pytest.mark.parametrize("name", GENERAL)
+@pytest.mark.parametrize("shape", [(2, 3, 1, 4), (1, 1, 7, 5), (2, 1, 64, 8), (1, 2, 131, 3), (1, 1, 2, 1)])
+def test_every_shape_comes_back_with_its_tokens_and_reading(name: str, shape: tuple[int, int, int, int]) -> None:
+    state = state_of(*shape)
+    back = there_and_back(get_codec(name), state)
+    assert back.keys.shape == back.values.shape == state.keys.shape
+    assert back.token_ids.dtype == torch.int64
+    assert torch.equal(back.token_ids, state.token_ids)
+    assert len(back) == len(state)
+    assert back.reading == "causal"
+
+
+@pytest.mark.parametrize("name", GENERAL)
+def test_what_is_written_is_contiguous_and_on_the_processor_with_ids_in_32_bits(name: str) -> None:
+    tensors = get_codec(name).encode(state_of(2, 3, 9, 5))
+    assert all(tensor.is_contiguous() and tensor.device.type == "cpu" for tensor in tensors.values())
+    assert tensors["token_ids"].dtype == torch.int32
+
+
+@pytest.mark.parametrize("name", GENERAL)
+def test_decoding_twice_gives_the_same_numbers(name: str) -> None:
+    codec = get_codec(name)
+    tensors = codec.encode(state_of(2, 2, 70, 6))
+    first, second = codec.decode(tensors, "causal"), codec.decode(tensors, "causal")
+    assert torch.equal(first.keys, second.keys)
+    assert torch.equal(first.values, second.values)
+
+
+@pytest.mark.parametrize("name", ["int8", "int4"])
+@pytest.mark.parametrize("tokens", [36, 64, 122, 200, 2000])
+def test_a_token_takes_at_most_the_bytes_that_are_promised(name: str, tokens: int) -> None:
+    layers, heads, head_dim = SMOLLM2
+    zeros = torch.zeros(layers, heads, tokens, head_dim)
+    tensors = get_codec(name).encode(DocumentState(zeros, zeros, torch.zeros(tokens, dtype=torch.long), "causal"))
+    assert stored(tensors) <= get_codec(name).bytes_per_token(SMOLLM2_ELEMENTS) * tokens
+    assert get_codec(name).bytes_per_token(SMOLLM2_ELEMENTS) <= {"int8": 12_300, "int4": 6_600}[name]
+
+
+def test_casts_take_the_bytes_that_are_promised() -> None:
+    for name in ("float32", "bf16"):
+        state = state_of(2, 3, 5, 4)
+        assert stored(get_codec(name).encode(state)) == get_codec(name).bytes_per_token(2 * 2 * 3 * 4) * len(state)
+
+
+def test_two_nibbles_share_a_byte() -> None:
+    tensors = get_codec("int4").encode(state_of(2, 3, 10, 6))
+    assert tensors["keys"].shape == tensors["values"].shape == (2, 3, 10, 3)
+    assert tensors["keys"].dtype == torch.uint8
+
+
+def tolerance(levels: Levels, numbers: torch.Tensor, dim: int) -> torch.Tensor:
+    """Half a step, scales being rounded to float16 and never below its least normal number."""
+    least, most = numbers.aminmax(dim=dim, keepdim=True)
+    widest = most - least if "zero" in levels.scales else 2 * torch.maximum(most, -least)
+    step = (widest / {Signed8: 254, Signed4: 14, Unsigned4: 15}[type(levels)]).clamp_min(2**-14)
+    return 0.52 * step + 2**-10 * least.abs() * ("zero" in levels.scales) + 1e-6 * numbers.abs()
+
+
+@pytest.mark.parametrize("quantiser", INTEGERS, ids=["int8", "int4", "int4-groups-of-5"])
+@settings(max_examples=60, deadline=None)
+@given(
+    tokens=st.integers(1, 150),
+    head_dim=st.integers(1, 9),
+    spread=st.sampled_from([0.0, 1e-6, 1e-3, 1.0, 300.0, 3_000.0]),
+    seed=st.integers(0, 2**16),
+)
+def test_no_number_is_off_by_more_than_half_a_step(
+    quantiser: Integers, tokens: int, head_dim: int, spread: float, seed: int
+) -> None:
+    state = state_of(1, 2, tokens, head_dim, seed, spread)
+    keys, values = quantiser(state.keys, state.values)
+    for group in cut(tokens, max(1, tokens // quantiser.group)):
+        part = state.keys[:, :, group]
+        assert ((keys[:, :, group] - part).abs() <= tolerance(quantiser.keys, part, 2)).all()
+    assert ((values - state.values).abs() <= tolerance(quantiser.values, state.values, 3)).all()
+
+
+@given(tokens=st.integers(1, 1000), count=st.integers(1, 20))
+def test_groups_are_all_tokens_in_order_and_of_nearly_one_length(tokens: int, count: int) -> None:
+    groups = cut(tokens, count)
+    lengths = [group.stop - group.start for group in groups]
+    assert [token for group in groups for token in range(tokens)[group]] == list(range(tokens))
+    assert len(groups) == count
+    assert max(lengths) - min(lengths) <= 1
+
+
+def test_a_group_needs_a_token() -> None:
+    with pytest.raises(ValueError, match="at least 1 token, got 0"):
+        Int4(group=0)
+
+
+@pytest.mark.parametrize("name", ["int8", "int4"])
+def test_what_another_quantiser_packed_is_refused(name: str) -> None:
+    other = {"int8": "int4", "int4": "int8"}[name]
+    with pytest.raises(ValueError, match=f"{name} is made of key_scale"):
+        get_codec(name).decode(get_codec(other).encode(state_of(1, 1, 3, 4)), "causal")
+
+
+def test_a_file_says_itself_how_many_groups_it_has() -> None:
+    state = state_of(1, 2, 40, 6)
+    packed = Int4(group=7).pack(state.keys, state.values)
+    for there, back in zip(Int4(group=7).unpack(packed), Int4(group=64).unpack(packed), strict=True):
+        assert torch.equal(there, back)
+
+
+@pytest.mark.parametrize("quantiser", INTEGERS[:2], ids=["int8", "int4"])
+def test_an_outlying_token_costs_only_its_own_values_their_precision(quantiser: Integers) -> None:
+    state = state_of(1, 1, 20, 8)
+    outlying = state.values.clone()
+    outlying[:, :, 3] *= 1000
+    _, plain = quantiser(state.keys, state.values)
+    _, beside = quantiser(state.keys, outlying)
+    others = [token for token in range(20) if token != 3]
+    assert torch.equal(plain[:, :, others], beside[:, :, others])
+
+
+@pytest.mark.parametrize("quantiser", INTEGERS[:2], ids=["int8", "int4"])
+def test_a_channel_of_large_keys_costs_the_others_nothing(quantiser: Integers) -> None:
+    state = state_of(1, 1, 20, 8)
+    large = state.keys.clone()
+    large[..., 5] = 100 * large[..., 5] + 500
+    plain, _ = quantiser(state.keys, state.values)
+    beside, _ = quantiser(large, state.values)
+    others = [channel for channel in range(8) if channel != 5]
+    assert torch.equal(plain[..., others], beside[..., others])
+
+
+@pytest.mark.parametrize("quantiser", INTEGERS[:2], ids=["int8", "int4"])
+def test_what_no_model_computes_stays_finite(quantiser: Integers) -> None:
+    huge = torch.full((1, 1, 3, 4), 3e38) * torch.tensor([1.0, -1.0, 0.0, 1e-30])
+    keys, values = quantiser(huge, huge)
+    assert keys.isfinite().all()
+    assert values.isfinite().all()
+    assert keys[0, 0, 0, 0] > 60_000
+    assert keys[0, 0, 0, 1] < -60_000
+
+
+@pytest.mark.parametrize("name", ["int8", "int4"])
+def test_numbers_on_a_level_come_back_exactly(name: str) -> None:
+    """Zeros, constants, and as many evenly spaced numbers as there are levels."""
+    least, most, end = {"int8": (-127, 127, 127), "int4": (0, 15, 7)}[name]
+    ramp = torch.arange(least, most + 1).float()[None, None, :, None].expand(1, 1, -1, 5)
+    ends = torch.tensor([end, -end, 0, 1, -1]).float().expand(1, 1, ramp.shape[2], 5)
+    state = DocumentState(ramp, ends, torch.arange(ramp.shape[2]), "causal")
+    whole = {"int8": Int8, "int4": Int4}[name](group=10_000)
+    keys, values = whole(state.keys, state.values)
+    assert torch.equal(keys, ramp)
+    assert torch.equal(values, ends)
+
+
+@pytest.mark.parametrize("name", QUANTISED)
+def test_a_quantised_state_never_passes_for_lossless(name: str) -> None:
+    state = state_of(2, 2, 30, 8)
+    back = there_and_back(get_codec(name), state)
+    assert isinstance(back, QuantisedState)
+    assert state.is_lossless
+    assert not back.is_lossless
+    assert not back[3:9].is_lossless
+    assert not concatenate([state, back]).is_lossless
+    assert there_and_back(get_codec("float32"), state).is_lossless
+
+
+@pytest.mark.parametrize("name", QUANTISED)
+def test_a_quantised_state_can_be_cut_and_joined_like_any_other(name: str) -> None:
+    back = there_and_back(get_codec(name), state_of(2, 2, 70, 8))
+    part = back[60:69]
+    assert torch.equal(part.keys, back.keys[:, :, 60:69])
+    assert torch.equal(part.values, back.values[:, :, 60:69])
+    assert torch.equal(part.token_ids, back.token_ids[60:69])
+    joined = concatenate([back, part])
+    assert torch.equal(joined.keys, torch.cat([back.keys, part.keys], dim=2))
+    assert len(joined) == 79
+    assert back.nbytes < state_of(2, 2, 70, 8).nbytes / 2
+
+
+@pytest.mark.parametrize("name", QUANTISED)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_placed_straight_from_its_bytes_as_from_its_numbers(
+    name: str, dtype: torch.dtype, tiny_model: GritModel
+) -> None:
+    shape = tiny_model.shape
+    back = there_and_back(get_codec(name), state_of(shape.layers, shape.heads, 150, shape.head_dim))
+    dense = DocumentState(back.keys, back.values, back.token_ids, back.reading)
+    for rotation, start in ((tiny_model.rotation, 0), (tiny_model.rotation, 37), (None, 0)):
+        placed, expected = (torch.zeros(2, shape.layers, shape.heads, 160, shape.head_dim, dtype=dtype) for _ in "ab")
+        back.write(placed[0, :, :, 4:154], placed[1, :, :, 4:154], rotation, start)
+        dense.write(expected[0, :, :, 4:154], expected[1, :, :, 4:154], rotation, start)
+        assert torch.equal(placed, expected)
+
+
+@pytest.mark.parametrize(("name", "most"), [("int8", 0.01), ("int4", 0.15)])
+def test_what_a_model_reads_is_kept_nearly(name: str, most: float, tiny_model: GritModel) -> None:
+    state = tiny_model.read_documents(["amber birch cedar delta ember fjord grove heron inlet"])[0].state
+    back = there_and_back(get_codec(name), state)
+    for kept, read in ((back.keys, state.keys), (back.values, state.values)):
+        assert 0 < (kept - read).norm() < most * read.norm()
+
+
+@pytest.mark.parametrize("name", QUANTISED)
+def test_an_index_gives_back_what_its_codec_leaves(
+    name: str, make: Callable[..., Index], reader: HashReader, corpus: list[Document]
+) -> None:
+    with make("plain", states="float32") as plain, make("packed", states=name) as packed:
+        for index in (plain, packed):
+            index.add(corpus[:4])
+        for read, back in zip(plain.states_of(corpus[:4]), packed.states_of(corpus[:4]), strict=True):
+            assert read is not None
+            assert isinstance(back, QuantisedState)
+            left = there_and_back(get_codec(name), read)
+            assert torch.equal(back.keys, left.keys)
+            assert torch.equal(back.values, left.values)
+            assert torch.equal(back.token_ids, read.token_ids)
+
+
+def test_an_unknown_codec_is_told_with_those_there_are() -> None:
+    with pytest.raises(ValueError, match=r"unknown state codec 'int5'.*float32, bf16, int8, int4, transform"):
+        get_codec("int5")
+    assert set(CODECS) >= set(GENERAL)
