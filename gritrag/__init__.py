@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from gritrag.answer import RAG
+    from gritrag.index.errors import DamagedIndex
     from gritrag.index.index import Index
     from gritrag.model.grit import GritModel
     from gritrag.records import Answer, Document, Fingerprint, FingerprintMismatch, Hit
@@ -15,6 +16,7 @@ __version__ = "0.1.0"
 __all__ = [
     "RAG",
     "Answer",
+    "DamagedIndex",
     "Document",
     "Fingerprint",
     "FingerprintMismatch",
@@ -26,6 +28,7 @@ __all__ = [
 
 _HOMES = {
     "RAG": "gritrag.answer",
+    "DamagedIndex": "gritrag.index.errors",
     "GritModel": "gritrag.model.grit",
     "Index": "gritrag.index.index",
     "chunk_documents": "gritrag.tokens",

@@ -181,6 +181,12 @@ def test_verify_exits_with_1_on_damage_until_it_is_repaired(built: tuple[str, ..
     run("verify", *built[:2])
 
 
+def test_copy_makes_an_index_that_answers(built: tuple[str, ...], tmp_path: Path) -> None:
+    run("copy", tmp_path / "copy", *built[:2])
+    assert json.loads(run("verify", "--index", tmp_path / "copy", "--json").stdout)["problems"] == []
+    run("copy", tmp_path / "copy", *built[:2], code=2)
+
+
 def test_doctor_reports_machine_and_probes(model_folder: str, tmp_path: Path) -> None:
     findings = json.loads(run("doctor", "--folder", tmp_path, "--model", model_folder, "--json").stdout)
     assert "sqlite" in {finding["name"] for finding in findings}

@@ -36,12 +36,12 @@ EXTRAS = {
     "langchain": {"langchain-core", "langchain-text-splitters"},
     "serve": {"fastapi", "uvicorn", "prometheus-client"},
     "docs": {"markitdown", "pypdf"},
-    "eval": {"ir-measures"},
+    "eval": {"ir-measures", "scikit-learn"},
     "mteb": {"mteb"},
     "ray": {"ray"},
     "qdrant": {"qdrant-client"},
     "s3": {"fsspec", "s3fs"},
-    "dev": {"pytest", "pytest-timeout", "hypothesis", "ruff", "mypy", "types-pyyaml", "types-tqdm"},
+    "dev": {"pytest", "pytest-timeout", "hypothesis", "langchain-tests", "ruff", "mypy", "types-pyyaml", "types-tqdm"},
 }
 MAX_BYTES = 4 * 2**20
 

@@ -12,6 +12,7 @@ from gritrag.cli import app
 NAMES = [
     "RAG",
     "Answer",
+    "DamagedIndex",
     "Document",
     "Fingerprint",
     "FingerprintMismatch",
@@ -31,14 +32,30 @@ COMMANDS = {
     "estimate": f"paths --states --max-tokens --overlap {MODEL} --json",
     "stats": "--index -i --json",
     "verify": f"--index -i --repair {MODEL} --json",
+    "copy": "target --index -i",
     "doctor": "--folder --model -m --json",
     "demo": f"--questions --index -i -k {MODEL} --json",
     "train": "recipe --set",
-    "eval": "path --questions --documents --distractors -k --states --max-new-tokens --seed --only --compare --out "
+    "calibrate": f"paths --out --max-tokens --overlap {MODEL}",
+    "export": "model folder --dtype",
+    "eval": "",
+    "eval questions": "path --questions --documents --distractors -k --states --max-new-tokens --seed --only --compare "
+    f"--out {MODEL} --json",
+    "eval embedding": "paths --train --rows --documents --shots --clusterings --instruction --side --seed --compare "
     f"{MODEL} --json",
+    "eval attention": f"path --texts --instruction --side --seed --before --out {MODEL} --json",
     "bench": "",
+    "bench recipes": "config --set --json",
     "bench first-token": f"--documents --tokens --states --repetitions {MODEL} --json",
     "bench reading": f"{MODEL} --json",
+    "bench training": "--base --steps --tokens --json",
+    "mine": f"path out --negatives --depth --margin {MODEL} --json",
+    "bench codecs": f"--questions-file --codec --questions --documents --repetitions --seed {MODEL} --json",
+    "bench decoding": f"--documents --tokens --new-tokens --repetitions {MODEL} --json",
+    "bench grid": "config --set --out --json",
+    "bench table7": f"file --questions -k --states --context --max-new-tokens --seed --out {MODEL} --json",
+    "bench steady": f"--requests --documents --tokens -k --mode --states --quota --window --seed --out {MODEL} --json",
+    "bench report": "folder --readme --json",
 }
 
 

@@ -8,6 +8,7 @@ import torch
 
 from gritrag import RAG, GritModel, Hit, Index
 from gritrag.corpus import documents, questions
+from gritrag.model.decode import Sampling
 from gritrag.model.load import BUILT_IN, locate
 
 COUNT = 6
@@ -21,7 +22,7 @@ def index(real_model: GritModel, tmp_path_factory: pytest.TempPathFactory) -> It
 
 
 def test_its_probes_pass(real_model: GritModel) -> None:
-    assert [probe.outcome for probe in real_model.probes] == ["works"] * 3
+    assert [probe.outcome for probe in real_model.probes] == ["works"] * 4
 
 
 def test_one_document_is_answered_token_for_token_as_uncached(real_model: GritModel, index: Index) -> None:
@@ -53,6 +54,15 @@ def test_greedy_text_is_that_of_transformers(real_model: GritModel) -> None:
     text = real_model.tokenizer.decode(generated, skip_special_tokens=True)
     assert real_model.generate(chat, max_new_tokens=12) == text
     assert "Paris" in text
+
+
+@pytest.mark.parametrize("chat", ["Say 'one two three four five' four times.", "Tell me about bridges.", "2 + 2 ="])
+def test_guessed_tokens_are_those_of_transformers(real_model: GritModel, chat: str) -> None:
+    ids = real_model.prompt_ids([{"role": "user", "content": chat}])
+    expected = real_model.lm.generate(torch.tensor([ids]), max_new_tokens=24, do_sample=False)[0, len(ids) :].tolist()
+    for lookup in (True, False):
+        (completion,) = real_model.complete([ids], Sampling(max_new_tokens=24, lookup=lookup))
+        assert completion.token_ids == expected
 
 
 def test_gguf_file_package_and_built_in_name_are_the_same_model(real_model: GritModel) -> None:

@@ -1,6 +1,6 @@
 """From a placed context to text, token by token: greedy or sampled, stop strings cut, one row or several.
 
-Shape letters: `B` batch, `T` tokens, `V` vocabulary.
+Shape letters: `B` batch, `T` tokens, `V` vocabulary, `S` positions that are chosen for in one forward.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,12 +18,13 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from gritrag.model.context import Context, additive, inputs
+from gritrag.model.context import Context, inputs
+from gritrag.model.lookup import Lookup
 from gritrag.model.state import DocumentState, PlacedCache
+from gritrag.model.step import Forward
+from gritrag.model.text import TextStream
 
 FinishReason = Literal["stop", "length"]
-
-INCOMPLETE = "\ufffd"
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,9 @@ class Sampling:
         repetition_penalty: over 1 makes generated tokens less likely again.
         stop: the text ends before the first of these strings.
         seed: of the sampler; None draws another each time.
+        lookup: guess several tokens at a time from the context, and keep those that would have been chosen anyway; see
+            `Lookup`. Only for one greedy text without penalty. None is True in float32, and False in fewer bits, where
+            several tokens at once are rounded otherwise than one by one.
 
     Raises:
         ValueError: a value out of its range.
@@ -50,6 +54,7 @@ class Sampling:
     repetition_penalty: float = 1.0
     stop: tuple[str, ...] = ()
     seed: int | None = None
+    lookup: bool | None = None
 
     def __post_init__(self) -> None:
         rules = {
@@ -99,77 +104,23 @@ class Completion(NamedTuple):
     finish_reason: FinishReason
 
 
-class TextStream:
-    """Tokens of one row in, text out, as soon as it is certain.
-
-    Held back are bytes of an unfinished character and the beginning of what may become a stop string.
-    """
-
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, stop: Sequence[str]) -> None:
-        self._tokenizer, self._stop = tokenizer, tuple(stop)
-        self._ids: list[int] = []
-        self._start = self._read = 0  # tokens before `_start` are text already, those before `_read` have been decoded
-        self._held = ""
-        self.text = ""
-        self.is_stopped = False
-
-    def push(self, token_id: int) -> str:
-        """Text that became certain with this token; nothing once a stop string was seen."""
-        if self.is_stopped:
-            return ""
-        self._ids.append(token_id)
-        new = self._undecoded()
-        if new.endswith(INCOMPLETE):
-            return ""
-        self._start, self._read = self._read, len(self._ids)
-        return self._release(new)
-
-    def flush(self) -> str:
-        """What was held back, when no more tokens come."""
-        if self.is_stopped:
-            return ""
-        piece = self._release(self._undecoded()) + self._held
-        self._start = self._read = len(self._ids)
-        self.text += self._held
-        self._held = ""
-        return piece
-
-    def _undecoded(self) -> str:
-        """Text of the tokens since the last push; the tokens before them give the context that decoders need."""
-        before = self._decode(self._ids[self._start : self._read])
-        return self._decode(self._ids[self._start :])[len(before) :]
-
-    def _decode(self, ids: list[int]) -> str:
-        return str(self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
-
-    def _release(self, new: str) -> str:
-        text = self._held + new
-        found = [position for stop in self._stop if (position := text.find(stop)) >= 0]
-        if found:
-            self.is_stopped = True
-            piece, self._held = text[: min(found)], ""
-        else:
-            held = max((n for stop in self._stop for n in range(1, len(stop)) if text.endswith(stop[:n])), default=0)
-            piece, self._held = text[: len(text) - held], text[len(text) - held :]
-        self.text += piece
-        return piece
-
-
 class Decoding:
-    """One run of decoding: iterate over it for the new text of every row per step, then read `completions`.
+    """One run of decoding: iterate over it for the new text of every row per forward, then read `completions`.
 
     What is left to read of several contexts is padded on the left; positions count real tokens only.
 
     Args:
-        lm: the causal model.
+        forward: of the causal model.
+        lm: the causal model, for its end tokens.
         tokenizer: its tokenizer.
-        cache: one row per context, filled by `context.place`.
+        cache: one row per context, filled by `context.place`. Afterwards it holds all tokens but the last chosen.
         contexts: each ends with tokens that are still to be read.
         sampling: how to choose and when to stop.
     """
 
     def __init__(
         self,
+        forward: Forward,
         lm: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
         cache: PlacedCache,
@@ -177,7 +128,8 @@ class Decoding:
         sampling: Sampling,
     ) -> None:
         assert not any(isinstance(context.pieces[-1], DocumentState) for context in contexts), "nothing to read"
-        self._lm, self._cache, self._sampling, self._contexts = lm, cache, sampling, contexts
+        self._forward, self._cache, self._sampling, self._contexts = forward, cache, sampling, contexts
+        self._device = lm.device
         self._processors = sampling.processors()
         self._ends = end_token_ids(lm, tokenizer) | stop_token_ids(tokenizer, sampling.stop)
         self._texts = [TextStream(tokenizer, sampling.stop) for _ in contexts]
@@ -190,6 +142,9 @@ class Decoding:
             self._generator.seed()
         else:
             self._generator.manual_seed(sampling.seed)
+        self._is_greedy = sampling.temperature == 0 and not self._processors
+        wanted = lm.dtype == torch.float32 if sampling.lookup is None else sampling.lookup
+        self._lookup = Lookup(contexts[0].token_ids) if wanted and self._is_greedy and len(contexts) == 1 else None
 
     @property
     def completions(self) -> list[Completion]:
@@ -199,65 +154,78 @@ class Decoding:
         ]
 
     def __iter__(self) -> Iterator[list[str]]:
+        left = self._sampling.max_new_tokens
+        guess: list[int] = []
         with torch.inference_mode():
-            ids, positions, mask, is_real = inputs(self._contexts, self._lm.device)
-            if self._lm.config.get_text_config()._attn_implementation == "eager":
-                mask = additive(mask, self._lm.dtype)
-        for step in range(self._sampling.max_new_tokens):
+            ids, positions, mask, is_real = inputs(self._contexts, self._device)
+        while True:
             with torch.inference_mode():  # not around the yield: the mode would leak into the caller
-                chosen = self._choose(self._logits(ids, mask, positions)).tolist()
+                chosen = self._choose(self._forward.logits(ids, positions, mask, self._cache, 1 + len(guess)))
+            chosen = self._kept(guess, chosen)
+            pieces, counts = zip(*map(self._take, range(len(chosen)), chosen), strict=True)
+            taken = max(counts)
+            self._cache.cut(self._cache.length - 1 - len(guess) + taken)
+            left -= taken
+            if left == 0 or all(self._reasons):
+                yield [piece + text.flush() for piece, text in zip(pieces, self._texts, strict=True)]
+                return
+            yield list(pieces)
+            with torch.inference_mode():
+                following = positions[:, -1:] - len(guess) + taken
+                guess = [] if self._lookup is None else self._lookup.guess(left - 1)
+                ids = torch.tensor([[tokens[-1], *guess] for tokens in chosen], device=self._device)
+                positions = following + torch.arange(1 + len(guess), device=self._device)
                 if is_real is not None:
                     is_real = torch.cat([is_real, is_real.new_ones(len(is_real), 1)], dim=1)
                 mask = is_real  # what comes now sees all that was there
-                ids = torch.tensor(chosen, device=ids.device)[:, None]
-                positions = positions[:, -1:] + 1
-            pieces = [self._take(row, token) for row, token in enumerate(chosen)]
-            if step + 1 == self._sampling.max_new_tokens or all(self._reasons):
-                pieces = [piece + text.flush() for piece, text in zip(pieces, self._texts, strict=True)]
-                yield pieces
-                return
-            yield pieces
 
-    def _logits(self, ids: torch.Tensor, mask: torch.Tensor | None, positions: torch.Tensor) -> torch.Tensor:
-        """float32 `[B, V]` of the last position."""
-        output = self._lm(
-            input_ids=ids,
-            attention_mask=mask,
-            position_ids=positions,
-            past_key_values=self._cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
-        return output.logits[:, -1].float()
-
-    def _choose(self, logits_BV: torch.Tensor) -> torch.Tensor:
-        logits_BV = self._processors(self._chosen_BT, logits_BV)  # type: ignore[arg-type]  # wants a LongTensor
+    def _choose(self, logits_BSV: torch.Tensor) -> list[list[int]]:
+        """`S` tokens for each row: what follows each of the positions."""
+        if self._is_greedy:
+            return logits_BSV.argmax(-1).tolist()
+        logits_BV = self._processors(self._chosen_BT, logits_BSV[:, -1])  # type: ignore[arg-type]  # wants a LongTensor
         if self._sampling.temperature == 0:
-            chosen_B = logits_BV.argmax(-1)
+            chosen_B1 = logits_BV.argmax(-1, keepdim=True)
         else:
-            chosen_B = torch.multinomial(logits_BV.softmax(-1), 1, generator=self._generator)[:, 0]
-        self._chosen_BT = torch.cat([self._chosen_BT, chosen_B[:, None]], dim=1)
-        return chosen_B
+            chosen_B1 = torch.multinomial(logits_BV.softmax(-1), 1, generator=self._generator)
+        self._chosen_BT = torch.cat([self._chosen_BT, chosen_B1], dim=1)
+        return chosen_B1.tolist()
 
-    def _take(self, row: int, token: int) -> str:
-        """Book a token of one row and return its text; rows that have ended take no more."""
-        if self._reasons[row]:
-            return ""
-        self._generated[row].append(token)
-        if token in self._ends:
-            self._reasons[row] = "stop"
-            return self._texts[row].flush()
-        piece = self._texts[row].push(token)
-        if self._texts[row].is_stopped:
-            self._reasons[row] = "stop"
-        return piece
+    def _kept(self, guess: list[int], chosen: list[list[int]]) -> list[list[int]]:
+        """Of what follows each guessed token, that which follows right ones."""
+        if self._lookup is None or not guess:
+            return chosen
+        pairs = enumerate(zip(guess, chosen[0], strict=False))
+        right = next((number for number, (guessed, token) in pairs if guessed != token), len(guess))
+        self._lookup.learn(len(guess), right)
+        return [chosen[0][: right + 1]]
+
+    def _take(self, row: int, tokens: Sequence[int]) -> tuple[str, int]:
+        """Book tokens of one row; their text and how many they were. Rows that have ended take no more."""
+        pieces: list[str] = []
+        for token in tokens:
+            if self._reasons[row]:
+                break
+            self._generated[row].append(token)
+            if token in self._ends:
+                self._reasons[row] = "stop"
+                pieces.append(self._texts[row].flush())
+            else:
+                pieces.append(self._texts[row].push(token))
+                if self._texts[row].is_stopped:
+                    self._reasons[row] = "stop"
+        if self._lookup is not None:
+            self._lookup.extend(tokens[: len(pieces)])
+        return "".join(pieces), len(pieces)
 
 
 def stop_token_ids(tokenizer: PreTrainedTokenizerBase, stop: Sequence[str]) -> set[int]:
     """Control tokens among stop strings: they are left out of the text, so only their ids can be looked for."""
-    vocabulary, special = tokenizer.get_vocab(), set(tokenizer.all_special_ids)
+    special = set(tokenizer.all_special_ids)
     special |= {i for i, token in getattr(tokenizer, "added_tokens_decoder", {}).items() if token.special}
-    return {vocabulary[text] for text in stop if vocabulary.get(text) in special}
+    # not by way of the vocabulary: building it takes longer than reading a question
+    named = {tokenizer.convert_ids_to_tokens(i): i for i in special}
+    return {named[text] for text in stop if text in named}
 
 
 def end_token_ids(lm: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> set[int]:

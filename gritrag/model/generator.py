@@ -14,6 +14,7 @@ from gritrag.model.decode import Completion, Decoding, Sampling
 from gritrag.model.probes import Probe, Probed
 from gritrag.model.rotation import Rotation
 from gritrag.model.state import CacheShape, DocumentState, PlacedCache
+from gritrag.model.step import ModuleForward, Step
 from gritrag.prompts import Message, chat_segments
 from gritrag.tokens import Encoder
 
@@ -36,6 +37,8 @@ class Generator:
         self.probes: tuple[Probe, ...] = probed.probes
         self.rotation: Rotation | None = probed.rotation
         self._shape = probed.shape
+        self._step = probed.step
+        self._module_forward = ModuleForward(lm)
 
     @property
     def max_tokens(self) -> int:
@@ -48,6 +51,11 @@ class Generator:
         config = self.lm.config.get_text_config()
         layer_types = getattr(config, "layer_types", None) or []
         return "sliding_attention" in layer_types or (not layer_types and bool(getattr(config, "sliding_window", None)))
+
+    @property
+    def step(self) -> Step | None:
+        """Our own forward; None where only that of transformers will do."""
+        return self._step if self._step is not None and self._step.is_current else None
 
     @property
     def has_states(self) -> bool:
@@ -70,7 +78,8 @@ class Generator:
 
         Args:
             prompt: raw text, or a chat (a list of messages), or a list of either.
-            **sampling: fields of `Sampling`: max_new_tokens, temperature, top_k, top_p, repetition_penalty, stop, seed.
+            **sampling: fields of `Sampling`: max_new_tokens, temperature, top_k, top_p, repetition_penalty, stop, seed,
+                lookup.
 
         Raises:
             ValueError: empty or too long prompt, broken message, sampling value out of range.
@@ -146,7 +155,8 @@ class Generator:
 
     def decode_placed(self, cache: PlacedCache, contexts: Sequence[Context], sampling: Sampling) -> Decoding:
         """Read the rest of contexts whose states `place` has placed, and go on."""
-        return Decoding(self.lm, self.tokenizer, cache, contexts, sampling)
+        forward = self.step or self._module_forward
+        return Decoding(forward, self.lm, self.tokenizer, cache, contexts, sampling)
 
 
 def _prompts(prompt: Prompt | Sequence[Prompt]) -> tuple[list[Prompt], bool]:

@@ -1,7 +1,8 @@
 """Probe, never assume: on a tiny input, prove of this very model what GritRAG relies on.
 
-Three probes: (a) the bidirectional view sees the future, unpadded and padded, while the causal stack does not; (b) keys
-moved by rotation equal keys computed at the new position; (c) going on from a state equals one long forward.
+Four probes: (a) the bidirectional view sees the future, unpadded and padded, while the causal stack does not; (b) keys
+moved by rotation equal keys computed at the new position; (c) going on from a state equals one long forward; (d) our
+own step computes what the model's forward does.
 
 Shape letters: `B` batch, `T` tokens.
 """
@@ -15,11 +16,12 @@ from transformers import PreTrainedModel
 from gritrag.model.attention import Attention, decoder_stack
 from gritrag.model.rotation import Rotation
 from gritrag.model.state import CacheShape, PlacedCache, RecordingCache
+from gritrag.model.step import ModuleForward, Step
 
-Name = Literal["bidirectional", "move", "continue"]
+Name = Literal["bidirectional", "move", "continue", "step"]
 Outcome = Literal["works", "falls back", "refused"]
 
-NAMES: tuple[Name, ...] = ("bidirectional", "move", "continue")
+NAMES: tuple[Name, ...] = ("bidirectional", "move", "continue", "step")
 
 TOKENS = 8
 SHIFT = 5
@@ -39,19 +41,20 @@ class Probed:
     """The probes of one model and what they found: how to read bidirectionally, how to rotate, the shape of its caches.
 
     `attention` is ``"view"``, ``"mask"`` or ``""`` (cannot); `rotation` is None where keys cannot be moved; `shape` is
-    None where states cannot be used at all.
+    None where states cannot be used at all; `step` is None where the model's own forward has to be used.
     """
 
     probes: tuple[Probe, ...]
     attention: str
     rotation: Rotation | None
     shape: CacheShape | None
+    step: Step | None = None
     is_causal: bool = True
 
 
 @torch.no_grad()
 def probe(lm: PreTrainedModel) -> Probed:
-    """Run all three probes. Costs about twenty forwards over eight tokens."""
+    """Run all four probes. Costs about twenty-five forwards over eight tokens."""
     if getattr(lm, "_is_stateful", False):
         why = f"{lm.config.model_type} keeps a running state, not keys and values per token: it has no state to store"
         return Probed(tuple(Probe(name, "refused", why) for name in NAMES), "", None, None)
@@ -60,8 +63,9 @@ def probe(lm: PreTrainedModel) -> Probed:
     bidirectional, attention = _probe_bidirectional(decoder, ids)
     move, rotation = _probe_move(decoder, ids)
     goes_on, shape = _probe_continue(lm, decoder, ids)
+    own, step = _probe_step(lm, ids, shape)
     is_causal = not any(_sees_future(Attention(decoder, "causal"), ids, padding) for padding in (0, 3))
-    return Probed((bidirectional, move, goes_on), attention, rotation, shape, is_causal)
+    return Probed((bidirectional, move, goes_on, own), attention, rotation, shape, step, is_causal)
 
 
 def _ids(lm: PreTrainedModel) -> torch.Tensor:
@@ -144,3 +148,35 @@ def _probe_continue(
     if off > _tolerance(shape.dtype):
         return Probe("continue", "refused", f"logits after a state are off by {off:.1e}: states cannot be used"), None
     return Probe("continue", "works", f"logits after a state equal one long forward to {off:.0e}"), shape
+
+
+def _probe_step(lm: PreTrainedModel, ids: torch.Tensor, shape: CacheShape | None) -> tuple[Probe, Step | None]:
+    """Asked near the start and near the end of what the model takes, where some models compute otherwise."""
+    fallback = "the forward of transformers is used, which is slower"
+    if shape is None:
+        return Probe("step", "falls back", f"its states cannot be used; {fallback}"), None
+    try:
+        step = Step(lm)
+    except (ValueError, AttributeError) as error:
+        return Probe("step", "falls back", f"{error}; {fallback}"), None
+    longest = int(getattr(lm.config.get_text_config(), "max_position_embeddings", TOKENS))
+    off = max(_step_differs(lm, step, ids, shape, start) for start in {0, max(0, longest - TOKENS)})
+    if off > _tolerance(shape.dtype):
+        return Probe("step", "falls back", f"our own step is off by {off:.1e}; {fallback}"), None
+    return Probe("step", "works", f"our own step equals the model's forward to {off:.0e}"), step
+
+
+def _step_differs(lm: PreTrainedModel, step: Step, ids: torch.Tensor, shape: CacheShape, start: int) -> float:
+    """Two rows, the second padded on the left, in two runs: the first from nothing, the second from a cache."""
+    positions = torch.arange(start, start + TOKENS, device=ids.device)[None].expand(2, -1)
+    is_real = torch.ones_like(ids, dtype=torch.bool)
+    is_real[1, :2] = False
+    logits = []
+    for forward in (step, ModuleForward(lm)):
+        cache = PlacedCache(*shape.empty(2, TOKENS), 0)
+        runs = [slice(0, SHIFT), slice(SHIFT, TOKENS)]
+        logits.append(
+            [forward.logits(ids[:, r], positions[:, r], is_real[:, : r.stop], cache, r.stop - r.start) for r in runs]
+        )
+    own, models = (torch.cat(parts, dim=1)[is_real] for parts in logits)
+    return _differ(own, models)

@@ -56,9 +56,8 @@ class Rotation:
             source = keys.float()
             result = torch.empty_like(source)
         first, second = source[..., :half], source[..., half:rotated]
-        torch.mul(first, cos[..., :half], out=result[..., :half])
+        torch.mul(source[..., :rotated], cos, out=result[..., :rotated])
         result[..., :half].addcmul_(second, sin[..., :half], value=-1)
-        torch.mul(second, cos[..., half:], out=result[..., half:rotated])
         result[..., half:rotated].addcmul_(first, sin[..., half:])
         if rotated < keys.shape[-1]:
             result[..., rotated:] = source[..., rotated:]

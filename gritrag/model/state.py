@@ -3,7 +3,8 @@
 Shape letters: `B` batch, `T` tokens, `L` layers, `H` key/value heads, `K` head dim, `C` capacity of a cache in tokens.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -13,6 +14,8 @@ from transformers import Cache
 from transformers.cache_utils import CacheLayerMixin
 
 from gritrag.model.rotation import Rotation
+
+CACHE_LINE = 64
 
 
 @dataclass(frozen=True)
@@ -24,12 +27,14 @@ class DocumentState:
         values: `[L, H, T, K]`.
         token_ids: int64 `[T]`, the tokens the state was computed from, scaffold included.
         reading: ``"causal"`` or ``"bidirectional"``.
+        is_lossless: whether these are the numbers that were computed, as far as their dtype holds them.
     """
 
     keys: torch.Tensor
     values: torch.Tensor
     token_ids: torch.Tensor
     reading: str
+    is_lossless: bool = True
 
     def __post_init__(self) -> None:
         tokens = self.token_ids.shape[0]
@@ -45,26 +50,31 @@ class DocumentState:
 
     def __getitem__(self, tokens: slice) -> "DocumentState":
         """The state of some of the tokens, as they were when they were read: a view, no copy."""
-        return DocumentState(self.keys[:, :, tokens], self.values[:, :, tokens], self.token_ids[tokens], self.reading)
-
-    @property
-    def is_lossless(self) -> bool:
-        """Whether these are the numbers that were computed, as far as their dtype holds them."""
-        return True
+        return DocumentState(
+            self.keys[:, :, tokens], self.values[:, :, tokens], self.token_ids[tokens], self.reading, self.is_lossless
+        )
 
     @property
     def nbytes(self) -> int:
         """Bytes of keys and values as they are held now."""
         return self.keys.nbytes + self.values.nbytes
 
+    def runs(self, values_LHTK: torch.Tensor) -> Iterator[tuple[slice, torch.Tensor]]:
+        """Copy the values into a buffer, and give the keys in runs of tokens, as suits the form they are held in.
+
+        A run's keys are there until the next run is asked for.
+        """
+        values_LHTK[:] = self.values
+        yield slice(0, len(self)), self.keys
+
     def write(self, keys_LHTK: torch.Tensor, values_LHTK: torch.Tensor, rotation: Rotation | None, start: int) -> None:
         """Into a cache's buffers, rotated to positions `start ...`; as it is where keys cannot be moved."""
-        if rotation is None:
-            assert start == 0, "a state that cannot be moved must come first"
-            keys_LHTK[:] = self.keys
-        else:
-            rotation.apply(self.keys.to(keys_LHTK.device), start, out=keys_LHTK)
-        values_LHTK[:] = self.values
+        assert rotation is not None or start == 0, "a state that cannot be moved must come first"
+        for tokens, keys in self.runs(values_LHTK):
+            if rotation is None:
+                keys_LHTK[:, :, tokens] = keys
+            else:
+                rotation.apply(keys.to(keys_LHTK.device), start + tokens.start, out=keys_LHTK[:, :, tokens])
 
 
 def concatenate(states: Sequence[DocumentState]) -> DocumentState:
@@ -81,6 +91,7 @@ def concatenate(states: Sequence[DocumentState]) -> DocumentState:
         torch.cat([state.values for state in states], dim=2),
         torch.cat([state.token_ids for state in states]),
         readings[0],
+        all(state.is_lossless for state in states),
     )
 
 
@@ -205,7 +216,14 @@ class PlacedCache(Cache):
 
     @property
     def length(self) -> int:
+        """Columns that are filled."""
         return self.layers[0].get_seq_length()  # type: ignore[union-attr]
+
+    def cut(self, length: int) -> None:
+        """Forget every token behind the first `length`."""
+        assert length <= self.length, f"the cache holds {self.length} tokens, fewer than {length}"
+        for layer in self.layers:
+            layer.length = length  # type: ignore[union-attr]
 
     def state(self, rotation: Rotation | None, token_ids: Sequence[int], reading: str) -> DocumentState:
         """Back from a cache of one row to a state: all tokens so far, un-rotated."""
@@ -226,4 +244,14 @@ class CacheShape(NamedTuple):
 
     def empty(self, rows: int, capacity: int) -> tuple[torch.Tensor, torch.Tensor]:
         shape = (self.layers, rows, self.heads, capacity, self.head_dim)
-        return tuple(torch.empty(shape, dtype=self.dtype, device=self.device) for _ in range(2))  # type: ignore[return-value]
+        return self._empty(shape), self._empty(shape)
+
+    def _empty(self, shape: tuple[int, ...]) -> torch.Tensor:
+        """On a processor through NumPy, which asks the system for huge pages: touching a hundred megabytes of new pages
+        of the usual size takes longer than filling them with states."""
+        if self.device.type != "cpu":
+            return torch.empty(shape, dtype=self.dtype, device=self.device)
+        size = math.prod(shape) * self.dtype.itemsize
+        memory = np.empty(size + CACHE_LINE, np.uint8)
+        start = -memory.ctypes.data % CACHE_LINE
+        return torch.from_numpy(memory[start : start + size]).view(self.dtype).view(shape)
