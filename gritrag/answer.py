@@ -120,8 +120,9 @@ def plan_context(
     if fitting < len(hits):
         if fitting == 0:
             raise ValueError(
-                f"document {hits[0].document.id!r} has {len(documents[0])} tokens, the question {start + around - room} "
-                f"and the answer up to {room}: more than the {model.max_tokens} this model takes; index shorter chunks"
+                f"document {hits[0].document.id!r} has {len(documents[0])} tokens, the question "
+                f"{start + around - room} and the answer up to {room}: more than the {model.max_tokens} this model "
+                "takes; index shorter chunks"
             )
         logger.warning("only the first %d of %d documents fit the context; the others are left out", fitting, len(hits))
     citations = tuple(

@@ -1,0 +1,41 @@
+"""The application that commands register with, and how it says what went wrong."""
+
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+
+class CleanErrors(TyperGroup):
+    """What the user did wrong is said in one line, without a traceback; anything else is our bug and keeps its own."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            raise  # `gritrag search ... | head`: nobody is left to tell
+        except (ValueError, OSError) as error:
+            if ctx.params.get("debug"):
+                raise
+            typer.echo(f"error: {error}", err=True)
+            raise typer.Exit(2) from None
+
+
+class Evaluations(TyperGroup):
+    """`gritrag eval FILE` is short for `gritrag eval questions FILE`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        is_short = bool(args) and args[0] not in (*self.commands, "--help")
+        return super().parse_args(ctx, ["questions", *args] if is_short else args)
+
+
+app = typer.Typer(cls=CleanErrors, no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
+bench = typer.Typer(no_args_is_help=True, help="Measure.")
+app.add_typer(bench, name="bench")
+evaluation = typer.Typer(cls=Evaluations, no_args_is_help=True, help="Score retrieval, answers, vectors and attention.")
+app.add_typer(evaluation, name="eval")
+
+
+@app.callback()
+def main(debug: Annotated[bool, typer.Option(help="Show the traceback of an error.")] = False) -> None:
+    """Retrieval-augmented generation with one language model that reads every document once."""

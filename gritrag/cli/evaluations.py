@@ -1,0 +1,79 @@
+"""`gritrag eval`: how good."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gritrag.cli.app import evaluation
+from gritrag.cli.options import Compare, Device, Dtype, Instruction, Json, MaxNewTokens, Model, Side, TopK, bench_part
+from gritrag.config import DEFAULT_MODEL
+
+
+@evaluation.command("questions")
+def evaluate(
+    path: Annotated[Path, typer.Argument(help="JSONL of questions with their passages and answers.")],
+    questions: Annotated[int, typer.Option(help="Questions to answer.", min=1)] = 50,
+    documents: Annotated[int, typer.Option(help="Distinct passages to search in, at most.", min=1)] = 300,
+    distractors: Annotated[int, typer.Option(help="Passages beside the right one in a context.", min=0)] = 4,
+    k: TopK = 5,
+    states: Annotated[str, typer.Option(help="How states are stored.")] = "bf16",
+    max_new_tokens: MaxNewTokens = 32,
+    seed: Annotated[int, typer.Option(help="Of distractors, their order and resamples.")] = 0,
+    only: Annotated[str, typer.Option(help="retrieval or answers; both if left out.")] = "",
+    compare: Annotated[
+        list[str] | None, typer.Option(help="Another model, on the same questions and contexts.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Write every answer and its scores here, as JSONL.")] = None,
+    model: Model = DEFAULT_MODEL,
+    dtype: Dtype = "auto",
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Score retrieval, and answers from text and from states, on a file of questions."""
+    quality = bench_part("quality")
+    setting = quality.Setting(questions, documents, distractors, k, states, max_new_tokens, seed, only)
+    typer.echo(quality.main(path, model, compare or (), dtype, device, as_json, setting, out))
+
+
+@evaluation.command("embedding")
+def evaluate_embedding(
+    paths: Annotated[list[Path], typer.Argument(help="JSONL of texts with labels, sentence pairs, or questions.")],
+    train: Annotated[Path | None, typer.Option(help="Labelled texts that a probe learns from, to classify.")] = None,
+    rows: Annotated[int, typer.Option(help="Texts or pairs of a file, at most.", min=2)] = 1000,
+    documents: Annotated[int, typer.Option(help="Distinct passages to search in, at most.", min=1)] = 300,
+    shots: Annotated[int, typer.Option(help="Texts per label that a probe learns from.", min=1)] = 16,
+    clusterings: Annotated[int, typer.Option(help="Each of another sample of the texts.", min=2)] = 20,
+    instruction: Instruction = None,
+    side: Side = "query",
+    seed: Annotated[int, typer.Option(help="Of samples, of k-means and of resamples.")] = 0,
+    compare: Compare = None,
+    model: Model = DEFAULT_MODEL,
+    dtype: Dtype = "auto",
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Score vectors by clustering, classification, STS and retrieval, beside BM25 and other encoders."""
+    embedding = bench_part("embedding")
+    setting = embedding.Setting(rows, documents, shots, clusterings, instruction, side, seed)
+    typer.echo(embedding.main(paths, train, model, compare or (), dtype, device, as_json, setting))
+
+
+@evaluation.command("attention")
+def evaluate_attention(
+    path: Annotated[Path, typer.Argument(help="JSONL of texts with labels, sentence pairs, or questions.")],
+    texts: Annotated[int, typer.Option(help="Texts of the file, at most.", min=1)] = 64,
+    instruction: Instruction = None,
+    side: Side = "query",
+    seed: Annotated[int, typer.Option(help="Of resamples.")] = 0,
+    before: Annotated[str, typer.Option(help="Model before training; the base of the adapter if left out.")] = "",
+    out: Annotated[Path | None, typer.Option(help="Draw the shares of every layer here, as SVG.")] = None,
+    model: Model = DEFAULT_MODEL,
+    dtype: Dtype = "auto",
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Say how much the pooled position looks at prompt, content and itself, before and after training."""
+    attention = bench_part("attention")
+    setting = attention.Setting(texts, side, instruction, seed)
+    typer.echo(attention.main(path, model, before, out, dtype, device, as_json, setting))

@@ -1,0 +1,77 @@
+"""Options and arguments that several commands share, and what they do with them."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from gritrag import render
+
+if TYPE_CHECKING:
+    from gritrag import Document, GritModel, Index
+
+Paths = Annotated[list[Path], typer.Argument(help="Files and folders: .txt .md .jsonl .csv.", show_default=False)]
+IndexFolder = Annotated[Path, typer.Option("--index", "-i", help="Folder of the index.")]
+Model = Annotated[str, typer.Option("--model", "-m", help="Built-in name, hub id, folder or .gguf file.")]
+Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
+MaxTokens = Annotated[int, typer.Option(help="Longer texts are cut into chunks of at most this many tokens.", min=1)]
+Overlap = Annotated[int, typer.Option(help="Tokens that neighbouring chunks share.", min=0)]
+TopK = Annotated[int, typer.Option("-k", help="Documents to find.", min=1)]
+Where = Annotated[str, typer.Option(help='Metadata filter in JSON: \'{"year": {"$lt": 2000}}\'.')]
+Mode = Annotated[str, typer.Option(help="doc-cache, doc-query, no-retrieval, or another of the seven modes.")]
+    str,
+    typer.Option(
+        help="no-retrieval, query-doc, doc-query, query-cache, doc-cache, query-doc-cache or doc-query-cache."
+    ),
+]
+MaxNewTokens = Annotated[int, typer.Option(help="Longest answer, in tokens.", min=1)]
+Compare = Annotated[list[str] | None, typer.Option(help="Another model, on the same rows; minilm too, which embeds.")]
+Instruction = Annotated[str | None, typer.Option(help="Read before each text; the checkpoint's own if left out.")]
+Side = Annotated[str, typer.Option(help="Embed texts as a query or as a document.")]
+Out = Annotated[Path | None, typer.Option(help="Folder of results and reports; below runs/bench if left out.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+DEFAULT_INDEX = Path("indexes/default")
+BENCHES = Path("runs/bench")
+
+
+def bench_part(name: str) -> Any:
+    """A module of `gritrag.bench`; what it lacks is told in one line."""
+    from importlib import import_module
+
+    try:
+        return import_module(f"gritrag.bench.{name}")
+    except ModuleNotFoundError as error:
+        raise ValueError(str(error)) from error
+
+
+def named(model: str, dtype: str, device: str, seed: int) -> dict[str, Any]:
+    """What every benchmark configuration begins with."""
+    return {"model": model, "dtype": dtype, "device": device, "seed": seed}
+
+
+def load_model(model: str, dtype: str = "auto", device: str = "auto") -> "GritModel":
+    from transformers.utils import logging
+
+    from gritrag import GritModel
+
+    logging.disable_progress_bar()  # of reading weights, which takes a second
+    return GritModel.from_pretrained(model, dtype=dtype, device=device)
+
+
+def open_index(folder: Path, model: "GritModel | None" = None, mode: Literal["r", "rw"] = "r") -> "Index":
+    from gritrag import Index
+
+    return Index.open(folder, model=model, mode=mode)
+
+
+def show(record: Any, as_json: bool) -> None:
+    typer.echo(render.as_json(record) if as_json else render.as_lines(record))
+
+
+def chunks_of(paths: Sequence[Path], model: "GritModel", max_tokens: int, overlap: int) -> "list[Document]":
+    from gritrag.ingest import read_chunks
+
+    return read_chunks(paths, model, max_tokens, overlap, lambda line: typer.echo(line, err=True))
