@@ -21,11 +21,6 @@ Overlap = Annotated[int, typer.Option(help="Tokens that neighbouring chunks shar
 TopK = Annotated[int, typer.Option("-k", help="Documents to find.", min=1)]
 Where = Annotated[str, typer.Option(help='Metadata filter in JSON: \'{"year": {"$lt": 2000}}\'.')]
 Mode = Annotated[str, typer.Option(help="doc-cache, doc-query, no-retrieval, or another of the seven modes.")]
-    str,
-    typer.Option(
-        help="no-retrieval, query-doc, doc-query, query-cache, doc-cache, query-doc-cache or doc-query-cache."
-    ),
-]
 MaxNewTokens = Annotated[int, typer.Option(help="Longest answer, in tokens.", min=1)]
 Compare = Annotated[list[str] | None, typer.Option(help="Another model, on the same rows; minilm too, which embeds.")]
 Instruction = Annotated[str | None, typer.Option(help="Read before each text; the checkpoint's own if left out.")]
