@@ -199,7 +199,7 @@ class RAG:
         Args:
             question: the question.
             where: metadata filter for the search.
-            hits: documents to answer from, in context order, instead of a search.
+            hits: documents to answer from, in context order, instead of a search; a mode without documents takes none.
             **sampling: fields of `Sampling`, such as max_new_tokens.
 
         Raises:
@@ -302,7 +302,7 @@ class RAG:
         if self.mode.reuses_question:
             readings = self.model.read_queries(questions)
             asked, vectors = [r.state for r in readings], np.stack([r.vector for r in readings])
-        if given is None:
+        if given is None or not self.mode.has_documents:
             given = [[] for _ in questions]
             if self.mode.has_documents:
                 given = self.index.search_many(questions, self.k, where=where, mode=self.search_mode, vectors=vectors)
@@ -319,9 +319,8 @@ class RAG:
         if missing:
             readings = self.model.read_documents([hits[position].document for position in missing])
             for position, reading in zip(missing, readings, strict=True):
-                document, states[position] = hits[position].document, reading.state
-                if self.index.get([document.id] if document.id in self.index else []) == [document]:
-                    self.index.store_state(document.id, reading.state)
+                states[position] = reading.state
+                self.index.keep_state(hits[position].document, reading.state)
         return [state for state in states if state is not None]
 
     def _answer(

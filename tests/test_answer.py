@@ -1,6 +1,6 @@
 """RAG: cached and uncached answers from the same segments; misses cost time, never correctness."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -11,7 +11,7 @@ from gritrag import RAG, Document, GritModel, Hit, Index
 from gritrag.answer import MODES, ContextPlan, plan_context
 from gritrag.model.context import Context, inputs
 from gritrag.model.decode import Sampling
-from gritrag.model.state import DocumentState
+from gritrag.model.state import DocumentState, Reading
 
 DOCUMENTS = [
     Document("The ferry leaves at noon.", id="a", title="Ferry", metadata={"year": 1}),
@@ -286,6 +286,31 @@ def test_many_questions_are_answered_as_one_by_one(index: Index) -> None:
     assert [a.text for a in from_hits] == [
         rag.ask(q, hits=hits, max_new_tokens=10).text for q, hits in zip(questions, given, strict=True)
     ]
+
+
+def test_a_document_that_goes_while_it_is_answered_from_is_no_error(
+    index: Index, tiny_model: GritModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = RAG(index, k=3).ask(QUESTION, max_new_tokens=8)
+    (state,) = index.load_states(["a"])
+    monkeypatch.setattr(index, "states_of", lambda documents: [None for _ in documents])
+    read = tiny_model.read_documents
+
+    def read_while_another_deletes(texts: Sequence[Document]) -> list[Reading]:
+        index.delete(ids=["a"])
+        return read(texts)
+
+    monkeypatch.setattr(tiny_model, "read_documents", read_while_another_deletes)
+    assert RAG(index, k=3).ask(QUESTION, hits=expected.hits, max_new_tokens=8).text == expected.text
+    index.keep_state(DOCUMENTS[0], state)
+    assert "a" not in index
+    assert index.verify() == ([], [])
+
+
+def test_without_retrieval_no_document_is_in_the_context(index: Index) -> None:
+    rag = RAG(index, mode="no-retrieval")
+    alone, given = (rag.ask(QUESTION, hits=hits, max_new_tokens=4) for hits in (None, as_hits(DOCUMENTS)))
+    assert (given.text, given.usage, given.citations, given.hits) == (alone.text, alone.usage, (), ())
 
 
 def test_a_filter_limits_the_context(index: Index) -> None:

@@ -1,10 +1,9 @@
 """A check-up of an index: every byte that can rot is read and compared with what was written."""
 
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from gritrag.index.catalog import Catalog
-from gritrag.index.durable import remove_files
+from gritrag.index.durable import is_folder, remove_files
 from gritrag.index.manifest import Manifest
 from gritrag.index.states import StateStore, relative_path
 from gritrag.index.vectors import VectorIndex
@@ -26,7 +25,7 @@ def check_index(catalog: Catalog, files: StateStore, vectors: VectorIndex, writa
     lasting += [f"document {id!r} is damaged: delete it and add it again" for id in catalog.damaged_ids()]
     bad = {row.key: why for row in catalog.states() if (why := files.problem(row)) is not None}
     stray = _strays(catalog, files, vectors)
-    folders = [path for path in stray if _is_folder(catalog.path.parent / path)]
+    folders = [path for path in stray if is_folder(catalog.path.parent / path)]
     lasting += [f"{path} is a folder that no index has: look at it and remove it" for path in folders]
     words = catalog.words_problem() if writable else None
     lost = vectors.problem()
@@ -51,7 +50,7 @@ def collect(catalog: Catalog, files: StateStore, vectors: VectorIndex) -> None:
     after it and before it has removed what was deleted. Folders stay: no index ever made one there."""
     root = catalog.path.parent
     stray = _strays(catalog, files, vectors)
-    remove_files(root, (path for path in stray if not _is_folder(root / path)))
+    remove_files(root, stray)
 
 
 def statistics(catalog: Catalog, vectors: VectorIndex, manifest: Manifest) -> dict[str, Any]:
@@ -84,7 +83,3 @@ def statistics(catalog: Catalog, vectors: VectorIndex, manifest: Manifest) -> di
 
 def _strays(catalog: Catalog, files: StateStore, vectors: VectorIndex) -> list[str]:
     return files.strays(row.key for row in catalog.states()) + vectors.strays()
-
-
-def _is_folder(path: Path) -> bool:
-    return path.is_dir() and not path.is_symlink()

@@ -77,17 +77,23 @@ def read_file(path: Path, limit: int) -> bytes:
 
 
 def remove_files(root: Path, paths: Iterable[str]) -> None:
-    """Delete files and links, by their paths relative to `root`; never what is behind a link. Wait until it is done."""
+    """Delete files and links, by their paths relative to `root`; never what is behind a link, nor a folder, which no
+    index has made there. Wait until it is done."""
     folders = set()
     for path in paths:
         folder = (root / path).parent
-        if folder.is_symlink():
+        if folder.is_symlink() or is_folder(root / path):
             continue
         (root / path).unlink(missing_ok=True)
         folders.add(folder)
     for folder in folders:
         if folder.is_dir():
             sync(folder)
+
+
+def is_folder(path: Path) -> bool:
+    """Whether a folder goes by that name, and no link to one."""
+    return path.is_dir() and not path.is_symlink()
 
 
 def make_folder(path: Path) -> None:

@@ -15,8 +15,10 @@ Compiled = tuple[str, list[Any]]
 """A SQL condition over `documents` that is never NULL, and its parameters."""
 
 ORDERINGS = {"$gt": ">", "$gte": ">=", "$lt": "<", "$lte": "<="}
-# SQLite refuses expressions nested deeper than 1000 and statements with more than 32766 parameters.
+# SQLite refuses expressions nested deeper than 1000 and statements with more than 32766 parameters, and 25 levels of a
+# filter can fill the stack of its parser.
 MAX_CONDITIONS = 400
+MAX_DEPTH = 20
 MAX_PARAMETERS = 30_000
 
 
@@ -48,6 +50,7 @@ def compile_filter(where: Mapping[str, Any] | None) -> Compiled:
     """
     if where is None:
         return "1", []
+    _check_depth(where)
     sql, parameters = _all_of(where)
     conditions = sql.count("SELECT")
     if conditions > MAX_CONDITIONS or len(parameters) > MAX_PARAMETERS:
@@ -56,6 +59,23 @@ def compile_filter(where: Mapping[str, Any] | None) -> Compiled:
             f"{MAX_PARAMETERS} fit one query: use $in for many values, or several queries"
         )
     return sql, parameters
+
+
+def _check_depth(where: object) -> None:
+    """Level by level: a walk that calls itself would end in a RecursionError where this has to say something better."""
+    level = [where]
+    for _ in range(MAX_DEPTH):
+        level = [inner for outer in level for inner in _inside(outer)]
+    if level:
+        raise ValueError(f"the filter is nested more than {MAX_DEPTH} levels deep: give a flatter one")
+
+
+def _inside(part: object) -> Iterator[object]:
+    """The filters and conditions that are written inside another."""
+    for value in part.values() if isinstance(part, Mapping) else ():
+        yield from (
+            each for each in (value if isinstance(value, list | tuple) else [value]) if isinstance(each, Mapping)
+        )
 
 
 def _all_of(where: object) -> Compiled:

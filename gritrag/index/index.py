@@ -213,6 +213,13 @@ class Index:
         """
         search = Search(k, mode, mmr, fetch_k)
         compiled = None if where is None else compile_filter(where)
+        if isinstance(queries, str):
+            raise ValueError("expected a list of queries, got one string; use search, or put it into a list")
+        expected = (len(queries), self._parts.manifest.dim)
+        if vectors is not None and vectors.shape != expected:
+            raise ValueError(
+                f"vectors of {len(queries)} queries have shape {list(expected)}, not {list(vectors.shape)}"
+            )
         for query in queries:
             check_query(query)
         if not queries:
@@ -260,6 +267,15 @@ class Index:
         if self.writable:
             with self._parts.writing():
                 self._parts.shelf.put(entry.state_key, state)
+
+    def keep_state(self, document: Document, state: DocumentState) -> None:
+        """As `store_state`, for a document as it was found: one that is no longer here, or not so, is no error."""
+        if self.writable:
+            with self._parts.writing():
+                entry = self._parts.catalog.entry(document.id)
+                if entry is not None and entry.document.content == document.content:
+                    check_state(document.id, state, entry.token_ids, self._parts.manifest.fingerprint)
+                    self._parts.shelf.put(entry.state_key, state)
 
     # Care
 

@@ -10,6 +10,7 @@ from typing import Self
 from gritrag.index.catalog import Catalog
 from gritrag.index.check import collect
 from gritrag.index.codecs import get_codec
+from gritrag.index.durable import make_folder, sync
 from gritrag.index.lock import WriterLock
 from gritrag.index.manifest import CATALOG, Manifest, check_names, check_replaceable, parse_bytes, wipe
 from gritrag.index.protocol import Reader
@@ -36,8 +37,9 @@ class Parts:
     @classmethod
     def create(cls, root: Path, model: Reader, states: str, quota: str | int | None, overwrite: bool) -> Self:
         """An empty index; the manifest makes it one, so it comes last."""
-        if not hasattr(model, "fingerprint"):
-            raise ValueError(f"model must be a loaded GritModel, not {model!r}; see GritModel.from_pretrained")
+        _check_model(model)
+        if not isinstance(states, str):
+            raise ValueError(f"states must be the name of a codec, or 'none' for vectors only, not {states!r}")
         if states != "none":
             get_codec(states)
         manifest = Manifest(model.fingerprint, model.dim, states, parse_bytes(quota))
@@ -71,6 +73,7 @@ class Parts:
         check_names(root)
         manifest = Manifest.load(root)
         if model is not None:
+            _check_model(model)
             manifest.fingerprint.check(model.fingerprint, f"the index at {root}")
         with ExitStack() as on_failure:
             lock = WriterLock(root) if mode == "rw" else None
@@ -78,6 +81,9 @@ class Parts:
                 on_failure.callback(lock.release)
             parts = cls(root, manifest, lock, mode, checks)
             on_failure.callback(parts.catalog.close)
+            if lock is not None and not (root / "states").exists():  # removed to save space: they are only derived
+                make_folder(root / "states")
+                sync(root)
             if lock is not None and lock.inherited:
                 collect(parts.catalog, parts.files, parts.vectors)
             on_failure.pop_all()
@@ -118,3 +124,8 @@ class Parts:
                 "in catalog.sqlite-wal until the index is next written or closed without that reader",
                 stacklevel=4,
             )
+
+
+def _check_model(model: object) -> None:
+    if not hasattr(model, "fingerprint"):
+        raise ValueError(f"model must be a loaded GritModel, not {model!r}; see GritModel.from_pretrained")

@@ -20,7 +20,7 @@ from safetensors.torch import save
 
 from gritrag.index.catalog import StateRow
 from gritrag.index.codecs import get_codec
-from gritrag.index.durable import make_folder, open_file, remove_files, replace_files, sync
+from gritrag.index.durable import is_folder, make_folder, open_file, remove_files, replace_files, sync
 from gritrag.model.state import DocumentState, Reading
 from gritrag.records import Fingerprint
 
@@ -69,6 +69,8 @@ class StateStore:
             for key, state in states:
                 path = self._root / relative_path(key)
                 make_folder(path.parent)
+                if is_folder(path):  # somebody's, and in the way: this state is read whenever it is needed
+                    continue
                 data = save(get_codec(codec).encode(state), _notes(state, codec))
                 rows.append(StateRow(key, len(data), xxhash.xxh3_128_hexdigest(data), codec, len(state)))
                 yield path, data
@@ -163,6 +165,8 @@ def relative_path(key: str) -> str:
 
 
 def _entries(folder: "Path | str") -> list[os.DirEntry[str]]:
+    if not os.path.exists(folder):  # states are derived: somebody who needed space has removed them
+        return []
     with os.scandir(folder) as entries:
         return list(entries)
 

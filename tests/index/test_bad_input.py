@@ -162,3 +162,45 @@ def test_a_file_that_is_no_catalog_is_refused(tmp_path: Path) -> None:
 def test_id_and_title_are_strings(wrong: dict[str, object]) -> None:
     with pytest.raises(ValueError, match="id and title of a document must be strings"):
         Document("text", **wrong)
+
+
+def test_a_filter_beyond_the_depth_of_the_parser_is_refused_and_is_no_damage(make: Make) -> None:
+    index = make()
+    index.add([GOOD])
+    nests: list[Callable[[Any], Any]] = [
+        lambda inner: {"$not": inner},
+        lambda inner: {"$and": [inner]},
+        lambda inner: {"$not": {"$or": [{"a": {"$nin": [None, 1]}}, inner]}},
+    ]
+    for nest in nests:
+        where: Any = {"a": {"$not": {"$eq": None}}}
+        for _ in range(5):
+            where = nest(where)
+            index.search("good", where=where, mode="hybrid")
+        for _ in range(20):
+            where = nest(where)
+        with pytest.raises(ValueError, match="nested more than 20 levels"):
+            index.search("good", where=where, mode="hybrid")
+    deep: dict[str, Any] = {"a": 1}
+    for _ in range(5000):
+        deep = {"$not": deep}
+    with pytest.raises(ValueError, match="nested more than 20"):
+        index.delete(where=deep)
+
+
+def test_vectors_of_questions_must_fit_them(make: Make, reader) -> None:
+    index = make()
+    index.add([GOOD])
+    for shape in ((1, 8), (2, 7), (2,)):
+        with pytest.raises(ValueError, match=r"2 queries have shape \[2, 8\]"):
+            index.search_many(["a", "b"], vectors=np.ones(shape, np.float32))
+    with pytest.raises(ValueError, match="list of queries"):
+        index.search_many("good")
+
+
+def test_a_name_is_no_model_and_none_no_codec(tmp_path: Path, make: Make, reader) -> None:
+    make().close()
+    with pytest.raises(ValueError, match="loaded GritModel"):
+        Index.open(tmp_path / "index", model="smollm2-135m")
+    with pytest.raises(ValueError, match="codec"):
+        Index.create(tmp_path / "other", model=reader, states=None)

@@ -12,6 +12,8 @@ from tiny import DOCUMENTS, READER, agree, answers, make_tiny, small_pages
 from gritrag.index.errors import DamagedIndex
 from gritrag.index.index import Index
 from gritrag.index.seal import Seal, first_seal
+from gritrag.index.states import StateFileWarning, relative_path, state_key
+from gritrag.records import Document
 
 FILES = ["manifest.json", "catalog.seal", "catalog.sqlite", "vectors", "states"]
 
@@ -274,3 +276,35 @@ def test_a_seal_says_every_page(tiny: Path) -> None:
     before = (tiny / "catalog.seal").read_bytes()
     first_seal(tiny / "catalog.sqlite")
     assert (tiny / "catalog.seal").read_bytes() == before
+
+
+@pytest.mark.parametrize("mode", ["r", "rw"])
+def test_a_folder_of_states_that_somebody_removed_is_made_again(make, reader, corpus, mode: str) -> None:
+    index = make()
+    index.add(corpus)
+    index.close()
+    shutil.rmtree(index.path / "states")
+    with Index.open(index.path, model=reader, mode=mode) as opened:
+        with pytest.warns(StateFileWarning):
+            assert opened.load_states(["d0", "d1"]) == [None, None]
+        assert len(opened.verify().problems) == len(corpus)
+    with Index.open(index.path, model=reader) as opened:
+        opened.verify(repair=True)
+        opened.add([Document("quite new", id="new")])
+        assert opened.load_states(["new"]) != [None]
+        assert opened.verify() == ([], [])
+
+
+def test_a_folder_in_the_place_of_a_state_does_no_harm(make, reader, corpus) -> None:
+    index = make()
+    index.add(corpus)
+    path = index.path / relative_path(state_key(reader.fingerprint, reader.document_token_ids(corpus[0])))
+    path.unlink()
+    path.mkdir()
+    with pytest.warns(StateFileWarning):
+        assert index.load_states(["d0"]) == [None]
+    index.store_state("d0", reader.state(reader.document_token_ids(corpus[0])))
+    index.verify(repair=True)
+    assert len(index.verify().problems) == 1
+    assert index.delete(ids=["d0"]) == 1
+    assert path.is_dir()
