@@ -4,7 +4,7 @@ Shape letters: `B` batch, `T` tokens.
 """
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from time import perf_counter
@@ -81,11 +81,13 @@ class ContextPlan:
         context: states and the tokens that are still to be read, in order.
         citations: the documents of the context and their token spans.
         is_exact: whether the uncached run of the same segments would give the same tokens.
+        cached_tokens: those of states that were there; a state that was missing has been read for this answer.
     """
 
     context: Context
     citations: tuple[Citation, ...]
     is_exact: bool
+    cached_tokens: int
 
 
 def plan_context(
@@ -96,6 +98,7 @@ def plan_context(
     states: Sequence[DocumentState] | None = None,
     asked: DocumentState | None = None,
     room: int = 0,
+    computed: Collection[int] = (),
 ) -> ContextPlan:
     """Documents and question in the order of the mode. Cached and uncached plans are the same token ids.
 
@@ -106,6 +109,7 @@ def plan_context(
         states: of the hits, where they are to be reused; None to read the documents again.
         asked: state of the question, likewise.
         room: tokens to leave for the answer.
+        computed: numbers of the states that were missing and have been read for this answer.
 
     Raises:
         ValueError: not even one document fits.
@@ -130,7 +134,9 @@ def plan_context(
         for hit, piece, end in zip(hits[:fitting], documents, ends, strict=False)
     )
     context = model.usable(Context.of(*before, *documents[:fitting], *after))
-    return ContextPlan(context, citations, _is_exact(model, context))
+    new = {id(documents[number]) for number in computed}
+    cached = sum(len(state) for state, _ in context.states if id(state) not in new)
+    return ContextPlan(context, citations, _is_exact(model, context), cached)
 
 
 def _is_exact(model: GritModel, context: Context) -> bool:
@@ -309,11 +315,12 @@ class RAG:
         return given, asked
 
     def _plan(self, question: str, hits: Sequence[Hit], asked: DocumentState | None, options: Sampling) -> ContextPlan:
-        states = self._states(hits) if self.mode.reuses_documents and hits else None
-        return plan_context(self.model, self.mode, question, hits, states, asked, options.max_new_tokens)
+        states, computed = self._states(hits) if self.mode.reuses_documents and hits else (None, [])
+        return plan_context(self.model, self.mode, question, hits, states, asked, options.max_new_tokens, computed)
 
-    def _states(self, hits: Sequence[Hit]) -> list[DocumentState]:
-        """States of all hits. What is not stored is read, used, and stored where the index can be written."""
+    def _states(self, hits: Sequence[Hit]) -> tuple[list[DocumentState], list[int]]:
+        """States of all hits, and the numbers of those that were missing: these are read now, and stored where the
+        index can be written."""
         states = self.index.states_of(hit.document for hit in hits)
         missing = [position for position, state in enumerate(states) if state is None]
         if missing:
@@ -321,7 +328,7 @@ class RAG:
             for position, reading in zip(missing, readings, strict=True):
                 states[position] = reading.state
                 self.index.keep_state(hits[position].document, reading.state)
-        return [state for state in states if state is not None]
+        return [state for state in states if state is not None], missing
 
     def _answer(
         self, hits: Sequence[Hit], plan: ContextPlan, completion: Completion, clock: _Clock, options: Sampling
@@ -330,7 +337,7 @@ class RAG:
             text=completion.text.strip(),
             hits=tuple(hits),
             citations=plan.citations,
-            usage=Usage(len(plan.context), plan.context.cached_tokens, len(completion.token_ids)),
+            usage=Usage(len(plan.context), plan.cached_tokens, len(completion.token_ids)),
             timings=clock.timings(),
             exact=plan.is_exact and (options.temperature == 0 or not plan.context.states),
             mode=self.mode.name,
