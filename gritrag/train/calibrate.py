@@ -71,7 +71,7 @@ def calibrate(model: GritModel, documents: Sequence[str | Document], seed: int =
     if tokens < least:
         raise ValueError(f"{tokens} tokens are too few to calibrate on; give at least {least}")
     blocks = min(count for count in range(1, layers + 1) if layers % count == 0 and layers // count <= LAYERS)
-    for_keys, for_values = (int(bits * layers // blocks * heads * head_dim / 8) for bits in BITS)
+    for_keys, for_values = (int(bits * (layers // blocks) * heads * head_dim / 8) for bits in BITS)
     moments = query_moments(model, documents[:: -(-len(documents) // LOOKED)], seed)
     return Transform(fit(keys, moments, for_keys, blocks), fit(values, None, for_values, blocks), start)
 

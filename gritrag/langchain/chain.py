@@ -1,0 +1,120 @@
+"""A chain from a question to its answer: `RAG` as a LangChain Runnable."""
+
+from collections.abc import AsyncIterator, Iterator, Mapping
+from typing import Any
+
+from langchain_core.messages.ai import InputTokenDetails, UsageMetadata
+from langchain_core.runnables import RunnableConfig, RunnableSerializable, run_in_executor
+from langchain_core.runnables.utils import AddableDict
+from pydantic import ConfigDict, Field
+
+from gritrag.answer import RAG
+from gritrag.index.index import Index
+from gritrag.langchain.documents import from_langchain, to_langchain
+from gritrag.records import Answer, Event, Hit
+
+__all__ = ["GritRAGChain"]
+
+Question = str | dict[str, Any]
+"""A question, or ``{"question": ...}`` with ``"filter"`` (metadata for the search) or ``"documents"`` (no search)."""
+
+
+class GritRAGChain(RunnableSerializable[Question, dict[str, Any]]):
+    """From a question to ``{"documents", "answer", "citations", "usage"}``, all in the template the model knows best.
+
+    ``citations`` name the documents whose tokens were in the context, and where. A stream gives the documents first,
+    then pieces of the answer, citations and usage last; its parts add up to what `invoke` returns. Options of
+    `Sampling` can be given per call. Async methods run in threads.
+
+    Args:
+        index: opened with its model.
+        mode, k, search_mode: see `RAG`.
+        max_tokens: at most so many new tokens.
+
+    Raises:
+        ValueError: see `RAG`.
+    """
+
+    model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
+
+    index: Index = Field(repr=False)
+    mode: str = "doc-cache"
+    k: int = 5
+    search_mode: str = "hybrid"
+    max_tokens: int = 64
+
+    def model_post_init(self, context: Any) -> None:
+        """Refuse now what `RAG` would refuse at the first question."""
+        self._rag()
+
+    def invoke(self, input: Question, config: RunnableConfig | None = None, **options: Any) -> dict[str, Any]:
+        """Answer one question; `RAG.ask` tells the errors."""
+        return self._call_with_config(self._whole, input, config, **options)
+
+    def stream(self, input: Question, config: RunnableConfig | None = None, **options: Any) -> Iterator[dict[str, Any]]:
+        """As `invoke`, in parts."""
+        yield from self._transform_stream_with_config(iter([input]), self._parts_of_last, config, **options)
+
+    async def astream(
+        self, input: Question, config: RunnableConfig | None = None, **options: Any
+    ) -> AsyncIterator[dict[str, Any]]:
+        """As `stream`."""
+
+        async def inputs() -> AsyncIterator[Question]:
+            yield input
+
+        async for part in self._atransform_stream_with_config(inputs(), self._aparts_of_last, config, **options):
+            yield part
+
+    def _rag(self) -> RAG:
+        return RAG(self.index, mode=self.mode, k=self.k, search_mode=self.search_mode)
+
+    def _events(self, asked: Question, options: Mapping[str, Any]) -> Iterator[Event]:
+        given: Mapping[str, Any] = asked if isinstance(asked, Mapping) else {"question": asked}
+        unknown = sorted(set(given) - {"question", "filter", "documents"})
+        if unknown or not isinstance(given.get("question"), str):
+            got = list(asked) if isinstance(asked, Mapping) else repr(asked)
+            raise ValueError(f"expected a question, or question with filter or documents, got {got}")
+        hits = None
+        if given.get("documents") is not None:
+            documents = [from_langchain(document) for document in given["documents"]]
+            hits = [Hit(document, 0.0, rank) for rank, document in enumerate(documents, start=1)]
+        sampling = {"max_new_tokens": self.max_tokens, **options}
+        if "max_tokens" in sampling:  # by the name of the field too
+            sampling["max_new_tokens"] = sampling.pop("max_tokens")
+        return self._rag().stream(given["question"], where=given.get("filter"), hits=hits, **sampling)
+
+    def _parts(self, asked: Question, options: Mapping[str, Any]) -> Iterator[AddableDict]:
+        for event in self._events(asked, options):
+            if event.hits is not None:
+                yield AddableDict(documents=[to_langchain(hit.document) for hit in event.hits], answer="")
+            elif event.text is not None:
+                yield AddableDict(answer=event.text)
+            elif event.answer is not None:
+                yield AddableDict(citations=[c._asdict() for c in event.answer.citations], usage=_usage(event.answer))
+
+    def _whole(self, asked: Question, **options: Any) -> dict[str, Any]:
+        first, *others = self._parts(asked, options)
+        for part in others:
+            first += part
+        return dict(first)
+
+    def _parts_of_last(self, inputs: Iterator[Question], **options: Any) -> Iterator[AddableDict]:
+        *_, asked = inputs
+        yield from self._parts(asked, options)
+
+    async def _aparts_of_last(self, inputs: AsyncIterator[Question], **options: Any) -> AsyncIterator[AddableDict]:
+        async for asked in inputs:
+            parts = self._parts(asked, options)
+            while (part := await run_in_executor(None, next, parts, None)) is not None:
+                yield part
+
+
+def _usage(answer: Answer) -> UsageMetadata:
+    usage = answer.usage
+    return UsageMetadata(
+        input_tokens=usage.prompt_tokens,
+        output_tokens=usage.generated_tokens,
+        total_tokens=usage.prompt_tokens + usage.generated_tokens,
+        input_token_details=InputTokenDetails(cache_read=usage.cached_tokens),
+    )

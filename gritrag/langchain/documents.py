@@ -1,0 +1,72 @@
+"""A document on its way between LangChain and an index, and as a block of a message."""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import xxhash
+from langchain_core.documents import Document as LangChainDocument
+from langchain_core.messages import BaseMessage, HumanMessage
+
+from gritrag.records import Document
+
+__all__ = ["docs_to_messages", "from_langchain", "to_langchain"]
+
+TITLE = "title"
+"""Name under which LangChain's loaders put a title into metadata."""
+
+
+def from_langchain(document: LangChainDocument, id: str | None = None) -> Document:
+    """A LangChain document as an index stores it. A title in the metadata is the document's title, and is read with it.
+
+    Whatever a loader puts into metadata goes in: NumPy's numbers as numbers, so that filters compare them; what else is
+    not JSON (dates, paths) as a string.
+
+    Args:
+        document: it is not changed.
+        id: its name; the document's own where None, else made from text and metadata, so that adding the same thing
+            twice stores it once, and one text from two places is kept twice.
+    """
+    metadata = json.loads(json.dumps(document.metadata, default=_plain))
+    title = metadata[TITLE] if isinstance(metadata.get(TITLE), str) else ""
+    return Document(
+        document.page_content, id=id or document.id or _content_id(document.page_content, metadata), title=title,
+        metadata=metadata,
+    )  # fmt: skip
+
+
+def to_langchain(document: Document) -> LangChainDocument:
+    """A document of an index for LangChain: `from_langchain` undone."""
+    metadata = {TITLE: document.title} if document.title else {}
+    return LangChainDocument(id=document.id, page_content=document.text, metadata={**metadata, **document.metadata})
+
+
+def docs_to_messages(documents: Sequence[LangChainDocument]) -> list[BaseMessage]:
+    """Documents as one message of ``text-plain`` blocks, for a place-holder in a chat prompt.
+
+    Unlike text that is pasted into a prompt, a block keeps title and id, so `ChatGritRAG` need not look for its span,
+    and other chat models that know such blocks can cite them. Without documents there is no message.
+    """
+    blocks: list[str | dict[str, Any]] = [_block(document) for document in documents]
+    return [HumanMessage(content=blocks)] if blocks else []
+
+
+def _block(document: LangChainDocument) -> dict[str, Any]:
+    title = document.metadata.get(TITLE)
+    return {
+        "type": "text-plain",
+        "mime_type": "text/plain",
+        "text": document.page_content,
+        **({"id": document.id} if document.id else {}),
+        **({"title": title} if isinstance(title, str) and title else {}),
+    }
+
+
+def _plain(value: object) -> object:
+    return value.item() if isinstance(value, np.generic) else str(value)
+
+
+def _content_id(text: str, metadata: dict[str, Any]) -> str:
+    content = json.dumps([text, metadata], sort_keys=True)
+    return xxhash.xxh3_128_hexdigest(content.encode())

@@ -1,0 +1,38 @@
+"""Embeddings: the vectors of a GritModel for any LangChain vector store."""
+
+from langchain_core.embeddings import Embeddings
+from pydantic import BaseModel, ConfigDict, Field
+
+from gritrag.langchain.models import Model
+
+__all__ = ["GritEmbeddings"]
+
+
+class GritEmbeddings(BaseModel, Embeddings):
+    """Vectors of queries and of documents, each L2-normalised and `dim` long.
+
+    Args:
+        model: a `GritModel`, or the name of one to load.
+        instruction: task of the queries; the checkpoint's own where None.
+        batch_size: at most so many texts at a time.
+    """
+
+    model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
+
+    model: Model = Field(repr=False)
+    instruction: str | None = None
+    batch_size: int = Field(32, ge=1)
+
+    def embed_documents(self, texts: list[str]) -> list[list[float]]:
+        """Vectors `[N][dim]`.
+
+        Raises:
+            ValueError: a text is empty or longer than the model reads.
+        """
+        vectors: list[list[float]] = self.model.encode_document(texts, batch_size=self.batch_size).tolist()
+        return vectors
+
+    def embed_query(self, text: str) -> list[float]:
+        """Vector `[dim]`; `embed_documents` tells the errors."""
+        vector: list[float] = self.model.encode_query([text], self.instruction)[0].tolist()
+        return vector

@@ -1,0 +1,115 @@
+"""A prompt: the messages of a call as runs of tokens and documents, in the order in which the model sees them.
+
+Documents come in three ways: quoted by the text of a message, as ``text-plain`` blocks, or beside the messages. Each
+stands where it was put, in the dress in which it is indexed, whether its state is reused or not: what is reused changes
+no token.
+"""
+
+from collections.abc import Iterator, Sequence
+
+from langchain_core.documents import Document as LangChainDocument
+from langchain_core.messages import AIMessage, BaseMessage, ChatMessage, HumanMessage, SystemMessage
+
+from gritrag.index.index import Index
+from gritrag.langchain.documents import from_langchain
+from gritrag.langchain.passages import passages_of
+from gritrag.langchain.reuse import identify
+from gritrag.model.grit import GritModel
+from gritrag.prompts import Message, chat_segments
+from gritrag.records import Document
+
+__all__ = ["Part", "prompt_parts"]
+
+Part = str | Document
+"""Text of a message, or a document."""
+
+ROLES: dict[type[BaseMessage], str] = {SystemMessage: "system", HumanMessage: "user", AIMessage: "assistant"}
+
+
+def prompt_parts(
+    model: GritModel,
+    messages: Sequence[BaseMessage],
+    documents: Sequence[LangChainDocument | Document],
+    index: Index | None,
+) -> list[list[int] | Document]:
+    """Token ids and documents, ready to be answered.
+
+    Args:
+        model: its chat template dresses the messages.
+        messages: what a chain gives to a chat model.
+        documents: stand before the messages.
+        index: whose documents the text of a message may quote; None to look for none.
+
+    Raises:
+        ValueError: no messages, a message or block that is no text, or a model without a chat template.
+    """
+    dressed: list[list[int] | Document] = [
+        document if isinstance(document, Document) else from_langchain(document)
+        for document in documents
+        if (document.text if isinstance(document, Document) else document.page_content).strip()
+    ]
+    contents = [list(_message_parts(message, index)) for message in messages]
+    # The template sees a place-holder for each message; what the messages say never meets it.
+    chat: list[Message] = [{"role": _role(m), "content": str(number)} for number, m in enumerate(messages)]
+    for segment in chat_segments(chat, model.render):
+        if segment.is_content:
+            dressed += _content(model, contents[int(segment.text)])
+        else:
+            dressed.append(model.encoder.scaffold_ids(segment.text))
+    return dressed
+
+
+def _role(message: BaseMessage) -> str:
+    if isinstance(message, ChatMessage):
+        return message.role
+    for kind, role in ROLES.items():
+        if isinstance(message, kind):
+            return role
+    raise ValueError(f"this model takes system, human and AI messages, not {type(message).__name__}: it calls no tools")
+
+
+def _message_parts(message: BaseMessage, index: Index | None) -> Iterator[Part]:
+    """Text and documents of one message. What the model itself has said is never taken for a document."""
+    quoted = None if isinstance(message, AIMessage) else index
+    text = ""
+    for block in [message.content] if isinstance(message.content, str) else message.content:
+        if isinstance(block, str) or block.get("type") == "text":
+            text += block if isinstance(block, str) else block.get("text") or ""
+        elif block.get("type") == "text-plain" and isinstance(block.get("text"), str):
+            yield from _split(text, quoted)
+            text = ""
+            if block["text"].strip():  # of an empty passage there is nothing to read
+                yield Document(block["text"], id=block.get("id") or "", title=block.get("title") or "")
+        else:
+            raise ValueError(f"this model reads text and text-plain blocks, not {block.get('type')!r}")
+    yield from _split(text, quoted)
+
+
+def _split(text: str, index: Index | None) -> Iterator[Part]:
+    """Text, cut where it quotes a passage. What has been deleted or changed since it was returned is only text, so that
+    nothing of the old document, such as its title, comes back."""
+    position = 0
+    spans = (
+        [] if index is None else [s for s in passages_of(index).find(text) if identify(index, s.document) is not None]
+    )
+    for span in spans:
+        yield text[position : span.start]
+        yield span.document
+        position = span.end
+    yield text[position:]
+
+
+def _content(model: GritModel, parts: Sequence[Part]) -> Iterator[list[int] | Document]:
+    """As `Encoder.encode` does it for a message, stripped at both ends. A document ends its own line, so the white
+    space behind it goes too.
+    """
+    for number, part in enumerate(parts):
+        if isinstance(part, Document):
+            yield part
+            continue
+        if number == 0 or isinstance(parts[number - 1], Document):
+            part = part.lstrip()
+        if number == len(parts) - 1:
+            part = part.rstrip()
+        if part:
+            yield model.encoder.content_ids(part, strip=False)

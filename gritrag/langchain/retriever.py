@@ -1,0 +1,48 @@
+"""A retriever over an index. What it returns is remembered, so that a prompt that quotes it is answered from states."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from langchain_core.callbacks import CallbackManagerForRetrieverRun
+from langchain_core.documents import Document as LangChainDocument
+from langchain_core.retrievers import BaseRetriever
+from pydantic import ConfigDict, Field
+
+from gritrag.index.index import Index
+from gritrag.langchain.documents import to_langchain
+from gritrag.langchain.passages import passages_of
+
+__all__ = ["GritRetriever"]
+
+
+class GritRetriever(BaseRetriever):
+    """Documents for a question. Each field but `index` can also be given per call: ``retriever.invoke(question, k=3)``.
+
+    Args:
+        index: opened with its model.
+        k: how many documents.
+        filter: metadata that they must have, see `gritrag.index.filters`; applied before the search.
+        mode: ``"hybrid"``, ``"dense"`` or ``"sparse"``.
+        mmr: weight of relevance against novelty in [0, 1]; None leaves it out.
+        fetch_k: candidates from each ranking; see `Index.search`.
+    """
+
+    model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
+
+    index: Index = Field(repr=False)
+    k: int = 4
+    filter: Mapping[str, Any] | None = None
+    mode: str = "hybrid"
+    mmr: float | None = None
+    fetch_k: int | None = None
+
+    def _get_relevant_documents(
+        self, query: str, *, run_manager: CallbackManagerForRetrieverRun, **options: Any
+    ) -> list[LangChainDocument]:
+        fields = {"k": self.k, "where": self.filter, "mode": self.mode, "mmr": self.mmr, "fetch_k": self.fetch_k}
+        if "filter" in options:
+            options["where"] = options.pop("filter")
+        hits = self.index.search(query, **{**fields, **options})
+        documents = [hit.document for hit in hits]
+        passages_of(self.index).note(documents)
+        return [to_langchain(document) for document in documents]

@@ -1,0 +1,31 @@
+"""Keys and values in fewer bits: what codecs store and what training imitates. One small class per file."""
+
+from functools import cache
+from pathlib import Path
+
+from gritrag.config import DEFAULT_MODEL
+from gritrag.quantisers.base import Packed, Quantiser
+from gritrag.quantisers.integers import Int4, Int8
+from gritrag.quantisers.transform import Transform
+
+__all__ = ["QUANTISERS", "Packed", "Quantiser", "get_quantiser"]
+
+CALIBRATION = Path(__file__).parents[1] / "checkpoints" / DEFAULT_MODEL / "states.safetensors"
+"""Of the default checkpoint; `transform:FILE` names another one."""
+
+QUANTISERS = ("int8", "int4", "transform")
+
+
+@cache
+def get_quantiser(name: str) -> Quantiser:
+    """The quantiser of that name; ``transform`` can be followed by the file of a calibration, as in ``transform:FILE``.
+
+    Raises:
+        ValueError: there is none of that name, or no calibration in the file.
+    """
+    kind, _, file = name.partition(":")
+    if name in (Int8.name, Int4.name):
+        return Int8() if name == Int8.name else Int4()
+    if kind == Transform.name:
+        return Transform.load(Path(file) if file else CALIBRATION)
+    raise ValueError(f"unknown quantiser {name!r}; there are: {', '.join(QUANTISERS)}")

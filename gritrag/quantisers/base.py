@@ -1,0 +1,66 @@
+"""A quantiser: keys and values in fewer bits, as named tensors, and back.
+
+Arithmetic only: of states, files and training steps it knows nothing.
+
+Shape letters: `L` layers, `H` key/value heads, `T` tokens, `K` head dim, `t` tokens of a run.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from typing import ClassVar
+
+import torch
+
+Packed = Mapping[str, torch.Tensor]
+"""What a quantiser made of a state: CPU tensors by name."""
+
+LARGEST = torch.finfo(torch.float16).max
+"""What is beyond is clipped: scales are in float16, and no model computes such keys and values."""
+
+
+class Quantiser(ABC):
+    """The contract: `unpack(pack(keys, values))` are the keys and values again, nearly; and always the same."""
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def pack(self, keys: torch.Tensor, values: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Un-rotated keys and values `[L, H, T, K]` of one document, in any floating-point type, as contiguous tensors.
+
+        Numbers beyond `LARGEST` are clipped.
+        """
+
+    @abstractmethod
+    def check(self, packed: Packed) -> None:
+        """See whether this is what this quantiser has packed.
+
+        Raises:
+            ValueError: it is not, and other numbers would be made of it.
+        """
+
+    @abstractmethod
+    def shape(self, packed: Packed) -> tuple[int, ...]:
+        """`[L, H, T, K]`."""
+
+    @abstractmethod
+    def runs(self, packed: Packed, values_LHTK: torch.Tensor) -> Iterator[tuple[slice, torch.Tensor]]:
+        """Unpack the values into a buffer of any type, and the keys run by run: tokens, and float32 `[L, H, t, K]`.
+
+        A run is small enough to be found in the processor's cache by what works on it. Its keys are overwritten by the
+        next run.
+        """
+
+    @abstractmethod
+    def bytes_per_token(self, elements: int) -> float:
+        """At most, for one token with `elements` numbers, in documents that are long enough to share scales."""
+
+    def unpack(self, packed: Packed) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values, float32 `[L, H, T, K]`."""
+        keys, values = (torch.empty(self.shape(packed)) for _ in range(2))
+        for tokens, run in self.runs(packed, values):
+            keys[:, :, tokens] = run
+        return keys, values
+
+    def __call__(self, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """There and back: what is left of keys and values, float32 `[L, H, T, K]`."""
+        return self.unpack(self.pack(keys, values))
