@@ -80,7 +80,18 @@ def test_it_tells_what_was_measured_and_where(tiny_model: GritModel, asked: list
 
 
 def test_the_command_prints_json_and_text(path: Path) -> None:
-    command = ["bench", "codecs", "--questions-file", str(path), "--model", TINY, "--questions", "1", "--repetitions", "1"]
+    command = [
+        "bench",
+        "codecs",
+        "--questions-file",
+        str(path),
+        "--model",
+        TINY,
+        "--questions",
+        "1",
+        "--repetitions",
+        "1",
+    ]
     run = CliRunner().invoke(app, [*command, "--codec", "int4", "--json"])
     assert run.exit_code == 0, run.output
     result = json.loads(run.stdout)

@@ -43,7 +43,7 @@ class TestChatUnit(_Chat, ChatModelUnitTests):
 class TestChatIntegration(_Chat, ChatModelIntegrationTests):
     @property
     def chat_model_params(self) -> dict[str, Any]:
-        return {"model": self.grit, "max_tokens": 8}
+        return {"model": self.grit, "max_tokens": 4}
 
 
 class _Embeddings(_OfOneModel):
