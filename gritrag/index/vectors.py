@@ -22,6 +22,9 @@ try:
     import faiss
 except ImportError:  # an extra: without it search is as exact, and slower
     faiss = None
+else:
+    # its threads do not survive a fork, and the child would wait for them for ever
+    os.register_at_fork(after_in_child=lambda: faiss.omp_set_num_threads(1))
 
 __all__ = ["VectorIndex"]
 
