@@ -144,9 +144,9 @@ def _is_exact(model: GritModel, context: Context) -> bool:
     keys are rounded again where they are placed."""
     return not context.states or (
         context.states == [(state := context.states[0][0], 0)]
-        and model.shape.dtype == state.keys.dtype == torch.float32
-        and state.is_lossless
+        and state.is_lossless  # first: to look at the keys of a packed state unpacks it
         and state.reading == "causal"
+        and model.shape.dtype == state.keys.dtype == torch.float32
     )
 
 
