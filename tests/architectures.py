@@ -1,5 +1,7 @@
 """Tiny random models, one of each architecture that matters, all over the vocabulary of the test tokenizer."""
 
+import copy
+
 import torch
 from transformers import (
     AutoModelForCausalLM,
@@ -83,4 +85,5 @@ MOVABLE = [name for name in WITH_STATES if name not in ("gpt2", "cohere", "llama
 
 def make_lm(architecture: str) -> PreTrainedModel:
     torch.manual_seed(0)
-    return AutoModelForCausalLM.from_config(CONFIGS[architecture]).eval()
+    # a model owns its config: what one test sets on it is no other test's business
+    return AutoModelForCausalLM.from_config(copy.deepcopy(CONFIGS[architecture])).eval()
