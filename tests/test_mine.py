@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from gritrag import GritModel
-from gritrag.config import SourceConfig
 from gritrag.mine import Mined, mine
+from gritrag.train.config import SourceConfig
 from gritrag.train.rows import read_source
 
 ROWS = [

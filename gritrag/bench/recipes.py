@@ -25,11 +25,12 @@ from gritrag.bench.recipes_report import show, summarise
 from gritrag.bench.report import as_json
 from gritrag.bench.sampling import Sampled
 from gritrag.bench.scores import score_answer
-from gritrag.config import CHECKPOINT_FILE, TrainConfig
+from gritrag.config import CHECKPOINT_FILE
 from gritrag.index.index import Index
 from gritrag.index.protocol import Reader
 from gritrag.model.grit import GritModel
 from gritrag.model.soft_prompts import Prompt
+from gritrag.train.config import TrainConfig
 from gritrag.train.loop import Trainer
 
 MOST_STEPS = 20

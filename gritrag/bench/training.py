@@ -16,11 +16,12 @@ import torch
 from tqdm import tqdm
 
 from gritrag.bench.report import Spread, as_json, header, machine, table
-from gritrag.config import TrainConfig
 from gritrag.corpus import documents, questions
-from gritrag.train.data import Mixture, RetrievalStep
+from gritrag.train.config import TrainConfig
+from gritrag.train.data import Mixture
 from gritrag.train.export import load_base
 from gritrag.train.read_once import ReadOnce
+from gritrag.train.steps import RetrievalStep
 
 WAYS = {"read once": "placed", "two streams": "full"}
 

@@ -15,14 +15,18 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import nn
-from torch.nn.functional import embedding, linear, rms_norm, scaled_dot_product_attention
+from torch.nn.functional import embedding, rms_norm, scaled_dot_product_attention
 from transformers import Cache, PreTrainedModel
 
 from gritrag.model.attention import decoder_stack
 from gritrag.model.context import additive
+from gritrag.model.orders import Orders
 
 GROUPED_ROWS = 256
 """Up to so many rows per key head, query heads are grouped; a long prompt is better left to the causal kernel."""
+
+MEASURED_LAYERS = 4
+"""The order of products is measured on the weights of so many layers."""
 
 
 class Forward(Protocol):
@@ -83,9 +87,11 @@ class Step:
             raise ValueError("it has hooks, which must be called")
         self._table = decoder.embed_tokens.weight
         self._rotary = decoder.rotary_emb
-        self._layers = [Layer.of(layer) for layer in decoder.layers]
+        measured = [module.weight for module in decoder.layers[:MEASURED_LAYERS].modules() if type(module) is nn.Linear]
+        self.orders = Orders(measured)
+        self._layers = [Layer.of(layer, self.orders) for layer in decoder.layers]
         self._norm = Norm.of(decoder.norm)
-        self._head = Linear.of(lm.get_output_embeddings())
+        self._head = Linear.of(lm.get_output_embeddings(), self.orders)
         self._made_of = [
             (parts, name, part)
             for module in lm.modules()
@@ -220,15 +226,16 @@ class Linear(NamedTuple):
 
     weight: torch.Tensor
     bias: torch.Tensor | None
+    orders: Orders
 
     @classmethod
-    def of(cls, module: Any) -> "Linear":
+    def of(cls, module: Any, orders: Orders) -> "Linear":
         if type(module) is not nn.Linear:
             raise ValueError(f"{type(module).__name__} is no plain linear layer")
-        return cls(module.weight, module.bias)
+        return cls(module.weight, module.bias, orders)
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        return linear(x, self.weight, self.bias)
+        return self.orders(x, self.weight, self.bias)
 
 
 class Layer(NamedTuple):
@@ -249,7 +256,7 @@ class Layer(NamedTuple):
     activation: Callable[[torch.Tensor], torch.Tensor]
 
     @classmethod
-    def of(cls, layer: Any) -> "Layer":
+    def of(cls, layer: Any, orders: Orders) -> "Layer":
         attention, mlp = layer.self_attn, layer.mlp
         _expect(layer, {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"})
         _expect(attention, {"q_proj", "k_proj", "v_proj", "o_proj"}, {"q_norm", "k_norm"})
@@ -257,17 +264,17 @@ class Layer(NamedTuple):
         has_norms = hasattr(attention, "q_norm") and hasattr(attention, "k_norm")
         return cls(
             Norm.of(layer.input_layernorm),
-            Linear.of(attention.q_proj),
-            Linear.of(attention.k_proj),
-            Linear.of(attention.v_proj),
+            Linear.of(attention.q_proj, orders),
+            Linear.of(attention.k_proj, orders),
+            Linear.of(attention.v_proj, orders),
             (Norm.of(attention.q_norm), Norm.of(attention.k_norm)) if has_norms else None,
             attention.head_dim,
             attention.scaling,
-            Linear.of(attention.o_proj),
+            Linear.of(attention.o_proj, orders),
             Norm.of(layer.post_attention_layernorm),
-            Linear.of(mlp.gate_proj),
-            Linear.of(mlp.up_proj),
-            Linear.of(mlp.down_proj),
+            Linear.of(mlp.gate_proj, orders),
+            Linear.of(mlp.up_proj, orders),
+            Linear.of(mlp.down_proj, orders),
             mlp.act_fn,
         )
 

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from gritrag.config import TrainConfig
 from gritrag.model.grit import GritModel
+from gritrag.train.config import TrainConfig
 from gritrag.train.rows import Passage, Question
 
 REQUEST = "Say the following in other words. Keep its meaning and its length.\n\n{}"

@@ -13,7 +13,7 @@ from transformers.cache_utils import CacheLayerMixin
 
 from gritrag.model.attention import decoder_stack
 from gritrag.model.grit import GritModel
-from gritrag.train.data import Prompted
+from gritrag.train.steps import Prompted
 
 
 class StateTensors(NamedTuple):

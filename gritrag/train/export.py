@@ -5,10 +5,11 @@ from pathlib import Path
 
 import torch
 
-from gritrag.config import CheckpointConfig, TrainConfig
+from gritrag.config import CheckpointConfig
 from gritrag.model.adapter import PeftModel, extract
 from gritrag.model.grit import GritModel
 from gritrag.model.parts import PARTS_FILE
+from gritrag.train.config import TrainConfig
 
 ADAPTER = "adapter"
 

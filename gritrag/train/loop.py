@@ -19,15 +19,16 @@ from accelerate import Accelerator
 from torch import nn
 from tqdm import tqdm
 
-from gritrag.config import TrainConfig
 from gritrag.model.adapter import PeftModel, attach, input_moments, linear_layers
 from gritrag.model.grit import GritModel
-from gritrag.train.data import Mixture, RetrievalStep
+from gritrag.train.config import TrainConfig
+from gritrag.train.data import Mixture
 from gritrag.train.export import export, load_base
 from gritrag.train.metrics import Metrics
 from gritrag.train.peers import Peers
 from gritrag.train.read_once import ReadOnce
 from gritrag.train.snapshot import Progress, load_weights, restore, save, snapshots
+from gritrag.train.steps import RetrievalStep
 from gritrag.train.validate import Validation
 
 FORWARDS_PER_STEP = 3
@@ -96,10 +97,10 @@ class Trainer:
         self.run.mkdir(parents=True, exist_ok=True)
         found = snapshots(self.run)
         if found:
-            self.progress = restore(found[-1], self.parameters, self.optimizer)
+            self.progress = self._restore(found[-1])
             if self.progress.stage:
                 self._enter(self.progress.stage)
-                restore(found[-1], self.parameters, self.optimizer)
+                self._restore(found[-1])
             self._tell(f"resuming from {found[-1]}")
         self._tell(self.describe())
         if self.is_first:
@@ -243,9 +244,13 @@ class Trainer:
             metrics.draw()
             tqdm.write(f"step {self.progress.step}: " + ", ".join(f"{k} {v:.3f}" for k, v in found.items()))
 
+    def _restore(self, snapshot: Path) -> Progress:
+        return restore(snapshot, self.parameters, self.optimizer, self.read_once.memory)
+
     def _save(self) -> None:
         if self.is_first:
-            save(self.run, self.progress, self.parameters, self.optimizer, self.config.keep)
+            memory = self.read_once.memory
+            save(self.run, self.progress, self.parameters, self.optimizer, memory, self.config.keep)
 
     def _must_stop(self) -> bool:
         return any(self.peers.lists(self._is_told_to_stop))

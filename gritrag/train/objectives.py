@@ -9,8 +9,8 @@ from collections.abc import Sequence
 import torch
 from torch.nn.functional import cross_entropy, kl_div, log_softmax, normalize, one_hot
 
-from gritrag.config import ContrastiveConfig, GenerativeConfig, MaskedConfig, ViewsConfig
 from gritrag.tokens import TokenIds
+from gritrag.train.config import ContrastiveConfig, GenerativeConfig, MaskedConfig, ViewsConfig
 
 
 class Contrastive:

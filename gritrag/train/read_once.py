@@ -11,16 +11,17 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from gritrag.config import TrainConfig
 from gritrag.model.grit import GritModel
 from gritrag.tokens import TokenIds, length_sorted_batches
+from gritrag.train.config import TrainConfig
 from gritrag.train.contexts import Contexts, StateTensors
-from gritrag.train.data import ChatStep, Prompted, RetrievalStep
+from gritrag.train.memory import Memory
 from gritrag.train.objectives import Contrastive, Distill, Generative
 from gritrag.train.peers import Peers
 from gritrag.train.quantise import FakeQuantise
 from gritrag.train.readings import Readings
 from gritrag.train.self_supervised import SelfSupervised
+from gritrag.train.steps import ChatStep, Prompted, RetrievalStep
 
 
 @dataclass(frozen=True)
@@ -42,11 +43,15 @@ class ReadOnce:
         model: the model in training; its parameters that require gradients get them.
         config: the recipe.
         peers: other processes, whose documents are negatives too.
+        memory: documents of earlier steps, negatives as well; a new and empty one where None.
     """
 
-    def __init__(self, model: GritModel, config: TrainConfig, peers: Peers | None = None) -> None:
+    def __init__(
+        self, model: GritModel, config: TrainConfig, peers: Peers | None = None, memory: Memory | None = None
+    ) -> None:
         self.model, self.config = model, config
         self.peers = peers or Peers()
+        self.memory = memory or Memory(config.contrastive.memory)
         self.contexts = Contexts(model)
         self._contrastive = Contrastive(config.contrastive)
         self._generative = Generative(config.generative)
@@ -135,26 +140,38 @@ class ReadOnce:
         return readings, _tokens(step.queries) + _tokens(prompts)
 
     def _compare(self, step: RetrievalStep, documents: Readings, queries: Readings) -> dict[str, float]:
-        """Contrastive loss of everyone's queries to everyone's documents."""
-        every = self.peers.lists((len(step.documents), step.positives, step.candidates))
-        starts = [sum(count for count, _, _ in every[:rank]) for rank in range(len(every))]
-        positive_Q = [start + row for start, (_, rows, _) in zip(starts, every, strict=True) for row in rows]
+        """Contrastive loss of everyone's queries to everyone's documents, and to those that are remembered."""
+        every = self.peers.lists((len(step.documents), step.positives, step.candidates, step.identities))
+        starts = [sum(count for count, *_ in every[:rank]) for rank in range(len(every))]
+        positive_Q = [start + row for start, (_, rows, *_) in zip(starts, every, strict=True) for row in rows]
         if not positive_Q:
             return {}
         device = self.model.lm.device
+        documents_ND = self.peers.vectors(documents.vectors)
         candidates_QN: torch.Tensor | None = None
-        if any(candidates is not None for _, _, candidates in every):
-            candidates_QN = torch.zeros(len(positive_Q), sum(count for count, _, _ in every), dtype=torch.bool)
-            rows = [[start + row for row in r] for start, (_, _, c) in zip(starts, every, strict=True) for r in c or ()]
+        if any(candidates is not None for _, _, candidates, _ in every):
+            candidates_QN = torch.zeros(len(positive_Q), len(documents_ND), dtype=torch.bool)
+            rows = [
+                [start + row for row in r] for start, (_, _, c, _) in zip(starts, every, strict=True) for r in c or ()
+            ]
             for query, allowed in enumerate(rows):
                 candidates_QN[query, allowed] = True
-            candidates_QN = candidates_QN.to(device)
+        compared = documents_ND
+        identities = [identity for *_, own in every for identity in own]
+        if candidates_QN is None and self.memory.size and len(identities) == len(documents_ND):
+            remembered_QM = self.memory.negatives([identities[row] for row in positive_Q])
+            if self.memory.identities:
+                candidates_QN = torch.cat(
+                    [torch.ones(len(positive_Q), len(documents_ND), dtype=torch.bool), remembered_QM], 1
+                )
+                compared = torch.cat([documents_ND, self.memory.vectors_MD.to(documents_ND)])
+            self.memory.add(documents_ND, identities)
         own_queries = queries.vectors if step.queries else documents.vectors[:0]
         loss = self._contrastive(
             self.peers.vectors(own_queries),
-            self.peers.vectors(documents.vectors),
+            compared,
             torch.tensor(positive_Q, device=device),
-            candidates_QN,
+            candidates_QN.to(device) if candidates_QN is not None else None,
         )
         (loss * self.config.contrastive.weight).backward()
         return {"contrastive": loss.item()}

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from datasets import load_dataset
 
-from gritrag.config import SourceConfig
+from gritrag.train.config import SourceConfig
 
 
 class Question(NamedTuple):

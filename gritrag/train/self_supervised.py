@@ -11,14 +11,14 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from gritrag.config import TrainConfig
 from gritrag.model.grit import GritModel
 from gritrag.tokens import length_sorted_batches
+from gritrag.train.config import TrainConfig
 from gritrag.train.contexts import Contexts
-from gritrag.train.data import RetrievalStep
 from gritrag.train.objectives import MaskedNextToken, Views
 from gritrag.train.peers import Peers
 from gritrag.train.readings import Readings
+from gritrag.train.steps import RetrievalStep
 
 
 class SelfSupervised:

@@ -5,7 +5,7 @@ runs/<name>/
     metrics.jsonl            one line per step and per validation
     step-00000120/
         weights.safetensors  trainable parameters by name
-        optimizer.safetensors  "<parameter>/<field>", and torch's random state
+        optimizer.safetensors  "<parameter>/<field>", torch's random state, and "memory/<field>"
         state.json           fields of `Progress`, version
     checkpoint/              what `GritModel.from_pretrained` loads, written at the end
 """
@@ -21,9 +21,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from gritrag.train.memory import Memory
+
 FORMAT = 1
 WEIGHTS, OPTIMIZER, STATE = "weights.safetensors", "optimizer.safetensors", "state.json"
-RANDOM = "torch_random_state"
+RANDOM, MEMORY = "torch_random_state", "memory"
 
 
 class Progress(NamedTuple):
@@ -37,14 +39,20 @@ class Progress(NamedTuple):
 
 
 def save(
-    run: Path, progress: Progress, parameters: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer, keep: int
+    run: Path,
+    progress: Progress,
+    parameters: Mapping[str, nn.Parameter],
+    optimizer: torch.optim.Optimizer,
+    memory: Memory,
+    keep: int,
 ) -> Path:
     """Write a snapshot, then remove all but the `keep` latest."""
     target = run / f"step-{progress.step:08d}"
     scratch = run / f".writing-{progress.step:08d}-{os.getpid()}"
     scratch.mkdir(parents=True)
     save_file({name: p.detach().cpu().contiguous() for name, p in parameters.items()}, scratch / WEIGHTS)
-    save_file(_optimizer_tensors(parameters, optimizer), scratch / OPTIMIZER)
+    remembered = {f"{MEMORY}/{name}": tensor for name, tensor in memory.tensors().items()}
+    save_file(_optimizer_tensors(parameters, optimizer) | remembered, scratch / OPTIMIZER)
     (scratch / STATE).write_text(json.dumps({"format": FORMAT, **progress._asdict()}), "utf-8")
     for file in scratch.iterdir():
         with file.open("rb") as stream:
@@ -62,8 +70,10 @@ def snapshots(run: Path) -> list[Path]:
     return sorted(path for path in run.glob("step-*") if (path / STATE).is_file())
 
 
-def restore(folder: Path, parameters: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer) -> Progress:
-    """Put a snapshot into parameters and optimizer, in place.
+def restore(
+    folder: Path, parameters: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer, memory: Memory
+) -> Progress:
+    """Put a snapshot into parameters, optimizer and memory, in place.
 
     Raises:
         ValueError: the snapshot is of another model or another set of trained parameters, or of a later format.
@@ -74,6 +84,7 @@ def restore(folder: Path, parameters: Mapping[str, nn.Parameter], optimizer: tor
     load_weights(folder / WEIGHTS, parameters)
     tensors = load_file(folder / OPTIMIZER)
     torch.set_rng_state(tensors.pop(RANDOM))
+    memory.restore({key.removeprefix(f"{MEMORY}/"): t for key, t in tensors.items() if key.startswith(f"{MEMORY}/")})
     for name, parameter in parameters.items():
         prefix = f"{name}/"
         fields = {key.removeprefix(prefix): tensors[key] for key in list(tensors) if key.startswith(prefix)}

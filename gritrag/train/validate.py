@@ -9,10 +9,11 @@ from pathlib import Path
 
 import torch
 
-from gritrag.config import SourceConfig, TrainConfig
-from gritrag.train.data import Dress, Prompted, RetrievalStep
+from gritrag.train.config import SourceConfig, TrainConfig
+from gritrag.train.dress import Dress
 from gritrag.train.read_once import ReadOnce
 from gritrag.train.rows import Question, read_source
+from gritrag.train.steps import Prompted, RetrievalStep
 
 
 class Validation:

@@ -14,8 +14,8 @@ from gritrag.bench.recipes_report import show, summarise, verdict
 from gritrag.bench.sampling import Sampled
 from gritrag.bench.scores import Interval
 from gritrag.cli import app
-from gritrag.config import TrainConfig
 from gritrag.model.grit import GritModel
+from gritrag.train.config import TrainConfig
 
 ROOT = Path(__file__).parents[2]
 PLACES = ["Osk", "Ruv", "Tal", "Wem", "Yor", "Zan"]

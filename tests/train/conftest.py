@@ -10,7 +10,7 @@ import torch
 from architectures import make_lm
 from transformers import PreTrainedTokenizerFast
 
-from gritrag.config import TrainConfig
+from gritrag.train.config import TrainConfig
 
 FACTS = [
     ("Varn lighthouse was built in 1871.", "When was it built?", "1871"),

@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 
-from gritrag.config import TrainConfig
 from gritrag.model.grit import GritModel
-from gritrag.train.data import ChatStep, Dress, Mixture, RetrievalStep
+from gritrag.train.config import TrainConfig
+from gritrag.train.data import Mixture
+from gritrag.train.dress import Dress
 from gritrag.train.rows import Passage, Question
+from gritrag.train.steps import ChatStep, RetrievalStep
 
 Recipe = Callable[..., TrainConfig]
 Write = Callable[[Path, list[dict[str, Any]]], Path]

@@ -9,12 +9,14 @@ from typing import Any
 import pytest
 import torch
 
-from gritrag.config import PartsConfig, SourceConfig, TrainConfig
+from gritrag.config import PartsConfig
 from gritrag.model.grit import GritModel
 from gritrag.train.augment import Augmenter, word_noise
-from gritrag.train.data import Mixture, RetrievalStep
+from gritrag.train.config import SourceConfig, TrainConfig
+from gritrag.train.data import Mixture
 from gritrag.train.read_once import ReadOnce
 from gritrag.train.rows import Passage, Question, read_source
+from gritrag.train.steps import RetrievalStep
 
 Recipe = Callable[..., TrainConfig]
 Write = Callable[[Path, list[dict[str, Any]]], Path]

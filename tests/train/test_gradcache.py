@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from gritrag.config import ContrastiveConfig
+from gritrag.train.config import ContrastiveConfig
 from gritrag.train.gradcache import GradCache
 from gritrag.train.objectives import Contrastive
 

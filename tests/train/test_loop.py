@@ -16,13 +16,14 @@ import torch.multiprocessing as mp
 from architectures import make_lm
 from safetensors.torch import load_file
 
-from gritrag.config import TrainConfig
 from gritrag.model.grit import GritModel
-from gritrag.train.data import Mixture, Prompted, RetrievalStep
+from gritrag.train.config import TrainConfig
+from gritrag.train.data import Mixture
 from gritrag.train.loop import Trainer, main
 from gritrag.train.peers import Peers
 from gritrag.train.read_once import ReadOnce
 from gritrag.train.snapshot import snapshots
+from gritrag.train.steps import Prompted, RetrievalStep
 
 Recipe = Callable[..., TrainConfig]
 KINDS = {"p_chat": 0.2, "p_full": 0.2, "max_start": 9}
@@ -51,7 +52,12 @@ def records(config: TrainConfig) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("method", ["full", "lora"])
 def test_a_resumed_run_equals_an_unbroken_one(recipe: Recipe, method: str) -> None:
     validation = {"paths": ["questions.jsonl"], "every": 2, "documents": 4, "answers": 2}
-    changes = {"generative": KINDS, "adapter": {"method": method, "rank": 4}, "validation": validation}
+    changes = {
+        "generative": KINDS,
+        "adapter": {"method": method, "rank": 4},
+        "validation": validation,
+        "contrastive": {"memory": 20},
+    }
     unbroken = Trainer(recipe(name="unbroken", **changes))
     before = weights(unbroken)
     assert unbroken.train() == unbroken.run / "checkpoint"

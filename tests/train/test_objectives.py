@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from gritrag.config import ContrastiveConfig, GenerativeConfig
+from gritrag.train.config import ContrastiveConfig, GenerativeConfig
 from gritrag.train.objectives import Contrastive, Distill, Generative
 
 

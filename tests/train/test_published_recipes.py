@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from gritrag import RAG, Document, GritModel, Index
-from gritrag.config import TrainConfig
+from gritrag.train.config import TrainConfig
 from gritrag.train.loop import Trainer
 
 ROOT = Path(__file__).parents[2]

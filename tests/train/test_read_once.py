@@ -7,12 +7,14 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from gritrag.config import TrainConfig
 from gritrag.model.attention import decoder_stack
 from gritrag.model.grit import GritModel
-from gritrag.train.data import ChatStep, Dress, Mixture, Prompted, RetrievalStep
+from gritrag.train.config import TrainConfig
+from gritrag.train.data import Mixture
+from gritrag.train.dress import Dress
 from gritrag.train.read_once import ReadOnce
 from gritrag.train.rows import Chat
+from gritrag.train.steps import ChatStep, Prompted, RetrievalStep
 
 Recipe = Callable[..., TrainConfig]
 MakeModel = Callable[..., GritModel]

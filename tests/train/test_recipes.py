@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from gritrag.config import TrainConfig
+from gritrag.train.config import TrainConfig
 
 ROOT = Path(__file__).parents[2]
 MINIMAL = "name: a\ndata: {sources: [{path: x.jsonl}]}\n"

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from datasets import Dataset
 
-from gritrag.config import SourceConfig
+from gritrag.train.config import SourceConfig
 from gritrag.train.rows import Passage, Question, read_source
 
 Write = Callable[[Path, list[dict[str, Any]]], Path]

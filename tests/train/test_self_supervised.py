@@ -7,13 +7,14 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from gritrag.config import MaskedConfig, TrainConfig, ViewsConfig
 from gritrag.model.grit import GritModel
 from gritrag.tokens import TokenIds
-from gritrag.train.data import Dress, RetrievalStep
+from gritrag.train.config import MaskedConfig, TrainConfig, ViewsConfig
+from gritrag.train.dress import Dress
 from gritrag.train.objectives import MaskedNextToken, Views
 from gritrag.train.read_once import ReadOnce
 from gritrag.train.self_supervised import dropping
+from gritrag.train.steps import RetrievalStep
 
 Recipe = Callable[..., TrainConfig]
 MakeModel = Callable[..., GritModel]

@@ -10,7 +10,7 @@ import pytest
 import torch
 import yaml
 
-from gritrag.config import TrainConfig
+from gritrag.train.config import TrainConfig
 from gritrag.train.loop import Trainer
 
 Recipe = Callable[..., TrainConfig]

@@ -1,0 +1,205 @@
+"""Dress: rows of a source become the token ids of a step, in the model's template."""
+
+import random
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+
+from xxhash import xxh3_64_intdigest
+
+from gritrag.model.decode import end_token_ids
+from gritrag.model.grit import GritModel
+from gritrag.prompts import chat_segments
+from gritrag.records import Document
+from gritrag.tokens import TokenIds
+from gritrag.train.config import DataConfig, GenerativeConfig, TrainConfig
+from gritrag.train.rows import Chat, Passage, Question
+from gritrag.train.source import Source
+from gritrag.train.steps import ChatStep, Prompted, RetrievalStep
+
+SENTENCE_END = re.compile(r"[.!?][\"')\]]*\s")
+
+
+def identity(text: str) -> int:
+    """A number of 63 bits that tells texts apart: it fits in an int64."""
+    return xxh3_64_intdigest(text.encode("utf-8")) >> 1
+
+
+class Dress:
+    """Rows become token ids: passages cut, questions chosen, contexts drawn, everything in the model's template."""
+
+    def __init__(self, model: GritModel, config: TrainConfig) -> None:
+        self._model, self._template, self._encoder = model, model.template, model.encoder
+        self._data: DataConfig = config.data
+        self._generative: GenerativeConfig = config.generative
+        self._instruction = config.instruction
+        self._in_batch_negatives = config.contrastive.in_batch_negatives
+        self._demonstrations = config.parts.demonstrations
+        self._ends = end_token_ids(model.lm, model.tokenizer)
+        stop = model.template.stop
+        self._end = self._encoder.scaffold_ids(stop[0]) if stop else [model.tokenizer.eos_token_id]
+
+    def passages(
+        self, source: Source, passages: Sequence[Passage], rng: random.Random, is_full: bool = False
+    ) -> RetrievalStep:
+        """Cut and dress one batch of passages with their questions and negatives."""
+        documents: list[TokenIds] = []
+        texts: list[str] = []
+        queries: list[TokenIds] = []
+        positives: list[int] = []
+        own: list[list[int]] = []  # negatives of each document's questions
+        asked: list[tuple[int, Question]] = []
+        identities: list[int] = []
+        for passage in passages:
+            kept, questions = self.cut(passage)
+            questions = rng.sample(questions, min(len(questions), self._data.questions_per_document))
+            title = passage.title if rng.random() < self._data.p_title else ""
+            row = len(documents)
+            negatives = questions[0].negatives if questions else ()
+            identities += [
+                xxh3_64_intdigest(text.encode("utf-8")) >> 1 for text in (passage.text, *negatives)
+            ]  # as an int64
+            for text in [Document(kept, title=title).content, *negatives]:
+                texts.append(text)
+                documents.append(self.document(text))
+            own.append(list(range(row, len(documents))))
+            for question in questions:
+                instruction = question.instruction or source.config.instruction or self._instruction
+                queries.append(self.query(question.text, instruction))
+                positives.append(row)
+                asked.append((row, question))
+        own_rows = {rows[0]: rows for rows in own}
+        in_batch = self._in_batch_negatives and source.config.in_batch_negatives
+        candidates = None if in_batch else [own_rows[row] for row in positives]
+        answers = self._answers(asked, texts, documents, rng)
+        shown = self._shown(positives, rng) if self._demonstrations else None
+        return RetrievalStep(
+            source.name,
+            documents,
+            queries,
+            positives,
+            candidates,
+            answers,
+            is_full,
+            shown,
+            identities=tuple(identities),
+        )
+
+    def document(self, text: str) -> TokenIds:
+        return self._model.document_prompt(text)
+
+    def query(self, text: str, instruction: str | None) -> TokenIds:
+        return self._model.query_prompt(text, instruction)
+
+    def _shown(self, positives: Sequence[int], rng: random.Random) -> list[list[int]]:
+        """Demonstrations of each query: none to the most, from the batch, and never of its own document."""
+        shown = []
+        for own in positives:
+            others = [query for query, document in enumerate(positives) if document != own]
+            shown.append(rng.sample(others, min(rng.randint(0, self._demonstrations), len(others))))
+        return shown
+
+    def prompted(self, question: str, answer: str, context: tuple[int, ...] = (), start: int = 0) -> Prompted:
+        question_ids = self._encoder.encode(self._template.question_segments(question)).ids
+        return Prompted(question_ids, self._encoder.content_ids(answer) + self._end, context, start)
+
+    def _answers(
+        self,
+        asked: Sequence[tuple[int, Question]],
+        texts: Sequence[str],
+        documents: Sequence[TokenIds],
+        rng: random.Random,
+    ) -> list[Prompted]:
+        """Draw a context for some of the questions: their own document among others of the batch, in any order."""
+        config = self._generative
+        answers = []
+        answerable = [(row, query, question) for query, (row, question) in enumerate(asked) if question.answer]
+        for row, query, question in rng.sample(answerable, min(len(answerable), self._data.answers_per_step)):
+            others = rng.sample([other for other in range(len(documents)) if other != row], len(documents) - 1)
+            size, answer = rng.choice(config.documents_per_context), question.answer
+            context = [row]
+            without = [other for other in others if answer.lower() not in texts[other].lower()]
+            if without and rng.random() < config.p_unanswerable:
+                context, others, answer = [without[0]], without[1:], config.not_found
+            room = config.max_context_tokens - len(documents[context[0]].ids)
+            for other in others[: size - 1]:
+                if len(documents[other].ids) <= room:
+                    context.append(other)
+                    room -= len(documents[other].ids)
+            rng.shuffle(context)
+            start = rng.randint(0, config.max_start)
+            drawn = self.prompted(question.text, answer, tuple(context), start)
+            if config.p_question_state and rng.random() < config.p_question_state:
+                drawn = self._over_query(drawn, len(documents) + query, is_last=rng.random() < 0.5)
+            answers.append(drawn)
+        return answers
+
+    def _over_query(self, prompted: Prompted, row: int, is_last: bool) -> Prompted:
+        """The question is not read again: its query stands in the context, before or behind the documents."""
+        start_ids = self._encoder.encode(self._template.answer_start_segments(is_last)).ids
+        context = (*prompted.context, row) if is_last else (row, *prompted.context)
+        return replace(prompted, question_ids=start_ids, context=context)
+
+    def cut(self, passage: Passage) -> tuple[str, list[Question]]:
+        """A passage within `max_document_tokens`, and its questions that can still be answered from what is kept.
+
+        The beginning is kept, or a stretch that begins at the sentence of an answer if the beginning holds none.
+        Answers in words of their own (found nowhere in the passage) are dropped with what they may have summed up.
+        """
+        text = passage.text.strip()
+        kept = self._fit(text)
+        if len(kept) == len(text):
+            return text, list(passage.questions)
+        questions = [q for q in passage.questions if q.answer.lower() in kept.lower()]
+        if questions:
+            return kept, questions
+        for question in passage.questions:
+            found = text.lower().find(question.answer.lower())
+            if found >= 0:
+                starts = [0, *(match.end() for match in SENTENCE_END.finditer(text))]
+                kept = self._fit(text[max(start for start in starts if start <= found) :].strip())
+                questions = [q for q in passage.questions if q.answer.lower() in kept.lower()]
+                if questions:
+                    return kept, questions
+        return kept, []
+
+    def _fit(self, text: str) -> str:
+        """The longest beginning that fits, up to the last end of a sentence in it, if that is not too far back."""
+        limit = self._data.max_document_tokens
+        encoded = self._model.tokenizer(
+            text, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True, verbose=False
+        )
+        if len(encoded["input_ids"]) <= limit:
+            return text
+        end = encoded["offset_mapping"][limit - 1][1]
+        ends = [match.end() for match in SENTENCE_END.finditer(text[: end + 1]) if match.end() > end // 2]
+        return text[: ends[-1] if ends else end].strip()
+
+    def chats(self, source: Source, chats: Sequence[Chat]) -> ChatStep:
+        """Dress chats with the model's own chat template; those that are too long are cut."""
+        ids_of, is_target_of = [], []
+        for chat in chats:
+            ids, is_target = self.chat(chat)
+            ids_of.append(ids[: self._data.max_chat_tokens])
+            is_target_of.append(is_target[: self._data.max_chat_tokens])
+        return ChatStep(source.name, ids_of, is_target_of)
+
+    def chat(self, chat: Chat) -> tuple[list[int], list[bool]]:
+        """Token ids of one chat, and which are the assistant's, its end token included."""
+        segments = chat_segments(
+            list(chat.messages), lambda turns: self._model.render(turns, add_generation_prompt=False)
+        )
+        roles = iter([message["role"] for message in chat.messages])
+        ids: list[int] = []
+        is_target: list[bool] = []
+        is_after_answer = False
+        for segment in segments:
+            new = self._encoder.encode([segment]).ids
+            if segment.is_content:
+                is_after_answer = next(roles) == "assistant"
+                is_target += [is_after_answer] * len(new)
+            else:
+                is_target += [is_after_answer and n == 0 and i in self._ends for n, i in enumerate(new)]
+                is_after_answer = False
+            ids += new
+        return ids, is_target

@@ -1,0 +1,52 @@
+"""Vectors of documents of earlier steps, as further negatives (cross-batch memory; Wang et al. 2020, section 3.2).
+
+Shape letters: `M` remembered documents, `N` documents, `Q` queries, `D` dim.
+"""
+
+from collections.abc import Sequence
+
+import torch
+
+
+class Memory:
+    """The vectors of the last `size` documents, without gradients. They are a little stale: the model has moved on.
+
+    Args:
+        size: how many are kept; with 0, none ever is.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.vectors_MD = torch.empty(0, 0)
+        self.identities: list[int] = []
+
+    def negatives(self, identities: Sequence[int]) -> torch.Tensor:
+        """bool `[Q, M]`: what may be held against a query. Its own document, met before, may not.
+
+        Args:
+            identities: of the document of each query; see `gritrag.train.steps.RetrievalStep`.
+        """
+        return torch.tensor([[known != own for known in self.identities] for own in identities], dtype=torch.bool)
+
+    def add(self, vectors_ND: torch.Tensor, identities: Sequence[int]) -> None:
+        """Remember documents, and forget the oldest. A document that is met again is remembered as it is now."""
+        if not self.size:
+            return
+        new = set(identities)
+        kept = [row for row, known in enumerate(self.identities) if known not in new]
+        rows = [vectors_ND.detach().float()]
+        if kept:
+            rows.insert(0, self.vectors_MD[kept].to(vectors_ND.device))
+        self.identities = [*(self.identities[row] for row in kept), *identities][-self.size :]
+        self.vectors_MD = torch.cat(rows)[-self.size :]
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """What a snapshot keeps: float32 `[M, D]` and int64 `[M]`. Empty where nothing is remembered."""
+        if not self.identities:
+            return {}
+        return {"vectors": self.vectors_MD.cpu().contiguous(), "identities": torch.tensor(self.identities)}
+
+    def restore(self, tensors: dict[str, torch.Tensor]) -> None:
+        """Remember what a snapshot kept."""
+        if tensors:
+            self.vectors_MD, self.identities = tensors["vectors"], tensors["identities"].tolist()

@@ -1,0 +1,68 @@
+"""Steps: what one step of the optimizer trains on, as token ids."""
+
+from dataclasses import dataclass
+
+from gritrag.tokens import TokenIds
+
+
+@dataclass(frozen=True)
+class Prompted:
+    """What is read after a context, and the target: token ids of the question, dressed, and of the answer with its end.
+
+    `context` holds rows of `RetrievalStep.readable`, in the order they are placed in, from position `start` on.
+    """
+
+    question_ids: list[int]
+    answer_ids: list[int]
+    context: tuple[int, ...] = ()
+    start: int = 0
+
+
+@dataclass(frozen=True)
+class RetrievalStep:
+    """Documents, queries for them, and questions to be answered from contexts of them.
+
+    Args:
+        source: name of the file.
+        documents: `N` dressed documents.
+        queries: `Q` dressed queries.
+        positives: `Q` rows of `documents`.
+        candidates: for each query the rows it is compared with; None for all.
+        answers: questions to answer.
+        is_full: read contexts as one, with ordinary attention, instead of placing states.
+        demonstrations: for each query the queries that it is shown with their documents; None for none.
+        seed: of what is masked and dropped in this step.
+        is_quantised: answer from what a codec leaves of the documents' states.
+        identities: for each document a number (int64) that its passage has in every step; empty for none.
+    """
+
+    source: str
+    documents: list[TokenIds]
+    queries: list[TokenIds]
+    positives: list[int]
+    candidates: list[list[int]] | None
+    answers: list[Prompted]
+    is_full: bool = False
+    demonstrations: list[list[int]] | None = None
+    seed: int = 0
+    is_quantised: bool = False
+    identities: tuple[int, ...] = ()
+
+    @property
+    def readable(self) -> list[TokenIds]:
+        """What contexts are made of: documents, and behind them the queries."""
+        return [*self.documents, *self.queries]
+
+    @property
+    def reuses_questions(self) -> bool:
+        """Whether some answer is decoded over the state of its own query."""
+        return any(row >= len(self.documents) for answer in self.answers for row in answer.context)
+
+
+@dataclass(frozen=True)
+class ChatStep:
+    """Whole chats: `ids` per chat, and which of them are targets (turns of the assistant with their ends)."""
+
+    source: str
+    ids: list[list[int]]
+    is_target: list[list[bool]]
