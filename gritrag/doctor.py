@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 import torch
 
 from gritrag import GritModel
-from gritrag.model.load import has_native_bf16, pick_device
+from gritrag.model.load import halves_weights, has_native_bf16, pick_device
 
 WAL_RESET_FIXED = (3, 51, 3)
 LOW_DISK_BYTES = 5 * 10**9
@@ -64,7 +64,8 @@ def torch_build() -> Finding:
 def native_bf16() -> Finding:
     if has_native_bf16(pick_device("auto")):
         return Finding("bfloat16", "ok", "native")
-    return Finding("bfloat16", "note", "emulated on this machine, so --dtype auto is float32")
+    weights = "weights rounded to half precision" if halves_weights("auto", pick_device("auto")) else "full weights"
+    return Finding("bfloat16", "note", f"emulated on this machine, so --dtype auto is float32 with {weights}")
 
 
 def faiss(installed: set[str]) -> Finding:

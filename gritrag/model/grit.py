@@ -15,6 +15,7 @@ from gritrag.config import DEFAULT_MODEL, CheckpointConfig, PartsConfig, Reading
 from gritrag.model.attention import Attention, decoder_stack
 from gritrag.model.dresser import Dresser
 from gritrag.model.load import (
+    halves_weights,
     hash_config,
     hash_parameters,
     hash_tokenizer,
@@ -99,7 +100,8 @@ class GritModel(Dresser):
         Args:
             name: a built-in name (``gritrag-smollm2-135m``, ``smollm2-135m``), a hub id, a directory (transformers
                 model or GritRAG checkpoint), a ``.gguf`` file, or an installed package that holds weights.
-            dtype: ``auto``, ``float32``, ``bfloat16`` or ``float16``.
+            dtype: ``auto``, ``float32``, ``bfloat16`` or ``float16``. ``auto`` is bfloat16 where the hardware computes
+                in it, else float32 with the weights of linear layers rounded to half precision.
             device: ``auto`` or a torch device.
             reading, pooling, template, instruction, parts: for a bare model; a checkpoint fixes them.
             trust_remote_code: run code that comes with a hub model. Off unless you ask.
@@ -108,7 +110,7 @@ class GritModel(Dresser):
             ValueError: unknown or broken model, or a setting that the checkpoint fixes otherwise.
         """
         where = pick_device(device)
-        loaded = load(name, pick_dtype(dtype, where), where, trust_remote_code)
+        loaded = load(name, pick_dtype(dtype, where), where, trust_remote_code, halves_weights(dtype, where))
         asked = {
             "reading": reading,
             "pooling": pooling,

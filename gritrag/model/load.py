@@ -25,6 +25,7 @@ from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from gritrag.config import CHECKPOINT_FILE, CheckpointConfig
+from gritrag.model.packed import can_pack, round_to_half
 from gritrag.prompts import CHATML, FITTED, GEMMA, GRITLM, INSTRUCT, PLAIN, TEMPLATES, Template, fitted
 
 logger = logging.getLogger(__name__)
@@ -74,8 +75,14 @@ class Loaded:
     parts: Path | None = None
 
 
-def load(name: str | Path, dtype: torch.dtype, device: torch.device, trust_remote_code: bool = False) -> Loaded:
-    """Load a model by any of its names.
+def load(
+    name: str | Path,
+    dtype: torch.dtype,
+    device: torch.device,
+    trust_remote_code: bool = False,
+    has_half_weights: bool = False,
+) -> Loaded:
+    """Load a model by any of its names; see `gritrag.model.packed` for what weights in half precision are for.
 
     Raises:
         ValueError: nothing of that name, or a broken one; the message says what would help.
@@ -83,7 +90,7 @@ def load(name: str | Path, dtype: torch.dtype, device: torch.device, trust_remot
     path = locate(str(name))
     if not (path / CHECKPOINT_FILE).is_file():
         lm, tokenizer, weights = _load_base(path, dtype, trust_remote_code)
-        return Loaded(_ready(lm, device), tokenizer, _bare_config(str(name), path), weights, "none")
+        return Loaded(_ready(lm, device, has_half_weights), tokenizer, _bare_config(str(name), path), weights, "none")
     config = CheckpointConfig.load(path)
     beside = path / config.base  # a base inside the checkpoint's folder, or next to it
     base = _model_in(beside) if beside.is_dir() else locate(config.base)
@@ -94,7 +101,7 @@ def load(name: str | Path, dtype: torch.dtype, device: torch.device, trust_remot
         adapter = hash_files(folder)
         lm = PeftModel.from_pretrained(lm, str(folder)).merge_and_unload()
     parts = path / config.parts_file if config.parts_file else None
-    return Loaded(_ready(lm, device), tokenizer, config, weights, adapter, parts)
+    return Loaded(_ready(lm, device, has_half_weights), tokenizer, config, weights, adapter, parts)
 
 
 def _bare_config(name: str, path: Path) -> CheckpointConfig:
@@ -107,7 +114,9 @@ def _bare_config(name: str, path: Path) -> CheckpointConfig:
     return CheckpointConfig(base=name)
 
 
-def _ready(lm: PreTrainedModel, device: torch.device) -> PreTrainedModel:
+def _ready(lm: PreTrainedModel, device: torch.device, has_half_weights: bool) -> PreTrainedModel:
+    if has_half_weights:
+        round_to_half(lm)
     lm.to(device)  # type: ignore[arg-type]  # its decorator hides the signature
     return lm.eval()
 
@@ -295,6 +304,14 @@ def pick_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:
             raise ValueError(f"no dtype {dtype!r}; use auto, float32, bfloat16 or float16")
         return found
     return torch.bfloat16 if has_native_bf16(device) else torch.float32
+
+
+def halves_weights(dtype: str | torch.dtype, device: torch.device) -> bool:
+    """Whether weights are rounded to half precision at load: where ``"auto"`` computes in float32 and it can be used.
+
+    Where it finds bfloat16, weights are rounded to that: eight times as coarsely.
+    """
+    return dtype == "auto" and can_pack(device) and not has_native_bf16(device)
 
 
 def has_native_bf16(device: torch.device) -> bool:

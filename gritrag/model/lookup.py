@@ -8,18 +8,19 @@ choice means: kept up to the first that the model would not have chosen).
 
 from collections.abc import Iterable, Sequence
 
-LONGEST_RUN, SHORTEST_RUN = 4, 3
-"""Tokens at the end of the text that must have stood there before, and how many are enough."""
+LONGEST_RUN, SURE_RUN, SHORTEST_RUN = 4, 3, 2
+"""Tokens at the end of the text that must have stood there before, how many are good evidence, and how few are enough
+for a guess of `FEW` tokens, which costs hardly more than none."""
 
-MOST = 10
+MOST, FEW = 10, 3
 """Tokens guessed at once, at most."""
 
 
 class Lookup:
     """Guesses for one text.
 
-    How much is guessed follows what came of it: twice as much after a guess that was right, half after one that was
-    wrong, until a longer run of tokens is asked for before anything is guessed at all.
+    How much is guessed follows what came of it: twice as much after a guess that was right, half after a long one that
+    was wrong, until a longer run of tokens is asked for before more than `FEW` are guessed.
 
     Args:
         token_ids: the context, in order.
@@ -31,7 +32,7 @@ class Lookup:
         # the first token
         self._next: dict[tuple[int, ...], int] = {}
         self._known = SHORTEST_RUN
-        self._width, self._run = MOST // 2, SHORTEST_RUN
+        self._width, self._run = MOST // 2, SURE_RUN
 
     def extend(self, token_ids: Iterable[int]) -> None:
         """The text has grown."""
@@ -43,15 +44,15 @@ class Lookup:
             for run in range(SHORTEST_RUN, min(LONGEST_RUN, position) + 1):
                 self._next[tuple(self._ids[position - run : position])] = position
         self._known = max(self._known, len(self._ids))
-        for run in range(LONGEST_RUN, self._run - 1, -1):
+        for run in range(LONGEST_RUN, SHORTEST_RUN - 1, -1):
             start = self._next.get(tuple(self._ids[-run:]))
             if start is not None:
-                return self._ids[start : start + min(most, self._width)]
+                return self._ids[start : start + min(most, self._width if run >= self._run else FEW)]
         return []
 
     def learn(self, guessed: int, right: int) -> None:
         """What came of a guess."""
         if right == guessed:
-            self._width, self._run = min(MOST, 2 * self._width), SHORTEST_RUN
-        elif right == 0:
+            self._width, self._run = min(MOST, 2 * self._width), SURE_RUN
+        elif right == 0 and guessed > FEW:
             self._width, self._run = max(1, self._width // 2), min(LONGEST_RUN, self._run + 1)

@@ -10,7 +10,7 @@ Shape letters: `B` batch, `T` tokens, `V` vocabulary, `D` hidden, `H` key/value 
 `K` head dim, `C` columns of the cache.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -21,6 +21,7 @@ from transformers import Cache, PreTrainedModel
 from gritrag.model.attention import decoder_stack
 from gritrag.model.context import additive
 from gritrag.model.orders import Orders
+from gritrag.model.packed import MOST_ROWS, Packed, pack
 
 GROUPED_ROWS = 256
 """Up to so many rows per key head, query heads are grouped; a long prompt is better left to the causal kernel."""
@@ -88,10 +89,11 @@ class Step:
         self._table = decoder.embed_tokens.weight
         self._rotary = decoder.rotary_emb
         measured = [module.weight for module in decoder.layers[:MEASURED_LAYERS].modules() if type(module) is nn.Linear]
-        self.orders = Orders(measured)
-        self._layers = [Layer.of(layer, self.orders) for layer in decoder.layers]
+        self.packed = pack(lm)
+        products = Products(Orders(measured), self.packed)
+        self._layers = [Layer.of(layer, products) for layer in decoder.layers]
         self._norm = Norm.of(decoder.norm)
-        self._head = Linear.of(lm.get_output_embeddings(), self.orders)
+        self._head = Linear.of(lm.get_output_embeddings(), products)
         self._made_of = [
             (parts, name, part)
             for module in lm.modules()
@@ -101,8 +103,10 @@ class Step:
 
     @property
     def is_current(self) -> bool:
-        """Whether the model still consists of what it did, so that no adapter was put around a layer since."""
-        return all(parts.get(name) is part for parts, name, part in self._made_of)
+        """Whether the model still is what it was: no adapter around a layer, and no packed weight trained since."""
+        return all(parts.get(name) is part for parts, name, part in self._made_of) and all(
+            packed.is_current for packed in self.packed.values()
+        )
 
     def logits(
         self,
@@ -221,21 +225,31 @@ class Norm(NamedTuple):
         return rms_norm(x, self.weight.shape, self.weight, self.epsilon)
 
 
+class Products(NamedTuple):
+    """How products of few rows with the weights of one model are computed."""
+
+    orders: Orders
+    packed: Mapping[int, Packed]
+
+
 class Linear(NamedTuple):
     """A projection."""
 
     weight: torch.Tensor
     bias: torch.Tensor | None
     orders: Orders
+    packed: Packed | None
 
     @classmethod
-    def of(cls, module: Any, orders: Orders) -> "Linear":
+    def of(cls, module: Any, products: Products) -> "Linear":
         if type(module) is not nn.Linear:
             raise ValueError(f"{type(module).__name__} is no plain linear layer")
-        return cls(module.weight, module.bias, orders)
+        return cls(module.weight, module.bias, products.orders, products.packed.get(id(module.weight)))
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        return self.orders(x, self.weight, self.bias)
+        if self.packed is None or x.shape[:-1].numel() > MOST_ROWS:
+            return self.orders(x, self.weight, self.bias)
+        return self.packed(x) if self.bias is None else self.packed(x) + self.bias
 
 
 class Layer(NamedTuple):
@@ -256,7 +270,7 @@ class Layer(NamedTuple):
     activation: Callable[[torch.Tensor], torch.Tensor]
 
     @classmethod
-    def of(cls, layer: Any, orders: Orders) -> "Layer":
+    def of(cls, layer: Any, products: Products) -> "Layer":
         attention, mlp = layer.self_attn, layer.mlp
         _expect(layer, {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"})
         _expect(attention, {"q_proj", "k_proj", "v_proj", "o_proj"}, {"q_norm", "k_norm"})
@@ -264,17 +278,17 @@ class Layer(NamedTuple):
         has_norms = hasattr(attention, "q_norm") and hasattr(attention, "k_norm")
         return cls(
             Norm.of(layer.input_layernorm),
-            Linear.of(attention.q_proj, orders),
-            Linear.of(attention.k_proj, orders),
-            Linear.of(attention.v_proj, orders),
+            Linear.of(attention.q_proj, products),
+            Linear.of(attention.k_proj, products),
+            Linear.of(attention.v_proj, products),
             (Norm.of(attention.q_norm), Norm.of(attention.k_norm)) if has_norms else None,
             attention.head_dim,
             attention.scaling,
-            Linear.of(attention.o_proj, orders),
+            Linear.of(attention.o_proj, products),
             Norm.of(layer.post_attention_layernorm),
-            Linear.of(mlp.gate_proj, orders),
-            Linear.of(mlp.up_proj, orders),
-            Linear.of(mlp.down_proj, orders),
+            Linear.of(mlp.gate_proj, products),
+            Linear.of(mlp.up_proj, products),
+            Linear.of(mlp.down_proj, products),
             mlp.act_fn,
         )
 

@@ -12,7 +12,7 @@ from gritrag.model import step as step_module
 from gritrag.model.context import Context
 from gritrag.model.decode import Decoding, Sampling
 from gritrag.model.grit import GritModel
-from gritrag.model.lookup import Lookup
+from gritrag.model.lookup import FEW, Lookup
 from gritrag.model.probes import probe
 from gritrag.model.state import PlacedCache
 from gritrag.model.step import ModuleForward, Step
@@ -252,6 +252,8 @@ def test_wrong_guesses_make_careful() -> None:
     lookup = Lookup([1, 2, 3, 4, 5, 6, 7, 8, 9, 1, 2, 3])
     bold = len(lookup.guess(10))
     lookup.learn(bold, 0)
-    assert lookup.guess(10) == []  # a run of three is no longer enough
-    lookup.learn(1, 1)
-    assert 0 < len(lookup.guess(10)) <= bold
+    assert bold > FEW == len(lookup.guess(10))  # a run of three is no longer enough for more
+    lookup.learn(FEW, 0)  # what costs hardly anything need not be right
+    assert len(lookup.guess(10)) == FEW
+    lookup.learn(FEW, FEW)
+    assert FEW < len(lookup.guess(10)) <= bold

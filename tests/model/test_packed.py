@@ -1,0 +1,97 @@
+"""Laws of packed weights: the same numbers in fewer bytes, for models that lose nothing by it, and never stale ones."""
+
+import platform
+from pathlib import Path
+
+import pytest
+import torch
+from architectures import VOCABULARY, make_lm
+from torch.nn.functional import linear
+from transformers import PreTrainedTokenizerFast
+
+from gritrag.config import CheckpointConfig
+from gritrag.model import packed as packed_module
+from gritrag.model.grit import GritModel
+from gritrag.model.load import halves_weights
+from gritrag.model.packed import Packed, can_pack, pack, round_to_half
+from gritrag.model.step import Step
+
+CPU = torch.device("cpu")
+needs_kernel = pytest.mark.skipif(not can_pack(CPU), reason="this build of torch has no kernel for packed weights")
+
+
+@pytest.fixture(autouse=True)
+def _pack_tiny_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packed_module, "SMALLEST", 0)
+
+
+def test_processors_of_our_machines_have_the_kernel() -> None:
+    assert can_pack(CPU) or platform.machine().lower() not in ("x86_64", "amd64")
+
+
+@needs_kernel
+def test_a_packed_weight_holds_the_very_same_numbers() -> None:
+    """Those that half precision writes without a leading one, too."""
+    weight = (torch.randn(40, 24) * torch.logspace(-7, 3, 24)).half().float()
+    assert (weight.abs() < torch.finfo(torch.float16).smallest_normal).any()
+    assert torch.equal(Packed(weight)(torch.eye(24)), weight.t())
+
+
+@needs_kernel
+@pytest.mark.parametrize("rows", [1, 2, 5, 17, 64])
+def test_a_product_is_that_of_linear(rows: int) -> None:
+    weight, x = torch.randn(40, 24).half().float(), torch.randn(2, rows, 24)
+    torch.testing.assert_close(Packed(weight)(x), linear(x, weight))
+
+
+@needs_kernel
+@pytest.mark.parametrize("architecture", ["llama", "qwen2", "qwen3"])
+def test_the_step_over_packed_weights_equals_the_forward(architecture: str) -> None:
+    lm = make_lm(architecture)
+    round_to_half(lm)
+    step, ids = Step(lm), torch.randint(3, VOCABULARY, (2, 12))
+    assert step.packed
+    with torch.inference_mode():
+        torch.testing.assert_close(step.read(ids), lm.base_model(input_ids=ids).last_hidden_state, atol=1e-4, rtol=0)
+
+
+def test_a_model_that_would_lose_something_is_not_packed() -> None:
+    assert pack(make_lm("llama")) == {}
+    assert pack(make_lm("llama").to(torch.bfloat16)) == {}
+    wide = make_lm("llama")
+    with torch.no_grad():
+        wide.model.layers[0].mlp.up_proj.weight[0, 0] = 1e5
+    before = wide.model.layers[0].mlp.gate_proj.weight.clone()
+    round_to_half(wide)
+    assert torch.equal(wide.model.layers[0].mlp.gate_proj.weight, before)
+    assert pack(wide) == {}
+
+
+@needs_kernel
+def test_a_model_that_is_trained_on_is_not_answered_from_what_it_was(tokenizer: PreTrainedTokenizerFast) -> None:
+    lm = make_lm("llama")
+    round_to_half(lm)
+    model = GritModel(lm, tokenizer, CheckpointConfig())
+    before = model.generate("the river", max_new_tokens=8)
+    assert model.step is not None
+    with torch.no_grad():
+        lm.get_output_embeddings().weight.mul_(-1)
+    assert model.step is None
+    assert model.generate("the river", max_new_tokens=8) != before
+
+
+@needs_kernel
+def test_auto_rounds_and_a_dtype_that_was_asked_for_does_not(
+    tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    tokenizer.save_pretrained(tmp_path)
+    make_lm("llama").save_pretrained(tmp_path)
+
+    def weights(dtype: str) -> torch.Tensor:
+        return GritModel.from_pretrained(tmp_path, dtype=dtype, device="cpu").lm.model.layers[0].mlp.up_proj.weight
+
+    exact = weights("float32")
+    assert not torch.equal(exact, exact.half().float())
+    if halves_weights("auto", CPU):
+        assert torch.equal(weights("auto"), exact.half().float())
+    assert not halves_weights("float32", CPU)
