@@ -24,7 +24,7 @@ from gritrag.bench.latency import documents_of
 from gritrag.bench.process import drop_from_page_cache
 from gritrag.bench.quality import Asked, gold_contexts
 from gritrag.bench.questions import choose, read_questions
-from gritrag.bench.report import Spread, as_json, header, machine, table
+from gritrag.bench.report import Spread, as_json, header, machine_of, table
 from gritrag.config import DEFAULT_MODEL
 from gritrag.index.catalog import StateRow
 from gritrag.index.codecs import get_codec
@@ -110,7 +110,7 @@ def compare(model: GritModel, asked: Sequence[Asked], setting: Setting, folder: 
     }
     facts = {"documents_read": len(states), "tokens_read": sum(map(len, states.values()))}
     return {
-        "machine": {**machine(model.lm.dtype, model.lm.device), **vars(setting), **facts, "questions": len(asked)},
+        "machine": {**machine_of(model), **vars(setting), **facts, "questions": len(asked)},
         "rows": rows,
     }
 

@@ -18,7 +18,7 @@ from transformers import Cache, DynamicCache, GenerationConfig, StaticCache
 from transformers.generation.streamers import BaseStreamer
 
 from gritrag.bench.latency import documents_of
-from gritrag.bench.report import Spread, as_json, header, machine, table
+from gritrag.bench.report import Spread, as_json, header, machine_of, table
 from gritrag.config import DEFAULT_MODEL
 from gritrag.model.context import Context
 from gritrag.model.decode import Sampling
@@ -131,7 +131,7 @@ def decoding(model: GritModel, setting: Setting) -> dict[str, Any]:
                 if repetition >= 0:  # the first round warms up
                     runs[name][way].append(run)
     return {
-        "machine": {**machine(model.shape.dtype, model.lm.device), **vars(setting)},
+        "machine": {**machine_of(model), **vars(setting)},
         "step": model.probes[3].detail,
         "contexts": {name: {way: _row(found, by[BASELINE]) for way, found in by.items()} for name, by in runs.items()},
     }

@@ -15,7 +15,7 @@ from typing import Any
 from tqdm import tqdm
 
 from gritrag.answer import RAG
-from gritrag.bench.report import Spread, as_json, header, machine, table
+from gritrag.bench.report import Spread, as_json, header, machine_of, table
 from gritrag.config import DEFAULT_MODEL
 from gritrag.corpus import documents
 from gritrag.index.index import Index
@@ -79,7 +79,7 @@ def first_token(model: GritModel, setting: Setting, folder: Path) -> dict[str, A
                     runs[name].append(timings)
         stored = index.stats()
     return {
-        "machine": {**machine(model.shape.dtype, model.lm.device), **vars(setting)},
+        "machine": {**machine_of(model), **vars(setting)},
         "context_tokens": setting.documents * setting.tokens,
         "question_tokens": len(model.question_token_ids(QUESTION, has_documents=True)),
         "state_bytes_per_token": stored["state_bytes_per_token"],

@@ -19,7 +19,7 @@ from gritrag.answer import RAG
 from gritrag.bench import scores
 from gritrag.bench.encoders import MINILM, Encoder, load_encoder
 from gritrag.bench.questions import Question, QuestionSet, choose, evenly, read_questions
-from gritrag.bench.report import as_json, machine
+from gritrag.bench.report import as_json, machine, machine_of
 from gritrag.bench.retrieval import rank
 from gritrag.bench.scores import ANSWER, Scores
 from gritrag.bench.summary import Evaluated, show, summarise
@@ -143,9 +143,11 @@ def evaluate(
             if out is not None:
                 out.write(json.dumps(_row(name, each, texts, found), ensure_ascii=False) + "\n")
                 out.flush()
-    lm = model.lm if isinstance(model, GritModel) else model
-    facts = {"model": name, **machine(lm.dtype, lm.device)}
-    return Evaluated(name, facts, retrieval, dict(answers))
+    facts = {
+        "model": name,
+        **(machine_of(model) if isinstance(model, GritModel) else machine(model.dtype, model.device)),
+    }
+    return Evaluated(name, {"model": name, **read_by}, retrieval, dict(answers))
 
 
 def answered(index: Index, asked: Sequence[Asked], setting: Setting) -> Iterator[tuple[Asked, dict[str, str]]]:

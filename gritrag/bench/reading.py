@@ -14,7 +14,7 @@ import torch
 from tqdm import tqdm
 
 from gritrag.bench.latency import documents_of
-from gritrag.bench.report import Spread, as_json, header, machine, table
+from gritrag.bench.report import Spread, as_json, header, machine_of, table
 from gritrag.config import DEFAULT_MODEL
 from gritrag.model.attention import decoder_stack
 from gritrag.model.grit import GritModel
@@ -59,7 +59,7 @@ def reading(model: GritModel, setting: Setting) -> dict[str, Any]:
                 seconds[name].append(perf_counter() - start)
     pairs = {name: list(zip(seconds[name], seconds["encode_document"], strict=True)) for name in seconds}
     return {
-        "machine": {**machine(model.shape.dtype, model.lm.device), **vars(setting)},
+        "machine": {**machine_of(model), **vars(setting)},
         "tokens": sum(lengths),
         "tokens_per_second": {name: Spread.of([sum(lengths) / s for s in spent]) for name, spent in seconds.items()},
         "read_over_encode": Spread.of([read / encode for read, encode in pairs["read_documents"]]),

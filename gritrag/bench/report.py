@@ -14,7 +14,7 @@ from typing import Any
 import torch
 import transformers
 
-from gritrag import __version__
+from gritrag import GritModel, __version__
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,11 @@ def machine(dtype: torch.dtype, device: torch.device) -> dict[str, Any]:
         "transformers": transformers.__version__,
         "python": platform.python_version(),
     }
+
+
+def machine_of(model: GritModel) -> dict[str, Any]:
+    """`machine`, and in how many bits the model's weights are read."""
+    return {**machine(model.lm.dtype, model.lm.device), "weights": model.weights}
 
 
 def _processor() -> str:

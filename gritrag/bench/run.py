@@ -11,7 +11,7 @@ from gritrag.bench import full_report, graded, grid, limits, steady
 from gritrag.bench.config import BenchConfig
 from gritrag.bench.page import markdown
 from gritrag.bench.process import how_memory
-from gritrag.bench.report import machine
+from gritrag.bench.report import machine_of
 from gritrag.bench.results import Results
 from gritrag.index.codecs import get_codec
 from gritrag.model.grit import GritModel
@@ -48,7 +48,7 @@ def measure(config: BenchConfig, out: Path) -> None:
     facts = {
         "model": config.model,
         "fingerprint": model.fingerprint.digest,
-        **machine(model.lm.dtype, model.lm.device),
+        **machine_of(model),
         "cores": os.cpu_count(),
         "memory": how_memory(model.lm.device),
     }

@@ -58,6 +58,12 @@ class Generator:
         return self._step if self._step is not None and self._step.is_current else None
 
     @property
+    def weights(self) -> str:
+        """In which precision weights are, and how products of few rows read them."""
+        name = str(self.lm.dtype).removeprefix("torch.")
+        return f"{name}, of half precision: packed" if self.step is not None and self.step.packed else name
+
+    @property
     def has_states(self) -> bool:
         """Whether documents of this model have states at all (state-space models have none)."""
         return self._shape is not None
