@@ -143,10 +143,7 @@ def evaluate(
             if out is not None:
                 out.write(json.dumps(_row(name, each, texts, found), ensure_ascii=False) + "\n")
                 out.flush()
-    facts = {
-        "model": name,
-        **(machine_of(model) if isinstance(model, GritModel) else machine(model.dtype, model.device)),
-    }
+    read_by = machine_of(model) if isinstance(model, GritModel) else machine(model.dtype, model.device)
     return Evaluated(name, {"model": name, **read_by}, retrieval, dict(answers))
 
 
