@@ -75,6 +75,7 @@ class RelationConfig(Recipe):
         source: of the claim.
         of, against: systems.
         score: that tells.
+        against_score: of `against`, where it is another one.
         expected: of the difference.
         margin: that ``not below`` forgives.
     """
@@ -84,6 +85,7 @@ class RelationConfig(Recipe):
     of: str
     against: str
     score: str
+    against_score: str = ""
     expected: Literal["above", "below", "not below"] = "above"
     margin: float = Field(0.02, ge=0)
 

@@ -40,8 +40,8 @@ def summarise(
     """
     judged = []
     for relation in relations:
-        values = [found.get(relation[side], {}).get(relation["score"]) for side in ("of", "against")]
-        of, against = values
+        of = found.get(relation["of"], {}).get(relation["score"])
+        against = found.get(relation["against"], {}).get(_against(relation))
         difference = None if of is None or against is None else of.minus(against).interval()
         told = verdict(difference, relation["expected"], relation["margin"]) if difference else "not measured"
         judged.append({**relation, "difference": difference, "verdict": told})
@@ -59,7 +59,7 @@ def show(result: Mapping[str, Any]) -> str:
             relation["claim"],
             relation["source"],
             f"{relation['of']} - {relation['against']}",
-            relation["score"],
+            _scores(relation),
             _expected(relation),
             relation["difference"].show("+.1f") if relation["difference"] else "-",
             relation["verdict"],
@@ -72,6 +72,15 @@ def show(result: Mapping[str, Any]) -> str:
         columns = ["claim", "source", "difference of", "score", "expected", "found", "verdict"]
         parts.append(table(columns, relations))
     return "\n\n".join(parts)
+
+
+def _against(relation: Mapping[str, Any]) -> str:
+    """The score of the other system."""
+    return str(relation.get("against_score") or relation["score"])
+
+
+def _scores(relation: Mapping[str, Any]) -> str:
+    return " - ".join(dict.fromkeys([relation["score"], _against(relation)]))
 
 
 def _expected(relation: Mapping[str, Any]) -> str:

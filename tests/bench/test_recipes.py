@@ -193,6 +193,15 @@ def test_a_missing_score_is_no_verdict() -> None:
     assert "not measured" in show(result)
 
 
+def test_a_relation_may_compare_two_scores() -> None:
+    relation = {"claim": "c", "source": "s", "of": "a", "against": "b", "expected": "above", "margin": 0.02}
+    other = {"x": Sampled(0.9, (0.9, 0.9), 2), "y": Sampled(0.2, (0.1, 0.3), 2)}
+    found = {"a": {"x": Sampled(0.5, (0.4, 0.6), 2)}, "b": other}
+    result = summarise(found, [{**relation, "score": "x", "against_score": "y"}], {})
+    assert result["relations"][0]["difference"].value == pytest.approx(0.3)
+    assert "x - y" in show(result)
+
+
 def test_unknown_names_are_refused(comparison: Path) -> None:
     with pytest.raises(ValueError, match="there is no system nobody"):
         ComparisonConfig.load(comparison, ["systems.again={trained_as: nobody}"])
