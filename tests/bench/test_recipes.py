@@ -198,7 +198,7 @@ def test_a_relation_may_compare_two_scores() -> None:
     other = {"x": Sampled(0.9, (0.9, 0.9), 2), "y": Sampled(0.2, (0.1, 0.3), 2)}
     found = {"a": {"x": Sampled(0.5, (0.4, 0.6), 2)}, "b": other}
     result = summarise(found, [{**relation, "score": "x", "against_score": "y"}], {})
-    assert result["relations"][0]["difference"].value == pytest.approx(0.3)
+    assert result["relations"][0]["difference"].mean == pytest.approx(0.3)
     assert "x - y" in show(result)
 
 
