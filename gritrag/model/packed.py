@@ -22,7 +22,8 @@ SMALLEST = 1 << 20
 
 def can_pack(device: torch.device) -> bool:
     """Whether this build of torch computes with packed weights on this machine."""
-    return device.type == "cpu" and "fbgemm" in torch.backends.quantized.supported_engines
+    has_kernel = hasattr(torch.ops.quantized, "linear_prepack_fp16")
+    return device.type == "cpu" and has_kernel and "fbgemm" in torch.backends.quantized.supported_engines
 
 
 @torch.no_grad()
