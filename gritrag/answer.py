@@ -6,7 +6,7 @@ Shape letters: `B` batch, `T` tokens.
 import logging
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import accumulate
+from itertools import accumulate, chain
 from time import perf_counter
 from typing import Any
 
@@ -19,9 +19,12 @@ from gritrag.model.context import Context, Piece
 from gritrag.model.decode import Completion, Sampling
 from gritrag.model.grit import GritModel
 from gritrag.model.state import DocumentState
-from gritrag.records import Answer, Citation, Event, Hit, Timings, Usage
+from gritrag.records import Answer, Citation, Document, Event, Hit, Timings, Usage, as_hits
 
 logger = logging.getLogger(__name__)
+
+Where = Mapping[str, Any] | None
+Given = Sequence[Hit | Document | str]
 
 
 @dataclass(frozen=True)
@@ -43,11 +46,7 @@ class Mode:
     reuses_question: bool = False
 
     def frame(self, model: GritModel, question: str, asked: DocumentState | None) -> tuple[list[Piece], list[Piece]]:
-        """What stands before and behind the documents.
-
-        Args:
-            asked: the question's state; None where the mode does not reuse it.
-        """
+        """What stands before and behind the documents; `asked` is the question's state where the mode reuses it."""
         if not self.has_documents:
             return [], [tuple(model.question_token_ids(question, has_documents=False))]
         if self.is_question_first:
@@ -155,16 +154,12 @@ class _Clock:
     """Seconds since the call, split into parts."""
 
     start: float = field(default_factory=perf_counter)
-    parts: dict[str, float] = field(default_factory=dict)
+    parts: dict[str, float] = field(default_factory=lambda: {"retrieve": 0.0, "load": 0.0, "place": 0.0})
 
     def lap(self, part: str, since: float) -> float:
         now = perf_counter()
         self.parts[part] = now - since
         return now
-
-    def timings(self) -> Timings:
-        parts = {"retrieve": 0.0, "load": 0.0, "place": 0.0, **self.parts}
-        return Timings(**parts, total=perf_counter() - self.start)
 
 
 class RAG:
@@ -192,36 +187,25 @@ class RAG:
             raise ValueError("this index was opened without a model; open it with Index.open(path, model=model)")
         self.index, self.model, self.mode, self.k, self.search_mode = index, index.model, MODES[mode], k, search_mode
 
-    def ask(
-        self,
-        question: str,
-        *,
-        where: Mapping[str, Any] | None = None,
-        hits: Sequence[Hit] | None = None,
-        **sampling: Any,
-    ) -> Answer:
+    def ask(self, question: str, *, where: Where = None, hits: Given | None = None, **sampling: Any) -> Answer:
         """Answer one question.
 
         Args:
             question: the question.
             where: metadata filter for the search.
-            hits: documents to answer from, in context order, instead of a search; a mode without documents takes none.
+            hits: hits, documents or strings to answer from, in context order, instead of a search. A mode without
+                documents takes none.
             **sampling: fields of `Sampling`, such as max_new_tokens.
 
         Raises:
-            ValueError: an empty question, a broken filter, or a context that is too long for the model.
+            ValueError: an empty question, a broken filter, hits that are none, or a context too long for the model.
         """
         *_, last = self.stream(question, where=where, hits=hits, **sampling)
         assert last.answer is not None
         return last.answer
 
     def stream(
-        self,
-        question: str,
-        *,
-        where: Mapping[str, Any] | None = None,
-        hits: Sequence[Hit] | None = None,
-        **sampling: Any,
+        self, question: str, *, where: Where = None, hits: Given | None = None, **sampling: Any
     ) -> Iterator[Event]:
         """As `ask`, in events: the hits first, then pieces of text, and the whole `Answer` last."""
         clock = _Clock()
@@ -247,8 +231,8 @@ class RAG:
         questions: Sequence[str],
         *,
         batch_size: int = 8,
-        where: Mapping[str, Any] | None = None,
-        hits: Sequence[Sequence[Hit]] | None = None,
+        where: Where = None,
+        hits: Sequence[Given] | None = None,
         **sampling: Any,
     ) -> list[Answer]:
         """Answers in the order of the questions, decoded `batch_size` at a time; `hits` as in `ask`, for each of them.
@@ -264,18 +248,12 @@ class RAG:
         if self.model.has_window:
             batch_size = 1  # gaps between contexts and questions would eat into the window
         options = self._options(sampling)
-        answers: list[Answer] = []
-        for start in range(0, len(questions), batch_size):
-            rows = slice(start, start + batch_size)
-            answers += self._ask_batch(questions[rows], where, None if hits is None else hits[rows], options)
-        return answers
+        batches = [slice(start, start + batch_size) for start in range(0, len(questions), batch_size)]
+        answers = [self._ask_batch(questions[rows], where, hits and hits[rows], options) for rows in batches]
+        return list(chain.from_iterable(answers))
 
     def _ask_batch(
-        self,
-        questions: Sequence[str],
-        where: Mapping[str, Any] | None,
-        given: Sequence[Sequence[Hit]] | None,
-        options: Sampling,
+        self, questions: Sequence[str], where: Where, given: Sequence[Given] | None, options: Sampling
     ) -> list[Answer]:
         clock = _Clock()
         hits, asked = self._retrieve(questions, where, given)
@@ -297,10 +275,7 @@ class RAG:
         return replace(options, stop=(*options.stop, *self.model.template.stop))
 
     def _retrieve(
-        self,
-        questions: Sequence[str],
-        where: Mapping[str, Any] | None,
-        given: Sequence[Sequence[Hit]] | None,
+        self, questions: Sequence[str], where: Where, given: Sequence[Given] | None
     ) -> tuple[Sequence[Sequence[Hit]], Sequence[DocumentState | None]]:
         """Hits for each question, and its state where the mode reuses it: embedded once, for both."""
         asked: Sequence[DocumentState | None] = [None] * len(questions)
@@ -308,19 +283,18 @@ class RAG:
         if self.mode.reuses_question:
             readings = self.model.read_queries(questions)
             asked, vectors = [r.state for r in readings], np.stack([r.vector for r in readings])
-        if given is None or not self.mode.has_documents:
+        if not self.mode.has_documents:
             given = [[] for _ in questions]
-            if self.mode.has_documents:
-                given = self.index.search_many(questions, self.k, where=where, mode=self.search_mode, vectors=vectors)
-        return given, asked
+        elif given is None:
+            given = self.index.search_many(questions, self.k, where=where, mode=self.search_mode, vectors=vectors)
+        return [as_hits(hits) for hits in given], asked
 
     def _plan(self, question: str, hits: Sequence[Hit], asked: DocumentState | None, options: Sampling) -> ContextPlan:
         states, computed = self._states(hits) if self.mode.reuses_documents and hits else (None, [])
         return plan_context(self.model, self.mode, question, hits, states, asked, options.max_new_tokens, computed)
 
     def _states(self, hits: Sequence[Hit]) -> tuple[list[DocumentState], list[int]]:
-        """States of all hits, and the numbers of those that were missing: these are read now, and stored where the
-        index can be written."""
+        """States of all hits, and the numbers of those that were missing: read now, and stored if nobody writes."""
         states = self.index.states_of(hit.document for hit in hits)
         missing = [position for position, state in enumerate(states) if state is None]
         if missing:
@@ -338,7 +312,7 @@ class RAG:
             hits=tuple(hits),
             citations=plan.citations,
             usage=Usage(len(plan.context), plan.cached_tokens, len(completion.token_ids)),
-            timings=clock.timings(),
+            timings=Timings(**clock.parts, total=perf_counter() - clock.start),
             exact=plan.is_exact and (options.temperature == 0 or not plan.context.states),
             mode=self.mode.name,
             finish_reason=completion.finish_reason,

@@ -1,6 +1,6 @@
 """The nouns that travel between floors: plain values, no torch, no numpy."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -17,6 +17,8 @@ __all__ = [
     "Timings",
     "Usage",
     "as_document",
+    "as_documents",
+    "as_hits",
 ]
 
 
@@ -56,6 +58,25 @@ class Document:
 def as_document(item: "str | Document") -> Document:
     """A plain string is a document without a name."""
     return item if isinstance(item, Document) else Document(item)
+
+
+def as_documents(items: "Iterable[str | Document]") -> list[Document]:
+    """A list of documents and plain strings as documents.
+
+    Raises:
+        ValueError: one of them instead of a list, or something else in it.
+    """
+    listed = _listed("documents", items)
+    for position, item in enumerate(listed):
+        if not isinstance(item, str | Document):
+            raise ValueError(f"document {position} is a {type(item).__name__}: give a string or a Document")
+    return [as_document(item) for item in listed]
+
+
+def _listed(what: str, items: Iterable[Any]) -> list[Any]:
+    if isinstance(items, str | bytes | Mapping) or not isinstance(items, Iterable):
+        raise ValueError(f"{what} must be a list or other iterable, not one {type(items).__name__}")
+    return list(items)
 
 
 @dataclass(frozen=True)
@@ -105,6 +126,14 @@ class Hit:
     document: Document
     score: float
     rank: int
+
+
+def as_hits(items: Iterable[str | Document | Hit]) -> list[Hit]:
+    """Hits as they are; documents and plain strings as hits of score 0, ranked by place. Errors: see `as_documents`."""
+    listed = _listed("hits", items)
+    documents = as_documents(item.document if isinstance(item, Hit) else item for item in listed)
+    ranked = enumerate(zip(listed, documents, strict=True), start=1)
+    return [item if isinstance(item, Hit) else Hit(document, 0.0, rank) for rank, (item, document) in ranked]
 
 
 class Citation(NamedTuple):

@@ -1,6 +1,6 @@
 """RAG: cached and uncached answers from the same segments; misses cost time, never correctness."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -11,7 +11,7 @@ from gritrag import RAG, Document, GritModel, Hit, Index
 from gritrag.answer import MODES, ContextPlan, plan_context
 from gritrag.model.context import Context, inputs
 from gritrag.model.decode import Sampling
-from gritrag.model.state import DocumentState, Reading
+from gritrag.model.state import DocumentState
 
 DOCUMENTS = [
     Document("The ferry leaves at noon.", id="a", title="Ferry", metadata={"year": 1}),
@@ -228,29 +228,6 @@ def test_an_answer_that_is_called_exact_is_that_of_the_uncached_run(index: Index
     assert answer.exact == (mode in ("no-retrieval", "query-doc", "doc-query", "query-cache"))
 
 
-def test_a_missing_state_is_read_used_and_stored(tiny_model: GritModel, index: Index, tmp_path: Path) -> None:
-    expected = RAG(index, k=3).ask(QUESTION, max_new_tokens=8)
-    for file in (tmp_path / "index" / "states").glob("*/*.safetensors"):
-        file.unlink()
-    with pytest.warns(UserWarning, match="read anew"):
-        again = RAG(index, k=3).ask(QUESTION, max_new_tokens=8)
-    assert again.text == expected.text
-    assert len(list((tmp_path / "index" / "states").glob("*/*.safetensors"))) == 3
-    assert RAG(index, k=3).ask(QUESTION, max_new_tokens=8).text == expected.text
-
-
-def test_an_index_without_states_and_a_read_only_one_answer_alike(tiny_model: GritModel, tmp_path: Path) -> None:
-    answers = []
-    for codec in ("none", "float32"):
-        with Index.create(tmp_path / codec, model=tiny_model, states=codec) as index:
-            index.add(DOCUMENTS)
-        with Index.open(tmp_path / codec, model=tiny_model, mode="r") as index:
-            answers.append(RAG(index, k=3).ask(QUESTION, max_new_tokens=8))
-    assert answers[0].text == answers[1].text
-    assert [answer.usage.cached_tokens for answer in answers] == [0, sum(c.end - c.start for c in answers[1].citations)]
-    assert answers[0].usage.prompt_tokens == answers[1].usage.prompt_tokens
-
-
 def test_documents_that_do_not_fit_are_no_citations(index: Index, caplog: pytest.LogCaptureFixture) -> None:
     long = [Document("moss " * 40, id=f"long-{n}") for n in range(3)]
     index.add(long)
@@ -289,25 +266,6 @@ def test_many_questions_are_answered_as_one_by_one(index: Index) -> None:
     ]
 
 
-def test_a_document_that_goes_while_it_is_answered_from_is_no_error(
-    index: Index, tiny_model: GritModel, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    expected = RAG(index, k=3).ask(QUESTION, max_new_tokens=8)
-    (state,) = index.load_states(["a"])
-    monkeypatch.setattr(index, "states_of", lambda documents: [None for _ in documents])
-    read = tiny_model.read_documents
-
-    def read_while_another_deletes(texts: Sequence[Document]) -> list[Reading]:
-        index.delete(ids=["a"])
-        return read(texts)
-
-    monkeypatch.setattr(tiny_model, "read_documents", read_while_another_deletes)
-    assert RAG(index, k=3).ask(QUESTION, hits=expected.hits, max_new_tokens=8).text == expected.text
-    index.keep_state(DOCUMENTS[0], state)
-    assert "a" not in index
-    assert index.verify() == ([], [])
-
-
 def test_without_retrieval_no_document_is_in_the_context(index: Index) -> None:
     rag = RAG(index, mode="no-retrieval")
     alone, given = (rag.ask(QUESTION, hits=hits, max_new_tokens=4) for hits in (None, as_hits(DOCUMENTS)))
@@ -337,22 +295,6 @@ def test_misuse_is_named(index: Index, act: Callable[[Index], object], message: 
         act(index)
 
 
-def test_an_index_of_another_reader_is_refused_by_the_name_of_the_field(
-    index: Index, make_model: Callable[..., GritModel], tmp_path: Path
-) -> None:
-    index.close()
-    others = {
-        "weights": make_model("qwen2"),
-        "pooling": make_model(pooling="last"),
-        "template": make_model(template="plain"),
-        "reading": make_model(reading="bidirectional"),
-    }
-    for field, model in others.items():
-        with pytest.raises(ValueError, match=f"{field}: ") as raised:
-            Index.open(tmp_path / "index", model=model)
-        assert raised.value.fields == (field,)
-
-
 def test_exactness_is_not_claimed_in_few_bits_nor_of_chance(
     index: Index, make_model: Callable[..., GritModel], tmp_path: Path
 ) -> None:
@@ -364,32 +306,3 @@ def test_exactness_is_not_claimed_in_few_bits_nor_of_chance(
         built.add(DOCUMENTS)
         assert built.load_states(["a"])[0].keys.dtype == torch.bfloat16  # no more digits than were computed
         assert not RAG(built, k=1).ask(QUESTION, max_new_tokens=2).exact
-
-
-def test_a_hit_that_is_no_longer_what_the_index_holds_is_read_again(index: Index, tiny_model: GritModel) -> None:
-    for document in (Document("Another text entirely.", id="a"), Document("Never indexed.", id="new")):
-        cached, uncached = (
-            RAG(index, mode=mode).ask(QUESTION, hits=as_hits([document]), max_new_tokens=8)
-            for mode in ("doc-cache", "doc-query")
-        )
-        assert cached.text == uncached.text
-        assert cached.usage.prompt_tokens == uncached.usage.prompt_tokens
-    assert index.load_states(["a"])[0].token_ids.tolist() == tiny_model.document_token_ids(DOCUMENTS[0])
-    stream = RAG(index, k=3).stream(QUESTION, max_new_tokens=2)
-    next(stream)
-    index.delete(ids=["a"])
-    assert [*stream][-1].answer.usage.generated_tokens == 2
-
-
-def test_a_state_of_another_reading_is_not_stored(index: Index, make_model: Callable[..., GritModel]) -> None:
-    (reading,) = make_model(reading="bidirectional").read_documents([DOCUMENTS[0]])
-    with pytest.raises(ValueError, match="was read bidirectional, documents of this index are read causal"):
-        index.store_state("a", reading.state)
-
-
-def test_a_model_that_is_none_destroys_nothing(index: Index, tiny_model: GritModel, tmp_path: Path) -> None:
-    index.close()
-    with pytest.raises(ValueError, match="model must be a loaded GritModel"):
-        Index.create(tmp_path / "index", model="smollm2-135m", overwrite=True)
-    with Index.open(tmp_path / "index", model=tiny_model) as again:
-        assert len(again) == 3

@@ -67,6 +67,9 @@ class Catalog(Connection):
     removed = False
     """Whether documents have been, since the log was last emptied of them."""
 
+    _digested = (-1, "")
+    """The generation of which `digest` has last been asked, and the answer."""
+
     # Documents
 
     def put(self, entries: Iterable[Entry]) -> set[str]:
@@ -106,6 +109,14 @@ class Catalog(Connection):
         """Grows with every change to the set of documents, whichever process made it."""
         return int(self.execute("SELECT value FROM meta WHERE name = 'generation'")[0][0])
 
+    def digest(self) -> str:
+        """32 hex digits over the contents of all documents, in the order of their rows; new with each generation."""
+        with self.snapshot():
+            if self._digested[0] != (generation := self.generation):
+                rows = self.execute("SELECT xxh3 FROM documents ORDER BY row")
+                self._digested = generation, xxhash.xxh3_128_hexdigest("".join(xxh3 for (xxh3,) in rows).encode())
+            return self._digested[1]
+
     def document_totals(self) -> tuple[int, int]:
         """Number of documents and of their tokens."""
         count, tokens = self.execute("SELECT count(*), total(tokens) FROM documents")[0]
@@ -127,6 +138,11 @@ class Catalog(Connection):
     def entry(self, id: str) -> Entry | None:
         """Everything about the document with that id."""
         return next((entry for _, entry in self._stored("id = ?", id)), None)
+
+    def entry_of(self, document: Document) -> Entry | None:
+        """As `entry`, for a document as it was found; None where it is no longer here, or not so."""
+        entry = self.entry(document.id)
+        return entry if entry is not None and entry.document.content == document.content else None
 
     def entries(self, ids: Sequence[str]) -> list[Entry]:
         """As `entry`, for all of `ids` at one commit. A ValueError names those that are not there."""

@@ -33,7 +33,11 @@ class Codec(ABC):
 
     @abstractmethod
     def bytes_per_token(self, elements: int) -> float:
-        """Bytes on disk for one token whose state has `elements` numbers, token id included, file header not."""
+        """Bytes on disk for one token whose state has `elements` numbers, token id included, file header not.
+
+        Scales that tokens share are counted as in documents of a few hundred tokens. Those of a few tokens pay more for
+        each; of one or two, less than 16 bits can take more bytes than `bf16`.
+        """
 
 
 class _Cast(Codec):

@@ -1,7 +1,7 @@
 """A checked document: known to be storable and readable before anything is written."""
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -10,8 +10,8 @@ from gritrag.index.catalog import metadata_json
 from gritrag.index.codecs import get_codec
 from gritrag.index.filters import metadata_fields
 from gritrag.index.protocol import Reader
-from gritrag.index.states import state_key
-from gritrag.records import Document, as_document
+from gritrag.index.states import DocumentState, encoded, state_key
+from gritrag.records import Document, as_documents
 
 __all__ = ["Checked", "Estimate", "check_documents", "estimate"]
 
@@ -47,12 +47,12 @@ def check_documents(model: Reader, documents: Iterable[str | Document]) -> tuple
     """Each distinct document once, ready to be read, and how many were repetitions of an earlier one.
 
     Raises:
-        ValueError: no documents; or one that is blank, too long for the model, no Unicode text, or has metadata that
-            is not JSON; or one id with two contents. The message names the document and what to do.
+        ValueError: one that is blank, too long for the model, no Unicode text, or has metadata that is not JSON; or one
+            id with two contents. The message names the document and what to do.
     """
     distinct: dict[str, tuple[str, Document, str]] = {}
     repeated = 0
-    for position, document in enumerate(_listed(documents)):
+    for position, document in enumerate(as_documents(documents)):
         name = f"document {position} (id {document.id!r})"
         metadata = _check_content(name, document)
         known = distinct.setdefault(document.id, (name, document, metadata))
@@ -60,39 +60,38 @@ def check_documents(model: Reader, documents: Iterable[str | Document]) -> tuple
             repeated += 1
             if (known[1].text, known[1].title, known[2]) != (document.text, document.title, metadata):
                 raise ValueError(f"{name} and {known[0]} have one id and different contents: give each its own id")
-    if not distinct:
-        raise ValueError("there are no documents to add: give at least one")
     return [_tokenise(model, *known) for known in distinct.values()], repeated
 
 
 def estimate(model: Reader, documents: Iterable[str | Document], states: str) -> Estimate:
-    """Count bytes exactly where they can be counted, and time the model on a few of the documents."""
-    codec = None if states == "none" else get_codec(states)
+    """Count bytes exactly where they can be counted, and time the model on a few of the documents.
+
+    Of a state file the header, and scales that tokens share, take what they take with those few on average.
+    """
+    per_token = 0.0 if states == "none" else get_codec(states).bytes_per_token(model.state_elements_per_token)
     checked, _ = check_documents(model, documents)
+    if not checked:
+        return Estimate(0, 0, 0, 0, 0, 0.0)
     tokens = sum(len(document.token_ids) for document in checked)
     sample = checked[:: -(-len(checked) // SAMPLE)]
     texts = [document.document for document in sample]
-    read = model.encode_document if codec is None else model.read_documents
+
+    def read(texts: list[Document]) -> list[DocumentState]:
+        if states == "none":
+            model.encode_document(texts)
+            return []
+        return [reading.state for reading in model.read_documents(texts)]
+
     read(texts[:1])  # the first call pays for warming up, which a whole build does not notice
     started = time.perf_counter()
-    read(texts)
+    read_states = read(texts)
     seconds = (time.perf_counter() - started) / sum(len(document.token_ids) for document in sample) * tokens
     text_bytes = sum(
         len(part.encode()) for each in checked for part in (each.document.title, each.document.text, each.metadata)
     )
-    per_token = 0.0 if codec is None else codec.bytes_per_token(model.state_elements_per_token)
-    return Estimate(len(checked), tokens, 4 * model.dim * len(checked), text_bytes, round(per_token * tokens), seconds)
-
-
-def _listed(documents: Iterable[str | Document]) -> list[Document]:
-    if isinstance(documents, str | bytes | Document | Mapping) or not isinstance(documents, Iterable):
-        raise ValueError(f"documents must be a list or other iterable, not one {_kind(documents)}")
-    listed = []
-    for position, item in enumerate(documents):
-        if not isinstance(item, str | Document):
-            raise ValueError(f"document {position} is a {_kind(item)}: give a string or a Document")
-        listed.append(as_document(item))
-    return listed
+    overhead = sum(len(encoded(state, states)) - per_token * len(state) for state in read_states) / len(sample)
+    state_bytes = round(per_token * tokens + overhead * len(checked))
+    return Estimate(len(checked), tokens, 4 * model.dim * len(checked), text_bytes, state_bytes, seconds)
 
 
 def _check_content(name: str, document: Document) -> str:
@@ -123,10 +122,6 @@ def _tokenise(model: Reader, name: str, document: Document, metadata: str) -> Ch
             "split it with gritrag.tokens.chunk_documents, or index it with the command line, which does so"
         )
     return Checked(document, metadata, token_ids, state_key(model.fingerprint, token_ids))
-
-
-def _kind(thing: object) -> str:
-    return type(thing).__name__
 
 
 def id_list(ids: Iterable[str]) -> list[str]:

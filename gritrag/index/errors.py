@@ -27,7 +27,7 @@ def named_errors(path: Path) -> Iterator[None]:
         DamagedIndex: SQLite met a page that makes no sense.
         TimeoutError: others held the catalog for too long.
         OSError: the disk is full (ENOSPC), fails (EIO) or may not be written.
-        ValueError: the index has been closed.
+        ValueError: the index has been closed, or an id or a filter is no Unicode text.
     """
     try:
         yield
@@ -35,6 +35,11 @@ def named_errors(path: Path) -> Iterator[None]:
         if "closed database" not in str(error):
             raise
         raise ValueError(f"the index at {path.parent} is closed: open it again with Index.open") from None
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"{error.object!r} holds a lone surrogate ({error.object[error.start]!r}), which is no Unicode text: no "
+            "id, name or value of an index has one"
+        ) from None
     except sqlite3.DatabaseError as error:
         code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF  # text that is no UTF-8 has no code
         if code == sqlite3.SQLITE_FULL:

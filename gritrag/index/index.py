@@ -7,8 +7,7 @@ it, `build` fills them, `shelf` says which states are kept, `search` asks them, 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Literal, NoReturn, Self
 
 import numpy as np
 
@@ -93,10 +92,11 @@ class Index:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(f"an open index cannot be pickled: pass on its path, {self.path}, to Index.open it there")
 
     # Documents
 
@@ -155,6 +155,11 @@ class Index:
     def __iter__(self) -> Iterator[str]:
         """Ids, in the order in which the documents were stored."""
         return iter(self._parts.catalog.ids())
+
+    @property
+    def digest(self) -> str:
+        """32 hex digits over all documents, to tell whether what was made of them still holds."""
+        return self._parts.catalog.digest()
 
     @contextmanager
     def snapshot(self) -> Iterator[None]:
@@ -249,10 +254,8 @@ class Index:
     def states_of(self, documents: Iterable[Document]) -> list[DocumentState | None]:
         """As `load_states`, for documents as they were found: one that is no longer here, or not so, has no state."""
         with self._parts.catalog.snapshot():
-            pairs = [(document, self._parts.catalog.entry(document.id)) for document in documents]
-        return self._parts.shelf.load(
-            [entry if entry and entry.document.content == document.content else None for document, entry in pairs]
-        )
+            entries = [self._parts.catalog.entry_of(document) for document in documents]
+        return self._parts.shelf.load(entries)
 
     def store_state(self, id: str, state: DocumentState) -> None:
         """Keep a state that was computed elsewhere; does nothing if the index is read-only, without states, or full.
@@ -269,11 +272,14 @@ class Index:
                 self._parts.shelf.put(entry.state_key, state)
 
     def keep_state(self, document: Document, state: DocumentState) -> None:
-        """As `store_state`, for a document as it was found: one that is no longer here, or not so, is no error."""
+        """As `store_state`, for a document as it was found: one that is no longer here, or not so, is no error.
+
+        Nothing is stored while another thread writes: an answer does not wait for a long `add`.
+        """
         if self.writable:
-            with self._parts.writing():
-                entry = self._parts.catalog.entry(document.id)
-                if entry is not None and entry.document.content == document.content:
+            with self._parts.writing(waits=False) as is_our_turn:
+                entry = self._parts.catalog.entry_of(document) if is_our_turn else None
+                if entry is not None:
                     check_state(document.id, state, entry.token_ids, self._parts.manifest.fingerprint)
                     self._parts.shelf.put(entry.state_key, state)
 

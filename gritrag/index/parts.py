@@ -104,13 +104,20 @@ class Parts:
                     lock.release()
 
     @contextmanager
-    def writing(self) -> Iterator[None]:
-        """One thread at a time. Afterwards vectors file and log hold nothing of documents that were removed."""
+    def writing(self, waits: bool = True) -> Iterator[bool]:
+        """One thread at a time. Afterwards vectors file and log hold nothing of documents that were removed.
+
+        Gives whether it is this thread's turn: always, if it `waits` for the others.
+        """
         if self.lock is None:
             raise ValueError(f"{self.root} is open for reading only (or closed): open it with mode='rw'")
-        with self._writing:
+        if not self._writing.acquire(blocking=waits):
+            yield False
+            return
+        with ExitStack() as afterwards:
+            afterwards.callback(self._writing.release)
             try:
-                yield
+                yield True
             finally:
                 if self.catalog.removed:
                     self._forget()

@@ -24,7 +24,7 @@ from gritrag.index.durable import is_folder, make_folder, open_file, remove_file
 from gritrag.model.state import DocumentState, Reading
 from gritrag.records import Fingerprint
 
-__all__ = ["Checks", "DocumentState", "Reading", "StateFileWarning", "StateStore", "state_key"]
+__all__ = ["Checks", "DocumentState", "Reading", "StateFileWarning", "StateStore", "encoded", "state_key"]
 
 Checks = Literal["once", "always"]
 """When a state file is compared with its checksum: when first read and whenever it has changed since, or always."""
@@ -65,17 +65,17 @@ class StateStore:
         """Write `(key, state)` pairs; when it returns, files and their names are durable."""
         rows: list[StateRow] = []
 
-        def encoded() -> Iterator[tuple[Path, bytes]]:
+        def files() -> Iterator[tuple[Path, bytes]]:
             for key, state in states:
                 path = self._root / relative_path(key)
                 make_folder(path.parent)
                 if is_folder(path):  # somebody's, and in the way: this state is read whenever it is needed
                     continue
-                data = save(get_codec(codec).encode(state), _notes(state, codec))
+                data = encoded(state, codec)
                 rows.append(StateRow(key, len(data), xxhash.xxh3_128_hexdigest(data), codec, len(state)))
                 yield path, data
 
-        replace_files(encoded())
+        replace_files(files())
         folders = {(self._root / relative_path(row.key)).parent for row in rows}
         for folder in {self._root / "states", *folders} if rows else ():
             sync(folder)
@@ -153,8 +153,10 @@ class StateStore:
         return sorted(path for path in found if path not in expected)
 
 
-def _notes(state: DocumentState, codec: str) -> dict[str, str]:
-    return {"codec": codec, "reading": state.reading, "dtype": str(state.keys.dtype).removeprefix("torch.")}
+def encoded(state: DocumentState, codec: str) -> bytes:
+    """The file of a state."""
+    notes = {"codec": codec, "reading": state.reading, "dtype": str(state.keys.dtype).removeprefix("torch.")}
+    return save(get_codec(codec).encode(state), notes)
 
 
 def relative_path(key: str) -> str:

@@ -10,8 +10,8 @@ from pydantic import ConfigDict, Field
 
 from gritrag.answer import RAG
 from gritrag.index.index import Index
-from gritrag.langchain.documents import from_langchain, to_langchain
-from gritrag.records import Answer, Event, Hit
+from gritrag.langchain.documents import given_documents, to_langchain
+from gritrag.records import Answer, Event, as_hits
 
 __all__ = ["GritRAGChain"]
 
@@ -77,8 +77,7 @@ class GritRAGChain(RunnableSerializable[Question, dict[str, Any]]):
             raise ValueError(f"expected a question, or question with filter or documents, got {got}")
         hits = None
         if given.get("documents") is not None:
-            documents = [from_langchain(document) for document in given["documents"]]
-            hits = [Hit(document, 0.0, rank) for rank, document in enumerate(documents, start=1)]
+            hits = as_hits(given_documents(given["documents"]))
         sampling = {"max_new_tokens": self.max_tokens, **options}
         if "max_tokens" in sampling:  # by the name of the field too
             sampling["max_new_tokens"] = sampling.pop("max_tokens")

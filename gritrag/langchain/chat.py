@@ -1,6 +1,6 @@
 """A chat model that answers from the states of the documents in its prompt."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Literal
 
 from langchain_core.callbacks import CallbackManagerForLLMRun
@@ -14,7 +14,7 @@ from pydantic import ConfigDict, Field, model_validator
 
 from gritrag.config import DEFAULT_MODEL
 from gritrag.index.index import Index
-from gritrag.langchain.models import Model, model_name
+from gritrag.langchain.models import HoldsModel, Model, model_name
 from gritrag.langchain.prompt import prompt_parts
 from gritrag.langchain.reuse import Reuse, plan_reuse
 from gritrag.model.decode import Completion, Sampling
@@ -28,13 +28,13 @@ OF_REMOTE_MODELS = {"timeout", "max_retries", "api_key", "base_url"}
 """Standard parameters of chat models that mean nothing here; they are taken, so that one model can replace another."""
 
 
-class ChatGritRAG(BaseChatModel):
+class ChatGritRAG(HoldsModel, BaseChatModel):
     """A GritModel as a LangChain chat model. Given an index, it reuses the states of that index's documents.
 
     A document is known by its text, in any of three ways: quoted anywhere in a message after a `GritRetriever` or
     `GritVectorStore` of the same `Index` object has returned it, so that chains need no change; in a ``text-plain``
-    block (`docs_to_messages`); or in the call's ``documents=``, which stand before the messages. It stands there as it
-    was indexed, in the model's document template. ``usage_metadata["input_token_details"]`` counts under
+    block (`docs_to_messages`); or in the call's ``documents=``, strings too, which stand before the messages. It stands
+    there as it was indexed, in the model's document template. ``usage_metadata["input_token_details"]`` counts under
     ``cache_read`` the tokens whose state was there, under ``cache_creation`` those of documents that lost theirs.
 
     All but `model` and `index` can be given per call too: ``chat.invoke(messages, mode="doc-query", max_tokens=8)``.
@@ -114,13 +114,13 @@ class ChatGritRAG(BaseChatModel):
     def plan(
         self,
         messages: Sequence[BaseMessage],
-        documents: Sequence[LangChainDocument | Document] = (),
+        documents: Iterable[LangChainDocument | Document | str] = (),
         mode: Mode | None = None,
     ) -> Reuse:
         """The context of an answer, before it is given: states and tokens, in order.
 
         Raises:
-            ValueError: an unknown mode, or messages that this model cannot read.
+            ValueError: an unknown mode, or messages or documents that this model cannot read.
         """
         mode = self.mode if mode is None else mode
         if mode not in ("doc-cache", "doc-query"):
@@ -183,11 +183,13 @@ class ChatGritRAG(BaseChatModel):
 
     @property
     def _identifying_params(self) -> dict[str, Any]:
-        """All that an answer depends on, for traces and caches of answers."""
+        """All that an answer depends on, for traces and caches of answers: a change of the documents too."""
+        index = {} if self.index is None else {"index": str(self.index.path), "index_digest": self.index.digest}
         names = ("mode", "temperature", "top_k", "top_p", "repetition_penalty", "seed", "max_tokens", "stop")
         return {
             "model_name": model_name(self.model),
             "fingerprint": self.model.fingerprint.digest,
+            **index,
             **{name: getattr(self, name) for name in names},
         }
 

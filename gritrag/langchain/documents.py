@@ -1,7 +1,7 @@
 """A document on its way between LangChain and an index, and as a block of a message."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -9,9 +9,9 @@ import xxhash
 from langchain_core.documents import Document as LangChainDocument
 from langchain_core.messages import BaseMessage, HumanMessage
 
-from gritrag.records import Document
+from gritrag.records import Document, as_documents
 
-__all__ = ["docs_to_messages", "from_langchain", "to_langchain"]
+__all__ = ["docs_to_messages", "from_langchain", "given_documents", "to_langchain"]
 
 TITLE = "title"
 """Name under which LangChain's loaders put a title into metadata."""
@@ -34,6 +34,17 @@ def from_langchain(document: LangChainDocument, id: str | None = None) -> Docume
         document.page_content, id=id or document.id or _content_id(document.page_content, metadata), title=title,
         metadata=metadata,
     )  # fmt: skip
+
+
+def given_documents(documents: Iterable[LangChainDocument | Document | str]) -> list[Document]:
+    """What a call is given to answer from, as documents; a plain string is one without a name.
+
+    Raises:
+        ValueError: one of them instead of a list, or something else in it.
+    """
+    if isinstance(documents, str | Mapping | LangChainDocument) or not isinstance(documents, Iterable):
+        raise ValueError(f"documents must be a list or other iterable, not one {type(documents).__name__}")
+    return as_documents(from_langchain(each) if isinstance(each, LangChainDocument) else each for each in documents)
 
 
 def to_langchain(document: Document) -> LangChainDocument:

@@ -3,12 +3,12 @@
 from langchain_core.embeddings import Embeddings
 from pydantic import BaseModel, ConfigDict, Field
 
-from gritrag.langchain.models import Model
+from gritrag.langchain.models import HoldsModel, Model
 
 __all__ = ["GritEmbeddings"]
 
 
-class GritEmbeddings(BaseModel, Embeddings):
+class GritEmbeddings(HoldsModel, BaseModel, Embeddings):
     """Vectors of queries and of documents, each L2-normalised and `dim` long.
 
     Args:

@@ -5,13 +5,13 @@ stands where it was put, in the dress in which it is indexed, whether its state 
 no token.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from langchain_core.documents import Document as LangChainDocument
 from langchain_core.messages import AIMessage, BaseMessage, ChatMessage, HumanMessage, SystemMessage
 
 from gritrag.index.index import Index
-from gritrag.langchain.documents import from_langchain
+from gritrag.langchain.documents import given_documents
 from gritrag.langchain.passages import passages_of
 from gritrag.langchain.reuse import identify
 from gritrag.model.grit import GritModel
@@ -29,7 +29,7 @@ ROLES: dict[type[BaseMessage], str] = {SystemMessage: "system", HumanMessage: "u
 def prompt_parts(
     model: GritModel,
     messages: Sequence[BaseMessage],
-    documents: Sequence[LangChainDocument | Document],
+    documents: Iterable[LangChainDocument | Document | str],
     index: Index | None,
 ) -> list[list[int] | Document]:
     """Token ids and documents, ready to be answered.
@@ -41,13 +41,9 @@ def prompt_parts(
         index: whose documents the text of a message may quote; None to look for none.
 
     Raises:
-        ValueError: no messages, a message or block that is no text, or a model without a chat template.
+        ValueError: no messages, a message, block or document that is no text, or a model without a chat template.
     """
-    dressed: list[list[int] | Document] = [
-        document if isinstance(document, Document) else from_langchain(document)
-        for document in documents
-        if (document.text if isinstance(document, Document) else document.page_content).strip()
-    ]
+    dressed: list[list[int] | Document] = [document for document in given_documents(documents) if document.text.strip()]
     contents = [list(_message_parts(message, index)) for message in messages]
     # The template sees a place-holder for each message; what the messages say never meets it.
     chat: list[Message] = [{"role": _role(m), "content": str(number)} for number, m in enumerate(messages)]

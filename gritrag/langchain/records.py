@@ -46,7 +46,7 @@ class GritRecordManager(RecordManager):
         namespace: keeps the records of several sources of one index apart.
 
     Raises:
-        ValueError: the file cannot be opened or is no SQLite file.
+        ValueError: the file cannot be opened or is no SQLite file; or, of every method, it has been closed.
     """
 
     def __init__(self, index: Index, namespace: str = "default") -> None:
@@ -54,6 +54,7 @@ class GritRecordManager(RecordManager):
         self._index = index
         self.path: Path = index.path.with_name(f"{index.path.name}.records.sqlite")
         self._lock = threading.RLock()
+        self._is_closed = False
         try:
             self._connection = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False)
             self._connection.execute("PRAGMA busy_timeout = 60000")
@@ -62,14 +63,15 @@ class GritRecordManager(RecordManager):
             raise ValueError(f"cannot keep records in {self.path}: {error}. May you write there?") from error
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Let go of the file. A second call does nothing."""
         with self._lock:
+            self._is_closed = True
             self._connection.close()
 
     def create_schema(self) -> None:
         """Done by the constructor; a second time does nothing."""
-        with self._lock:
-            self._connection.executescript(SCHEMA)
+        with self._opened() as connection:
+            connection.executescript(SCHEMA)
 
     def get_time(self) -> float:
         """Seconds since the epoch, and always after the latest record: clocks are set back, an index is not."""
@@ -91,8 +93,8 @@ class GritRecordManager(RecordManager):
         if time_at_least is not None and time_at_least > now:
             raise ValueError(f"time_at_least is {time_at_least}, which is {time_at_least - now:.3f} s ahead of now")
         rows = [(self.namespace, key, group, now) for key, group in zip(keys, groups, strict=True)]
-        with self._transaction():
-            self._connection.executemany("INSERT OR REPLACE INTO records VALUES (?, ?, ?, ?)", rows)
+        with self._transaction() as connection:
+            connection.executemany("INSERT OR REPLACE INTO records VALUES (?, ?, ?, ?)", rows)
 
     def exists(self, keys: Sequence[str]) -> list[bool]:
         """For each key, whether there is a record of it and a document of that id in the index."""
@@ -131,9 +133,9 @@ class GritRecordManager(RecordManager):
 
     def delete_keys(self, keys: Sequence[str]) -> None:
         """Forget records; the documents are the index's business."""
-        with self._transaction():
+        with self._transaction() as connection:
             rows = ((self.namespace, key) for key in keys)
-            self._connection.executemany("DELETE FROM records WHERE namespace = ? AND key = ?", rows)
+            connection.executemany("DELETE FROM records WHERE namespace = ? AND key = ?", rows)
 
     async def acreate_schema(self) -> None:
         await run_in_executor(None, self.create_schema)
@@ -163,15 +165,23 @@ class GritRecordManager(RecordManager):
         await run_in_executor(None, self.delete_keys, keys)
 
     def _execute(self, sql: str, values: Sequence[Any]) -> list[tuple[Any, ...]]:
-        with self._lock:
-            return self._connection.execute(sql, values).fetchall()
+        with self._opened() as connection:
+            return connection.execute(sql, values).fetchall()
 
     @contextmanager
-    def _transaction(self) -> Iterator[None]:
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
         """All of the block, or none of it."""
-        with self._lock, self._connection:
-            self._connection.execute("BEGIN IMMEDIATE")
-            yield
+        with self._opened() as connection, connection:
+            connection.execute("BEGIN IMMEDIATE")
+            yield connection
+
+    @contextmanager
+    def _opened(self) -> Iterator[sqlite3.Connection]:
+        """The file, for one thread at a time."""
+        with self._lock:
+            if self._is_closed:
+                raise ValueError(f"the records in {self.path} are closed: make a new GritRecordManager of the index")
+            yield self._connection
 
 
 def _batches(items: Sequence[str]) -> Iterable[Sequence[str]]:

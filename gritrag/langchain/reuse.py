@@ -20,7 +20,7 @@ class Reuse:
     Args:
         context: states and the tokens that are still to be read.
         loaded: tokens of states that the index had.
-        computed: tokens of its documents that had no state: read once now, and stored where the index is writable.
+        computed: tokens of its documents that had no state: read now, and stored if the index can be written now.
     """
 
     context: Context

@@ -61,7 +61,7 @@ class GritVectorStore(VectorStore):
         batch_size: int | None = None,
         **kwargs: Any,
     ) -> list[str]:
-        """Read documents and store them; one whose id is there already is replaced.
+        """Read documents and store them; one whose id is there already, or came earlier in the call, is replaced.
 
         Args:
             documents: they are not changed.
@@ -79,8 +79,9 @@ class GritVectorStore(VectorStore):
         if len(given) != len(documents):
             raise ValueError(f"{len(documents)} documents came with {len(given)} ids; give one for each, or none")
         converted = [from_langchain(document, id) for document, id in zip(documents, given, strict=True)]
-        if converted:
-            self.index.add(converted, **kwargs)
+        of_id = {document.id: document for document in converted}
+        replaces = kwargs.get("on_conflict", "replace") == "replace"  # else `Index.add` says what stands against what
+        self.index.add(of_id.values() if replaces else converted, **kwargs)
         return [document.id for document in converted]
 
     def delete(self, ids: list[str] | None = None, *, filter: Filter | None = None, **kwargs: Any) -> bool:

@@ -23,7 +23,6 @@ GOOD = Document("good text", id="good")
 @pytest.mark.parametrize(
     ("documents", "message"),
     [
-        ([], "no documents to add"),
         ([GOOD, ""], r"document 1 .*has no text"),
         ([GOOD, Document(" \n\t", id="blank", title="title")], "'blank'.*has no text"),
         ([GOOD, Document("half \ud83d emoji", id="torn")], "'torn'.*lone surrogate.*errors='replace'"),
@@ -55,6 +54,40 @@ def test_a_bad_corpus_is_refused_whole(make: Make, documents: Any, message: str)
         Index.estimate(index.model, documents)
     assert len(index) == 0
     assert list(index.path.glob("states/*/*")) == []
+    assert index.verify() == ([], [])
+
+
+def test_of_no_documents_nothing_is_stored_and_nothing_costs(make: Make) -> None:
+    index = make()
+    for nothing in ([], iter([])):
+        assert index.add(nothing) == (0, 0, 0)
+    assert index.add([], on_conflict="error") == (0, 0, 0)
+    assert Index.estimate(index.model, []) == (0, 0, 0, 0, 0, 0.0)
+    assert len(index) == 0
+
+
+def test_a_lone_surrogate_is_refused_wherever_it_is_asked_for(make: Make) -> None:
+    index = make()
+    index.add([GOOD])
+    (state,) = index.load_states(["good"])
+    torn = "torn \ud83d"
+    told = r"'torn \\ud83d' holds a lone surrogate \('\\ud83d'\)"
+    for act in (
+        lambda: index.get(["good", torn]),
+        lambda: index.load_states([torn]),
+        lambda: index.store_state(torn, state),
+        lambda: index.keep_state(Document("good text", id=torn), state),
+        lambda: index.delete(ids=[torn]),
+        lambda: torn in index,
+    ):
+        with pytest.raises(ValueError, match=told):
+            act()
+    for where in ({torn: 1}, {"a": torn}, {"a": {"$nin": ["b", torn]}}, {"$not": {"a": {"$gt": torn}}}):
+        with pytest.raises(ValueError, match=told):
+            index.search("good", where=where)
+        with pytest.raises(ValueError, match=told):
+            index.delete(where=where)
+    assert len(index) == 1
     assert index.verify() == ([], [])
 
 

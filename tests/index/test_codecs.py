@@ -1,6 +1,7 @@
 """Laws of codecs: what comes back, how far it may be off, how many bytes it took, and what placing makes of it."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -86,6 +87,18 @@ def test_casts_take_the_bytes_that_are_promised() -> None:
     for name in ("float32", "bf16"):
         state = state_of(2, 3, 5, 4)
         assert stored(get_codec(name).encode(state)) == get_codec(name).bytes_per_token(2 * 2 * 3 * 4) * len(state)
+
+
+@pytest.mark.parametrize("words", [range(1, 2), range(2, 40), range(150, 300)])
+@pytest.mark.parametrize("name", GENERAL)
+def test_an_estimate_holds_for_documents_of_a_few_tokens_too(name: str, words: range, tmp_path: Path) -> None:
+    """Scales, and a header, that hardly any token shares: less than 16 bits may then take more than they."""
+    reader = HashReader(shape=(4, 2, 16), max_document_tokens=400)
+    texts = [" ".join(f"w{n}-{word}" for word in range(words[n % len(words)])) for n in range(40)]
+    guess = Index.estimate(reader, texts, states=name).state_bytes
+    with Index.create(tmp_path / "index", model=reader, states=name) as index:
+        index.add(texts)
+        assert guess == pytest.approx(index.stats()["bytes"]["states"], rel=0.05)
 
 
 def test_two_nibbles_share_a_byte() -> None:

@@ -273,8 +273,7 @@ def test_estimate_counts_what_the_index_then_holds(make: Make, reader, corpus) -
     assert (guess.documents, guess.tokens) == (stats["documents"], stats["tokens"])
     assert guess.vector_bytes == 30 * 8 * 4
     assert guess.seconds > 0
-    assert guess.state_bytes == guess.tokens * (reader.state_elements_per_token * 2 + 4)
-    assert guess.state_bytes < stats["bytes"]["states"] < guess.state_bytes + 30 * 512
+    assert guess.state_bytes == stats["bytes"]["states"] > guess.tokens * (reader.state_elements_per_token * 2 + 4)
     assert Index.estimate(reader, corpus, states="none").state_bytes == 0
     with pytest.raises(ValueError, match=r"float32.*bf16"):
         Index.estimate(reader, corpus, states="int3")

@@ -71,6 +71,10 @@ def test_it_takes_a_filter_or_documents(chain: GritRAGChain) -> None:
     given = filtered["documents"]
     assert chain.invoke({"question": QUESTION, "documents": given})["documents"] == given
     assert chain.invoke({"question": QUESTION, "documents": []})["citations"] == []
+    (bare,) = chain.invoke({"question": QUESTION, "documents": [TEXTS[0]]})["documents"]
+    assert bare.page_content == TEXTS[0]
+    with pytest.raises(ValueError, match=r"list.*not one str"):
+        chain.invoke({"question": QUESTION, "documents": TEXTS[0]})
 
 
 def test_it_is_a_runnable_among_others(chain: GritRAGChain) -> None:

@@ -1,14 +1,24 @@
 """The chat model beyond the standard suite: prompts, stops, counts, identity, and errors that help."""
 
+import copy
+import pickle
 from typing import Any
 
 import pytest
+from langchain_core.caches import InMemoryCache
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.documents import Document as LangChainDocument
 from langchain_core.messages import AIMessage, ChatMessage, HumanMessage, SystemMessage, ToolMessage
 
-from gritrag import GritModel, Index
-from gritrag.langchain import ChatGritRAG
+from gritrag import RAG, Document, GritModel, Index
+from gritrag.langchain import (
+    ChatGritRAG,
+    GritEmbeddings,
+    GritRAGChain,
+    GritRecordManager,
+    GritRetriever,
+    GritVectorStore,
+)
 
 CHAT = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Who are you?"}]
 MESSAGES = [SystemMessage("Be brief."), HumanMessage("Who are you?")]
@@ -121,6 +131,73 @@ def test_all_that_an_answer_depends_on_is_in_its_identity(tiny_model: GritModel,
         identity(make_model("qwen3")),
     ]
     assert len({plain, *others}) == 4
+
+
+def test_a_cached_answer_lasts_as_long_as_the_documents(make_index: Any) -> None:
+    index: Index = make_index()
+    chat = ChatGritRAG(index=index, max_tokens=2, cache=InMemoryCache())
+    text = "Boats sail across the fjord."
+
+    def is_cached() -> bool:
+        found = GritRetriever(index=index, k=1).invoke("boats")[0].page_content
+        return "total_cost" in (chat.invoke(f"Read:\n{found}\nThen answer.").usage_metadata or {})
+
+    index.add([Document(text, id="t", title="Ferries")])
+    assert [is_cached() for _ in range(2)] == [False, True]
+    index.add([Document(text, id="t", title="Ferries")])
+    assert is_cached()  # nothing has changed
+    index.add([Document(text, id="t", title="Regattas")])
+    assert [is_cached() for _ in range(2)] == [False, True]
+    with index.snapshot():
+        assert is_cached()
+
+
+def test_an_index_that_was_built_anew_is_another_to_a_cache(make_index: Any) -> None:
+    """Its generations begin again, and its path is the same."""
+    identities = set()
+    for text in ("one", "two", "one"):
+        index: Index = make_index(overwrite=True)
+        index.add([text])
+        identities.add(ChatGritRAG(index=index)._get_llm_string())
+        index.close()
+    assert len(identities) == 2
+
+
+def test_what_cannot_be_pickled_says_what_to_do(tiny_model: GritModel, make_index: Any) -> None:
+    index: Index = make_index()
+    for thing in (ChatGritRAG(model=tiny_model), ChatGritRAG(index=index), GritEmbeddings(model=tiny_model)):
+        with pytest.raises(TypeError, match=r"names of model and index.*GritModel\.from_pretrained.*Index\.open"):
+            pickle.dumps(thing)
+        assert copy.copy(thing).model is tiny_model
+    stores = GritVectorStore(index), GritRetriever(index=index), GritRAGChain(index=index), GritRecordManager(index)
+    for thing in (index, RAG(index), *stores):
+        with pytest.raises(TypeError, match=rf"pass on its path, {index.path}, to Index\.open"):
+            pickle.dumps(thing)
+
+
+def test_plain_strings_are_documents_beside_the_messages(chat: ChatGritRAG) -> None:
+    text = "The ferry leaves at noon."
+    expected = chat.plan(MESSAGES, [LangChainDocument(text)]).context.token_ids
+    assert chat.plan(MESSAGES, [text]).context.token_ids == expected
+    assert chat.plan(MESSAGES, [Document(text)]).context.token_ids == expected
+    assert chat.invoke(MESSAGES, documents=[text]).text == chat.invoke(MESSAGES, documents=[Document(text)]).text
+
+
+@pytest.mark.parametrize(
+    ("documents", "message"),
+    [
+        ("a text", "list.*not one str"),
+        (LangChainDocument("a text"), "list.*not one Document"),
+        (Document("a text"), "list.*not one Document"),
+        ({"page_content": "a text"}, "list.*not one dict"),
+        (3, "list.*not one int"),
+        (["a text", {"page_content": "a text"}], "document 1 is a dict: give a string or a Document"),
+        ([None], "document 0 is a NoneType"),
+    ],
+)
+def test_what_is_no_document_is_refused(chat: ChatGritRAG, documents: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        chat.invoke(MESSAGES, documents=documents)
 
 
 def test_an_index_of_another_model_is_refused_by_name(make_index: Any, make_model: Any) -> None:

@@ -129,6 +129,25 @@ def test_many_keys_fit(records: GritRecordManager) -> None:
     assert records.list_keys() == []
 
 
+def test_closed_records_say_so(store: GritVectorStore, records: GritRecordManager) -> None:
+    records.update(["a"])
+    records.close()
+    records.close()
+    for act in (
+        records.get_time,
+        records.create_schema,
+        records.list_keys,
+        lambda: records.update(["b"]),
+        lambda: records.exists(["a"]),
+        lambda: records.delete_keys(["a"]),
+        lambda: index(FIRST, records, store, cleanup="full", **OPTIONS),
+    ):
+        with pytest.raises(ValueError, match=r"records\.sqlite are closed: make a new GritRecordManager"):
+            act()
+    assert GritRecordManager(store.index).list_keys() == ["a"]
+    assert len(store.index) == 0
+
+
 def test_errors_say_what_to_do(store: GritVectorStore, records: GritRecordManager) -> None:
     with pytest.raises(ValueError, match="2 keys came with 1 group_ids"):
         records.update(["a", "b"], group_ids=["one"])

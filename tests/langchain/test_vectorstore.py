@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from langchain_core.documents import Document as LangChainDocument
 from langchain_core.embeddings import DeterministicFakeEmbedding
+from langchain_core.vectorstores import InMemoryVectorStore
 from langchain_core.vectorstores.utils import maximal_marginal_relevance
 
 from gritrag import Document, GritModel, Index
@@ -102,6 +103,21 @@ def test_adding_again_replaces_and_deleting_leaves_no_ghosts(store: GritVectorSt
     assert len(store.index) == 5
     assert store.delete()
     assert len(store.index) == 0
+
+
+def test_of_one_id_twice_in_a_call_the_last_wins_as_in_other_stores(store: GritVectorStore) -> None:
+    memory = InMemoryVectorStore(store.embeddings)
+    twice = [LangChainDocument(text, id=id) for text, id in (("one", "a"), ("two", "b"), ("three", "a"))]
+    for each in (store, memory):
+        assert each.add_documents(twice) == ["a", "b", "a"]
+        assert [document.page_content for document in each.get_by_ids(["a", "b"])] == ["three", "two"]
+        assert each.add_texts(["four", "five"], [{"n": 1}, {"n": 2}], ids=["t1", "t1"]) == ["t1", "t1"]
+        assert each.get_by_ids(["t1"]) == [LangChainDocument("five", id="t1", metadata={"n": 2})]
+    assert store.add_documents([]) == memory.add_documents([]) == []
+    assert len(store.index) == len(TEXTS) + 2
+    with pytest.raises(ValueError, match="one id and different contents"):
+        store.add_texts(["six", "seven"], ids=["c", "c"], on_conflict="error")
+    assert "c" not in store.index
 
 
 def test_texts_without_ids_are_stored_once_but_once_for_each_source(store: GritVectorStore) -> None:

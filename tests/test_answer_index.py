@@ -1,0 +1,167 @@
+"""RAG and its index: states that are missing, documents that change, others that write, and another reader."""
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from gritrag import RAG, Answer, Document, GritModel, Hit, Index
+from gritrag.model.state import Reading
+
+DOCUMENTS = [
+    Document("The ferry leaves at noon.", id="a", title="Ferry", metadata={"year": 1}),
+    Document("A bridge of rope was built over the gorge.", id="b", metadata={"year": 2}),
+    Document("Goats eat the red moss.", id="c", metadata={"year": 3}),
+]
+QUESTION = "When does the ferry leave?"
+
+
+@pytest.fixture
+def index(tiny_model: GritModel, tmp_path: Path) -> Iterator[Index]:
+    with Index.create(tmp_path / "index", model=tiny_model, states="float32") as index:
+        index.add(DOCUMENTS)
+        yield index
+
+
+def as_hits(documents: list[Document]) -> list[Hit]:
+    return [Hit(document, 1.0, rank) for rank, document in enumerate(documents, start=1)]
+
+
+def test_a_missing_state_is_read_used_and_stored(tiny_model: GritModel, index: Index, tmp_path: Path) -> None:
+    expected = RAG(index, k=3).ask(QUESTION, max_new_tokens=8)
+    for file in (tmp_path / "index" / "states").glob("*/*.safetensors"):
+        file.unlink()
+    with pytest.warns(UserWarning, match="read anew"):
+        again = RAG(index, k=3).ask(QUESTION, max_new_tokens=8)
+    assert again.text == expected.text
+    assert len(list((tmp_path / "index" / "states").glob("*/*.safetensors"))) == 3
+    assert RAG(index, k=3).ask(QUESTION, max_new_tokens=8).text == expected.text
+
+
+def test_an_index_without_states_and_a_read_only_one_answer_alike(tiny_model: GritModel, tmp_path: Path) -> None:
+    answers = []
+    for codec in ("none", "float32"):
+        with Index.create(tmp_path / codec, model=tiny_model, states=codec) as index:
+            index.add(DOCUMENTS)
+        with Index.open(tmp_path / codec, model=tiny_model, mode="r") as index:
+            answers.append(RAG(index, k=3).ask(QUESTION, max_new_tokens=8))
+    assert answers[0].text == answers[1].text
+    assert [answer.usage.cached_tokens for answer in answers] == [0, sum(c.end - c.start for c in answers[1].citations)]
+    assert answers[0].usage.prompt_tokens == answers[1].usage.prompt_tokens
+
+
+def test_a_document_that_goes_while_it_is_answered_from_is_no_error(
+    index: Index, tiny_model: GritModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = RAG(index, k=3).ask(QUESTION, max_new_tokens=8)
+    (state,) = index.load_states(["a"])
+    monkeypatch.setattr(index, "states_of", lambda documents: [None for _ in documents])
+    read = tiny_model.read_documents
+
+    def read_while_another_deletes(texts: Sequence[Document]) -> list[Reading]:
+        index.delete(ids=["a"])
+        return read(texts)
+
+    monkeypatch.setattr(tiny_model, "read_documents", read_while_another_deletes)
+    assert RAG(index, k=3).ask(QUESTION, hits=expected.hits, max_new_tokens=8).text == expected.text
+    index.keep_state(DOCUMENTS[0], state)
+    assert "a" not in index
+    assert index.verify() == ([], [])
+
+
+def test_an_answer_waits_for_no_writer(index: Index) -> None:
+    expected = RAG(index, k=3).ask(QUESTION, max_new_tokens=8)
+    for file in index.path.glob("states/*/*.safetensors"):
+        file.unlink()
+    answers: list[Answer] = []
+
+    def answer() -> None:
+        answers.append(RAG(index, k=3).ask(QUESTION, max_new_tokens=8))
+
+    def documents_that_come_after_an_answer() -> Iterator[Document]:
+        asking = threading.Thread(target=answer, daemon=True)
+        asking.start()
+        asking.join(timeout=60)
+        yield Document("A late one.", id="late")
+
+    with pytest.warns(UserWarning, match="read anew"):
+        index.add(documents_that_come_after_an_answer())
+    assert [(each.text, each.usage.cached_tokens) for each in answers] == [(expected.text, 0)]
+    assert len(list(index.path.glob("states/*/*.safetensors"))) == 1  # the late one's
+    with pytest.warns(UserWarning, match="read anew"):
+        answer()
+    assert index.load_states(["a", "b", "c"]).count(None) == 0
+
+
+def test_documents_and_strings_are_hits_too(index: Index) -> None:
+    rag = RAG(index)
+    expected = rag.ask(QUESTION, hits=as_hits(DOCUMENTS[:2]), max_new_tokens=8)
+    answer = rag.ask(QUESTION, hits=DOCUMENTS[:2], max_new_tokens=8)
+    assert (answer.text, answer.citations, answer.usage) == (expected.text, expected.citations, expected.usage)
+    assert [(hit.document, hit.rank) for hit in answer.hits] == [(DOCUMENTS[0], 1), (DOCUMENTS[1], 2)]
+    text = DOCUMENTS[1].text
+    named, bare = (rag.ask(QUESTION, hits=[given], max_new_tokens=8) for given in (Document(text), text))
+    assert (bare.text, bare.citations) == (named.text, named.citations)
+    (batched,) = rag.ask_many([QUESTION], hits=[[text]], max_new_tokens=8)
+    assert batched.text == bare.text
+
+
+@pytest.mark.parametrize(
+    ("hits", "message"),
+    [
+        ("a text", "hits must be a list.*not one str"),
+        (DOCUMENTS[0], "hits must be a list.*not one Document"),
+        ([DOCUMENTS[0], None], "document 1 is a NoneType: give a string or a Document"),
+        ([{"text": "a text"}], "document 0 is a dict"),
+        ([Document("text", id="\ud800")], r"'\\ud800' holds a lone surrogate"),
+    ],
+)
+def test_what_is_no_hit_is_refused(index: Index, hits: object, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        RAG(index).ask(QUESTION, hits=hits)
+
+
+def test_a_hit_that_is_no_longer_what_the_index_holds_is_read_again(index: Index, tiny_model: GritModel) -> None:
+    for document in (Document("Another text entirely.", id="a"), Document("Never indexed.", id="new")):
+        cached, uncached = (
+            RAG(index, mode=mode).ask(QUESTION, hits=as_hits([document]), max_new_tokens=8)
+            for mode in ("doc-cache", "doc-query")
+        )
+        assert cached.text == uncached.text
+        assert cached.usage.prompt_tokens == uncached.usage.prompt_tokens
+    assert index.load_states(["a"])[0].token_ids.tolist() == tiny_model.document_token_ids(DOCUMENTS[0])
+    stream = RAG(index, k=3).stream(QUESTION, max_new_tokens=2)
+    next(stream)
+    index.delete(ids=["a"])
+    assert [*stream][-1].answer.usage.generated_tokens == 2
+
+
+def test_a_state_of_another_reading_is_not_stored(index: Index, make_model: Callable[..., GritModel]) -> None:
+    (reading,) = make_model(reading="bidirectional").read_documents([DOCUMENTS[0]])
+    with pytest.raises(ValueError, match="was read bidirectional, documents of this index are read causal"):
+        index.store_state("a", reading.state)
+
+
+def test_an_index_of_another_reader_is_refused_by_the_name_of_the_field(
+    index: Index, make_model: Callable[..., GritModel], tmp_path: Path
+) -> None:
+    index.close()
+    others = {
+        "weights": make_model("qwen2"),
+        "pooling": make_model(pooling="last"),
+        "template": make_model(template="plain"),
+        "reading": make_model(reading="bidirectional"),
+    }
+    for field, model in others.items():
+        with pytest.raises(ValueError, match=f"{field}: ") as raised:
+            Index.open(tmp_path / "index", model=model)
+        assert raised.value.fields == (field,)
+
+
+def test_a_model_that_is_none_destroys_nothing(index: Index, tiny_model: GritModel, tmp_path: Path) -> None:
+    index.close()
+    with pytest.raises(ValueError, match="model must be a loaded GritModel"):
+        Index.create(tmp_path / "index", model="smollm2-135m", overwrite=True)
+    with Index.open(tmp_path / "index", model=tiny_model) as again:
+        assert len(again) == 3
