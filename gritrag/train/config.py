@@ -8,10 +8,12 @@ from gritrag.config import PartsConfig, ReadingMode, Recipe, merged
 
 
 class SourceConfig(Recipe):
-    """One file of training rows.
+    """One file or data set of training rows.
 
     Args:
-        path: JSONL or Parquet, relative to `DataConfig.data_dir`.
+        path: JSONL, Parquet, or a folder of such files as `datasets` reads it (``folder:split`` for another split than
+            ``train``), relative to `DataConfig.data_dir`. Where nothing lies there, a name on the hub: ``owner/name``,
+            ``owner/name:split`` or, in full, ``owner/name/config@revision:split``; a revision keeps it as it is now.
         weight: share of the steps, relative to the other sources of its kind (questions or chats).
         max_rows: read no more than this many.
         in_batch_negatives: whether other documents of the batch are negatives; if not, only a row's own negatives are.
@@ -209,6 +211,7 @@ class TrainConfig(Recipe):
         init: weights of an earlier run (``.../weights.safetensors``) to start from instead of the base's.
         reading, pooling, template, instruction, parts: what the checkpoint will fix; see `CheckpointConfig`.
         dtype: of the weights. ``autocast`` computes in bfloat16 where the hardware does.
+        sharding: ``fsdp2``: of several processes each keeps a part of the language model; see `gritrag.train.sharding`.
         steps, seconds, tokens: the run ends at whichever comes first; the schedule goes by the same clock.
         stages: run one after the other, each with a schedule and an optimizer of its own; without any, the recipe is
             its only stage.
@@ -232,6 +235,7 @@ class TrainConfig(Recipe):
     dtype: str = "float32"
     autocast: bool = True
     device: str = "auto"
+    sharding: Literal["none", "fsdp2"] = "none"
     seed: int = 0
     runs_dir: str = "runs"
     steps: int = Field(400, ge=1)

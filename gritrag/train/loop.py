@@ -2,21 +2,19 @@
 
 python -m gritrag.train.loop configs/default.yaml lr=1e-4
 torchrun --nproc-per-node 2 -m gritrag.train.loop configs/default.yaml
+torchrun --nproc-per-node 2 -m gritrag.train.loop configs/default.yaml sharding=fsdp2
 """
 
 import math
-import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
 from accelerate import Accelerator
-from torch import nn
 from tqdm import tqdm
 
 from gritrag.model.adapter import PeftModel, attach, input_moments, linear_layers
@@ -27,7 +25,9 @@ from gritrag.train.export import export, load_base
 from gritrag.train.metrics import Metrics
 from gritrag.train.peers import Peers
 from gritrag.train.read_once import ReadOnce
-from gritrag.train.snapshot import Progress, load_weights, restore, save, snapshots
+from gritrag.train.sharding import Shards, clip
+from gritrag.train.signals import StopSignal
+from gritrag.train.snapshot import WEIGHTS, Progress, load_weights, restore, save, snapshots
 from gritrag.train.steps import RetrievalStep
 from gritrag.train.validate import Validation
 
@@ -58,6 +58,7 @@ class Trainer:
             raise ValueError(f"{config.base} cannot be trained to answer from states: its keys cannot be moved")
         torch.manual_seed(config.seed)  # an adapter begins at random
         self._adapter = self._choose_parameters()
+        self.shards = Shards(self.model, config.sharding == "fsdp2")
         parts = {f"parts.{name}": p for name, p in self.model.parts.requires_grad_().named_parameters()}
         self.parameters = {name: p for name, p in self.model.lm.named_parameters() if p.requires_grad} | parts
         if config.init:
@@ -68,7 +69,7 @@ class Trainer:
         self._ends = [sum(shares[: number + 1]) / sum(shares) for number in range(len(shares))]
         self._enter(0)
         self.validation = Validation(config, self.read_once)
-        self._is_told_to_stop = False
+        self._stop = StopSignal()
 
     def _enter(self, stage: int) -> None:
         """Take up a stage's data, objectives and settings, with an optimizer that remembers nothing."""
@@ -106,13 +107,13 @@ class Trainer:
         if self.is_first:
             recipe = yaml.safe_dump(self.config.model_dump(mode="json"), sort_keys=False)
             (self.run / "config.yaml").write_text(recipe, "utf-8")
-        with self._stopping_on_signals():
+        with self._stop.listening():
             self._steps()
         if not self.is_done:
             self._tell(f"stopped at step {self.progress.step}; the same command goes on from there")
             return None
         if self.is_first:
-            self.ship()
+            self._whole().ship()
         self.accelerator.wait_for_everyone()
         return self.run / "checkpoint"
 
@@ -130,6 +131,16 @@ class Trainer:
             found = Validation(self.config, shipped)()
             Metrics(self.run, self.progress.step).write({"step": self.progress.step, "shipped": found})
             self._tell("shipped: " + ", ".join(f"{name} {value:.3f}" for name, value in found.items()))
+
+    def _whole(self) -> "Trainer":
+        """Where weights are sharded, a trainer that has all of them, from the last snapshot."""
+        if not self.shards.is_on:
+            return self
+        weights = str(snapshots(self.run)[-1] / WEIGHTS)
+        whole = Trainer(self.config.model_copy(update={"sharding": "none", "init": weights}))
+        whole.progress = self.progress
+        whole._enter(self.progress.stage)
+        return whole
 
     def _steps(self) -> None:
         """Steps, validations and snapshots until the end or a signal; a snapshot at the last step in any case."""
@@ -152,7 +163,7 @@ class Trainer:
                 bar.update()
                 if every and (self.progress.step % every == 0 or self.is_done):
                     self._validate(metrics)
-                if time.monotonic() - saved_at > self.config.checkpoint_seconds:
+                if self.peers.lists(time.monotonic() - saved_at)[0] > self.config.checkpoint_seconds:
                     self._save()
                     saved_at, saved_step = time.monotonic(), self.progress.step
         if saved_step != self.progress.step:
@@ -186,10 +197,10 @@ class Trainer:
         lr = self.stage.lr * self.lr_factor()
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        with self.accelerator.autocast():
+        with self.shards.step(), self.accelerator.autocast():
             done = self.read_once(data)
         self.peers.average(self.parameters.values())
-        norm = nn.utils.clip_grad_norm_(self.parameters.values(), self.config.max_grad_norm)
+        norm = clip(self.parameters.values(), self.config.max_grad_norm)
         if not bool(torch.isfinite(norm)):
             raise ValueError(f"step {self.progress.step}: the gradient is not finite; lower lr (it is {lr:g} now)")
         self.optimizer.step()
@@ -237,9 +248,11 @@ class Trainer:
         return warm * (config.min_lr_ratio + (1 - config.min_lr_ratio) * shape[config.schedule])
 
     def _validate(self, metrics: Metrics | None) -> None:
-        if metrics and self.config.validation.paths and self.config.validation.every:
-            with self.accelerator.autocast():
-                found = self.validation()
+        if not (self.config.validation.paths and self.config.validation.every):
+            return
+        with self.shards.whole(), self.accelerator.autocast():
+            found = self.validation() if metrics else {}
+        if metrics:
             metrics.write({"step": self.progress.step, "validation": found})
             metrics.draw()
             tqdm.write(f"step {self.progress.step}: " + ", ".join(f"{k} {v:.3f}" for k, v in found.items()))
@@ -248,26 +261,11 @@ class Trainer:
         return restore(snapshot, self.parameters, self.optimizer, self.read_once.memory)
 
     def _save(self) -> None:
-        if self.is_first:
-            memory = self.read_once.memory
-            save(self.run, self.progress, self.parameters, self.optimizer, memory, self.config.keep)
+        memory, keep = self.read_once.memory, self.config.keep
+        save(self.run, self.progress, self.parameters, self.optimizer, memory, keep, writes=self.is_first)
 
     def _must_stop(self) -> bool:
-        return any(self.peers.lists(self._is_told_to_stop))
-
-    @contextmanager
-    def _stopping_on_signals(self) -> Iterator[None]:
-        """SIGTERM and SIGINT let the step in progress end, save, and stop."""
-
-        def stop(number: int, frame: object) -> None:
-            self._is_told_to_stop = True
-
-        before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+        return any(self.peers.lists(self._stop.is_set))
 
     # --- what it says -----------------------------------------------------------------------------------------------
 
@@ -295,7 +293,7 @@ class Trainer:
         if not steps:
             return 0.0
         began = time.monotonic()
-        with torch.no_grad(), self.accelerator.autocast():
+        with self.shards.whole(), torch.no_grad(), self.accelerator.autocast():
             self.read_once.read(steps[0].documents, with_states=False)
         return FORWARDS_PER_STEP * (time.monotonic() - began)
 

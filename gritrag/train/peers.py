@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 from torch.distributed.nn.functional import all_gather
+from torch.distributed.tensor import DTensor
 
 Item = TypeVar("Item")
 
@@ -49,10 +50,13 @@ class Peers:
         return self.world * size / total if total else 0.0
 
     def average(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Make every gradient the mean over processes; one that a process lacks counts as zero."""
-        if self.world == 1:
+        """Make every gradient the mean over processes; one that a process lacks counts as zero.
+
+        Gradients of sharded parameters are such means already; see `gritrag.train.sharding`.
+        """
+        parameters = [parameter for parameter in parameters if not isinstance(parameter, DTensor)]
+        if self.world == 1 or not parameters:
             return
-        parameters = list(parameters)
         for parameter in parameters:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)

@@ -1,4 +1,4 @@
-"""Rows of a training file become passages with their questions, or chats. A broken row is refused.
+"""Rows of a training file or data set become passages with their questions, or chats. A broken row is refused.
 
 Kinds of rows, told apart by their keys:
 
@@ -11,13 +11,23 @@ Kinds of rows, told apart by their keys:
 
 import json
 import random
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from datasets import load_dataset
+from datasets.exceptions import DatasetsError
 
 from gritrag.train.config import SourceConfig
+
+HUB_NAME = re.compile(
+    r"(?P<path>[\w-][\w.-]*/[\w-][\w.-]*)(/(?P<name>[\w.-]+))?(@(?P<revision>[\w.-]+))?(:(?P<split>[\w.]+))?"
+)
+"""``owner/name``, then, as far as they are given, configuration, revision and split, as `load_dataset` calls them."""
+
+FILES = {".jsonl", ".json", ".parquet"}
+SPLIT = "train"
 
 
 class Question(NamedTuple):
@@ -44,15 +54,19 @@ class Chat(NamedTuple):
 
 
 def read_source(path: Path, config: SourceConfig) -> tuple[list[Passage], list[Chat]]:
-    """All rows of a file; one of the two lists is empty.
+    """All rows of a source; one of the two lists is empty.
+
+    Args:
+        path: where `config.path` lies if it is a file or a folder. Where nothing is there, it is a name on the hub.
+        config: the source.
 
     Raises:
-        ValueError: no such file, a broken row (file and line are named), or questions and chats in one file.
+        ValueError: no such file or data set, a broken row (file and line are named), or questions and chats in one.
     """
     questions: dict[tuple[str, str], list[Question]] = {}
     chats: list[Chat] = []
     labelled: list[tuple[str, str]] = []
-    for number, (where, row) in enumerate(_rows(path)):
+    for number, (where, row) in enumerate(_rows(path, config)):
         if config.max_rows is not None and number == config.max_rows:
             break
         try:
@@ -104,14 +118,29 @@ def _told(error: Exception) -> str:
     return f"it lacks the key {error}" if isinstance(error, KeyError) else str(error)
 
 
-def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def _rows(path: Path, config: SourceConfig) -> Iterator[tuple[str, dict[str, Any]]]:
     """Where each row stands, and the row."""
-    if path.suffix == ".parquet":
-        if not path.is_file():
-            raise ValueError(f"there is no file {path}; data_dir is what paths are relative to")
-        for number, row in enumerate(load_dataset("parquet", data_files=str(path), split="train", streaming=True)):
-            yield f"{path}, row {number + 1}", row
+    if path.suffix == ".parquet" and not path.exists():
+        raise ValueError(f"there is no file {path}; data_dir is what paths are relative to")
+    if path.suffix != ".parquet" and (path.is_file() or (path.suffix in FILES and not path.exists())):
+        yield from _lines(path)
         return
+    where, arguments = _data_set(path, config)
+    number = 0
+    try:
+        for number, row in enumerate(load_dataset(**arguments), start=1):
+            # a data set has the same columns in every row: where a row has nothing to say, the column is null
+            yield f"{where}, row {number}", {key: value for key, value in row.items() if value is not None}
+    except (OSError, ValueError, DatasetsError) as error:
+        told = " ".join(str(error).split())
+        raise ValueError(
+            f"{where} cannot be read behind row {number}: {told}; a path is a file or a folder of data files below "
+            "data_dir, or a name on the hub, owner/name:split. Where the hub cannot be reached, download the data set "
+            "into a folder and name that"
+        ) from None
+
+
+def _lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     try:
         with path.open(encoding="utf-8") as lines:
             for number, line in enumerate(lines, start=1):
@@ -121,6 +150,27 @@ def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         raise ValueError(f"cannot read {path} ({error.strerror}); data_dir is what paths are relative to") from None
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is no UTF-8 text: {error.reason}") from None
+
+
+def _data_set(path: Path, config: SourceConfig) -> tuple[str, dict[str, Any]]:
+    """Name of a data set, and what `load_dataset` is called with. What lies here is streamed: no copy is kept."""
+    if path.is_file():
+        return str(path), {"path": "parquet", "data_files": str(path), "split": SPLIT, "streaming": True}
+    folder, split = path, SPLIT
+    if not path.is_dir() and ":" in path.name:
+        name, _, split = path.name.rpartition(":")
+        folder = path.parent / name
+    if folder.is_dir():
+        return str(path), {"path": str(folder), "split": split, "streaming": True}
+    match = HUB_NAME.fullmatch(config.path)
+    if match is None:
+        raise ValueError(
+            f"{path} is no file and no folder, and {config.path!r} is no name on the hub, owner/name:split; "
+            "data_dir is what paths are relative to"
+        )
+    named = {key: value for key, value in match.groupdict().items() if value is not None}
+    # all of it is kept in the cache of `datasets`, for the next time; of a large one some rows are enough
+    return config.path, {"split": SPLIT, **named, "streaming": config.max_rows is not None}
 
 
 def _json(line: str, where: str) -> dict[str, Any]:

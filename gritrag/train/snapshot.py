@@ -22,6 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from gritrag.train.memory import Memory
+from gritrag.train.sharding import gathered, scattered
 
 FORMAT = 1
 WEIGHTS, OPTIMIZER, STATE = "weights.safetensors", "optimizer.safetensors", "state.json"
@@ -45,14 +46,22 @@ def save(
     optimizer: torch.optim.Optimizer,
     memory: Memory,
     keep: int,
-) -> Path:
-    """Write a snapshot, then remove all but the `keep` latest."""
+    writes: bool = True,
+) -> None:
+    """Write a snapshot, then remove all but the `keep` latest.
+
+    All processes must call it, for sharded tensors are gathered here; the one that `writes` does the rest.
+    """
+    weights = _whole(parameters, writes)
+    moments = _whole(_optimizer_tensors(parameters, optimizer), writes)
+    if not writes:
+        return
     target = run / f"step-{progress.step:08d}"
     scratch = run / f".writing-{progress.step:08d}-{os.getpid()}"
     scratch.mkdir(parents=True)
-    save_file({name: p.detach().cpu().contiguous() for name, p in parameters.items()}, scratch / WEIGHTS)
+    save_file(weights, scratch / WEIGHTS)
     remembered = {f"{MEMORY}/{name}": tensor for name, tensor in memory.tensors().items()}
-    save_file(_optimizer_tensors(parameters, optimizer) | remembered, scratch / OPTIMIZER)
+    save_file(moments | remembered, scratch / OPTIMIZER)
     (scratch / STATE).write_text(json.dumps({"format": FORMAT, **progress._asdict()}), "utf-8")
     for file in scratch.iterdir():
         with file.open("rb") as stream:
@@ -62,7 +71,6 @@ def save(
     scratch.rename(target)
     for old in snapshots(run)[:-keep]:
         shutil.rmtree(old)
-    return target
 
 
 def snapshots(run: Path) -> list[Path]:
@@ -90,7 +98,7 @@ def restore(
         fields = {key.removeprefix(prefix): tensors[key] for key in list(tensors) if key.startswith(prefix)}
         if fields:
             optimizer.state[parameter] = {
-                field: value if field == "step" else value.to(parameter.device) for field, value in fields.items()
+                field: value if field == "step" else scattered(value, parameter) for field, value in fields.items()
             }
     return Progress(**state)
 
@@ -116,7 +124,7 @@ def load_weights(file: Path, parameters: Mapping[str, nn.Parameter]) -> None:
                 raise ValueError(
                     f"{file}: {name} has shape {list(tensors[name].shape)}, the model's has {list(parameter.shape)}"
                 )
-            parameter.copy_(tensors[name])
+            parameter.copy_(scattered(tensors[name], parameter))
 
 
 def _optimizer_tensors(
@@ -126,5 +134,11 @@ def _optimizer_tensors(
     for name, parameter in parameters.items():
         for field, value in optimizer.state.get(parameter, {}).items():
             assert isinstance(value, torch.Tensor), f"AdamW keeps tensors only, got {field} of {type(value)}"
-            tensors[f"{name}/{field}"] = value.detach().cpu().contiguous()
+            tensors[f"{name}/{field}"] = value
     return tensors
+
+
+def _whole(tensors: Mapping[str, torch.Tensor], are_kept: bool) -> dict[str, torch.Tensor]:
+    """One after the other gathered, and moved out of the way of the next."""
+    whole = ((name, gathered(tensor.detach())) for name, tensor in tensors.items())
+    return {name: tensor.cpu().contiguous() for name, tensor in whole if are_kept}

@@ -1,12 +1,15 @@
-"""Rows of every kind are understood; a broken one is refused with its file and line."""
+"""Rows of every kind are understood, from files and data sets; a broken one is refused with its file and line."""
 
 import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import datasets
+import huggingface_hub
 import pytest
 from datasets import Dataset
+from datasets.packaged_modules.json.json import Json
 
 from gritrag.train.config import SourceConfig
 from gritrag.train.rows import Passage, Question, read_source
@@ -107,3 +110,81 @@ def test_files_that_are_not_there_or_hold_nothing_or_both_kinds(tmp_path: Path, 
     for rows in ([], both):
         with pytest.raises(ValueError, match="at least one"):
             read(write(tmp_path / "a.jsonl", rows))
+
+
+# --- data sets --------------------------------------------------------------------------------------------------------
+
+
+def row(text: str) -> dict[str, Any]:
+    return {"question": f"{text}?", "passage": text, "answers": []}
+
+
+def texts(data_dir: Path, name: str, **settings: Any) -> list[str]:
+    return [passage.text for passage in read_source(data_dir / name, SourceConfig(path=name, **settings))[0]]
+
+
+@pytest.fixture
+def once_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: Write) -> Callable[..., None]:
+    """Puts rows into the cache of `datasets` as those of a data set on the hub, which cannot be reached."""
+    cache = tmp_path / "cache"
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", cache)
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+
+    def put(name: str, config: str, **splits: list[dict[str, Any]]) -> None:
+        files = {split: [str(write(tmp_path / f"{split}.rows", rows))] for split, rows in splits.items()}
+        own = name.split("/")[1]
+        Json(str(cache), own, config, "0" * 40, data_files=files, config_id=config).download_and_prepare()
+        (cache / own).rename(cache / name.replace("/", "___"))
+
+    return put
+
+
+def test_a_folder_is_a_data_set_with_splits(tmp_path: Path, write: Write) -> None:
+    (tmp_path / "facts").mkdir()
+    rows = [row("Ann came."), {"query": "q", "pos": ["Bob left."]}, row("Cem stayed.")]
+    write(tmp_path / "facts" / "train.jsonl", rows)
+    write(tmp_path / "facts" / "validation.jsonl", [row("Dee sang.")])
+    assert texts(tmp_path, "facts") == texts(tmp_path, "facts:train") == ["Ann came.", "Bob left.", "Cem stayed."]
+    assert texts(tmp_path, "facts", max_rows=2) == ["Ann came.", "Bob left."]
+    assert texts(tmp_path, "facts:validation") == ["Dee sang."]
+
+
+def test_a_data_set_has_a_name_on_the_hub_unless_something_lies_there(
+    tmp_path: Path, write: Write, once_loaded: Callable[..., None]
+) -> None:
+    once_loaded("osk/facts", "default", train=[row("Ann came."), row("Bob left.")], test=[row("Dee sang.")])
+    once_loaded("osk/songs", "old", train=[row("Eve sang.")])
+    assert texts(tmp_path, "osk/facts") == ["Ann came.", "Bob left."]
+    assert texts(tmp_path, "osk/facts", max_rows=1) == ["Ann came."]
+    assert texts(tmp_path, "osk/facts:test") == ["Dee sang."]
+    assert texts(tmp_path, "osk/songs/old:train") == ["Eve sang."]
+    (tmp_path / "osk" / "facts").mkdir(parents=True)
+    write(tmp_path / "osk" / "facts" / "a.jsonl", [row("It lies here.")])
+    assert texts(tmp_path, "osk/facts") == ["It lies here."]
+
+
+def test_a_broken_row_of_a_data_set_is_refused_by_name_and_number(
+    tmp_path: Path, write: Write, once_loaded: Callable[..., None]
+) -> None:
+    broken = [row("Ann came."), {"question": "q?", "answers": []}]
+    once_loaded("osk/facts", "default", test=broken)
+    (tmp_path / "facts").mkdir()
+    write(tmp_path / "facts" / "train.jsonl", broken)
+    for name in ("osk/facts:test", "facts"):
+        with pytest.raises(ValueError, match=f"{name}, row 2: broken row: it lacks the key 'passage'"):
+            texts(tmp_path, name)
+
+
+def test_data_sets_that_cannot_be_had(tmp_path: Path, write: Write, once_loaded: Callable[..., None]) -> None:
+    once_loaded("osk/facts", "default", train=[row("Ann came.")])
+    (tmp_path / "facts").mkdir()
+    for name in ("osk/gone", "osk/facts:gone", "osk/facts/gone:train", "facts"):
+        with pytest.raises(ValueError, match=f"{name} cannot be read behind row 0: .* owner/name:split"):
+            texts(tmp_path, name)
+    write(tmp_path / "facts" / "train.jsonl", [row("Ann came.")])
+    with pytest.raises(ValueError, match=r"facts:gone cannot be read behind row 0: .*gone"):
+        texts(tmp_path, "facts:gone")
+    for name in ("gone", "../gone/away", "osk/facts:"):
+        with pytest.raises(ValueError, match=r"no file and no folder, and .* is no name on the hub"):
+            texts(tmp_path, name)
