@@ -1,6 +1,7 @@
 """Laws of packed weights: the same numbers in fewer bytes, for models that lose nothing by it, and never stale ones."""
 
 import platform
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -67,15 +68,26 @@ def test_a_model_that_would_lose_something_is_not_packed() -> None:
     assert pack(wide) == {}
 
 
+def in_place(weight: torch.Tensor) -> None:
+    with torch.no_grad():
+        weight.mul_(-1)
+
+
+def exchanged(weight: torch.Tensor) -> None:
+    weight.data = -weight.data
+
+
 @needs_kernel
-def test_a_model_that_is_trained_on_is_not_answered_from_what_it_was(tokenizer: PreTrainedTokenizerFast) -> None:
+@pytest.mark.parametrize("change", [in_place, exchanged])
+def test_a_model_that_is_changed_is_not_answered_from_what_it_was(
+    tokenizer: PreTrainedTokenizerFast, change: Callable[[torch.Tensor], None]
+) -> None:
     lm = make_lm("llama")
     round_to_half(lm)
     model = GritModel(lm, tokenizer, CheckpointConfig())
     before = model.generate("the river", max_new_tokens=8)
     assert model.step is not None
-    with torch.no_grad():
-        lm.get_output_embeddings().weight.mul_(-1)
+    change(lm.get_output_embeddings().weight)
     assert model.step is None
     assert model.generate("the river", max_new_tokens=8) != before
 
