@@ -25,6 +25,7 @@ from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from gritrag.config import CHECKPOINT_FILE, CheckpointConfig
+from gritrag.model import ternary
 from gritrag.model.packed import can_pack, round_to_half
 from gritrag.prompts import CHATML, FITTED, GEMMA, GRITLM, INSTRUCT, PLAIN, TEMPLATES, Template, fitted
 
@@ -99,7 +100,10 @@ def load(
     if config.adapter is not None:
         folder = path / config.adapter
         adapter = hash_files(folder)
-        lm = PeftModel.from_pretrained(lm, str(folder)).merge_and_unload()
+        if (folder / ternary.TERNARY).is_file():
+            ternary.add(lm, folder / ternary.TERNARY)
+        else:
+            lm = PeftModel.from_pretrained(lm, str(folder)).merge_and_unload()
     parts = path / config.parts_file if config.parts_file else None
     return Loaded(_ready(lm, device, has_half_weights), tokenizer, config, weights, adapter, parts)
 

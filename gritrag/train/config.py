@@ -180,12 +180,14 @@ class ValidationConfig(Recipe):
 
 
 class AdapterConfig(Recipe):
-    """The LoRA adapter that a checkpoint is shipped as.
+    """The adapter that a checkpoint is shipped as.
 
     Args:
-        method: ``full`` trains the weights themselves and extracts the adapter from their difference by SVD;
-            ``lora`` trains the adapter.
-        rank: of every matrix.
+        method: ``full`` trains the weights themselves and extracts the adapter from their difference; ``lora`` trains a
+            LoRA adapter.
+        form: of an extracted adapter: ``lora``, by SVD; or ``ternary``, for changes of no low rank, which only GritRAG
+            reads; see `gritrag.model.ternary`.
+        rank: of every matrix of a LoRA adapter.
         alpha: scale of a trained adapter, over its rank.
         init: ``lora`` goes on with the adapter in this folder, such as an extracted one, instead of beginning anew.
         calibration_steps: an extracted adapter is the one nearest in what layers put out in this many steps of training
@@ -195,6 +197,7 @@ class AdapterConfig(Recipe):
     """
 
     method: Literal["full", "lora"] = "full"
+    form: Literal["lora", "ternary"] = "lora"
     rank: int = Field(32, ge=1)
     alpha: int = Field(64, ge=1)
     init: str | None = None

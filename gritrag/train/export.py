@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 from gritrag.config import CheckpointConfig
+from gritrag.model import ternary
 from gritrag.model.adapter import PeftModel, extract
 from gritrag.model.grit import GritModel
 from gritrag.model.parts import PARTS_FILE
@@ -59,9 +60,13 @@ def export(
         told = f"the trained adapter of rank {settings.rank}"
     else:
         weights = load_base(config, "cpu").lm.state_dict()
-        cost = extract(model.lm, weights, settings.rank, folder / ADAPTER, config.base, moments)
+        if settings.form == "ternary":
+            cost, what = ternary.write(model.lm, weights, folder / ADAPTER, moments), "a ternary adapter"
+        else:
+            cost = extract(model.lm, weights, settings.rank, folder / ADAPTER, config.base, moments)
+            what = f"an adapter of rank {settings.rank}"
         told = (
-            f"an adapter of rank {settings.rank} extracted from the change of weights: {cost.nbytes / 1e6:.1f} MB, "
+            f"{what} extracted from the change of weights: {cost.nbytes / 1e6:.1f} MB, "
             f"loses {cost.weight_error:.1%} of the change of weights, {cost.output_error:.1%} of that of outputs"
         )
     if not model.parts.is_empty:
