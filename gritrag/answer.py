@@ -98,6 +98,7 @@ def plan_context(
     asked: DocumentState | None = None,
     room: int = 0,
     computed: Collection[int] = (),
+    is_best_last: bool = False,
 ) -> ContextPlan:
     """Documents and question in the order of the mode. Cached and uncached plans are the same token ids.
 
@@ -109,6 +110,7 @@ def plan_context(
         asked: state of the question, likewise.
         room: tokens to leave for the answer.
         computed: numbers of the states that were missing and have been read for this answer.
+        is_best_last: the context has the hits in reverse, the first one next to what comes behind the documents.
 
     Raises:
         ValueError: not even one document fits.
@@ -117,9 +119,8 @@ def plan_context(
     documents: list[Piece] = [tuple(model.document_token_ids(hit.document)) for hit in hits] if states is None else []
     documents += states or []
     start = sum(map(len, before))
-    ends = list(accumulate(map(len, documents), initial=start))[1:]
     around = sum(map(len, after)) + room
-    fitting = sum(end + around <= model.max_tokens for end in ends)
+    fitting = sum(end + around <= model.max_tokens for end in _ends(start, documents))
     if fitting < len(hits):
         if fitting == 0:
             raise ValueError(
@@ -128,14 +129,25 @@ def plan_context(
                 "takes; index shorter chunks"
             )
         logger.warning("only the first %d of %d documents fit the context; the others are left out", fitting, len(hits))
+    turn = slice(None, None, -1 if is_best_last else 1)
+    pieces = documents[:fitting][turn]
     citations = tuple(
         Citation(hit.document.id, hit.document.title, end - len(piece), end)
-        for hit, piece, end in zip(hits[:fitting], documents, ends, strict=False)
+        for hit, piece, end in zip(hits[:fitting], pieces[turn], _ends(start, pieces)[turn], strict=True)
     )
-    context = model.usable(Context.of(*before, *documents[:fitting], *after))
+    context = model.usable(Context.of(*before, *pieces, *after))
     new = {id(documents[number]) for number in computed}
     cached = sum(len(state) for state, _ in context.states if id(state) not in new)
     return ContextPlan(context, citations, _is_exact(model, context), cached)
+
+
+def _is_ranked(given: Given | None) -> bool:
+    """Whether the first is the best: of what a search has found, and not of documents in an order of their own."""
+    return given is None or all(isinstance(each, Hit) for each in given)
+
+
+def _ends(start: int, pieces: Sequence[Piece]) -> list[int]:
+    return list(accumulate(map(len, pieces), initial=start))[1:]
 
 
 def _is_exact(model: GritModel, context: Context) -> bool:
@@ -193,8 +205,8 @@ class RAG:
         Args:
             question: the question.
             where: metadata filter for the search.
-            hits: hits, documents or strings to answer from, in context order, instead of a search. A mode without
-                documents takes none.
+            hits: to answer from instead of a search: hits, the best first, which stands last in the context, next to
+                the question or the answer; or documents or strings, in context order.
             **sampling: fields of `Sampling`, such as max_new_tokens.
 
         Raises:
@@ -210,12 +222,13 @@ class RAG:
         """As `ask`, in events: the hits first, then pieces of text, and the whole `Answer` last."""
         clock = _Clock()
         options = self._options(sampling)
+        given = hits
         (hits,), (asked,) = self._retrieve([question], where, None if hits is None else [hits])
         now = clock.lap("retrieve", clock.start)
         yield Event(hits=hits)
         clock.start += perf_counter() - now  # what the caller did with the hits is not our time
         now = perf_counter()
-        plan = self._plan(question, hits, asked, options)
+        plan = self._plan(question, hits, asked, options, _is_ranked(given))
         now = clock.lap("load", now)
         cache = self.model.place([plan.context], options)
         clock.lap("place", now)
@@ -258,7 +271,8 @@ class RAG:
         clock = _Clock()
         hits, asked = self._retrieve(questions, where, given)
         now = clock.lap("retrieve", clock.start)
-        plans = [self._plan(*row, options) for row in zip(questions, hits, asked, strict=True)]
+        ranked = [_is_ranked(None if given is None else given[row]) for row in range(len(questions))]
+        plans = [self._plan(q, h, a, options, r) for q, h, a, r in zip(questions, hits, asked, ranked, strict=True)]
         now = clock.lap("load", now)
         contexts = [plan.context for plan in plans]
         cache = self.model.place(contexts, options)
@@ -289,9 +303,12 @@ class RAG:
             given = self.index.search_many(questions, self.k, where=where, mode=self.search_mode, vectors=vectors)
         return [as_hits(hits) for hits in given], asked
 
-    def _plan(self, question: str, hits: Sequence[Hit], asked: DocumentState | None, options: Sampling) -> ContextPlan:
+    def _plan(
+        self, question: str, hits: Sequence[Hit], asked: DocumentState | None, options: Sampling, is_ranked: bool
+    ) -> ContextPlan:
         states, computed = self._states(hits) if self.mode.reuses_documents and hits else (None, [])
-        return plan_context(self.model, self.mode, question, hits, states, asked, options.max_new_tokens, computed)
+        room = options.max_new_tokens
+        return plan_context(self.model, self.mode, question, hits, states, asked, room, computed, is_ranked)
 
     def _states(self, hits: Sequence[Hit]) -> tuple[list[DocumentState], list[int]]:
         """States of all hits, and the numbers of those that were missing: read now, and stored if nobody writes."""

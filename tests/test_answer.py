@@ -221,7 +221,8 @@ def test_an_answer_that_is_called_exact_is_that_of_the_uncached_run(index: Index
         if answer.exact:
             hits, (asked,) = rag._retrieve([QUESTION], None, None)
             states = rag._states(hits[0])[0] if rag.mode.reuses_documents else None
-            context = plan_context(rag.model, rag.mode, QUESTION, hits[0], states, asked).context
+            plan = plan_context(rag.model, rag.mode, QUESTION, hits[0], states, asked, is_best_last=True)
+            context = plan.context
             again = rag.model.decode([Context.of(context.token_ids)], Sampling(max_new_tokens=16))
             list(again)
             assert again.completions[0].text.strip() == answer.text

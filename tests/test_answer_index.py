@@ -94,11 +94,26 @@ def test_an_answer_waits_for_no_writer(index: Index) -> None:
     assert index.load_states(["a", "b", "c"]).count(None) == 0
 
 
+@pytest.mark.parametrize("mode", ["doc-query", "doc-cache", "query-doc-cache"])
+def test_the_best_hit_stands_last_whether_it_was_searched_or_given(index: Index, mode: str) -> None:
+    rag = RAG(index, mode=mode, k=3)
+    answer = rag.ask(QUESTION, max_new_tokens=8)
+    ends = [citation.end for citation in answer.citations]
+    assert [citation.id for citation in answer.citations] == [hit.document.id for hit in answer.hits]
+    assert [hit.rank for hit in answer.hits] == [1, 2, 3]
+    assert ends == sorted(ends, reverse=True)
+    given = rag.ask(QUESTION, hits=index.search(QUESTION, 3, mode="hybrid"), max_new_tokens=8)
+    (batched,) = rag.ask_many([QUESTION], max_new_tokens=8)
+    for again in (given, batched):
+        assert (again.text, again.citations, again.usage) == (answer.text, answer.citations, answer.usage)
+
+
 def test_documents_and_strings_are_hits_too(index: Index) -> None:
     rag = RAG(index)
-    expected = rag.ask(QUESTION, hits=as_hits(DOCUMENTS[:2]), max_new_tokens=8)
+    expected = rag.ask(QUESTION, hits=as_hits(DOCUMENTS[1::-1]), max_new_tokens=8)  # the best of hits stands last
     answer = rag.ask(QUESTION, hits=DOCUMENTS[:2], max_new_tokens=8)
-    assert (answer.text, answer.citations, answer.usage) == (expected.text, expected.citations, expected.usage)
+    assert (answer.text, answer.citations[::-1], answer.usage) == (expected.text, expected.citations, expected.usage)
+    assert answer.citations[0].start == 0
     assert [(hit.document, hit.rank) for hit in answer.hits] == [(DOCUMENTS[0], 1), (DOCUMENTS[1], 2)]
     text = DOCUMENTS[1].text
     named, bare = (rag.ask(QUESTION, hits=[given], max_new_tokens=8) for given in (Document(text), text))
