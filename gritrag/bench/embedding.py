@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from gritrag.bench.encoders import load_encoder
+from gritrag.bench.encoders import check_names, load_encoder
 from gritrag.bench.labelled import Labelled, keys_of, read_labelled, read_pairs
 from gritrag.bench.questions import choose, evenly, read_questions
 from gritrag.bench.report import as_json, header, machine, table
@@ -199,6 +199,7 @@ def main(
     sets = {path.stem: read_tasks(path, train, setting) for path in paths}
     if len(sets) < len(paths):
         raise ValueError(f"sets are called by their file names, which must differ: {', '.join(map(str, paths))}")
+    check_names((model, *compare))
     measured: list[Measured] = []
     for name in dict.fromkeys((model, *compare)):
         say(f"evaluating {name}")

@@ -6,7 +6,7 @@ parameters that only embeds. It comes in a package of its own.
 Shape letters: `N` texts, `Q` queries, `B` batch, `T` tokens, `D` length of a vector.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -89,6 +89,17 @@ class MiniLM:
 
 
 Encoder = GritModel | MiniLM
+
+
+def check_names(names: Iterable[str]) -> None:
+    """Find every model before the first is measured: what took an hour is not lost to the misspelling of the last.
+
+    Raises:
+        ValueError: there is no model of some name.
+    """
+    for name in names:
+        if name != MINILM:
+            locate(name)
 
 
 def load_encoder(name: str, dtype: str = "auto", device: str = "auto") -> Encoder:

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from gritrag.answer import RAG
 from gritrag.bench import scores
-from gritrag.bench.encoders import MINILM, Encoder, load_encoder
+from gritrag.bench.encoders import MINILM, Encoder, check_names, load_encoder
 from gritrag.bench.questions import Question, QuestionSet, choose, evenly, read_questions
 from gritrag.bench.report import as_json, machine, machine_of
 from gritrag.bench.retrieval import rank
@@ -197,6 +197,7 @@ def main(
     asked = gold_contexts(chosen, setting, path) if setting.has("answers") else []
     if out is not None and out.exists() and out.samefile(path):
         raise ValueError(f"--out {out} is the file of questions itself; name another")
+    check_names((model, *compare))
     runs: list[Evaluated] = []
     with out.open("w", encoding="utf-8") if out is not None else nullcontext() as lines:
         for name in (model, *compare):

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from gritrag.bench import quality
 from gritrag.bench.quality import Asked, Setting, evaluate, gold_contexts, main
 from gritrag.bench.questions import QuestionSet, choose, read_questions
 from gritrag.bench.scores import score_answer
@@ -197,3 +198,13 @@ def test_mistakes_are_told_before_a_model_is_loaded(path: Path, tmp_path: Path) 
     for wrong in ({"only": "speed"}, {"questions": 0}, {"distractors": -1}, {"k": 0}):
         with pytest.raises(ValueError, match=f"{next(iter(wrong.values()))!r}"):
             Setting(**wrong)
+
+
+def test_a_misspelt_model_is_found_before_any_is_measured(
+    path: Path, model_folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured: list[str] = []
+    monkeypatch.setattr(quality, "load_encoder", lambda name, *settings: measured.append(name))
+    with pytest.raises(ValueError, match="no model 'nobody'"):
+        main(path, model_folder, ("nobody",))
+    assert measured == []
