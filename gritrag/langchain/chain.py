@@ -16,7 +16,8 @@ from gritrag.records import Answer, Event, as_hits
 __all__ = ["GritRAGChain"]
 
 Question = str | dict[str, Any]
-"""A question, or ``{"question": ...}`` with ``"filter"`` (metadata for the search) or ``"documents"`` (no search)."""
+"""A question, or ``{"question": ...}`` with ``"filter"`` (metadata for the search) or ``"documents"`` (no search;
+the best first, as a retriever gives them)."""
 
 
 class GritRAGChain(RunnableSerializable[Question, dict[str, Any]]):

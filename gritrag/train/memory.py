@@ -26,7 +26,24 @@ class Memory:
         Args:
             identities: of the document of each query; see `gritrag.train.steps.RetrievalStep`.
         """
-        return torch.tensor([[known != own for known in self.identities] for own in identities], dtype=torch.bool)
+        strange = [[known != own for known in self.identities] for own in identities]
+        return torch.tensor(strange, dtype=torch.bool).view(len(identities), len(self.identities))
+
+    def beside(
+        self, documents_ND: torch.Tensor, identities: Sequence[int], positive_Q: Sequence[int]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The documents of a step and, behind them, those of earlier ones, `[N + M, D]`; and what queries are compared
+        with, bool `[Q, N + M]`. The step's own are remembered from now on.
+
+        Args:
+            identities: of the documents of the step.
+            positive_Q: rows of the queries' own documents among them.
+        """
+        negatives_QM = self.negatives([identities[row] for row in positive_Q])
+        in_step_QN = torch.ones(len(positive_Q), len(documents_ND), dtype=torch.bool)
+        compared = [documents_ND, self.vectors_MD.to(documents_ND)] if self.identities else [documents_ND]
+        self.add(documents_ND, identities)
+        return torch.cat(compared), torch.cat([in_step_QN, negatives_QM], dim=1)
 
     def add(self, vectors_ND: torch.Tensor, identities: Sequence[int]) -> None:
         """Remember documents, and forget the oldest. A document that is met again is remembered as it is now."""

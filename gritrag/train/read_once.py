@@ -43,15 +43,12 @@ class ReadOnce:
         model: the model in training; its parameters that require gradients get them.
         config: the recipe.
         peers: other processes, whose documents are negatives too.
-        memory: documents of earlier steps, negatives as well; a new and empty one where None.
     """
 
-    def __init__(
-        self, model: GritModel, config: TrainConfig, peers: Peers | None = None, memory: Memory | None = None
-    ) -> None:
+    def __init__(self, model: GritModel, config: TrainConfig, peers: Peers | None = None) -> None:
         self.model, self.config = model, config
         self.peers = peers or Peers()
-        self.memory = memory or Memory(config.contrastive.memory)
+        self.memory = Memory(config.contrastive.memory)
         self.contexts = Contexts(model)
         self._contrastive = Contrastive(config.contrastive)
         self._generative = Generative(config.generative)
@@ -146,32 +143,25 @@ class ReadOnce:
         positive_Q = [start + row for start, (_, rows, *_) in zip(starts, every, strict=True) for row in rows]
         if not positive_Q:
             return {}
-        device = self.model.lm.device
         documents_ND = self.peers.vectors(documents.vectors)
         candidates_QN: torch.Tensor | None = None
+        identities = [identity for *_, own in every for identity in own]
         if any(candidates is not None for _, _, candidates, _ in every):
             candidates_QN = torch.zeros(len(positive_Q), len(documents_ND), dtype=torch.bool)
-            rows = [
+            own = [
                 [start + row for row in r] for start, (_, _, c, _) in zip(starts, every, strict=True) for r in c or ()
             ]
-            for query, allowed in enumerate(rows):
+            for query, allowed in enumerate(own):
                 candidates_QN[query, allowed] = True
-        compared = documents_ND
-        identities = [identity for *_, own in every for identity in own]
-        if candidates_QN is None and self.memory.size and len(identities) == len(documents_ND):
-            remembered_QM = self.memory.negatives([identities[row] for row in positive_Q])
-            if self.memory.identities:
-                candidates_QN = torch.cat(
-                    [torch.ones(len(positive_Q), len(documents_ND), dtype=torch.bool), remembered_QM], 1
-                )
-                compared = torch.cat([documents_ND, self.memory.vectors_MD.to(documents_ND)])
-            self.memory.add(documents_ND, identities)
+        elif self.memory.size and identities:
+            documents_ND, candidates_QN = self.memory.beside(documents_ND, identities, positive_Q)
+        device = self.model.lm.device
         own_queries = queries.vectors if step.queries else documents.vectors[:0]
         loss = self._contrastive(
             self.peers.vectors(own_queries),
-            compared,
+            documents_ND,
             torch.tensor(positive_Q, device=device),
-            candidates_QN.to(device) if candidates_QN is not None else None,
+            None if candidates_QN is None else candidates_QN.to(device),
         )
         (loss * self.config.contrastive.weight).backward()
         return {"contrastive": loss.item()}
