@@ -6,19 +6,14 @@ from pathlib import Path
 import pytest
 import torch
 from architectures import MOVABLE, WITH_STATES
+from ferry import DOCUMENTS, QUESTION
 
-from gritrag import RAG, Document, GritModel, Hit, Index
+from gritrag import RAG, Document, GritModel, Index
 from gritrag.answer import MODES, ContextPlan, plan_context
 from gritrag.model.context import Context, inputs
 from gritrag.model.decode import Sampling
 from gritrag.model.state import DocumentState
-
-DOCUMENTS = [
-    Document("The ferry leaves at noon.", id="a", title="Ferry", metadata={"year": 1}),
-    Document("A bridge of rope was built over the gorge.", id="b", metadata={"year": 2}),
-    Document("Goats eat the red moss.", id="c", metadata={"year": 3}),
-]
-QUESTION = "When does the ferry leave?"
+from gritrag.records import as_hits
 
 
 @pytest.fixture
@@ -26,10 +21,6 @@ def index(tiny_model: GritModel, tmp_path: Path) -> Iterator[Index]:
     with Index.create(tmp_path / "index", model=tiny_model, states="float32") as index:
         index.add(DOCUMENTS)
         yield index
-
-
-def as_hits(documents: list[Document]) -> list[Hit]:
-    return [Hit(document, 1.0, rank) for rank, document in enumerate(documents, start=1)]
 
 
 @pytest.mark.parametrize("architecture", WITH_STATES)

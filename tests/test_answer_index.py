@@ -5,16 +5,11 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
+from ferry import DOCUMENTS, QUESTION
 
-from gritrag import RAG, Answer, Document, GritModel, Hit, Index
+from gritrag import RAG, Answer, Document, GritModel, Index
 from gritrag.model.state import Reading
-
-DOCUMENTS = [
-    Document("The ferry leaves at noon.", id="a", title="Ferry", metadata={"year": 1}),
-    Document("A bridge of rope was built over the gorge.", id="b", metadata={"year": 2}),
-    Document("Goats eat the red moss.", id="c", metadata={"year": 3}),
-]
-QUESTION = "When does the ferry leave?"
+from gritrag.records import as_hits
 
 
 @pytest.fixture
@@ -22,10 +17,6 @@ def index(tiny_model: GritModel, tmp_path: Path) -> Iterator[Index]:
     with Index.create(tmp_path / "index", model=tiny_model, states="float32") as index:
         index.add(DOCUMENTS)
         yield index
-
-
-def as_hits(documents: list[Document]) -> list[Hit]:
-    return [Hit(document, 1.0, rank) for rank, document in enumerate(documents, start=1)]
 
 
 def test_a_missing_state_is_read_used_and_stored(tiny_model: GritModel, index: Index, tmp_path: Path) -> None:

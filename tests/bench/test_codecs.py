@@ -15,7 +15,6 @@ from gritrag.cli import app
 from gritrag.index.codecs import get_codec
 from gritrag.model.grit import GritModel
 
-PLACES = ["Osk", "Ruv", "Tal", "Wem", "Yor", "Zan"]
 TINY = str(Path(__file__).parents[2] / "configs" / "tiny" / "model")
 SMALL: dict[str, Any] = {
     "codecs": ("float32", "int8", "int4"),
@@ -26,17 +25,6 @@ SMALL: dict[str, Any] = {
     "tokens": 40,
     "repetitions": 2,
 }
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    rows = [
-        {"id": f"q{n}", "question": f"{place}?", "passage": f"{place} has {n} owls.", "answers": [f"{n} owls"]}
-        for n, place in enumerate(PLACES)
-    ]
-    path = tmp_path / "questions.jsonl"
-    path.write_text("\n".join(map(json.dumps, rows)))
-    return path
 
 
 @pytest.fixture

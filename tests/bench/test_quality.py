@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from places import PLACES
 from typer.testing import CliRunner
 
 from gritrag.bench import quality
@@ -14,22 +15,9 @@ from gritrag.bench.summary import Evaluated, pairs, show, summarise
 from gritrag.cli import app
 from gritrag.model.grit import GritModel
 
-PLACES = ["Osk", "Ruv", "Tal", "Wem", "Yor", "Zan"]
 MODES = ["no-retrieval", "doc-query", "doc-cache"]
 ANSWER_WAYS = ["no-retrieval", *(f"{mode}, {context}" for context in ("gold", "retrieved") for mode in MODES[1:])]
 SMALL = {"questions": 2, "distractors": 2, "k": 2, "max_new_tokens": 4, "states": "float32"}
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    """Six questions that share one word with their own passage and none with another."""
-    rows = [
-        {"id": f"q{n}", "question": f"{place}?", "passage": f"{place} has {n} owls.", "answers": [f"{n} owls"]}
-        for n, place in enumerate(PLACES)
-    ]
-    path = tmp_path / "questions.jsonl"
-    path.write_text("\n".join(map(json.dumps, rows)))
-    return path
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import yaml
+from places import PLACES
 from typer.testing import CliRunner
 
 from gritrag.bench.comparison import ComparisonConfig
@@ -18,7 +19,6 @@ from gritrag.model.grit import GritModel
 from gritrag.train.config import TrainConfig
 
 ROOT = Path(__file__).parents[2]
-PLACES = ["Osk", "Ruv", "Tal", "Wem", "Yor", "Zan"]
 SCORES = {
     "questions/nDCG@10",
     "questions/recall@1",
