@@ -14,14 +14,18 @@ class SystemConfig(Recipe):
     Args:
         recipe: YAML file; empty for the untrained base.
         overrides: of the recipe, such as ``generative.weight=0``.
+        share: of the comparison's tokens that it is trained on: 0.5 for one of two streams.
         reading, pooling, template, instruction: of the untrained base; a recipe brings its own.
         trained_as: judge the checkpoint of this other system, which is not trained twice.
         demonstrations: so many pairs are shown with each query of a retrieval set.
         reads_instructions: texts that are clustered, classified or compared come with the instruction of their set.
+        scores: judge it on these alone: sets by their names without ``.jsonl``, ``answers``, ``attention``. Empty for
+            everything. For a row that stands there for one relation.
     """
 
     recipe: str = ""
     overrides: tuple[str, ...] = ()
+    share: float = Field(1.0, gt=0, le=1)
     reading: ReadingMode = "causal"
     pooling: str = "mean"
     template: str = "auto"
@@ -29,6 +33,7 @@ class SystemConfig(Recipe):
     trained_as: str = ""
     demonstrations: int = Field(0, ge=0)
     reads_instructions: bool = True
+    scores: tuple[str, ...] = ()
 
 
 class EvaluationConfig(Recipe):
@@ -42,6 +47,7 @@ class EvaluationConfig(Recipe):
         attention: texts that attention is looked at on.
         demonstrations: questions whose pairs are shown as demonstrations.
         instructions: of the sets of labels and pairs, by their names without ``.jsonl``.
+        rows_of: so many rows of these sets instead of `rows`, by the same names.
         rows, documents, shots, clusterings, questions, distractors, max_new_tokens, texts, seed: sizes; see
             `embedding.Setting`, `quality.Setting` and `attention.Setting`.
     """
@@ -53,6 +59,7 @@ class EvaluationConfig(Recipe):
     attention: str = ""
     demonstrations: str = ""
     instructions: dict[str, str] = Field(default_factory=dict)
+    rows_of: dict[str, int] = Field(default_factory=dict)
     rows: int = 500
     documents: int = 150
     shots: int = 8
@@ -65,6 +72,11 @@ class EvaluationConfig(Recipe):
 
     def path(self, name: str) -> Path:
         return Path(self.data_dir) / name
+
+    def names(self) -> list[str]:
+        """What a system can be judged on, as `SystemConfig.scores` calls it."""
+        others = {"answers": self.answers, "attention": self.attention}
+        return [*(Path(file).stem for file in self.sets), *(name for name, file in others.items() if file)]
 
 
 class RelationConfig(Recipe):

@@ -45,7 +45,8 @@ WAYS = {"doc-query, gold": "answers/F1 from text", "doc-cache, gold": "answers/F
 def recipe_of(config: ComparisonConfig, name: str) -> TrainConfig:
     """A system's recipe at the budget of the comparison."""
     system = config.systems[name]
-    common = [f"model={config.base}", f"name={name}", f"runs_dir={config.runs_dir}", f"tokens={config.tokens}"]
+    tokens = max(1, round(system.share * config.tokens))
+    common = [f"model={config.base}", f"name={name}", f"runs_dir={config.runs_dir}", f"tokens={tokens}"]
     recipe = TrainConfig.load(Path(system.recipe), [*common, *config.overrides, *system.overrides])
     steps = MOST_STEPS * -(-config.tokens // recipe.data.tokens_per_step)
     return recipe.model_copy(update={"steps": steps, "seconds": None})
@@ -85,25 +86,28 @@ def judge(model: GritModel, system: SystemConfig, settings: EvaluationConfig) ->
     if system.demonstrations:
         pairs = read_questions(settings.path(settings.demonstrations))[: system.demonstrations]
         shown = Demonstrated(model, model.fit_prompt([(pair.text, pair.document.content) for pair in pairs]))
+    wanted = set(system.scores or settings.names())
     values: dict[str, Sampled] = {}
     for file in settings.sets:
         name = Path(file).stem
-        setting = _setting(settings, settings.instructions.get(name) if system.reads_instructions else "")
+        if name not in wanted:
+            continue
+        setting = _setting(settings, name, settings.instructions.get(name) if system.reads_instructions else "")
         tasks = embedding.read_tasks(settings.path(file), settings.path(settings.train), setting)
         reader = shown if tasks[0].name == "retrieval" else model
         for measured in embedding.evaluate(reader, OWN, {name: tasks}, setting):
             if measured.system in (OWN, f"{OWN}, dense"):
                 values[f"{name}/{measured.score}"] = measured.value
-    if settings.answers:
+    if settings.answers and "answers" in wanted:
         values |= answer_scores(model, settings)
-    if settings.attention:
+    if settings.attention and "attention" in wanted:
         values |= attention_scores(model, settings)
     return values
 
 
-def _setting(settings: EvaluationConfig, instruction: str | None) -> embedding.Setting:
+def _setting(settings: EvaluationConfig, name: str, instruction: str | None) -> embedding.Setting:
     return embedding.Setting(
-        settings.rows,
+        settings.rows_of.get(name, settings.rows),
         settings.documents,
         settings.shots,
         settings.clusterings,

@@ -143,6 +143,36 @@ def test_what_is_done_is_not_done_again_and_a_changed_setting_is_seen(
         main(comparison, ["tokens=300"])
 
 
+def test_a_share_goes_with_the_tokens_of_the_comparison(comparison: Path) -> None:
+    half = "systems.embedding.share=0.5"
+    assert [recipe_of(ComparisonConfig.load(comparison, [half]), name).tokens for name in ("both", "embedding")] == [
+        250,
+        125,
+    ]
+    config = ComparisonConfig.load(comparison, [half, "tokens=1000"])
+    assert [recipe_of(config, name).tokens for name in ("both", "embedding")] == [1000, 500]
+    assert recipe_of(ComparisonConfig.load(comparison, [half, "tokens=1"]), "embedding").tokens == 1
+    with pytest.raises(ValueError, match="less than or equal to 1"):
+        ComparisonConfig.load(comparison, ["systems.embedding.share=2"])
+
+
+def test_a_system_may_be_judged_on_less_and_a_set_have_rows_of_its_own(
+    comparison: Path, done: tuple[str, list[str]]
+) -> None:
+    all_rows = json.loads(done[0])["scores"]
+    config = ComparisonConfig.load(comparison)
+    assert config.evaluation.names() == ["questions", "labelled", "pairs", "answers", "attention"]
+    fewer = ["systems.both.scores=[pairs, answers]", "systems.again.scores=[questions]"]
+    scores = json.loads(main(comparison, fewer, as_json_text=True))["scores"]
+    assert set(scores["both"]) == {"pairs/Spearman", "answers/F1 from text", "answers/F1 from states"}
+    assert set(scores["again"]) == {"questions/nDCG@10", "questions/recall@1", "questions/recall@5"}
+    assert all(scores[name][score] == all_rows[name][score] for name in ("both", "again") for score in scores[name])
+    rows = ["evaluation.rows_of={pairs: 5}", "evaluation.sets=[labelled.jsonl, pairs.jsonl]", *QUICK[1:]]
+    base = json.loads(main(comparison, rows, as_json_text=True))["scores"]["base"]
+    assert base["pairs/Spearman"]["n"] == 5
+    assert base["labelled/V-measure"] == all_rows["base"]["labelled/V-measure"]
+
+
 def test_a_run_that_is_told_to_stop_leaves_the_table_of_what_is_done(
     comparison: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -215,5 +245,7 @@ def test_the_comparisons_of_the_repository_name_recipes_that_load(path: Path, mo
     assert recipes
     for name, recipe in recipes.items():
         assert isinstance(recipe, TrainConfig)
-        own = [o.removeprefix("tokens=") for o in config.systems[name].overrides if o.startswith("tokens=")]
-        assert recipe.tokens == (int(own[0]) if own else config.tokens)
+        system = config.systems[name]
+        own = [o.removeprefix("tokens=") for o in system.overrides if o.startswith("tokens=")]
+        assert recipe.tokens == (int(own[0]) if own else round(system.share * config.tokens))
+        assert set(system.scores) <= set(config.evaluation.names())
