@@ -92,7 +92,7 @@ def calibrate(
     dtype: Dtype = "auto",
     device: Device = "auto",
 ) -> None:
-    """Fit the codec `transform` to a model, on documents such as will be indexed."""
+    """Fit the codec `transform` to a model, on documents such as will be indexed; takes minutes."""
     from gritrag.train.calibrate import calibrate
 
     loaded = load_model(model, dtype, device)

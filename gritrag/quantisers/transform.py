@@ -1,17 +1,18 @@
 """Transform coding: what a calibration knows of all states of a model need not be written with each of them.
 
-The heads of a few neighbouring layers are decorrelated by a basis that was fitted once; where states vary much they get
-8 or 4 bits, where little 2 or none. The basis of keys is one in which errors count as they do in products with queries.
+The heads of a few neighbouring layers are decorrelated by a basis that was fitted once, in which errors count as they
+do for the next token. Directions along which they would cost much get 8 or 4 bits, others 2 or none; so keys and
+values, and early and late layers, get very different numbers of bits.
 The tokens that all documents begin with are read alike in all of them, so they are kept once, in the calibration: much
 attention rests on them, and errors in them cost more than all others (attention sinks, Xiao et al. 2023).
 Transform coding of keys and values with a calibrated basis: KVTC (Staniszewski and Łańcucki 2025, arXiv 2511.01815);
-without an entropy coder here, and with the metric of the queries in addition.
+without an entropy coder here, and with a metric of errors in addition (`gritrag.train.calibrate` tells which).
 
 Shape letters: `L` layers, `H` key/value heads, `T` tokens, `K` head dim, `B` blocks of layers, `D` numbers of a token
-in a block, `R` directions that are kept, `P` bytes of a token in a block.
+in a block, `R` directions that are kept, of a block or of all of them, `P` bytes of a token, likewise.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,7 +30,7 @@ PARTS = ("keys", "values")
 
 
 class Bits(NamedTuple):
-    """How many directions of a block get 8, 4 and 2 bits, those of the greatest variance first."""
+    """How many directions of a block get 8, 4 and 2 bits, those where errors would cost most first."""
 
     eight: int
     four: int
@@ -61,34 +62,65 @@ class Bits(NamedTuple):
         return torch.cat(parts, dim=-1).float()
 
 
+class _Block(NamedTuple):
+    """What packs and unpacks a block: `[D, R]`, `[R, D]`, and the numbers `[D]` whose codes are all 0."""
+
+    bits: Bits
+    analysis: torch.Tensor
+    synthesis: torch.Tensor
+    lowest: torch.Tensor
+
+
 class Basis:
     """How the keys, or the values, of a model are written.
 
     Args:
-        bits: of the directions.
+        bits: of the directions of each block.
         mean: float32 `[B, D]`.
         metric: `[L, H, K, K]`: after it, an error counts the same wherever it is.
-        directions: `[B, D, R]`, orthonormal after `metric`.
-        step: float32 `[B, R]`, between two levels of a direction.
+        directions: `[D, R]`, those of all blocks one after the other; those of a block are orthonormal after `metric`.
+        step: float32 `[R]`, between two levels of a direction.
     """
 
     def __init__(
-        self, bits: Bits, mean: torch.Tensor, metric: torch.Tensor, directions: torch.Tensor, step: torch.Tensor
+        self,
+        bits: Sequence[Bits],
+        mean: torch.Tensor,
+        metric: torch.Tensor,
+        directions: torch.Tensor,
+        step: torch.Tensor,
     ) -> None:
-        self.bits, self.mean, self.step = bits, mean, step
+        self.bits, self.mean, self.step = tuple(bits), mean, step
         self.metric, self.directions = metric.half(), directions.half()
-        heads_of_blocks = self.metric.float().flatten(0, 1).chunk(len(mean))
-        metric_BDD = torch.stack([torch.block_diag(*heads) for heads in heads_of_blocks])
-        directions = self.directions.float()
-        self._analysis = metric_BDD @ directions / step[:, None]
-        self._synthesis = (step[:, :, None] * directions.mT) @ torch.linalg.inv(metric_BDD)
-        self._most = bits.levels() - 1
-        self._lowest = (mean - (self._most / 2) @ self._synthesis)[:, None]
+        counts = [of_block.directions for of_block in self.bits]
+        parts = zip(
+            self.bits,
+            mean,
+            self.metric.float().flatten(0, 1).chunk(len(mean)),
+            self.directions.float().split(counts, dim=1),
+            step.split(counts),
+            strict=True,
+        )
+        self._blocks = [self._block(*part) for part in parts]
+
+    @staticmethod
+    def _block(
+        bits: Bits, mean_D: torch.Tensor, metric_HKK: torch.Tensor, directions_DR: torch.Tensor, step_R: torch.Tensor
+    ) -> _Block:
+        metric_DD = torch.block_diag(*metric_HKK)
+        synthesis_RD = (step_R[:, None] * directions_DR.T) @ torch.linalg.inv(metric_DD)
+        lowest_D = mean_D - (bits.levels() - 1) / 2 @ synthesis_RD
+        return _Block(bits, metric_DD @ directions_DR / step_R, synthesis_RD, lowest_D)
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Layers, heads, head dim."""
         return tuple(self.metric.shape[:3])
+
+    @property
+    def bytes(self) -> int:
+        """Of a token."""
+        return sum(bits.bytes for bits in self.bits)
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """What the arguments were, by name."""
@@ -96,14 +128,20 @@ class Basis:
         return {"bits": torch.tensor(self.bits, dtype=torch.int32), **parts}
 
     def pack(self, numbers: torch.Tensor) -> torch.Tensor:
-        """float32 `[L, H, T, K]` to uint8 `[B, T, P]`."""
-        centred_BTD = in_blocks(numbers, len(self.mean)) - self.mean[:, None]
-        codes_BTR = (centred_BTD @ self._analysis).add_(self._most / 2).round_()
-        return self.bits.join(torch.minimum(codes_BTR.clamp_(min=0), self._most))
+        """float32 `[L, H, T, K]` to uint8 `[T, P]`."""
+        packed = []
+        for block, mean_D, numbers_TD in zip(self._blocks, self.mean, in_blocks(numbers, len(self.mean)), strict=True):
+            most_R = block.bits.levels() - 1
+            codes_TR = ((numbers_TD - mean_D) @ block.analysis).add_(most_R / 2).round_()
+            packed.append(block.bits.join(torch.minimum(codes_TR.clamp_(min=0), most_R)))
+        return torch.cat(packed, dim=1)
 
     def unpack(self, packed: torch.Tensor) -> torch.Tensor:
-        """uint8 `[B, T, P]` to float32 `[L, H, T, K]`."""
-        numbers_BTD = torch.baddbmm(self._lowest, self.bits.part(packed), self._synthesis)
+        """uint8 `[T, P]` to float32 `[L, H, T, K]`."""
+        numbers_BTD = torch.empty(len(self.mean), len(packed), self.mean.shape[1])
+        pieces = packed.split([bits.bytes for bits in self.bits], dim=1)
+        for block, piece, numbers_TD in zip(self._blocks, pieces, numbers_BTD, strict=True):
+            torch.addmm(block.lowest, block.bits.part(piece), block.synthesis, out=numbers_TD)
         _, heads, head_dim = self.shape
         return numbers_BTD.unflatten(2, (-1, head_dim)).transpose(1, 2).unflatten(1, (-1, heads)).flatten(0, 1)
 
@@ -144,9 +182,11 @@ class Transform(Quantiser):
             for name, tensor in tensors.items():
                 part, _, argument = name.partition(".")
                 parts[part][argument] = tensor
-            keys, values = (Basis(Bits(*part.pop("bits").tolist()), **part) for part in parts.values())
+            keys, values = (
+                Basis([Bits(*of_block) for of_block in part.pop("bits").tolist()], **part) for part in parts.values()
+            )
             return cls(keys, values, start)
-        except (OSError, SafetensorError, KeyError, TypeError, RuntimeError) as error:
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
             raise ValueError(f"{path} is no calibration: {error}; make one with: gritrag calibrate") from None
 
     def save(self, path: Path) -> None:
@@ -169,9 +209,7 @@ class Transform(Quantiser):
         count = min(self.start.shape[3], keys.shape[2])
         first = slice(0, count)
         read = torch.stack([keys[:, :, first], values[:, :, first]])
-        coded = torch.stack(
-            [self.keys.unpack(packed["keys"][:, first]), self.values.unpack(packed["values"][:, first])]
-        )
+        coded = torch.stack([self.keys.unpack(packed["keys"][first]), self.values.unpack(packed["values"][first])])
         off = [(found - read).square().sum((1, 2, 4)) for found in (self.start[:, :, :, first].float(), coded)]
         is_nearer = (off[0] <= off[1]).all(0).tolist()
         return (*is_nearer, False).index(False)
@@ -183,12 +221,12 @@ class Transform(Quantiser):
 
     def shape(self, packed: Packed) -> tuple[int, ...]:
         layers, heads, head_dim = self.keys.shape
-        return layers, heads, packed["keys"].shape[1], head_dim
+        return layers, heads, len(packed["keys"]), head_dim
 
     def runs(self, packed: Packed, values_LHTK: torch.Tensor) -> Iterator[tuple[slice, torch.Tensor]]:
-        for start in range(0, packed["keys"].shape[1], RUN):
-            tokens = slice(start, min(start + RUN, packed["keys"].shape[1]))
-            keys, values = self.keys.unpack(packed["keys"][:, tokens]), self.values.unpack(packed["values"][:, tokens])
+        for start in range(0, len(packed["keys"]), RUN):
+            tokens = slice(start, min(start + RUN, len(packed["keys"])))
+            keys, values = self.keys.unpack(packed["keys"][tokens]), self.values.unpack(packed["values"][tokens])
             if start == 0:
                 leading = slice(0, int(packed["leading"]))
                 keys[:, :, leading], values[:, :, leading] = self.start[:, :, :, leading].float()
@@ -196,4 +234,4 @@ class Transform(Quantiser):
             yield tokens, keys
 
     def bytes_per_token(self, elements: int) -> float:
-        return sum(len(basis.mean) * basis.bits.bytes for basis in (self.keys, self.values))
+        return self.keys.bytes + self.values.bytes

@@ -1,104 +1,128 @@
-"""Calibration of the codec `transform` for one model: what its states look like, and where its queries look.
+"""Calibration of the codec `transform` for one model: what its states look like, and what errors in them would cost.
 
-Shape letters: `L` layers, `H` key/value heads, `S` heads of queries, `T` tokens, `K` head dim.
+An error `e` in a state changes the next token by a Kullback-Leibler divergence of about `e @ F @ e / 2`, where `F` is
+the Fisher information: the mean outer product of gradients of the log-probability of a token that the model itself has
+drawn. So documents are read again after states of themselves and of others, as a question is read after them, for the
+gradients of these states (of keys as they are stored, before rotation). `F` has one scale in all layers, of keys and
+of values; it is kept for each head by itself, and what it has between heads is left out (measured: with it no better).
+
+Shape letters: `L` layers, `H` key/value heads, `T` tokens, `K` head dim, `A` tokens that are drawn, `V` vocabulary.
 """
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import takewhile
-from typing import Any
 
 import torch
-from torch.nn.functional import scaled_dot_product_attention
-from torch.overrides import TorchFunctionMode
 from tqdm import tqdm
 
 from gritrag.model.grit import GritModel
+from gritrag.model.state import DocumentState
 from gritrag.quantisers.calibration import fit
 from gritrag.quantisers.transform import PARTS, RUN, Transform
 from gritrag.records import Document
+from gritrag.train.contexts import Contexts, StateTensors
+from gritrag.train.steps import Prompted
 
-BITS = (1.95, 2.15)
-"""Of a number in keys and in values, on average: 2,950 bytes for a token of SmolLM2-135M."""
+BITS = 2.045
+"""Of a number, on average: 2,945 bytes for a token of SmolLM2-135M."""
 
 LAYERS = 3
 """Most that are packed together."""
 
-LOOKED = 48
-"""Documents that queries are looked at in; spread evenly over all."""
+AGAIN = 112
+"""Documents that are read again; spread evenly over all."""
 
-REACH = 2048
-"""Tokens that a query is away from a key, at most."""
+OTHERS = 2
+"""Further documents in every second context: states that what is read next is not about matter too, but less."""
 
-
-class Queries(TorchFunctionMode):
-    """Within it, the rotated queries `[B, S, T, K]` of every attention are kept, layer by layer."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.seen: list[torch.Tensor] = []
-
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        if func is scaled_dot_product_attention:
-            self.seen.append((args or tuple((kwargs or {}).values()))[0])
-        return func(*args, **(kwargs or {}))
+REACH = 512
+"""Positions that a context begins at, below."""
 
 
 def calibrate(model: GritModel, documents: Sequence[str | Document], seed: int = 0) -> Transform:
-    """Read documents, look where queries look, and fit.
+    """Read documents, read some of them again after the states, and fit.
 
     Args:
-        model: its keys can be moved, and it attends through `scaled_dot_product_attention`.
+        model: its keys can be moved.
         documents: such as will be indexed; ten thousand tokens or more.
-        seed: of how far queries are away.
+        seed: of contexts, their positions, and the tokens that are drawn.
 
     Raises:
-        ValueError: a model that this does not work for, or too little text.
+        ValueError: a model whose keys cannot be moved, or too little text.
     """
+    if model.rotation is None:
+        raise ValueError("keys of this model cannot be moved: what errors in them would cost is not known")
     states = [reading.state for reading in model.read_documents(documents, show_progress_bar=True)]
     columns = zip(*(state.token_ids[:RUN].tolist() for state in states), strict=False)
     common = len(list(takewhile(lambda ids: len(set(ids)) == 1, columns)))
+    layers, heads, head_dim = model.shape[:3]
+    tokens, least = sum(len(state) - common for state in states), 4 * LAYERS * heads * head_dim
+    if tokens < least:
+        raise ValueError(f"{tokens} tokens are too few to calibrate on; give at least {least}")
+    moments = fisher(model, states, common, seed)
     start = torch.stack(
         [torch.stack([state.keys[:, :, :common], state.values[:, :, :common]]).float() for state in states]
     ).mean(0)
-    keys, values = (
-        torch.cat([getattr(state, part)[:, :, common:].float() for state in states], dim=2) for part in PARTS
-    )
-    layers, heads, tokens, head_dim = keys.shape
-    least = 4 * LAYERS * heads * head_dim
-    if tokens < least:
-        raise ValueError(f"{tokens} tokens are too few to calibrate on; give at least {least}")
+    numbers = [torch.cat([getattr(state, part)[:, :, common:].float() for state in states], dim=2) for part in PARTS]
     blocks = min(count for count in range(1, layers + 1) if layers % count == 0 and layers // count <= LAYERS)
-    for_keys, for_values = (int(bits * (layers // blocks) * heads * head_dim / 8) for bits in BITS)
-    moments = query_moments(model, documents[:: -(-len(documents) // LOOKED)], seed)
-    return Transform(fit(keys, moments, for_keys, blocks), fit(values, None, for_values, blocks), start)
+    keys, values = fit(numbers, moments, int(BITS * 2 * layers * heads * head_dim / 8), blocks)
+    return Transform(keys, values, start)
 
 
-def query_moments(model: GritModel, documents: Sequence[str | Document], seed: int) -> torch.Tensor:
-    """Mean outer products `[L, H, K, K]` of queries as un-rotated keys meet them, at random distances.
+def fisher(model: GritModel, states: Sequence[DocumentState], common: int, seed: int) -> list[torch.Tensor]:
+    """Fisher information `[L, H, K, K]` about keys, and about values, of a token in a context.
 
-    The product of a rotated query at position p and a rotated key at t is that of the un-rotated key with the query
-    turned back by t.
+    It sums up all tokens that are read after the context, and is the mean over tokens of the context.
+
+    Args:
+        states: of which those are read again that are at most half as long as what the model can read.
+        common: tokens that all of them begin with, whose gradients are not wanted.
+        seed: see `calibrate`.
 
     Raises:
-        ValueError: queries cannot be seen.
+        ValueError: none can be read again.
     """
-    shape, rotation, draw = model.shape, model.rotation, random.Random(seed)
-    if rotation is None:
-        raise ValueError("keys of this model cannot be moved: how queries meet them is not known")
-    moments = torch.zeros(shape.layers, shape.heads, shape.head_dim, shape.head_dim)
-    for document in tqdm(documents, desc="looking", unit="document"):
-        ids = torch.tensor([model.document_token_ids(document)], device=model.lm.device)
-        with torch.inference_mode(), Queries() as queries:
-            model.lm(input_ids=ids, use_cache=False, logits_to_keep=1)
-        if len(queries.seen) != shape.layers:
-            raise ValueError("this model does not attend through scaled_dot_product_attention; load it with sdpa")
-        seen_LSTK = torch.stack([query[0].float() for query in queries.seen])
-        distance = draw.sample(range(REACH), 1)[0]
-        positions = torch.arange(ids.shape[1], device=ids.device) - distance
-        turned = rotation.undo(seen_LSTK, positions).cpu()
-        per_head = turned.unflatten(1, (shape.heads, -1)).flatten(2, 3)
-        moments += per_head.mT @ per_head / per_head.shape[2]
-    return moments / len(documents)
+    readable = [state for state in states if max(1, common) < len(state) <= model.max_tokens // 2]
+    if not readable:
+        raise ValueError(
+            f"no document can be read again after itself; give some of {max(1, common) + 1} to "
+            f"{model.max_tokens // 2} tokens"
+        )
+    draw, labels = random.Random(seed), torch.Generator().manual_seed(seed)
+    sums, tokens = [torch.zeros(()) for _ in PARTS], 0
+    again = readable[:: -(-len(readable) // AGAIN)]
+    for number, state in enumerate(tqdm(again, desc="reading again", unit="document")):
+        others = draw.sample(readable, min(OTHERS, len(readable))) if number % 2 else []
+        while sum(map(len, [state, state, *others])) > model.max_tokens:
+            others.pop()
+        context = draw.sample([state, *others], 1 + len(others))
+        room = model.max_tokens - len(state) - sum(map(len, context))
+        gradients = _gradients(model, context, state.token_ids.tolist(), draw.randint(0, min(REACH, room)), labels)
+        for part, of_states in enumerate(gradients):
+            for gradient_LHTK in of_states:
+                own_LHTK = gradient_LHTK[:, :, common:].float().cpu()
+                sums[part] = sums[part] + own_LHTK.mT @ own_LHTK
+        tokens += sum(len(each) - common for each in context)
+    return [total / tokens for total in sums]
+
+
+def _gradients(
+    model: GritModel, context: Sequence[DocumentState], ids: list[int], start: int, labels: torch.Generator
+) -> list[tuple[torch.Tensor, ...]]:
+    """Of the log-probabilities of tokens that the model draws along `ids`: `[L, H, T, K]` for the keys of each state of
+    the context, which begins at position `start`, and for their values."""
+    device = model.lm.device
+    leaves = [
+        StateTensors(*(part.to(device).detach().clone().requires_grad_() for part in (state.keys, state.values)))
+        for state in context
+    ]
+    with torch.enable_grad():
+        answer = Prompted(ids[:1], ids[1:], tuple(range(len(context))), start)
+        logits_AV, _ = Contexts(model).placed(leaves, [answer])
+        logs_AV = logits_AV.float().log_softmax(-1)
+        drawn_A = torch.multinomial(logs_AV.detach().exp().cpu(), 1, generator=labels).to(device)
+        chosen = logs_AV.gather(1, drawn_A).sum()
+    keys, values = zip(*leaves, strict=True)
+    found = torch.autograd.grad(chosen, [*keys, *values])
+    return [found[: len(context)], found[len(context) :]]

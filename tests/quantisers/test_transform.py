@@ -1,5 +1,6 @@
 """Laws of transform coding: bits that pack, a basis that loses less than levels do, and a calibration that is known."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,9 +11,11 @@ from hypothesis import strategies as st
 from gritrag.index.codecs import CODECS, get_codec
 from gritrag.model.grit import GritModel
 from gritrag.model.state import DocumentState
-from gritrag.quantisers.calibration import fit
-from gritrag.quantisers.transform import Bits, Transform
-from gritrag.train.calibrate import calibrate, query_moments
+from gritrag.quantisers.calibration import allot, fit
+from gritrag.quantisers.transform import Basis, Bits, Transform
+from gritrag.train.calibrate import calibrate, fisher
+from gritrag.train.contexts import Contexts, StateTensors
+from gritrag.train.steps import Prompted
 
 LAYERS, HEADS, HEAD_DIM = 4, 2, 8
 START = 50 * torch.ones(2, LAYERS, HEADS, 3, HEAD_DIM)
@@ -31,15 +34,20 @@ def numbers(tokens: int, seed: int = 0) -> torch.Tensor:
     return flat.view(tokens, LAYERS, HEADS, HEAD_DIM).permute(1, 2, 0, 3).contiguous()
 
 
-def moments() -> torch.Tensor:
-    """Queries that look almost only along two channels of each head."""
-    return torch.diag_embed(torch.tensor([100.0, 100.0, *[0.01] * 6])).expand(LAYERS, HEADS, -1, -1)
+def moments(*weights: float) -> torch.Tensor:
+    """What errors in channels cost, alike in all heads; in all channels alike where nothing is told of them."""
+    return torch.diag_embed(torch.tensor(weights or [1.0] * HEAD_DIM)).expand(LAYERS, HEADS, -1, -1)
+
+
+def fitted(most: int, blocks: int = 2, tokens: int = 600, of: torch.Tensor | None = None) -> Basis:
+    (basis,) = fit([numbers(tokens)], [moments() if of is None else of], most, blocks)
+    return basis
 
 
 @pytest.fixture(scope="module")
 def transform() -> Transform:
-    keys, values = numbers(600), numbers(600, seed=1)
-    return Transform(fit(keys, None, 8, blocks=2), fit(values, None, 8, blocks=2), START)
+    keys, values = fit([numbers(600), numbers(600, seed=1)], [moments(), moments()], 32, blocks=2)
+    return Transform(keys, values, START)
 
 
 def error(kept: torch.Tensor, read: torch.Tensor) -> float:
@@ -65,18 +73,39 @@ def test_whole_numbers_come_out_of_the_bytes_as_they_went_in(
     assert torch.equal(bits.part(joined), codes)
 
 
+@given(most=st.integers(0, 200), seed=st.integers(0, 99), spread=st.floats(0, 4))
+def test_bits_keep_to_their_bytes_and_nearly_use_them_up(most: int, seed: int, spread: float) -> None:
+    draw = torch.Generator().manual_seed(seed)
+    variance_BD = (spread * torch.randn(3, 40, generator=draw)).exp().sort(dim=1, descending=True).values
+    bits = allot(variance_BD, most)
+    used = sum(of_block.bytes for of_block in bits)
+    assert all(of_block.directions <= 40 for of_block in bits)
+    assert used <= most
+    assert used >= min(most, 3 * 40) - 3 * 3 or spread < 0.5  # where all are alike, all change at once
+
+
+def test_bits_go_where_errors_would_cost_most() -> None:
+    """To one part more than to the other, and to one half of the layers."""
+    small, large = torch.ones(LAYERS // 2), 100 * torch.ones(LAYERS // 2)
+    weights = torch.cat([small, large])[:, None, None, None] * moments()
+    plain, weighted = fit([numbers(600), numbers(600)], [moments(), weights], 24, blocks=2)
+    assert plain.bytes + weighted.bytes <= 24
+    assert weighted.bytes > plain.bytes
+    first, second = weighted.bits
+    assert second.bytes > first.bytes
+
+
 @pytest.mark.parametrize("limit", [0, 1, 7, 16, 32, 64, 1000])
 def test_a_basis_keeps_to_its_bytes(limit: int) -> None:
-    basis = fit(numbers(200), None, limit, blocks=2)
-    assert basis.bits.bytes <= limit
-    assert basis.bits.directions <= LAYERS // 2 * HEADS * HEAD_DIM
-    assert basis.pack(numbers(5)).shape == (2, 5, basis.bits.bytes)
+    basis = fitted(limit, tokens=200)
+    assert basis.bytes <= limit
+    assert basis.pack(numbers(5)).shape == (5, basis.bytes)
 
 
 def test_more_bytes_lose_less_also_of_documents_that_were_not_fitted() -> None:
     unseen, errors = numbers(50, seed=9), []
-    for limit in (0, 2, 4, 8, 16, 32):
-        basis = fit(numbers(600), None, limit, blocks=2)
+    for limit in (0, 4, 8, 16, 32, 64):
+        basis = fitted(limit)
         errors.append(error(basis.unpack(basis.pack(unseen)), unseen))
     assert errors == sorted(errors, reverse=True)
     assert 0.9 < errors[0] < 1.1
@@ -85,20 +114,25 @@ def test_more_bytes_lose_less_also_of_documents_that_were_not_fitted() -> None:
 
 def test_fewer_blocks_lose_less_for_the_same_bytes() -> None:
     unseen = numbers(50, seed=9)
-    bases = [fit(numbers(600), None, 16 // blocks, blocks) for blocks in (4, 2, 1)]
+    bases = [fitted(16, blocks) for blocks in (4, 2, 1)]
     errors = [error(basis.unpack(basis.pack(unseen)), unseen) for basis in bases]
     assert errors == sorted(errors, reverse=True)
 
 
-def test_what_queries_do_not_look_along_may_be_lost() -> None:
-    """The same bytes: less error where queries look, more elsewhere."""
+def test_what_costs_little_may_be_lost() -> None:
+    """The same bytes: less error in channels where it costs, more elsewhere."""
     unseen = numbers(50, seed=9)
-    plain, weighted = (fit(numbers(600), m, 4, blocks=2) for m in (None, moments()))
+    plain, weighted = (fitted(8, of=m) for m in (moments(), moments(100, 100, *[0.01] * 6)))
     off = {
         name: basis.unpack(basis.pack(unseen)) - unseen for name, basis in (("plain", plain), ("weighted", weighted))
     }
     assert off["weighted"][..., :2].norm() < 0.9 * off["plain"][..., :2].norm()
     assert off["weighted"][..., 2:].norm() > off["plain"][..., 2:].norm()
+
+
+def test_heads_that_cost_nothing_are_no_trouble() -> None:
+    basis = fitted(16, of=moments() * torch.tensor([1.0, 0.0])[:, None, None])
+    assert basis.unpack(basis.pack(numbers(5))).isfinite().all()
 
 
 @pytest.mark.parametrize("tokens", [1, 2, 127, 128, 129, 300])
@@ -158,7 +192,7 @@ def test_a_codec_takes_a_calibration_from_its_file(transform: Transform, tmp_pat
 
 
 def test_what_another_calibration_packed_is_refused(transform: Transform) -> None:
-    other = Transform(fit(numbers(300, seed=5), None, 8, blocks=2), transform.values, START)
+    other = Transform(fitted(16, tokens=300), transform.values, START)
     packed = other.pack(numbers(5), numbers(5, seed=1))
     with pytest.raises(ValueError, match=r"packed with calibration [0-9a-f]{16}, this one is [0-9a-f]{16}"):
         transform.check(packed)
@@ -178,12 +212,31 @@ def test_a_file_that_is_no_calibration_is_refused(content: bytes | None, tmp_pat
         get_codec(f"transform:{file}")
 
 
-def test_queries_are_seen_as_keys_meet_them(tiny_model: GritModel) -> None:
-    found = query_moments(tiny_model, TEXTS[:3], seed=0)
-    shape = tiny_model.shape
-    assert found.shape == (shape.layers, shape.heads, shape.head_dim, shape.head_dim)
-    assert torch.equal(found, query_moments(tiny_model, TEXTS[:3], seed=0))
-    assert (torch.linalg.eigvalsh(found) > -1e-5).all()
+def test_errors_cost_what_the_fisher_information_says(tiny_model: GritModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half its trace is the mean divergence, for errors of variance 1, of all that is read after a disturbed state."""
+    monkeypatch.setattr("gritrag.train.calibrate.OTHERS", 0)
+    monkeypatch.setattr("gritrag.train.calibrate.REACH", 0)
+    state = tiny_model.read_documents(TEXTS[:1])[0].state
+    costs = fisher(tiny_model, [state] * 60, 0, seed=0)
+    ids, draw = state.token_ids.tolist(), torch.Generator().manual_seed(0)
+    read = [StateTensors(state.keys, state.values)]
+
+    def logs(states: list[StateTensors]) -> torch.Tensor:
+        with torch.no_grad():
+            logits_AV, _ = Contexts(tiny_model).placed(states, [Prompted(ids[:1], ids[1:], (0,))])
+        return logits_AV.double().log_softmax(-1)
+
+    undisturbed = logs(read)
+    for part, cost in enumerate(costs):
+        assert cost.shape == (*tiny_model.shape[:2], *[tiny_model.shape.head_dim] * 2)
+        size, found = 0.03 * read[0][part].std(), []
+        for _ in range(20):
+            disturbed = list(read[0])
+            disturbed[part] = disturbed[part] + size * torch.randn(disturbed[part].shape, generator=draw)
+            divergence = (undisturbed.exp() * (undisturbed - logs([StateTensors(*disturbed)]))).sum()
+            found.append(float(divergence / size**2 / len(ids)))
+        expected = float(cost.diagonal(dim1=-2, dim2=-1).sum()) / 2
+        assert sum(found) / len(found) == pytest.approx(expected, rel=0.2)
 
 
 def test_a_calibrated_model_keeps_most_of_what_it_reads_and_all_of_how_it_begins(tiny_model: GritModel) -> None:
@@ -197,9 +250,30 @@ def test_a_calibrated_model_keeps_most_of_what_it_reads_and_all_of_how_it_begins
     assert error(values, state.values) < 1
 
 
-def test_too_little_text_is_told_with_how_much_is_needed(tiny_model: GritModel) -> None:
+@pytest.mark.parametrize("shortest", ["A", "Ann"])
+def test_a_document_may_be_no_more_than_how_all_begin(make_model: Callable[..., GritModel], shortest: str) -> None:
+    model = make_model(template="plain")  # ends a document with an empty line, which may stand in another
+    calibrated = calibrate(model, [shortest, *(f"{shortest}\n\n{text}" for text in TEXTS * 3)])
+    state = model.read_documents([shortest])[0].state
+    assert calibrated.start.shape[3] == len(state)
+    assert error(calibrated(state.keys, state.values)[0], state.keys) < 0.01
+
+
+@pytest.mark.parametrize("texts", [["one"], ["one"] * 200, []])
+def test_too_little_text_is_told_with_how_much_is_needed(tiny_model: GritModel, texts: list[str]) -> None:
     with pytest.raises(ValueError, match="tokens are too few to calibrate on; give at least"):
-        calibrate(tiny_model, ["one"])
+        calibrate(tiny_model, texts)
+
+
+def test_documents_that_are_too_long_to_be_read_again_are_told(tiny_model: GritModel) -> None:
+    states = [reading.state for reading in tiny_model.read_documents(["a" * (tiny_model.max_tokens // 2 + 1)])]
+    with pytest.raises(ValueError, match="no document can be read again after itself; give some of"):
+        fisher(tiny_model, states, 0, seed=0)
+
+
+def test_a_model_whose_keys_cannot_be_moved_is_refused(make_model: Callable[..., GritModel]) -> None:
+    with pytest.raises(ValueError, match="keys of this model cannot be moved"):
+        calibrate(make_model("gpt2"), TEXTS * 3)
 
 
 def test_the_default_model_comes_with_a_calibration_of_at_most_3000_bytes_per_token() -> None:
