@@ -10,7 +10,7 @@ from typing import ClassVar
 import torch
 
 from gritrag.model.state import DocumentState
-from gritrag.quantisers import QUANTISERS, Packed, Quantiser, get_quantiser
+from gritrag.quantisers import QUANTISERS, Packed, Quantiser, Region, get_quantiser
 
 __all__ = ["CODECS", "Codec", "get_codec"]
 
@@ -103,7 +103,7 @@ class QuantisedState(DocumentState):
         keys, values = self.quantiser.unpack(self.packed)
         return DocumentState(keys, values, self.token_ids, self.reading, is_lossless=False)
 
-    def runs(self, values_LHTK: torch.Tensor) -> Iterator[tuple[slice, torch.Tensor]]:
+    def runs(self, values_LHTK: torch.Tensor) -> Iterator[tuple[Region, torch.Tensor]]:
         return self.quantiser.runs(self.packed, values_LHTK)
 
     def __getitem__(self, tokens: slice) -> DocumentState:

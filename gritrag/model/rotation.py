@@ -10,6 +10,8 @@ import inspect
 import torch
 from transformers import PreTrainedModel
 
+ALL = slice(None)
+
 FREQUENCIES_THAT_DEPEND_ON_LENGTH = ("dynamic", "longrope")
 
 
@@ -45,10 +47,17 @@ class Rotation:
             self._tables = tables = self._compute(torch.arange(length, device=device))
         return tables[0][:, :, start:end], tables[1][:, :, start:end]
 
-    def apply(self, keys: torch.Tensor, start: int, out: torch.Tensor | None = None) -> torch.Tensor:
-        """Rotate un-rotated keys `[L, H, T, K]` to positions `start, start + 1, ...`; into `out` where given."""
+    def apply(
+        self, keys: torch.Tensor, start: int, out: torch.Tensor | None = None, layers: slice = ALL
+    ) -> torch.Tensor:
+        """Rotate un-rotated keys `[L, H, T, K]` to positions `start, start + 1, ...`; into `out` where given.
+
+        `layers` says which ones of the model's they are.
+        """
         out = torch.empty_like(keys) if out is None else out
         cos, sin = self.tables(start, start + keys.shape[2], keys.device)
+        if self._is_per_type:
+            cos, sin = cos[layers], sin[layers]
         half, rotated = cos.shape[-1] // 2, cos.shape[-1]
         if out.dtype == torch.float32:
             result, source = out, keys.float()

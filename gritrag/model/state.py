@@ -14,6 +14,7 @@ from transformers import Cache
 from transformers.cache_utils import CacheLayerMixin
 
 from gritrag.model.rotation import Rotation
+from gritrag.quantisers.base import Region
 
 CACHE_LINE = 64
 
@@ -59,22 +60,23 @@ class DocumentState:
         """Bytes of keys and values as they are held now."""
         return self.keys.nbytes + self.values.nbytes
 
-    def runs(self, values_LHTK: torch.Tensor) -> Iterator[tuple[slice, torch.Tensor]]:
-        """Copy the values into a buffer, and give the keys in runs of tokens, as suits the form they are held in.
+    def runs(self, values_LHTK: torch.Tensor) -> Iterator[tuple[Region, torch.Tensor]]:
+        """Copy the values into a buffer, and give the keys in runs, as suits the form they are held in.
 
         A run's keys are there until the next run is asked for.
         """
         values_LHTK[:] = self.values
-        yield slice(0, len(self)), self.keys
+        yield Region(slice(0, len(self.keys)), slice(0, len(self))), self.keys
 
     def write(self, keys_LHTK: torch.Tensor, values_LHTK: torch.Tensor, rotation: Rotation | None, start: int) -> None:
         """Into a cache's buffers, rotated to positions `start ...`; as it is where keys cannot be moved."""
         assert rotation is not None or start == 0, "a state that cannot be moved must come first"
-        for tokens, keys in self.runs(values_LHTK):
+        for (layers, tokens), keys in self.runs(values_LHTK):
+            out = keys_LHTK[layers, :, tokens]
             if rotation is None:
-                keys_LHTK[:, :, tokens] = keys
+                out[:] = keys
             else:
-                rotation.apply(keys.to(keys_LHTK.device), start + tokens.start, out=keys_LHTK[:, :, tokens])
+                rotation.apply(keys.to(out.device), start + tokens.start, out=out, layers=layers)
 
 
 def concatenate(states: Sequence[DocumentState]) -> DocumentState:

@@ -4,11 +4,12 @@ from functools import cache
 from pathlib import Path
 
 from gritrag.config import DEFAULT_MODEL
-from gritrag.quantisers.base import Packed, Quantiser
-from gritrag.quantisers.integers import Int4, Int8
+from gritrag.quantisers.base import Packed, Quantiser, Region
+from gritrag.quantisers.int4 import Int4
+from gritrag.quantisers.int8 import Int8
 from gritrag.quantisers.transform import Transform
 
-__all__ = ["QUANTISERS", "Packed", "Quantiser", "get_quantiser"]
+__all__ = ["QUANTISERS", "Packed", "Quantiser", "Region", "get_quantiser"]
 
 CALIBRATION = Path(__file__).parents[1] / "checkpoints" / DEFAULT_MODEL / "states.safetensors"
 """Of the default checkpoint; `transform:FILE` names another one."""

@@ -2,12 +2,12 @@
 
 Arithmetic only: of states, files and training steps it knows nothing.
 
-Shape letters: `L` layers, `H` key/value heads, `T` tokens, `K` head dim, `t` tokens of a run.
+Shape letters: `L` layers, `H` key/value heads, `T` tokens, `K` head dim, `l` layers and `t` tokens of a run.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import torch
 
@@ -16,6 +16,13 @@ Packed = Mapping[str, torch.Tensor]
 
 LARGEST = torch.finfo(torch.float16).max
 """What is beyond is clipped: scales are in float16, and no model computes such keys and values."""
+
+
+class Region(NamedTuple):
+    """Which part of a state a run is."""
+
+    layers: slice
+    tokens: slice
 
 
 class Quantiser(ABC):
@@ -43,11 +50,11 @@ class Quantiser(ABC):
         """`[L, H, T, K]`."""
 
     @abstractmethod
-    def runs(self, packed: Packed, values_LHTK: torch.Tensor) -> Iterator[tuple[slice, torch.Tensor]]:
-        """Unpack the values into a buffer of any type, and the keys run by run: tokens, and float32 `[L, H, t, K]`.
+    def runs(self, packed: Packed, values_LHTK: torch.Tensor) -> Iterator[tuple[Region, torch.Tensor]]:
+        """Unpack the values into a buffer of any type, and the keys run by run: where they are, float32 `[l, H, t, K]`.
 
-        A run is small enough to be found in the processor's cache by what works on it. Its keys are overwritten by the
-        next run.
+        A run is small enough to be found in the processor's cache by what works on it. Its keys are there until the
+        next run is asked for; nobody else needs them.
         """
 
     @abstractmethod
@@ -57,8 +64,8 @@ class Quantiser(ABC):
     def unpack(self, packed: Packed) -> tuple[torch.Tensor, torch.Tensor]:
         """Keys and values, float32 `[L, H, T, K]`."""
         keys, values = (torch.empty(self.shape(packed)) for _ in range(2))
-        for tokens, run in self.runs(packed, values):
-            keys[:, :, tokens] = run
+        for (layers, tokens), run in self.runs(packed, values):
+            keys[layers, :, tokens] = run
         return keys, values
 
     def __call__(self, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -1,183 +1,124 @@
-"""Evenly spaced levels: un-rotated keys share a scale along a channel, values along a token.
+"""Evenly spaced levels: un-rotated keys share them along a channel, values along a token.
 
 A channel of un-rotated keys has its own mean and spread, whatever the token; values have outlying tokens instead (KIVI,
-Liu et al. 2024, arXiv 2402.02750, section 3; KVQuant, Hooper et al. 2024, arXiv 2401.18079, section 3.2).
+Liu et al. 2024, arXiv 2402.02750, section 3; KVQuant, Hooper et al. 2024, arXiv 2401.18079, section 3.2). The first
+token stays in float16: much attention rests there (Xiao et al. 2023, arXiv 2309.17453).
 
-Shape letters: `L` layers, `H` key/value heads, `T` tokens, `K` head dim, `t` tokens of a group.
+Shape letters: `L` layers, `H` key/value heads, `T` tokens, `t` tokens but the first, `K` head dim, `G` groups of
+tokens, `l` layers of a run.
 """
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Iterator
 from itertools import pairwise
 from typing import ClassVar
 
 import torch
 
-from gritrag.quantisers.base import LARGEST, Packed, Quantiser
+from gritrag.quantisers.base import LARGEST, Packed, Quantiser, Region
 
 HEAD_DIM = 64
 """Heads have seldom less; with more, values share their scales with more."""
 
-
 TYPICAL = 200
 """Tokens of a document, for the estimate of its bytes."""
 
-
-class Levels(ABC):
-    """Numbers that share their scale along one dimension become codes, and these numbers again."""
-
-    bits: ClassVar[int]
-    scales: ClassVar[tuple[str, ...]]
-    """What describes levels, in float16 each."""
-
-    @abstractmethod
-    def encode(self, numbers: torch.Tensor, dim: int) -> tuple[torch.Tensor, ...]:
-        """Codes of float32 `[L, H, t, K]`, and the scales that they share along `dim`, float16."""
-
-    @abstractmethod
-    def decode(self, codes: torch.Tensor, *scales: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
-        """The numbers into `out`, float32 `[L, H, t, K]`; scales in float32."""
-
-
-class Signed8(Levels):
-    """255 levels around zero."""
-
-    bits, scales = 8, ("scale",)
-
-    def encode(self, numbers: torch.Tensor, dim: int) -> tuple[torch.Tensor, ...]:
-        scale = _above_zero(numbers.abs().amax(dim, keepdim=True) / 127)
-        return (numbers / scale.float()).round().clamp(-127, 127).to(torch.int8), scale
-
-    def decode(self, codes: torch.Tensor, *scales: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
-        return out.copy_(codes).mul_(scales[0])
-
-
-class Signed4(Levels):
-    """15 levels around zero, two to a byte."""
-
-    bits, scales = 4, ("scale",)
-
-    def encode(self, numbers: torch.Tensor, dim: int) -> tuple[torch.Tensor, ...]:
-        scale = _above_zero(numbers.abs().amax(dim, keepdim=True) / 7)
-        return _in_pairs((numbers / scale.float()).round().clamp(-7, 7).to(torch.int8)), scale
-
-    def decode(self, codes: torch.Tensor, *scales: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
-        half = codes.shape[3]
-        signed = codes.view(torch.int8)  # shifted to the right, the sign stays
-        out[..., :half] = signed << 4 >> 4
-        out[..., half:] = (signed >> 4)[..., : out.shape[3] - half]
-        return out.mul_(scales[0])
-
-
-class Unsigned4(Levels):
-    """16 levels from the least to the greatest number, two to a byte."""
-
-    bits, scales = 4, ("scale", "zero")
-
-    def encode(self, numbers: torch.Tensor, dim: int) -> tuple[torch.Tensor, ...]:
-        least, most = numbers.aminmax(dim=dim, keepdim=True)
-        zero = least.half()
-        scale = _above_zero((most - zero.float()) / 15)
-        codes = ((numbers - zero.float()) / scale.float()).round().clamp(0, 15)
-        return _in_pairs(codes.to(torch.int8)), scale, zero
-
-    def decode(self, codes: torch.Tensor, *scales: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
-        half = codes.shape[3]
-        out[..., :half] = codes & 15
-        out[..., half:] = (codes >> 4)[..., : out.shape[3] - half]
-        return torch.addcmul(scales[1], out, scales[0], out=out)
+RUN = 400_000
+"""Numbers that are unpacked at a time, where a layer has no more: so many stay in a processor's cache."""
 
 
 class Integers(Quantiser):
     """Rounds to the nearest level.
 
     Args:
-        group: at least so many tokens share the scales of their keys (all of a document that is shorter).
+        group: at least so many tokens share the levels of their keys (all of a document that is shorter).
 
     Raises:
         ValueError: a group without tokens.
     """
 
-    keys: ClassVar[Levels]
-    values: ClassVar[Levels]
-    first: ClassVar[int] = 0
-    """So many tokens at the start stay in float16: much attention rests there (Xiao et al. 2023, arXiv 2309.17453)."""
+    bits: ClassVar[int]
+    names: ClassVar[tuple[str, ...]] = ("length", "first", "keys", "key_scale", "key_zero", "values")
+    """Of the tensors: number of tokens; keys and values of the first, float16 `[2, L, H, 1, K]`; codes of the other
+    keys, the distance of two levels and the lowest level, both float16 `[L, H, G, K]`; codes of the other values."""
 
-    def __init__(self, group: int = 48) -> None:
+    def __init__(self, group: int = 120) -> None:
         if group < 1:
             raise ValueError(f"a group must have at least 1 token, got {group}")
         self.group = group
 
     def pack(self, keys: torch.Tensor, values: torch.Tensor) -> dict[str, torch.Tensor]:
-        keys, values = (part.detach().float().clamp(-LARGEST, LARGEST) for part in (keys, values))
-        first = min(self.first, keys.shape[2] - 1)
-        groups = cut(first, keys.shape[2], max(1, (keys.shape[2] - first) // self.group))
-        of_groups = zip(*(self.keys.encode(keys[:, :, tokens], 2) for tokens in groups), strict=True)
-        parts = [torch.stack([keys[:, :, :first], values[:, :, :first]]).half()] if self.first else []
-        parts += [torch.cat(tensors, dim=2) for tensors in of_groups]
-        parts += self.values.encode(values[:, :, first:], 3)
-        return {name: part.cpu().contiguous() for name, part in zip(self._names(), parts, strict=True)}
+        keys, values = (part.detach().float().cpu().clamp(-LARGEST, LARGEST) for part in (keys, values))
+        tokens = keys.shape[2]
+        first = _first(tokens)
+        groups = [keys[:, :, group] for group in cut(first, tokens, max(1, (tokens - first) // self.group))]
+        least, most = (torch.stack(ends, dim=2) for ends in zip(*(part.aminmax(dim=2) for part in groups), strict=True))
+        spread = (most - least).amax(2)
+        zero = least.half()
+        scale = above_zero((most - zero.float()) / self._intervals(spread)[:, :, None])
+        levels = [
+            (part - zero[:, :, [number]].float()) / scale[:, :, [number]].float() for number, part in enumerate(groups)
+        ]
+        packed = {
+            "length": torch.tensor([tokens], dtype=torch.int32),
+            "first": torch.stack([keys[:, :, :first], values[:, :, :first]]).half(),
+            "key_scale": scale,
+            "key_zero": zero,
+            **self._pack_keys(torch.cat(levels, dim=2), spread),
+            **self._pack_values(values[:, :, first:]),
+        }
+        return {name: packed[name].contiguous() for name in self.names}
 
-    def _names(self) -> list[str]:
-        """Of the tensors: the first tokens, codes and scales of the other keys, and of the other values."""
-        keys, values = self.keys.scales, self.values.scales
-        names = ["keys", *(f"key_{name}" for name in keys), "values", *(f"value_{name}" for name in values)]
-        return ["first", *names] if self.first else names
+    @abstractmethod
+    def _intervals(self, spread_LHK: torch.Tensor) -> torch.Tensor:
+        """Between the lowest and the highest level of each channel, `[L, H, K]`."""
+
+    @abstractmethod
+    def _pack_keys(self, levels_LHtK: torch.Tensor, spread_LHK: torch.Tensor) -> dict[str, torch.Tensor]:
+        """What is written of keys that were divided by the distance of two levels, counted from the lowest."""
+
+    @abstractmethod
+    def _pack_values(self, values_LHtK: torch.Tensor) -> dict[str, torch.Tensor]:
+        """What is written of values."""
 
     def check(self, packed: Packed) -> None:
-        if (found := sorted(packed)) != (names := sorted(self._names())):
+        if (found := sorted(packed)) != (names := sorted(self.names)):
             raise ValueError(f"{self.name} is made of {', '.join(names)}, this of {', '.join(found)}")
 
     def shape(self, packed: Packed) -> tuple[int, ...]:
-        layers, heads, tokens, _ = packed["keys"].shape
-        return layers, heads, tokens + self._first(packed), packed["key_scale"].shape[3]
+        layers, heads, _, head_dim = packed["key_scale"].shape
+        return layers, heads, int(packed["length"]), head_dim
 
-    def _first(self, packed: Packed) -> int:
-        return packed["first"].shape[3] if self.first else 0
-
-    def runs(self, packed: Packed, values_LHTK: torch.Tensor) -> Iterator[tuple[slice, torch.Tensor]]:
+    def runs(self, packed: Packed, values_LHTK: torch.Tensor) -> Iterator[tuple[Region, torch.Tensor]]:
         layers, heads, tokens, head_dim = self.shape(packed)
-        key_scales, value_scales = (
-            [packed[f"{part}_{name}"].float() for name in levels.scales]
-            for part, levels in (("key", self.keys), ("value", self.values))
-        )
-        first = self._first(packed)
-        groups = cut(first, tokens, key_scales[0].shape[2])
-        scratch = torch.empty(layers, heads, max(group.stop - group.start for group in groups), head_dim)
-        is_direct = values_LHTK.dtype == scratch.dtype and values_LHTK.device == scratch.device
+        first = _first(tokens)
         if first:
             values_LHTK[:, :, :first] = packed["first"][1]
-            yield slice(0, first), packed["first"][0].float()
-        for number, group in enumerate(groups):
-            run, values = scratch[:, :, : group.stop - group.start], values_LHTK[:, :, group]
-            stored = slice(group.start - first, group.stop - first)
-            scales = (scale[:, :, stored] for scale in value_scales)
-            numbers = self.values.decode(packed["values"][:, :, stored], *scales, out=values if is_direct else run)
-            if not is_direct:
-                values.copy_(numbers)
-            scales = (scale[:, :, number : number + 1] for scale in key_scales)
-            yield group, self.keys.decode(packed["keys"][:, :, stored], *scales, out=run)
+            yield Region(slice(0, layers), slice(0, first)), packed["first"][0].float()
+        scale, zero = packed["key_scale"].float(), packed["key_zero"].float()
+        lengths = [group.stop - group.start for group in cut(0, tokens - first, scale.shape[2])]
+        at_once = max(1, RUN // (heads * (tokens - first) * head_dim))
+        for start in range(0, layers, at_once):
+            run = slice(start, min(start + at_once, layers))
+            self._unpack_values(packed, run, values_LHTK[run, :, first:])
+            keys = self._unpack_keys(packed, run)
+            parts = (keys.split(lengths, 2), zero[run].split(1, 2), scale[run].split(1, 2))
+            for numbers, lowest, distance in zip(*parts, strict=True):
+                torch.addcmul(lowest, numbers, distance, out=numbers)
+            yield Region(run, slice(first, tokens)), keys
+            del keys, parts, numbers  # before the next are asked for: another block of memory is new to the cache
+
+    @abstractmethod
+    def _unpack_keys(self, packed: Packed, run: slice) -> torch.Tensor:
+        """What `_pack_keys` was given of these layers, nearly: float32 `[l, H, t, K]`, contiguous and nobody else's."""
+
+    @abstractmethod
+    def _unpack_values(self, packed: Packed, run: slice, out_lHtK: torch.Tensor) -> None:
+        """The values of these layers into a buffer of any type."""
 
     def bytes_per_token(self, elements: int) -> float:
-        per_part = elements / 2
-        codes = per_part * (self.keys.bits + self.values.bits) / 8
-        scales = per_part * (len(self.keys.scales) / self.group + len(self.values.scales) / HEAD_DIM)
-        return codes + torch.float16.itemsize * scales + self.first * torch.float16.itemsize * elements / TYPICAL
-
-
-class Int8(Integers):
-    """A byte for each number; twice as small as bf16, and all but the same."""
-
-    name = "int8"
-    keys = values = Signed8()
-
-
-class Int4(Integers):
-    """Half a byte for each number."""
-
-    name = "int4"
-    keys, values = Unsigned4(), Signed4()
-    first = 1
+        levels, first = 2 * 2 * elements / 2 / self.group, 2 * elements / TYPICAL
+        return elements * self.bits / 8 + levels + first
 
 
 def cut(start: int, end: int, count: int) -> list[slice]:
@@ -186,15 +127,11 @@ def cut(start: int, end: int, count: int) -> list[slice]:
     return [slice(*group) for group in pairwise(ends)]
 
 
-def _in_pairs(codes: torch.Tensor) -> torch.Tensor:
-    """Half a byte each: a channel beside the one half a head further on, which is where rotation wants it too."""
-    half = (codes.shape[3] + 1) // 2
-    low, high = (part.view(torch.uint8) for part in codes.split([half, codes.shape[3] - half], dim=3))
-    pairs = low & 15
-    pairs[..., : high.shape[3]] |= high << 4
-    return pairs
-
-
-def _above_zero(scale: torch.Tensor) -> torch.Tensor:
+def above_zero(scale: torch.Tensor) -> torch.Tensor:
     """In float16, where nothing that is divided by may vanish."""
     return scale.half().clamp_min(torch.finfo(torch.float16).tiny)
+
+
+def _first(tokens: int) -> int:
+    """How many tokens stay in float16; one that is alone has to be written in levels all the same."""
+    return min(1, tokens - 1)

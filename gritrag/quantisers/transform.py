@@ -21,7 +21,7 @@ import xxhash
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
-from gritrag.quantisers.base import LARGEST, Packed, Quantiser
+from gritrag.quantisers.base import LARGEST, Packed, Quantiser, Region
 
 RUN = 128
 """Tokens that are unpacked at a time."""
@@ -223,7 +223,7 @@ class Transform(Quantiser):
         layers, heads, head_dim = self.keys.shape
         return layers, heads, len(packed["keys"]), head_dim
 
-    def runs(self, packed: Packed, values_LHTK: torch.Tensor) -> Iterator[tuple[slice, torch.Tensor]]:
+    def runs(self, packed: Packed, values_LHTK: torch.Tensor) -> Iterator[tuple[Region, torch.Tensor]]:
         for start in range(0, len(packed["keys"]), RUN):
             tokens = slice(start, min(start + RUN, len(packed["keys"])))
             keys, values = self.keys.unpack(packed["keys"][tokens]), self.values.unpack(packed["values"][tokens])
@@ -231,7 +231,7 @@ class Transform(Quantiser):
                 leading = slice(0, int(packed["leading"]))
                 keys[:, :, leading], values[:, :, leading] = self.start[:, :, :, leading].float()
             values_LHTK[:, :, tokens] = values
-            yield tokens, keys
+            yield Region(slice(0, len(keys)), tokens), keys
 
     def bytes_per_token(self, elements: int) -> float:
         return self.keys.bytes + self.values.bytes

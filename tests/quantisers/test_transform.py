@@ -139,8 +139,8 @@ def test_heads_that_cost_nothing_are_no_trouble() -> None:
 def test_runs_are_all_tokens_in_order(transform: Transform, tokens: int) -> None:
     packed = transform.pack(numbers(tokens), numbers(tokens, seed=1))
     runs = list(transform.runs(packed, torch.empty(transform.shape(packed))))
-    assert [token for group, _ in runs for token in range(tokens)[group]] == list(range(tokens))
-    assert all(run.shape == (LAYERS, HEADS, group.stop - group.start, HEAD_DIM) for group, run in runs)
+    assert [token for (_, group), _ in runs for token in range(tokens)[group]] == list(range(tokens))
+    assert all(run.shape == (LAYERS, HEADS, group.stop - group.start, HEAD_DIM) for (_, group), run in runs)
     keys, values = transform.unpack(packed)
     assert error(keys, numbers(tokens)) < 0.2 or tokens == 1
     assert keys.shape == values.shape == (LAYERS, HEADS, tokens, HEAD_DIM)
