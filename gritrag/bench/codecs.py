@@ -43,8 +43,8 @@ class Setting:
 
     Args:
         codecs: compared with bf16.
-        questions: how many are answered, each from its own document among `distractors` others.
-        documents: how many distinct ones of the file the distractors are drawn from.
+        questions: how many of each file are answered, each from its own document among `distractors` others.
+        documents: how many distinct ones of a file the distractors are drawn from.
         distractors: see above.
         max_new_tokens: longest answer.
         placed, tokens: documents, and tokens in each, of the context that is loaded and placed against the clock.
@@ -287,17 +287,17 @@ def show(result: Mapping[str, Any]) -> str:
 
 
 def main(
-    path: Path,
+    paths: Sequence[Path],
     model: str = DEFAULT_MODEL,
     dtype: str = "auto",
     device: str = "auto",
     as_json_text: bool = False,
     setting: Setting | None = None,
 ) -> str:
-    """Run and return what to print; what is wrong with file or codecs is said before a model is loaded.
+    """Run and return what to print; what is wrong with files or codecs is said before a model is loaded.
 
     Raises:
-        ValueError: a missing file, a broken row, an unknown codec, too few documents or answers.
+        ValueError: no file, a missing one, a broken row, an unknown codec, too few documents or answers.
     """
     setting = setting or Setting()
     for codec in setting.codecs:
@@ -305,9 +305,11 @@ def main(
     options = quality.Setting(
         questions=setting.questions, documents=setting.documents, distractors=setting.distractors, seed=setting.seed
     )
-    asked = gold_contexts(choose(read_questions(path), setting.documents), options, path)
+    asked = [
+        each for path in paths for each in gold_contexts(choose(read_questions(path), setting.documents), options, path)
+    ]
     loaded = GritModel.from_pretrained(model, dtype=dtype, device=device)
     with tempfile.TemporaryDirectory(prefix="gritrag-bench-") as folder:
         result = compare(loaded, asked, setting, Path(folder))
-    result["machine"] = {"model": model, "file": str(path), **result["machine"]}
+    result["machine"] = {"model": model, "files": ", ".join(map(str, paths)), **result["machine"]}
     return json.dumps(as_json(result), indent=2) if as_json_text else show(result)

@@ -65,10 +65,10 @@ def training(
 
 @bench.command("codecs")
 def codecs(
-    questions_file: Annotated[Path, typer.Option(help="JSONL rows of question, passage, answers.")],
+    questions_file: Annotated[list[Path], typer.Option(help="JSONL rows of question, passage, answers; or several.")],
     codec: Annotated[list[str] | None, typer.Option(help="Compared with bf16; may be given several times.")] = None,
-    questions: Annotated[int, typer.Option(help="Questions to answer.", min=1)] = 60,
-    documents: Annotated[int, typer.Option(help="Documents that distractors are drawn from.", min=1)] = 300,
+    questions: Annotated[int, typer.Option(help="Questions to answer, of each file.", min=1)] = 60,
+    documents: Annotated[int, typer.Option(help="Of a file, that distractors are drawn from.", min=1)] = 300,
     repetitions: Annotated[int, typer.Option(help="Rounds, after one to warm up.", min=1)] = 9,
     seed: Annotated[int, typer.Option(help="Of distractors, their order, and resamples.")] = 0,
     model: Model = DEFAULT_MODEL,

@@ -109,7 +109,7 @@ class Int4(Integers):
 
 
 def _in_bands(numbers: torch.Tensor) -> torch.Tensor:
-    """`[L, H, ..., K]` seen as `[L * H, B, ..., 2, w]`; where bands do not fill a half, its last channels are in none."""
+    """`[L, H, ..., K]` seen as `[L * H, B, ..., 2, w]`; where bands do not fill a half, the last are in none."""
     half, width = numbers.shape[-1] // 2, _width(numbers.shape[-1])
     halves = numbers.flatten(0, 1)[..., : 2 * half].unflatten(-1, (2, half))
     return halves[..., : half // width * width].unflatten(-1, (-1, width)).movedim(-2, 1)

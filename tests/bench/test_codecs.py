@@ -87,6 +87,15 @@ def test_the_command_prints_json_and_text(path: Path) -> None:
     assert result["machine"]["questions"] == 1
 
 
+def test_questions_of_several_files_are_asked_in_one_table(path: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.jsonl"
+    other.write_text(path.read_text("utf-8").replace("Osk", "Ask"), "utf-8")
+    setting = Setting(codecs=("int4",), questions=1, repetitions=1, placed=1, tokens=40, max_new_tokens=2)
+    result = json.loads(main([path, other], TINY, as_json_text=True, setting=setting))
+    assert result["machine"]["questions"] == 2
+    assert result["machine"]["files"] == f"{path}, {other}"
+
+
 def test_an_unknown_codec_is_told_before_a_model_is_loaded(path: Path) -> None:
     with pytest.raises(ValueError, match="unknown state codec 'int3'"):
-        main(path, "no-such-model", setting=Setting(codecs=("int3",)))
+        main([path], "no-such-model", setting=Setting(codecs=("int3",)))
