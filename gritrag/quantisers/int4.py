@@ -12,7 +12,7 @@ import torch
 
 from gritrag.quantisers import nibbles
 from gritrag.quantisers.base import Packed
-from gritrag.quantisers.integers import HEAD_DIM, Integers
+from gritrag.quantisers.integers import HEAD_DIM, Integers, multiply
 
 WIDTH = 16
 """Channels of a band in each half, at most."""
@@ -95,7 +95,7 @@ class Int4(Integers):
 
     def _unpack_values(self, packed: Packed, run: slice, out_lHtK: torch.Tensor) -> None:
         scale = self._scale(packed["value_scale"][run], packed["value_octave"][run])
-        torch.mul(self._numbers(packed, "values", run), scale, out=out_lHtK)
+        multiply(self._numbers(packed, "values", run), scale, out_lHtK)
 
     def _numbers(self, packed: Packed, part: str, run: slice) -> torch.Tensor:
         """Of these layers, float32 `[l, H, t, K]`."""

@@ -5,7 +5,7 @@ from typing import ClassVar
 import torch
 
 from gritrag.quantisers.base import Packed
-from gritrag.quantisers.integers import HEAD_DIM, Integers, above_zero
+from gritrag.quantisers.integers import HEAD_DIM, Integers, above_zero, multiply
 
 
 class Int8(Integers):
@@ -30,7 +30,7 @@ class Int8(Integers):
         return packed["keys"][run].float()
 
     def _unpack_values(self, packed: Packed, run: slice, out_lHtK: torch.Tensor) -> None:
-        torch.mul(packed["values"][run].float(), packed["value_scale"][run].float(), out=out_lHtK)
+        multiply(packed["values"][run].float(), packed["value_scale"][run].float(), out_lHtK)
 
     def bytes_per_token(self, elements: int) -> float:
         return super().bytes_per_token(elements) + 2 * elements / 2 / HEAD_DIM

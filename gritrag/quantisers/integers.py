@@ -114,7 +114,7 @@ class Integers(Quantiser):
 
     @abstractmethod
     def _unpack_values(self, packed: Packed, run: slice, out_lHtK: torch.Tensor) -> None:
-        """The values of these layers into a buffer of any type."""
+        """The values of these layers into a buffer of any type on any device."""
 
     def bytes_per_token(self, elements: int) -> float:
         levels, first = 2 * 2 * elements / 2 / self.group, 2 * elements / TYPICAL
@@ -130,6 +130,14 @@ def cut(start: int, end: int, count: int) -> list[slice]:
 def above_zero(scale: torch.Tensor) -> torch.Tensor:
     """In float16, where nothing that is divided by may vanish."""
     return scale.half().clamp_min(torch.finfo(torch.float16).tiny)
+
+
+def multiply(numbers: torch.Tensor, scale: torch.Tensor, out: torch.Tensor) -> None:
+    """Into a buffer of any type on any device, in one pass where that can be; `numbers` may be written over."""
+    if out.device == numbers.device:
+        torch.mul(numbers, scale, out=out)
+    else:
+        out.copy_(numbers.mul_(scale))
 
 
 def _first(tokens: int) -> int:

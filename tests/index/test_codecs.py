@@ -241,6 +241,13 @@ def test_numbers_on_a_level_come_back_exactly(whole: Integers) -> None:
     assert torch.equal(keys, torch.full_like(ramp, 3.25))
 
 
+@pytest.mark.parametrize("name", QUANTISED)
+def test_values_go_to_a_buffer_on_another_device(name: str) -> None:
+    """The device without numbers stands for any other: what computes across devices is an error there too."""
+    back = there_and_back(get_codec(name), state_of(2, 2, 9, 8))
+    assert all(keys.device.type == "cpu" for _, keys in back.runs(torch.empty(2, 2, 9, 8, device="meta")))
+
+
 @pytest.mark.parametrize("tokens", [2, 7, 130, 400])
 def test_runs_are_all_layers_and_tokens_once(tokens: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gritrag.quantisers.integers.RUN", 3000)
