@@ -1,7 +1,7 @@
 """Whole numbers from 0 to 15, two to a byte, in rows that PyTorch's own kernel for 4-bit embeddings unpacks.
 
 That kernel is several times as fast as shifts and masks over tensors. Behind the nibbles of a row it expects the step
-between two numbers and what 0 stands for, in float16 each (Guan et al. 2019, arXiv 1911.02079, section 3).
+between two numbers and what 0 stands for, in float16 each (Guan et al. 2019, arXiv 1911.02079).
 """
 
 import torch
