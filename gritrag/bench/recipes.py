@@ -52,7 +52,7 @@ def recipe_of(config: ComparisonConfig, name: str) -> TrainConfig:
     return recipe.model_copy(update={"steps": steps, "seconds": None})
 
 
-def train(config: ComparisonConfig, name: str) -> Path | None:
+def train(config: ComparisonConfig, name: str, say: Callable[[str], None]) -> Path | None:
     """The checkpoint of a system's run, trained now if it is not there. None if training was told to stop.
 
     Raises:
@@ -64,7 +64,10 @@ def train(config: ComparisonConfig, name: str) -> Path | None:
     if record.is_file() and yaml.safe_load(record.read_text("utf-8")) != recipe.model_dump(mode="json"):
         raise ValueError(f"{run} holds a run of other settings; remove it, or choose another runs_dir")
     checkpoint = run / "checkpoint"
-    return checkpoint if (checkpoint / CHECKPOINT_FILE).is_file() else Trainer(recipe).train()
+    if (checkpoint / CHECKPOINT_FILE).is_file():
+        return checkpoint
+    say(f"{name}: training")
+    return Trainer(recipe).train()
 
 
 class Demonstrated:
@@ -162,8 +165,7 @@ def scores_of(config: ComparisonConfig, name: str, say: Callable[[str], None]) -
     }
     if path.is_file() and (known := json.loads(path.read_text("utf-8")))["setting"] == setting:
         return {key: Sampled(v["estimate"], tuple(v["resampled"]), v["n"]) for key, v in known["scores"].items()}
-    say(f"{name}: training" if source else f"{name}: the untrained base")
-    checkpoint = train(config, source) if source else None
+    checkpoint = train(config, source, say) if source else None
     if source and checkpoint is None:
         return None
     say(f"{name}: judging")
@@ -183,6 +185,7 @@ def main(
     overrides: Sequence[str] = (),
     as_json_text: bool = False,
     say: Callable[[str], None] = lambda line: None,
+    only: Sequence[str] = (),
 ) -> str:
     """Train and judge whatever is not done yet, and return what to print.
 
@@ -191,13 +194,17 @@ def main(
         overrides: such as ``tokens=3000``.
         as_json_text: JSON instead of tables.
         say: told what begins.
+        only: these systems and no others; all where it is empty. Processes with other systems each, none of which is
+            trained as another's, share the work: the last command, for all of them, finds everything done.
 
     Raises:
-        ValueError: a broken file, a broken recipe, or runs of other settings in the way.
+        ValueError: a broken file, a broken recipe, an unknown system, or runs of other settings in the way.
     """
     config = ComparisonConfig.load(path, overrides)
+    if unknown := sorted(set(only) - set(config.systems)):
+        raise ValueError(f"there is no system {', '.join(unknown)}; there are: {', '.join(config.systems)}")
     found: dict[str, dict[str, Sampled]] = {}
-    for name in config.systems:
+    for name in [name for name in config.systems if not only or name in only]:
         scores = scores_of(config, name, say)
         if scores is None:
             say("told to stop; the same command goes on from there")

@@ -105,11 +105,14 @@ def decoding(
 def recipes(
     config: Annotated[Path, typer.Argument(help="YAML file, such as configs/compare-recipes.yaml.")],
     overrides: Annotated[list[str] | None, typer.Option("--set", help="A setting to change: tokens=3000.")] = None,
+    only: Annotated[
+        list[str] | None, typer.Option("--only", help="A system; again for more. Other processes may do the others.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Train recipes at equal budget, judge their vectors, answers and attention. The same command goes on."""
     compared = bench_part("recipes")
-    typer.echo(compared.main(config, overrides or (), as_json, lambda line: typer.echo(line, err=True)))
+    typer.echo(compared.main(config, overrides or (), as_json, lambda line: typer.echo(line, err=True), only or ()))
 
 
 @bench.command("grid")

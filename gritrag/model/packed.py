@@ -58,13 +58,13 @@ class Packed:
     """One weight `[O, I]` in half precision, in the layout of the kernel."""
 
     def __init__(self, weight_OI: torch.Tensor) -> None:
-        self._weight, self._state = weight_OI, _state(weight_OI)
+        self._weight, self._state = weight_OI, state_of(weight_OI)
         self._packed: Any = torch.ops.quantized.linear_prepack_fp16(weight_OI.detach(), None)
 
     @property
     def is_current(self) -> bool:
         """Whether the weight is still what it was when it was packed."""
-        return _state(self._weight) == self._state
+        return state_of(self._weight) == self._state
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """`x W^T`, float32 `[..., O]`, for float32 `x` of shape `[..., I]`."""
@@ -72,6 +72,6 @@ class Packed:
         return product
 
 
-def _state(weight: torch.Tensor) -> tuple[int, int]:
+def state_of(weight: torch.Tensor) -> tuple[int, int]:
     """Changes with every write in place, and with every exchange of what the weight consists of."""
     return weight._version, weight.data_ptr()

@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from gritrag.model.adapter import PeftModel, attach, input_moments, linear_layers
 from gritrag.model.grit import GritModel
+from gritrag.model.low_rank import sum_layers
 from gritrag.train.config import TrainConfig
 from gritrag.train.data import Mixture
 from gritrag.train.export import export, load_base
@@ -85,7 +86,10 @@ class Trainer:
         lm, settings = self.model.lm, self.config.adapter
         if settings.method == "lora":
             init = Path(settings.init) if settings.init else None
-            return attach(lm, settings.rank, settings.alpha, init)
+            adapter = attach(lm, settings.rank, settings.alpha, init)
+            if self.config.sharding == "none":
+                sum_layers(lm)
+            return adapter
         trained = {id(p) for layer in linear_layers(lm).values() for p in layer.parameters(recurse=False)}
         for parameter in lm.parameters():
             parameter.requires_grad_(settings.embeddings or id(parameter) in trained)
@@ -276,7 +280,10 @@ class Trainer:
         sizes = [(len(s.documents), sum(len(p.ids) for p in [*s.documents, *s.queries])) for s in read] or [(1, 0)]
         documents, tokens = (world * sum(column) / len(sizes) for column in zip(*sizes, strict=True))
         trained = sum(parameter.numel() for parameter in self.parameters.values())
-        seconds = self._seconds_per_step(read) * (config.steps - self.progress.step)
+        per_step = self._seconds_per_step(read)
+        seconds = per_step * (config.steps - self.progress.step)
+        if config.tokens:
+            seconds = min(seconds, per_step * (config.tokens - self.progress.tokens) / self._tokens_per_step(tokens))
         if config.seconds:
             seconds = min(seconds, config.seconds - self.progress.seconds)
         return (
@@ -296,6 +303,10 @@ class Trainer:
         with self.shards.whole(), torch.no_grad(), self.accelerator.autocast():
             self.read_once.read(steps[0].documents, with_states=False)
         return FORWARDS_PER_STEP * (time.monotonic() - began)
+
+    def _tokens_per_step(self, expected: float) -> float:
+        """Of the steps that were done, or as they are expected where none was."""
+        return self.progress.tokens / self.progress.step if self.progress.step else max(1.0, expected)
 
     def _tell(self, text: str) -> None:
         if self.is_first:

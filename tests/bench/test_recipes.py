@@ -173,6 +173,21 @@ def test_a_system_may_be_judged_on_less_and_a_set_have_rows_of_its_own(
     assert base["labelled/V-measure"] == all_rows["base"]["labelled/V-measure"]
 
 
+def test_processes_may_share_the_systems(comparison: Path, done: tuple[str, list[str]], tmp_path: Path) -> None:
+    elsewhere, told = [*QUICK, f"runs_dir={tmp_path}"], list[str]()
+    for only in (["embedding"], ["both", "base"]):
+        result = json.loads(main(comparison, elsewhere, as_json_text=True, only=only))
+        assert set(result["scores"]) == set(only)
+    whole = json.loads(main(comparison, elsewhere, as_json_text=True, say=told.append))
+    assert told == ["again: judging"]
+    wanted = json.loads(done[0])["scores"]
+    assert {name: each["pairs/Spearman"] for name, each in whole["scores"].items()} == {
+        name: each["pairs/Spearman"] for name, each in wanted.items()
+    }
+    with pytest.raises(ValueError, match=r"no system nobody; there are: base, both"):
+        main(comparison, elsewhere, only=["nobody"])
+
+
 def test_a_run_that_is_told_to_stop_leaves_the_table_of_what_is_done(
     comparison: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
