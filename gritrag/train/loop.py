@@ -63,7 +63,7 @@ class Trainer:
         parts = {f"parts.{name}": p for name, p in self.model.parts.requires_grad_().named_parameters()}
         self.parameters = {name: p for name, p in self.model.lm.named_parameters() if p.requires_grad} | parts
         if config.init:
-            load_weights(Path(config.init), self.parameters)
+            load_weights(config.init, self.parameters)
         self.progress = Progress()
         self._stages = config.in_stages()
         shares = [stage.share for stage in config.stages] or [1.0]

@@ -13,7 +13,7 @@ runs/<name>/
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,6 +21,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from gritrag.model.grit import GritModel
 from gritrag.train.memory import Memory
 from gritrag.train.sharding import gathered, scattered
 
@@ -89,7 +90,7 @@ def restore(
     state = json.loads((folder / STATE).read_text("utf-8"))
     if state.pop("format") > FORMAT:
         raise ValueError(f"{folder} was written by a later version; upgrade gritrag")
-    load_weights(folder / WEIGHTS, parameters)
+    load_weights(str(folder / WEIGHTS), parameters)
     tensors = load_file(folder / OPTIMIZER)
     torch.set_rng_state(tensors.pop(RANDOM))
     memory.restore({key.removeprefix(f"{MEMORY}/"): t for key, t in tensors.items() if key.startswith(f"{MEMORY}/")})
@@ -103,28 +104,50 @@ def restore(
     return Progress(**state)
 
 
-def load_weights(file: Path, parameters: Mapping[str, nn.Parameter]) -> None:
-    """Put saved weights into parameters, in place.
+def load_weights(source: str, parameters: Mapping[str, nn.Parameter]) -> None:
+    """Put the weights of an earlier run into parameters, in place.
+
+    Args:
+        source: ``weights.safetensors`` of a snapshot; or a checkpoint, as `GritModel.from_pretrained` takes it, which is
+            less than a snapshot where its adapter was extracted, and all there is where the run's folder is gone.
+        parameters: by name.
 
     Raises:
-        ValueError: no such file, or names or shapes that differ.
+        ValueError: neither of them, or names or shapes that differ.
     """
-    if not file.is_file():
-        raise ValueError(f"there are no weights {file}; init names the weights.safetensors of a run's snapshot")
-    tensors = load_file(file)
+    file = Path(source)
+    if file.is_file():
+        tensors = load_file(file)
+    elif file.suffix == Path(WEIGHTS).suffix:
+        raise ValueError(f"there are no weights {file}; init names a checkpoint, or the {WEIGHTS} of a run's snapshot")
+    else:
+        tensors = _of_checkpoint(source, parameters)
     differing = sorted(set(tensors) ^ set(parameters))
     if differing:
         raise ValueError(
-            f"{file} holds {len(tensors)} parameters, this recipe trains {len(parameters)}; the first that differs is "
+            f"{source} holds {len(tensors)} parameters, this recipe trains {len(parameters)}; the first that differs is "
             f"{differing[0]}: base and adapter settings must be those of the run that wrote it"
         )
     with torch.no_grad():
         for name, parameter in parameters.items():
             if tensors[name].shape != parameter.shape:
                 raise ValueError(
-                    f"{file}: {name} has shape {list(tensors[name].shape)}, the model's has {list(parameter.shape)}"
+                    f"{source}: {name} has shape {list(tensors[name].shape)}, the model's has {list(parameter.shape)}"
                 )
             parameter.copy_(scattered(tensors[name], parameter))
+
+
+def _of_checkpoint(source: str, wanted: Collection[str]) -> dict[str, torch.Tensor]:
+    """Those weights of a checkpoint that are trained, its adapter merged."""
+    model = GritModel.from_pretrained(source, dtype="float32", device="cpu")
+    found = {**dict(model.lm.named_parameters()), **{f"parts.{n}": p for n, p in model.parts.named_parameters()}}
+    if any(name not in found for name in wanted):
+        first = next(name for name in wanted if name not in found)
+        raise ValueError(
+            f"{source} is a checkpoint, and has no {first}: its adapter is merged into its weights, so it goes on with "
+            "adapter.method=full; for one of LoRA name its folder in adapter.init"
+        )
+    return {name: found[name].detach() for name in wanted}
 
 
 def _optimizer_tensors(

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import time
 from collections.abc import Callable
@@ -150,6 +151,33 @@ def test_a_run_begins_from_the_weights_of_another(recipe: Recipe) -> None:
         Trainer(recipe(init=path, adapter={"method": "lora"}))
     with pytest.raises(ValueError, match="there are no weights"):
         Trainer(recipe(init="gone.safetensors"))
+
+
+@pytest.mark.parametrize("form", ["lora", "ternary"])
+def test_a_run_begins_from_a_checkpoint_and_ships_the_change_since_the_base(recipe: Recipe, form: str) -> None:
+    adapter = {"form": form, "rank": 64}
+    first = Trainer(recipe(name="first", steps=3, lr=1e-2, adapter=adapter))
+    checkpoint = first.train()
+    shipped = GritModel.from_pretrained(str(checkpoint), dtype="float32", device="cpu")
+    second = Trainer(recipe(name="second", steps=1, lr=1e-9, init=str(checkpoint), adapter=adapter))
+    for name, value in weights(second).items():
+        assert torch.equal(value, shipped.lm.get_parameter(name))
+    again = GritModel.from_pretrained(str(second.train()), dtype="float32", device="cpu")
+    np.testing.assert_allclose(again.encode_document(["Osk"]), shipped.encode_document(["Osk"]), atol=1e-3)
+    with pytest.raises(ValueError, match=r"its adapter is merged into its weights, so it goes on with adapter\.method=full"):
+        Trainer(recipe(init=str(checkpoint), adapter={"method": "lora"}))
+    with pytest.raises((ValueError, OSError), match="nowhere"):
+        Trainer(recipe(init="nowhere"))
+
+
+def test_the_estimate_is_of_whichever_end_comes_first(recipe: Recipe) -> None:
+    def minutes(**changes: Any) -> int:
+        told = re.search(r"about (\d+) minutes to go", Trainer(recipe(steps=10_000_000, **changes)).describe())
+        assert told
+        return int(told.group(1))
+
+    assert minutes(tokens=1) == minutes(seconds=1) == 0
+    assert minutes() > minutes(tokens=1_000_000) > 0
 
 
 def test_a_run_ends_with_its_time(recipe: Recipe) -> None:
