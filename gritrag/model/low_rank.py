@@ -1,9 +1,8 @@
 """LoRA in training, one product a layer: what a layer computes is `x (W + s B A)^T`, and the sum is taken once a step.
 
-The usual way adds a second, thin product to every layer and reads what the layer puts out three times more; on a processor
-that takes a third of the time that everything else takes. The sum is kept for as long as neither of its parts is
-changed, so it costs a copy of the linear layers in memory. Gradients are those of the usual way: no gradient of `W` is
-taken. Hu et al. 2021 (arXiv 2106.09685) describe the method; nothing here changes it.
+The usual way adds a second, thin product to every layer and reads what the layer puts out three times more. The sum is
+kept for as long as none of its parts is changed, so it costs a copy of the linear layers in memory. Gradients are those
+of the usual way: none of `W` is taken. Hu et al. 2021 (arXiv 2106.09685) describe the method; nothing here changes it.
 
 Shape letters: `T` tokens, `I` and `O` numbers that go into and come out of a layer, `R` rank.
 """
@@ -13,7 +12,7 @@ from typing import Any
 import torch
 from peft.tuners.lora.layer import Linear as LoraLinear
 from torch import nn
-from torch.nn import functional as F
+from torch.nn.functional import linear
 
 from gritrag.model.packed import state_of
 
@@ -22,15 +21,15 @@ class _Product(torch.autograd.Function):
     """`x (W + s B A)^T`, whose backward pass goes through the factors."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any, x: torch.Tensor, down_RI: torch.Tensor, up_OR: torch.Tensor, sum_OI: torch.Tensor, scale: float
     ) -> torch.Tensor:
         ctx.save_for_backward(x, down_RI, up_OR)
         ctx.sum_OI, ctx.scale = sum_OI, scale
-        return F.linear(x, sum_OI)
+        return linear(x, sum_OI)
 
     @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         x, down_RI, up_OR = ctx.saved_tensors
         gradient_TO, x_TI = gradient.flatten(0, -2), x.flatten(0, -2)
         of_x = (gradient_TO @ ctx.sum_OI).view_as(x) if ctx.needs_input_grad[0] else None
@@ -47,7 +46,8 @@ class SummedForward:
     """
 
     def __init__(self, layer: LoraLinear) -> None:
-        self._layer, self._usual = layer, layer.forward
+        self._layer: Any = layer
+        self._usual = layer.forward
         self._sum_OI: torch.Tensor | None = None
         self._of: tuple[Any, ...] = ()
 
@@ -63,14 +63,16 @@ class SummedForward:
 
     def _can_sum(self, x: torch.Tensor) -> bool:
         layer = self._layer
-        if layer.disable_adapters or layer.merged or len(layer.active_adapters) != 1 or torch.is_autocast_enabled("cpu"):
+        if layer.disable_adapters or layer.merged or torch.is_autocast_enabled("cpu"):
             return False
-        name = layer.active_adapters[0]
-        if name not in layer.lora_A or name in layer.lora_variant or not isinstance(layer.lora_dropout[name], nn.Identity):
+        if len(layer.active_adapters) != 1 or (name := layer.active_adapters[0]) not in layer.lora_A:
             return False
-        parts = (layer.lora_A[name], layer.lora_B[name], layer.get_base_layer())
-        is_plain = layer.lora_A[name].bias is None and layer.lora_B[name].bias is None
-        return is_plain and all(t.dtype == torch.float32 for t in (x, *(part.weight for part in parts)))
+        down, up = layer.lora_A[name], layer.lora_B[name]
+        has_variant = name in layer.lora_variant or not isinstance(layer.lora_dropout[name], nn.Identity)
+        if has_variant or down.bias is not None or up.bias is not None:
+            return False
+        parts = (down, up, layer.get_base_layer())
+        return all(t.dtype == torch.float32 for t in (x, *(part.weight for part in parts)))
 
     @torch.no_grad()
     def _sum(self, base_OI: torch.Tensor, down_RI: torch.Tensor, up_OR: torch.Tensor, scale: float) -> torch.Tensor:

@@ -211,8 +211,8 @@ class TrainConfig(Recipe):
     Args:
         name: of the run; its files go into ``<runs_dir>/<name>/``.
         base: model to start from, as `GritModel.from_pretrained` takes it; ``model`` is another name for it.
-        init: an earlier run to start from instead of the base's weights: ``.../weights.safetensors`` of its snapshot, or
-            its checkpoint.
+        init: an earlier run to start from instead of the base's weights: ``.../weights.safetensors`` of its snapshot,
+            or its checkpoint.
         reading, pooling, template, instruction, parts: what the checkpoint will fix; see `CheckpointConfig`.
         dtype: of the weights. ``autocast`` computes in bfloat16 where the hardware does.
         sharding: ``fsdp2``: of several processes each keeps a part of the language model; see `gritrag.train.sharding`.

@@ -108,7 +108,7 @@ def load_weights(source: str, parameters: Mapping[str, nn.Parameter]) -> None:
     """Put the weights of an earlier run into parameters, in place.
 
     Args:
-        source: ``weights.safetensors`` of a snapshot; or a checkpoint, as `GritModel.from_pretrained` takes it, which is
+        source: ``weights.safetensors`` of a snapshot; or a checkpoint, as `GritModel.from_pretrained` takes it. That is
             less than a snapshot where its adapter was extracted, and all there is where the run's folder is gone.
         parameters: by name.
 
@@ -125,8 +125,8 @@ def load_weights(source: str, parameters: Mapping[str, nn.Parameter]) -> None:
     differing = sorted(set(tensors) ^ set(parameters))
     if differing:
         raise ValueError(
-            f"{source} holds {len(tensors)} parameters, this recipe trains {len(parameters)}; the first that differs is "
-            f"{differing[0]}: base and adapter settings must be those of the run that wrote it"
+            f"{source} holds {len(tensors)} parameters, this recipe trains {len(parameters)}; the first that differs "
+            f"is {differing[0]}: base and adapter settings must be those of the run that wrote it"
         )
     with torch.no_grad():
         for name, parameter in parameters.items():

@@ -164,7 +164,9 @@ def test_a_run_begins_from_a_checkpoint_and_ships_the_change_since_the_base(reci
         assert torch.equal(value, shipped.lm.get_parameter(name))
     again = GritModel.from_pretrained(str(second.train()), dtype="float32", device="cpu")
     np.testing.assert_allclose(again.encode_document(["Osk"]), shipped.encode_document(["Osk"]), atol=1e-3)
-    with pytest.raises(ValueError, match=r"its adapter is merged into its weights, so it goes on with adapter\.method=full"):
+    with pytest.raises(
+        ValueError, match=r"its adapter is merged into its weights, so it goes on with adapter\.method=full"
+    ):
         Trainer(recipe(init=str(checkpoint), adapter={"method": "lora"}))
     with pytest.raises((ValueError, OSError), match="nowhere"):
         Trainer(recipe(init="nowhere"))
