@@ -1,7 +1,8 @@
-"""What read-once training saves: examples (question, context, answer) per second, against two separate streams.
+"""What a way of training saves, in examples (question, context, answer) per second.
 
-One stream embeds documents and queries, the other reads every context anew, with ordinary attention: GritLM's way. Both
-train on the same steps, forward and backward, and take turns.
+Read once against two separate streams: one embeds documents and queries, the other reads every context anew, with
+ordinary attention, which is GritLM's way. LoRA with summed weights against LoRA as peft computes it. Both ways of a
+comparison train on the same steps, forward and backward, and take turns.
 """
 
 import json
@@ -10,20 +11,34 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from tqdm import tqdm
 
 from gritrag.bench.report import Spread, as_json, header, machine, table
 from gritrag.corpus import documents, questions
+from gritrag.model.adapter import attach
+from gritrag.model.grit import GritModel
+from gritrag.model.low_rank import sum_layers
 from gritrag.train.config import TrainConfig
 from gritrag.train.data import Mixture
 from gritrag.train.export import load_base
 from gritrag.train.read_once import ReadOnce
 from gritrag.train.steps import RetrievalStep
 
-WAYS = {"read once": "placed", "two streams": "full"}
+Compared = Literal["streams", "lora"]
+
+READ_ONCE = "read once"
+WAYS: dict[Compared, tuple[str, str]] = {
+    "streams": (READ_ONCE, "two streams"),
+    "lora": ("LoRA, summed weights", "LoRA, thin products"),
+}
+TOLD = {
+    "streams": "reading once trains on {} times as many examples per second",
+    "lora": "with summed weights LoRA trains on {} times as many examples per second",
+}
+RANK, ALPHA = 16, 32
 
 
 @dataclass(frozen=True)
@@ -32,6 +47,7 @@ class Setting:
 
     Args:
         base: model to train.
+        compared: which two ways.
         steps: of training, each in both ways, after one to warm up.
         documents_per_context: sizes of contexts.
         tokens_per_step: see `DataConfig`.
@@ -39,6 +55,7 @@ class Setting:
     """
 
     base: str = "smollm2-135m"
+    compared: Compared = "streams"
     steps: int = 4
     documents_per_context: tuple[int, ...] = (1, 2, 3, 5)
     tokens_per_step: int = 1200
@@ -47,12 +64,12 @@ class Setting:
 
 def training(setting: Setting, folder: Path) -> dict[str, Any]:
     """Measure; what is in the result is what `show` prints. The package's own corpus is trained on."""
-    recipes = {name: _recipe(setting, contexts, folder) for name, contexts in WAYS.items()}
-    model = load_base(recipes["read once"], "cpu")
-    steppers = {name: ReadOnce(model, recipe) for name, recipe in recipes.items()}
-    mixture = Mixture(recipes["read once"], model)
-    seconds: dict[str, list[float]] = {name: [] for name in WAYS}
-    tokens: dict[str, int] = dict.fromkeys(WAYS, 0)
+    ways = WAYS[setting.compared]
+    steppers = {name: _stepper(setting, name, folder) for name in ways}
+    first = steppers[ways[0]]
+    mixture = Mixture(first.config, first.model)
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    tokens: dict[str, int] = dict.fromkeys(ways, 0)
     answers = []
     for number in tqdm(range(setting.steps + 1), desc="measuring", unit="step"):
         step = mixture.step(number)
@@ -61,18 +78,38 @@ def training(setting: Setting, folder: Path) -> dict[str, Any]:
             start = perf_counter()
             done = stepper(step)
             spent = perf_counter() - start
-            model.lm.zero_grad(set_to_none=True)
+            _end_step(stepper.model)
             if number > 0:  # the first step warms up
                 seconds[name].append(spent)
                 tokens[name] += done.tokens
         if number > 0:
             answers.append(len(step.answers))
     return {
-        "machine": {**machine(torch.float32, model.lm.device), **vars(setting)},
+        "machine": {**machine(torch.float32, first.model.lm.device), **vars(setting)},
         "examples": sum(answers),
-        "rows": {name: _rates(seconds[name], answers, tokens[name]) for name in WAYS},
+        "rows": {name: _rates(seconds[name], answers, tokens[name]) for name in ways},
         "speedup": Spread.of([b / a for a, b in zip(*seconds.values(), strict=True)]),
     }
+
+
+def _stepper(setting: Setting, way: str, folder: Path) -> ReadOnce:
+    """One way of training, with a model of its own."""
+    recipe = _recipe(setting, "full" if way == WAYS["streams"][1] else "placed", folder)
+    model = load_base(recipe, "cpu")
+    if setting.compared == "lora":
+        attach(model.lm, RANK, ALPHA)
+        if way == WAYS["lora"][0]:
+            sum_layers(model.lm)
+    return ReadOnce(model, recipe)
+
+
+@torch.no_grad()
+def _end_step(model: GritModel) -> None:
+    """What an optimizer does to what is kept between steps, at no change of the weights."""
+    for parameter in model.lm.parameters():
+        if parameter.requires_grad:
+            parameter.add_(0)
+            parameter.grad = None
 
 
 def _recipe(setting: Setting, contexts: str, folder: Path) -> TrainConfig:
@@ -118,7 +155,7 @@ def show(result: dict[str, Any]) -> str:
             "",
             table(["training", "examples/s: median [quartiles]", "tokens read"], rows),
             "",
-            f"reading once trains on {result['speedup'].show('.2f')} times as many examples per second",
+            TOLD[result["machine"]["compared"]].format(result["speedup"].show(".2f")),
         ]
     )
 

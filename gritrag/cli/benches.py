@@ -53,14 +53,20 @@ def reading(
 @bench.command("training")
 def training(
     base: Annotated[str, typer.Option(help="Model to train.")] = "smollm2-135m",
+    compared: Annotated[
+        str, typer.Option(help="streams: read once or twice. lora: one product a layer, or two.")
+    ] = "streams",
     steps: Annotated[int, typer.Option(help="Of training, each in both ways.", min=1)] = 4,
     tokens: Annotated[int, typer.Option(help="Of documents and queries in a step.", min=1)] = 1200,
     as_json: Json = False,
 ) -> None:
-    """Compare read-once training with two separate streams, in examples per second."""
+    """Compare read-once training with two separate streams, or two ways of LoRA, in examples per second."""
     from gritrag.bench import training
 
-    typer.echo(training.main(as_json, training.Setting(base=base, steps=steps, tokens_per_step=tokens)))
+    if compared not in training.WAYS:
+        raise typer.BadParameter(f"{compared!r} is none of: {', '.join(training.WAYS)}", param_hint="--compared")
+    setting = training.Setting(base=base, compared=compared, steps=steps, tokens_per_step=tokens)
+    typer.echo(training.main(as_json, setting))
 
 
 @bench.command("codecs")
