@@ -144,7 +144,9 @@ class Decoding:
             self._generator.manual_seed(sampling.seed)
         self._is_greedy = sampling.temperature == 0 and not self._processors
         wanted = lm.dtype == torch.float32 if sampling.lookup is None else sampling.lookup
-        self._lookup = Lookup(contexts[0].token_ids) if wanted and self._is_greedy and len(contexts) == 1 else None
+        can_guess = wanted and self._is_greedy and len(contexts) == 1
+        words = lm.config.get_text_config().vocab_size
+        self._lookup = Lookup(contexts[0].token_ids, words) if can_guess else None
 
     @property
     def completions(self) -> list[Completion]:

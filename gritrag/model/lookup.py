@@ -7,6 +7,7 @@ choice means: kept up to the first that the model would not have chosen).
 """
 
 from collections.abc import Iterable, Sequence
+from itertools import takewhile
 
 LONGEST_RUN, SURE_RUN, SHORTEST_RUN = 4, 3, 2
 """Tokens at the end of the text that must have stood there before, how many are good evidence, and how few are enough
@@ -24,10 +25,11 @@ class Lookup:
 
     Args:
         token_ids: the context, in order.
+        words: size of the vocabulary. Ids behind it are soft tokens of a document, which nobody can say.
     """
 
-    def __init__(self, token_ids: Sequence[int]) -> None:
-        self._ids = list(token_ids)
+    def __init__(self, token_ids: Sequence[int], words: int) -> None:
+        self._ids, self._words = list(token_ids), words
         # for every run of tokens, where the text went on when it was seen last; built at the first guess, not before
         # the first token
         self._next: dict[tuple[int, ...], int] = {}
@@ -47,7 +49,8 @@ class Lookup:
         for run in range(LONGEST_RUN, SHORTEST_RUN - 1, -1):
             start = self._next.get(tuple(self._ids[-run:]))
             if start is not None:
-                return self._ids[start : start + min(most, self._width if run >= self._run else FEW)]
+                guess = self._ids[start : start + min(most, self._width if run >= self._run else FEW)]
+                return list(takewhile(lambda token: token < self._words, guess))
         return []
 
     def learn(self, guessed: int, right: int) -> None:

@@ -239,7 +239,7 @@ def test_after_states_too(make_model: Callable[..., GritModel]) -> None:
 
 
 def test_a_guess_is_what_followed_the_same_tokens_last() -> None:
-    lookup = Lookup([1, 2, 3, 4, 5, 6, 1, 2, 3, 7, 8])
+    lookup = Lookup([1, 2, 3, 4, 5, 6, 1, 2, 3, 7, 8], words=9)
     assert lookup.guess(5) == []
     lookup.extend([1, 2, 3])
     assert lookup.guess(5) == [7, 8, 1, 2, 3]
@@ -248,8 +248,15 @@ def test_a_guess_is_what_followed_the_same_tokens_last() -> None:
     assert lookup.guess(2) == [5, 6]
 
 
+def test_a_soft_token_is_never_guessed() -> None:
+    lookup = Lookup([1, 2, 3, 9, 4, 5, 6, 1, 2], words=9)
+    assert lookup.guess(5) == [3]
+    lookup.extend([3])
+    assert lookup.guess(5) == []
+
+
 def test_wrong_guesses_make_careful() -> None:
-    lookup = Lookup([1, 2, 3, 4, 5, 6, 7, 8, 9, 1, 2, 3])
+    lookup = Lookup([1, 2, 3, 4, 5, 6, 7, 8, 9, 1, 2, 3], words=10)
     bold = len(lookup.guess(10))
     lookup.learn(bold, 0)
     assert bold > FEW == len(lookup.guess(10))  # a run of three is no longer enough for more

@@ -80,6 +80,21 @@ def test_answers_from_a_state_with_a_contextual_token_are_those_of_the_uncached_
     assert cached.completions == uncached.completions
 
 
+def test_text_that_stood_before_a_contextual_token_is_quoted_without_it(contextual: GritModel) -> None:
+    """What is generated stood at the end of a run that a document follows, whose first token nobody can guess."""
+    document = contextual.document_token_ids("the river")
+
+    def generated(last: int, said: int, count: int, lookup: bool) -> list[int]:
+        prompt = [last, said, *document, last]
+        return contextual.complete([prompt], Sampling(max_new_tokens=count, lookup=lookup))[0].token_ids
+
+    ends = contextual.lm.config.eos_token_id, contextual.tokenizer.eos_token_id
+    words = [word for word in range(3, contextual.lm.config.vocab_size) if word not in ends]
+    pairs = ((last, said) for last in words for said in words)
+    last, said = next(pair for pair in pairs if generated(*pair, count=1, lookup=False) == [pair[1]])
+    assert generated(last, said, 6, lookup=True) == generated(last, said, 6, lookup=False)
+
+
 def test_a_contextual_token_needs_an_end(make_model: object) -> None:
     with pytest.raises(ValueError, match="'chatml' ends them with ''"):
         make_model(**{**CONTEXTUAL, "template": "chatml"})
