@@ -15,9 +15,11 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from architectures import make_lm
+from peft.tuners.lora.layer import Linear as LoraLinear
 from safetensors.torch import load_file
 
 from gritrag.model.grit import GritModel
+from gritrag.model.low_rank import SummedForward
 from gritrag.train.config import TrainConfig
 from gritrag.train.data import Mixture
 from gritrag.train.loop import Trainer, main
@@ -170,6 +172,12 @@ def test_a_run_begins_from_a_checkpoint_and_ships_the_change_since_the_base(reci
         Trainer(recipe(init=str(checkpoint), adapter={"method": "lora"}))
     with pytest.raises((ValueError, OSError), match="nowhere"):
         Trainer(recipe(init="nowhere"))
+
+
+def test_an_adapter_trains_with_summed_weights(recipe: Recipe) -> None:
+    layers = [m for m in Trainer(recipe(adapter={"method": "lora"})).model.lm.modules() if isinstance(m, LoraLinear)]
+    assert layers
+    assert all(isinstance(layer.forward, SummedForward) for layer in layers)
 
 
 def test_the_estimate_is_of_whichever_end_comes_first(recipe: Recipe) -> None:
