@@ -11,10 +11,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tqdm import tqdm
-
 from gritrag import Document, GritModel, Hit, Index
 from gritrag.bench.questions import Question, read_questions
+from gritrag.progress import ProgressBar
 
 QUESTIONS_PER_BATCH = 64
 
@@ -72,7 +71,7 @@ def _found(
     index: Index, questions: Sequence[Question], depth: int
 ) -> Iterator[tuple[Question, list[Hit], dict[str, float]]]:
     """Each question with what a search finds, and the cosine similarities of the documents nearest to it."""
-    with tqdm(total=len(questions), desc="mining", unit="question") as bar:
+    with ProgressBar(total=len(questions), desc="mining", unit="question") as bar:
         for start in range(0, len(questions), QUESTIONS_PER_BATCH):
             batch = questions[start : start + QUESTIONS_PER_BATCH]
             texts = [question.text for question in batch]

@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from gritrag.bench.attention_report import draw, show, summarise
 from gritrag.bench.labelled import keys_of, read_labelled, read_pairs
@@ -26,6 +25,7 @@ from gritrag.bench.report import as_json, machine
 from gritrag.config import DEFAULT_MODEL, CheckpointConfig
 from gritrag.model.attention import decoder_stack
 from gritrag.model.grit import GritModel
+from gritrag.progress import ProgressBar
 
 BATCH = 8
 
@@ -131,7 +131,7 @@ def measure(model: GritModel, texts: Sequence[str], setting: Setting, only_last:
     else:
         prompts = [model.document_prompt(text) for text in texts]
     found = []
-    for start in tqdm(range(0, len(prompts), BATCH), desc="looking", unit="batch"):
+    for start in ProgressBar(range(0, len(prompts), BATCH), desc="looking", unit="batch"):
         batch = model.encoder.pad(prompts[start : start + BATCH]).to(model.lm.device)
         with recorded(model) as layers:
             model.read_batch(batch)

@@ -15,7 +15,6 @@ from time import perf_counter
 from typing import Any, NamedTuple
 
 import torch
-from tqdm import tqdm
 
 from gritrag.answer import MODES, plan_context
 from gritrag.bench import quality, scores
@@ -32,6 +31,7 @@ from gritrag.index.states import DocumentState, StateStore, relative_path, state
 from gritrag.model.context import Context
 from gritrag.model.decode import Sampling
 from gritrag.model.grit import GritModel
+from gritrag.progress import ProgressBar
 from gritrag.records import Document, Hit
 
 REFERENCE = "bf16"
@@ -155,7 +155,7 @@ def _answers(
 ) -> Answered:
     store, found = StateStore(stored.folder), Answered([], [])
     options = Sampling(max_new_tokens=setting.max_new_tokens, stop=model.template.stop)
-    for each in tqdm(asked, desc=f"answering, {codec}", unit="question"):
+    for each in ProgressBar(asked, desc=f"answering, {codec}", unit="question"):
         documents = each.contexts["gold"]
         hits = [Hit(document, 0.0, rank) for rank, document in enumerate(documents, start=1)]
         loaded = _loaded(store, stored, [document.id for document in documents], states)
@@ -204,7 +204,7 @@ def _timed(model: GritModel, codecs: Sequence[str], setting: Setting, folder: Pa
     stored = {codec: Stored.write(folder / str(number), codec, states, model) for number, codec in enumerate(codecs)}
     stores = {codec: StateStore(stored[codec].folder) for codec in codecs}
     seconds: dict[str, dict[str, list[float]]] = {codec: {"encode": [], "warm": [], "cold": []} for codec in codecs}
-    for number, codec in tqdm(list(in_turn(codecs, 1, setting.repetitions)), desc="measuring", unit="turn"):
+    for number, codec in ProgressBar(list(in_turn(codecs, 1, setting.repetitions)), desc="measuring", unit="turn"):
 
         def place(codec: str = codec) -> None:
             loaded = _loaded(stores[codec], stored[codec], list(states), states)

@@ -13,7 +13,6 @@ from time import perf_counter
 from typing import Any, NamedTuple
 
 import torch
-from tqdm import tqdm
 from transformers import Cache, DynamicCache, GenerationConfig, StaticCache
 from transformers.generation.streamers import BaseStreamer
 
@@ -23,6 +22,7 @@ from gritrag.config import DEFAULT_MODEL
 from gritrag.model.context import Context
 from gritrag.model.decode import Sampling
 from gritrag.model.grit import GritModel
+from gritrag.progress import ProgressBar
 
 BASELINE = "transformers, dynamic cache"
 OWN_WORDS = "Once upon a time, in a village that no road led to, there lived"
@@ -124,7 +124,7 @@ def decoding(model: GritModel, setting: Setting) -> dict[str, Any]:
     """Measure; what is in the result is what `show` prints."""
     given = contexts(model, setting)
     runs: dict[str, dict[str, list[Run]]] = {name: {way: [] for way in WAYS} for name in given}
-    for repetition in tqdm(range(-1, setting.repetitions), desc="measuring", unit="round"):
+    for repetition in ProgressBar(range(-1, setting.repetitions), desc="measuring", unit="round"):
         for name, context in given.items():
             for way, decode in WAYS.items():
                 run = decode(model, context, setting.new_tokens)

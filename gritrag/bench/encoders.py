@@ -11,13 +11,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from tqdm import tqdm
 from transformers import AutoModel, AutoTokenizer
 
 from gritrag.model.grit import GritModel
 from gritrag.model.load import ENCODERS, hash_files, hash_tokenizer, locate, pick_device
 from gritrag.model.pooling import mean
 from gritrag.model.state import Reading
+from gritrag.progress import ProgressBar
 from gritrag.records import Document, Fingerprint, as_document
 from gritrag.tokens import length_sorted_batches
 
@@ -61,7 +61,7 @@ class MiniLM:
         """float32 `[N, D]`, normalised."""
         ids = [self.document_token_ids(text) for text in texts]
         vectors = np.empty((len(ids), self.dim), np.float32)
-        with tqdm(total=len(ids), desc="embedding", unit="text", disable=not show_progress_bar) as bar:
+        with ProgressBar(total=len(ids), desc="embedding", unit="text", disable=not show_progress_bar) as bar:
             for rows in length_sorted_batches([len(each) for each in ids], 64, TOKENS_PER_BATCH):
                 vectors[rows] = self._embed([ids[row] for row in rows]).cpu().numpy()
                 bar.update(len(rows))

@@ -5,8 +5,6 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tqdm import tqdm
-
 from gritrag.answer import MODES, RAG
 from gritrag.bench.clock import cost_of, in_turn
 from gritrag.bench.config import QualityConfig
@@ -17,6 +15,7 @@ from gritrag.bench.results import Results
 from gritrag.bench.scores import ANSWER, score_answer
 from gritrag.index.index import Index
 from gritrag.model.grit import GritModel
+from gritrag.progress import ProgressBar
 from gritrag.records import Hit
 
 INVENTED = Path("gritrag/corpus")
@@ -95,7 +94,7 @@ def _answered(
         for cell in cells
     }
     about = f"questions, {cells[0].documents} documents"
-    for number, cell in tqdm(
+    for number, cell in ProgressBar(
         in_turn(cells, 1, len(asked)), total=len(cells) * (1 + len(asked)), desc=about, unit="answer"
     ):
         each = asked[max(number, 0)]

@@ -14,7 +14,6 @@ from time import perf_counter
 from typing import Any, NamedTuple
 
 import torch
-from tqdm import tqdm
 
 from gritrag.answer import MODES, RAG
 from gritrag.bench.clock import PARTS, cost_of, in_turn
@@ -25,6 +24,7 @@ from gritrag.bench.results import Results
 from gritrag.corpus import questions
 from gritrag.index.index import Index
 from gritrag.model.grit import GritModel
+from gritrag.progress import ProgressBar
 from gritrag.records import Document
 
 BARE = "bare forward"
@@ -162,7 +162,8 @@ def _rounds(
     one = group[0]
     about = f"{one.documents} x {one.tokens} tokens, batch {one.batch}"
     turns = in_turn(group, setting.warmup, setting.repetitions)
-    for number, cell in tqdm(turns, total=len(group) * (setting.warmup + setting.repetitions), desc=about, unit="run"):
+    runs = len(group) * (setting.warmup + setting.repetitions)
+    for number, cell in ProgressBar(turns, total=runs, desc=about, unit="run"):
         texts = [asked[(number * cell.batch + row) % len(asked)] for row in range(cell.batch)]
         shelf = shelves.get(cell.codec, next(iter(shelves.values())))
         if number >= 0:

@@ -12,14 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from gritrag.answer import RAG
 from gritrag.bench.report import Spread, as_json, header, machine_of, table
 from gritrag.config import DEFAULT_MODEL
 from gritrag.corpus import documents
 from gritrag.index.index import Index
 from gritrag.model.grit import GritModel
+from gritrag.progress import ProgressBar
 from gritrag.records import Document, Hit, Timings
 
 FILLERS = (" a", "a", ".", "7")
@@ -70,7 +69,7 @@ def first_token(model: GritModel, setting: Setting, folder: Path) -> dict[str, A
         index.add(pool, show_progress_bar=True)
         rags = {mode: RAG(index, mode=mode, k=setting.documents) for mode in ("doc-query", "doc-cache")}
         runs: dict[str, list[Timings]] = {f"{mode}{way}": [] for mode in rags for way in ("", ", with search")}
-        for repetition in tqdm(range(-1, setting.repetitions), desc="measuring", unit="round"):
+        for repetition in ProgressBar(range(-1, setting.repetitions), desc="measuring", unit="round"):
             chosen = draw.sample(pool, setting.documents)
             hits = [Hit(document, 0.0, rank) for rank, document in enumerate(chosen, start=1)]
             for name, ask in _ways(rags, hits).items():

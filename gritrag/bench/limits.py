@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from tqdm import tqdm
 
 from gritrag.bench.latency import documents_of
 from gritrag.bench.process import drop_from_page_cache, files_below
@@ -19,6 +18,7 @@ from gritrag.corpus import questions
 from gritrag.index.index import Index
 from gritrag.model.attention import decoder_stack
 from gritrag.model.grit import GritModel
+from gritrag.progress import ProgressBar
 
 LONG = 512
 """Tokens of a forward that is as good as any: longer ones reach no more FLOP/s."""
@@ -45,8 +45,9 @@ def ceilings(model: GritModel, codec: str, scratch: Path) -> dict[str, Any]:
     asked = sorted(len(model.question_token_ids(each.question, has_documents=True)) for each in questions())
     lengths = (asked[len(asked) // 2], LONG)
     query_heads = int(getattr(config, "num_attention_heads", shape.heads))
+    measured = ProgressBar(lengths, desc="ceilings")
     return {
-        "matmul_flops": {str(tokens): _matmul_flops(weights, tokens) for tokens in tqdm(lengths, desc="ceilings")},
+        "matmul_flops": {str(tokens): _matmul_flops(weights, tokens) for tokens in measured},
         "flop_per_token": 2 * sum(weight.numel() for weight in weights),
         "flop_per_pair": 4 * shape.layers * query_heads * shape.head_dim,
         "weight_bytes": sum(weight.nbytes for weight in weights) + head.nbytes,

@@ -13,8 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-from tqdm import tqdm
-
 from gritrag.answer import RAG
 from gritrag.bench import scores
 from gritrag.bench.encoders import MINILM, Encoder, check_names, load_encoder
@@ -26,6 +24,7 @@ from gritrag.bench.summary import Evaluated, show, summarise
 from gritrag.config import DEFAULT_MODEL
 from gritrag.index.index import Index
 from gritrag.model.grit import GritModel
+from gritrag.progress import ProgressBar
 from gritrag.records import Document, Hit
 
 PARTS = ("retrieval", "answers")
@@ -150,7 +149,7 @@ def evaluate(
 def answered(index: Index, asked: Sequence[Asked], setting: Setting) -> Iterator[tuple[Asked, dict[str, str]]]:
     """Each question with its answers, by mode and context."""
     rags = {mode: RAG(index, mode=mode) for mode in ("no-retrieval", "doc-query", "doc-cache")}
-    for each in tqdm(asked, desc="answering", unit="question", disable=not asked):
+    for each in ProgressBar(asked, desc="answering", unit="question", disable=not asked):
         ways: list[tuple[str, str, list[Document]]] = [("no-retrieval", "no-retrieval", [])]
         for context, documents in each.contexts.items():
             ways += [(f"{mode}, {context}", mode, documents) for mode in ("doc-query", "doc-cache")]

@@ -11,13 +11,13 @@ from time import perf_counter
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from gritrag.bench.latency import documents_of
 from gritrag.bench.report import Spread, as_json, header, machine_of, table
 from gritrag.config import DEFAULT_MODEL
 from gritrag.model.attention import decoder_stack
 from gritrag.model.grit import GritModel
+from gritrag.progress import ProgressBar
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def reading(model: GritModel, setting: Setting) -> dict[str, Any]:
         "read_documents": lambda: model.read_documents(documents),
     }
     seconds: dict[str, list[float]] = {name: [] for name in ways}
-    for repetition in tqdm(range(-1, setting.repetitions), desc="measuring", unit="round"):
+    for repetition in ProgressBar(range(-1, setting.repetitions), desc="measuring", unit="round"):
         for name, work in ways.items():
             start = perf_counter()
             work()

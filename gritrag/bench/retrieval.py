@@ -2,13 +2,12 @@
 
 from collections.abc import Sequence
 
-from tqdm import tqdm
-
 from gritrag.bench import scores
 from gritrag.bench.questions import Question
 from gritrag.bench.scores import Scores
 from gritrag.index.index import Index
 from gritrag.index.search import MODES
+from gritrag.progress import ProgressBar
 
 QUERIES_PER_BATCH = 64
 
@@ -17,7 +16,7 @@ def rank(index: Index, questions: Sequence[Question]) -> dict[str, Scores]:
     """By search mode, one number per question of every score of `scores.RANKING`."""
     texts, relevant = [question.text for question in questions], [question.document.id for question in questions]
     found: dict[str, Scores] = {}
-    with tqdm(total=len(MODES) * len(texts), desc="searching", unit="question") as bar:
+    with ProgressBar(total=len(MODES) * len(texts), desc="searching", unit="question") as bar:
         for mode in MODES:
             rankings: list[list[str]] = []
             for start in range(0, len(texts), QUERIES_PER_BATCH):

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from gritrag.answer import RAG
 from gritrag.bench.config import SteadyConfig
@@ -20,6 +19,7 @@ from gritrag.corpus import questions
 from gritrag.index.index import Index
 from gritrag.index.states import DocumentState
 from gritrag.model.grit import GritModel
+from gritrag.progress import ProgressBar
 from gritrag.records import Document, Hit
 
 MOST_DRAWS = 1000
@@ -84,7 +84,7 @@ def measure(model: GritModel, setting: SteadyConfig, seed: int, folder: Path) ->
         rag, texts = RAG(index, mode=setting.mode, k=setting.k), cycle(each.question for each in questions())
         rows = [
             _request(rag, index, text, [pool[n] for n in chosen], setting.new_tokens)
-            for text, chosen in zip(texts, tqdm(stream, desc="steady state", unit="request"), strict=False)
+            for text, chosen in zip(texts, ProgressBar(stream, desc="steady state", unit="request"), strict=False)
         ]
         stored = index.stats()["bytes"]["states"]
     return {"requests": rows[setting.warmup :], "state_bytes": stored, "state_bytes_of_all": whole}

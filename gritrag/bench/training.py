@@ -14,13 +14,13 @@ from time import perf_counter
 from typing import Any, Literal
 
 import torch
-from tqdm import tqdm
 
 from gritrag.bench.report import Spread, as_json, header, machine, table
 from gritrag.corpus import documents, questions
 from gritrag.model.adapter import attach
 from gritrag.model.grit import GritModel
 from gritrag.model.low_rank import sum_layers
+from gritrag.progress import ProgressBar
 from gritrag.train.config import TrainConfig
 from gritrag.train.data import Mixture
 from gritrag.train.export import load_base
@@ -71,7 +71,7 @@ def training(setting: Setting, folder: Path) -> dict[str, Any]:
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     tokens: dict[str, int] = dict.fromkeys(ways, 0)
     answers = []
-    for number in tqdm(range(setting.steps + 1), desc="measuring", unit="step"):
+    for number in ProgressBar(range(setting.steps + 1), desc="measuring", unit="step"):
         step = mixture.step(number)
         assert isinstance(step, RetrievalStep)
         for name, stepper in steppers.items():

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from tqdm.auto import tqdm
 
 from gritrag.index.catalog import Catalog, Entry, metadata_json
 from gritrag.index.documents import Checked
@@ -15,6 +14,7 @@ from gritrag.index.filters import Compiled
 from gritrag.index.protocol import Reader
 from gritrag.index.shelf import Shelf
 from gritrag.index.states import DocumentState
+from gritrag.progress import ProgressBar
 from gritrag.records import Fingerprint
 
 __all__ = ["AddReport", "build", "check_state", "check_vector", "remove"]
@@ -47,7 +47,7 @@ def build(
                 "give new ids, or add with on_conflict='replace' or 'skip'"
             )
     added = replaced = skipped = 0
-    with tqdm(total=len(documents), desc="read", unit="doc", disable=not show_progress_bar) as bar:
+    with ProgressBar(total=len(documents), desc="read", unit="doc", disable=not show_progress_bar) as bar:
         for chunk in _chunks(documents, model.state_elements_per_token):
             todo = []
             for document in chunk:

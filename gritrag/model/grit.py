@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from gritrag.config import DEFAULT_MODEL, CheckpointConfig, PartsConfig, ReadingMode
@@ -26,6 +25,7 @@ from gritrag.model.load import (
 from gritrag.model.probes import probe
 from gritrag.model.soft_prompts import Prompt
 from gritrag.model.state import DocumentState, Reading, RecordingCache
+from gritrag.progress import ProgressBar
 from gritrag.records import Document, Fingerprint
 from gritrag.tokens import Batch, TokenIds, length_sorted_batches
 
@@ -298,7 +298,9 @@ class GritModel(Dresser):
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         lengths = [len(prompt.ids) for prompt in prompts]
         budget = TOKENS_PER_BATCH.get(self.lm.device.type, TOKENS_PER_BATCH["cpu"])
-        with tqdm(total=sum(lengths), desc=what, unit="tok", unit_scale=True, disable=not show_progress_bar) as bar:
+        with ProgressBar(
+            total=sum(lengths), desc=what, unit="tok", unit_scale=True, disable=not show_progress_bar
+        ) as bar:
             for rows in length_sorted_batches(lengths, batch_size, budget):
                 batch = self.encoder.pad([prompts[row] for row in rows]).to(self.lm.device)
                 yield rows, batch

@@ -12,9 +12,8 @@ import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from tqdm import tqdm
-
 from gritrag.model.grit import GritModel
+from gritrag.progress import ProgressBar
 from gritrag.train.config import TrainConfig
 from gritrag.train.rows import Passage, Question
 
@@ -68,7 +67,7 @@ class Augmenter:
             path.write_text("".join(lines := lines[:-1]), "utf-8")
         found = dict(json.loads(line) for line in lines)
         missing = [text for text in texts if text not in found]
-        for start in tqdm(range(0, len(missing), BATCH), desc=rule, unit="batch", disable=not missing):
+        for start in ProgressBar(range(0, len(missing), BATCH), desc=rule, unit="batch", disable=not missing):
             batch = missing[start : start + BATCH]
             new = dict(zip(batch, (copy.strip() for copy in apply(batch)), strict=True))
             found |= new

@@ -14,10 +14,10 @@ from collections.abc import Sequence
 from itertools import takewhile
 
 import torch
-from tqdm import tqdm
 
 from gritrag.model.grit import GritModel
 from gritrag.model.state import DocumentState
+from gritrag.progress import ProgressBar
 from gritrag.quantisers.calibration import fit
 from gritrag.quantisers.transform import PARTS, RUN, Transform
 from gritrag.records import Document
@@ -92,7 +92,7 @@ def fisher(model: GritModel, states: Sequence[DocumentState], common: int, seed:
     draw, labels = random.Random(seed), torch.Generator().manual_seed(seed)
     sums, tokens = [torch.zeros(()) for _ in PARTS], 0
     again = readable[:: -(-len(readable) // AGAIN)]
-    for number, state in enumerate(tqdm(again, desc="reading again", unit="document")):
+    for number, state in enumerate(ProgressBar(again, desc="reading again", unit="document")):
         others = draw.sample(readable, min(OTHERS, len(readable))) if number % 2 else []
         while sum(map(len, [state, state, *others])) > model.max_tokens:
             others.pop()

@@ -15,11 +15,11 @@ from typing import Any
 import torch
 import yaml
 from accelerate import Accelerator
-from tqdm import tqdm
 
 from gritrag.model.adapter import PeftModel, attach, input_moments, linear_layers
 from gritrag.model.grit import GritModel
 from gritrag.model.low_rank import sum_layers
+from gritrag.progress import ProgressBar
 from gritrag.train.config import TrainConfig
 from gritrag.train.data import Mixture
 from gritrag.train.export import export, load_base
@@ -152,7 +152,7 @@ class Trainer:
         every, saved_at, saved_step = self.config.validation.every, time.monotonic(), self.progress.step
         if self.progress.step == 0:
             self._validate(metrics)
-        with tqdm(
+        with ProgressBar(
             total=self.config.steps,
             initial=self.progress.step,
             desc=self.config.name,
@@ -259,7 +259,7 @@ class Trainer:
         if metrics:
             metrics.write({"step": self.progress.step, "validation": found})
             metrics.draw()
-            tqdm.write(f"step {self.progress.step}: " + ", ".join(f"{k} {v:.3f}" for k, v in found.items()))
+            ProgressBar.write(f"step {self.progress.step}: " + ", ".join(f"{k} {v:.3f}" for k, v in found.items()))
 
     def _restore(self, snapshot: Path) -> Progress:
         return restore(snapshot, self.parameters, self.optimizer, self.read_once.memory)

@@ -1,0 +1,80 @@
+"""Progress bars: a killed process stops no other, and threads share a terminal."""
+
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from gritrag.progress import ProgressBar
+
+# In a process of its own, because a lock that is lost stays lost. The child dies where a bar is made, lock in hand.
+KILLED = """
+import os, signal, threading
+from multiprocessing import get_context
+from {module} import {bar} as bar
+
+bar(disable=True).close()  # locks are made before the fork, as they are in a process that has shown a bar
+
+def die():
+    with bar.get_lock():
+        os.kill(os.getpid(), signal.SIGKILL)
+
+child = get_context("fork").Process(target=die)
+child.start()
+child.join()
+thread = threading.Thread(target=lambda: bar(disable=True).close(), daemon=True)
+thread.start()
+thread.join(5)
+print("waits for ever" if thread.is_alive() else "goes on", flush=True)
+os._exit(0)
+"""
+
+
+def fate(module: str, bar: str) -> str:
+    script = KILLED.format(module=module, bar=bar)
+    return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.strip()
+
+
+@pytest.mark.parametrize(
+    ("module", "bar", "expected"),
+    [("gritrag.progress", "ProgressBar", "goes on"), ("tqdm.auto", "tqdm", "waits for ever")],
+)
+def test_a_process_killed_in_a_bar_stops_no_other(module: str, bar: str, expected: str) -> None:
+    """The second is why the first is there: where tqdm mends it, `gritrag.progress` can go."""
+    assert fate(module, bar) == expected
+
+
+def test_a_forked_child_of_a_thread_that_holds_the_lock_can_show_bars() -> None:
+    script = """
+import os, threading
+from gritrag.progress import ProgressBar
+
+held, done = threading.Event(), threading.Event()
+
+def hold():
+    with ProgressBar.get_lock():
+        held.set()
+        done.wait()
+
+threading.Thread(target=hold).start()
+held.wait()
+child = os.fork()
+if child == 0:
+    ProgressBar(disable=True).close()
+    os._exit(7)
+done.set()
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert ended.stdout.strip() == "7"
+
+
+def test_threads_show_bars_at_once(capsys: pytest.CaptureFixture[str]) -> None:
+    def run(number: int) -> int:
+        return sum(ProgressBar(range(100), desc=f"bar {number}", mininterval=0))
+
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(run, range(8))) == [4950] * 8
+    written = capsys.readouterr().err
+    assert all(f"bar {number}: 100%" in written for number in range(8))
