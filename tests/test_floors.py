@@ -13,7 +13,7 @@ PACKAGE = ROOT / "gritrag"
 
 # lowest first; the parts of one floor do not know each other
 FLOORS = [
-    {"records", "config"},
+    {"records", "config", "progress"},
     {"prompts", "corpus"},
     {"tokens", "quantisers"},
     {"model"},
@@ -26,7 +26,7 @@ FLOORS = [
     {"cli"},
 ]
 FLOOR = {part: height for height, parts in enumerate(FLOORS) for part in parts}
-ONE_DOOR = ("faiss", "peft", "datasets", "accelerate", "langchain_core", "fastapi", "ray", "mteb", "sklearn")
+ONE_DOOR = ("faiss", "peft", "datasets", "accelerate", "langchain_core", "fastapi", "ray", "mteb", "sklearn", "tqdm")
 NO_TORCH = ("records", "config", "prompts")
 SEES_STATES = {"gritrag.index.states", "gritrag.index.codecs", "gritrag.index.protocol"}
 

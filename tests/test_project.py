@@ -127,12 +127,3 @@ def test_no_tracked_file_is_large_but_checkpoints() -> None:
 @pytest.mark.parametrize("path", re.findall(r"^\s*([\w./-]+/?)\s{2,}\S", README, re.MULTILINE))
 def test_what_the_readmes_tree_names_exists(path: str) -> None:
     assert (ROOT / path).exists() or (ROOT / "gritrag" / path).exists()
-
-
-def test_every_progress_bar_is_one_that_no_other_process_can_hold_up() -> None:
-    users = [
-        path
-        for path in (ROOT / "gritrag").rglob("*.py")
-        if re.search(r"^\s*(from|import) tqdm", path.read_text(), re.M)
-    ]
-    assert users == [ROOT / "gritrag" / "progress.py"]
