@@ -18,7 +18,7 @@ from gritrag.index.export import export
 from gritrag.index.filters import compile_filter
 from gritrag.index.parts import Parts
 from gritrag.index.protocol import Reader
-from gritrag.index.search import Search, check_query
+from gritrag.index.search import DENSE_WEIGHT, Search, check_query
 from gritrag.index.states import Checks, DocumentState
 from gritrag.records import Document, Hit
 
@@ -183,6 +183,7 @@ class Index:
         instruction: str | None = None,
         mmr: float | None = None,
         fetch_k: int | None = None,
+        dense_weight: float = DENSE_WEIGHT,
     ) -> list[Hit]:
         """The `k` best documents for a question, all if there are fewer, best first.
 
@@ -191,13 +192,14 @@ class Index:
             k: at least 1.
             where: a MongoDB-like filter over metadata, applied before the search; see `filters`.
             mode: ``"dense"`` scores are inner products of vectors, ``"sparse"`` BM25 over title and text, ``"hybrid"``
-                reciprocal rank fusion of both.
+                means of both, each scaled to [0, 1]; see `gritrag.index.search.convex_combination`.
             instruction: task of the question, for the embedding.
             mmr: weight in [0, 1] of relevance against novelty (maximal marginal relevance); None leaves it out.
             fetch_k: candidates taken from each ranking for ``"hybrid"`` and `mmr`; by default max(4 k, 50).
+            dense_weight: weight in [0, 1] of vectors against words in ``"hybrid"``.
         """
         options: dict[str, Any] = {"where": where, "mode": mode, "instruction": instruction, "mmr": mmr}
-        return self.search_many([query], k, **options, fetch_k=fetch_k)[0]
+        return self.search_many([query], k, **options, fetch_k=fetch_k, dense_weight=dense_weight)[0]
 
     def search_many(
         self,
@@ -209,6 +211,7 @@ class Index:
         instruction: str | None = None,
         mmr: float | None = None,
         fetch_k: int | None = None,
+        dense_weight: float = DENSE_WEIGHT,
         vectors: np.ndarray | None = None,
     ) -> list[list[Hit]]:
         """`search` for several questions that are embedded in one batch; arguments as there.
@@ -216,7 +219,7 @@ class Index:
         Args:
             vectors: `[Q, dim]`, if the questions have been embedded already.
         """
-        search = Search(k, mode, mmr, fetch_k)
+        search = Search(k, mode, mmr, fetch_k, dense_weight)
         compiled = None if where is None else compile_filter(where)
         if isinstance(queries, str):
             raise ValueError("expected a list of queries, got one string; use search, or put it into a list")

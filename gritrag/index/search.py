@@ -15,10 +15,13 @@ from gritrag.index.filters import Compiled
 from gritrag.index.vectors import Found, VectorIndex
 from gritrag.records import Hit
 
-__all__ = ["MODES", "Search", "check_query", "match_expression", "maximal_marginal_relevance", "reciprocal_rank_fusion"]
+__all__ = ["DENSE_WEIGHT", "MODES", "Search", "check_query", "convex_combination", "match_expression"]
+__all__ += ["maximal_marginal_relevance"]
 
 MODES = ("dense", "sparse", "hybrid")
-RRF_K = 60
+DENSE_WEIGHT = 0.4
+"""Of vectors in a hybrid search; words get the rest. CHANGELOG tells how it was chosen."""
+
 MOST = 2**31  # no index has so many documents, and SQLite counts to 2^63
 WORD = re.compile(r"[^\W_]+")
 
@@ -28,13 +31,14 @@ class Search:
     """How to search; `Index.search` documents the fields.
 
     Raises:
-        ValueError: `k` or `fetch_k` below what makes sense, an unknown mode, `mmr` outside [0, 1].
+        ValueError: `k` or `fetch_k` below what makes sense, an unknown mode, `mmr` or `dense_weight` outside [0, 1].
     """
 
     k: int
     mode: str = "dense"
     mmr: float | None = None
     fetch_k: int | None = None
+    dense_weight: float = DENSE_WEIGHT
 
     def __post_init__(self) -> None:
         if isinstance(self.k, bool) or not isinstance(self.k, int) or self.k < 1:
@@ -43,6 +47,8 @@ class Search:
             raise ValueError(f"unknown search mode {self.mode!r}; known modes: {', '.join(MODES)}")
         if self.mmr is not None and not 0 <= self.mmr <= 1:
             raise ValueError(f"mmr must lie in [0, 1] (1: relevance only, 0: diversity only), not {self.mmr!r}")
+        if not 0 <= self.dense_weight <= 1:
+            raise ValueError(f"dense_weight must lie in [0, 1] (1: vectors alone), not {self.dense_weight!r}")
         if self.fetch_k is not None and self.fetch_k < self.k:
             raise ValueError(f"fetch_k is {self.fetch_k}, below k = {self.k}: fetch at least as many as you want back")
 
@@ -86,12 +92,19 @@ class Search:
             by_kind.append(vectors.search(queries_QD, self.depth, allowed))
         if self.mode != "dense":
             by_kind.append([catalog.match(match_expression(query), self.depth, where) for query in queries])
-        fuse = self.mode == "hybrid"
-        found = [reciprocal_rank_fusion(each) if fuse else each[0] for each in zip(*by_kind, strict=True)]
+        found = [self._fuse(*each) if self.mode == "hybrid" else each[0] for each in zip(*by_kind, strict=True)]
         if self.mmr is not None:
             assert queries_QD is not None
             found = [self._diversify(catalog, pairs, query_D) for pairs, query_D in zip(found, queries_QD, strict=True)]
         return found
+
+    def _fuse(self, dense: Found, sparse: Found) -> Found:
+        """Both rankings in one. Where the words are found in fewer documents than were asked for, the others hold none
+        of them, and BM25 gives these 0: else the last of two matches would count no more than they do."""
+        if len(sparse) < self.depth:
+            matched = {row for row, _ in sparse}
+            sparse = [*sparse, *((row, 0.0) for row, _ in dense if row not in matched)]
+        return convex_combination(dense, sparse, self.dense_weight)
 
     def _diversify(self, catalog: Catalog, found: Found, query_D: np.ndarray) -> Found:
         assert self.mmr is not None
@@ -124,16 +137,19 @@ def match_expression(query: str) -> str:
     return " OR ".join(f'"{word}"' for word in words) or '""'
 
 
-def reciprocal_rank_fusion(rankings: Sequence[Found], k: int = RRF_K) -> Found:
-    """Score of a row: the sum of 1 / (k + rank) over the rankings that contain it, ranks from 1.
+def convex_combination(dense: Found, sparse: Found, dense_weight: float) -> Found:
+    """Score of a row: the weighted mean of its two scores, each scaled so that the highest of a ranking is 1 and the
+    lowest 0. A row that a ranking lacks has 0 there; in a ranking whose scores are all alike, every row has 1.
 
-    Cormack, Clarke and Buettcher, "Reciprocal Rank Fusion outperforms Condorcet ...", SIGIR 2009.
+    Bruch, Gai and Ingber, "An Analysis of Fusion Functions for Hybrid Retrieval", TOIS 2023, section 4.
     """
-    scores: dict[int, float] = {}
-    for ranking in rankings:
-        for rank, (row, _) in enumerate(ranking, start=1):
-            scores[row] = scores.get(row, 0.0) + 1.0 / (k + rank)
-    return sorted(scores.items(), key=lambda pair: (-pair[1], pair[0]))
+    combined: dict[int, float] = {}
+    for ranking, weight in ((dense, dense_weight), (sparse, 1 - dense_weight)):
+        lowest, highest = (pick((score for _, score in ranking), default=0.0) for pick in (min, max))
+        for row, score in ranking:
+            scaled = (score - lowest) / (highest - lowest) if highest > lowest else 1.0
+            combined[row] = combined.get(row, 0.0) + weight * scaled
+    return sorted(combined.items(), key=lambda pair: (-pair[1], pair[0]))
 
 
 def maximal_marginal_relevance(

@@ -9,6 +9,7 @@ from langchain_core.retrievers import BaseRetriever
 from pydantic import ConfigDict, Field
 
 from gritrag.index.index import Index
+from gritrag.index.search import DENSE_WEIGHT
 from gritrag.langchain.documents import to_langchain
 from gritrag.langchain.passages import passages_of
 
@@ -25,6 +26,7 @@ class GritRetriever(BaseRetriever):
         mode: ``"hybrid"``, ``"dense"`` or ``"sparse"``.
         mmr: weight of relevance against novelty in [0, 1]; None leaves it out.
         fetch_k: candidates from each ranking; see `Index.search`.
+        dense_weight: of vectors against words in ``"hybrid"``, in [0, 1].
     """
 
     model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
@@ -35,11 +37,12 @@ class GritRetriever(BaseRetriever):
     mode: str = "hybrid"
     mmr: float | None = None
     fetch_k: int | None = None
+    dense_weight: float = DENSE_WEIGHT
 
     def _get_relevant_documents(
         self, query: str, *, run_manager: CallbackManagerForRetrieverRun, **options: Any
     ) -> list[LangChainDocument]:
-        fields = {"k": self.k, "where": self.filter, "mode": self.mode, "mmr": self.mmr, "fetch_k": self.fetch_k}
+        fields = {"where": self.filter, **self.model_dump(include={"k", "mode", "mmr", "fetch_k", "dense_weight"})}
         if "filter" in options:
             options["where"] = options.pop("filter")
         hits = self.index.search(query, **{**fields, **options})

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gritrag.index.index import Index
-from gritrag.index.search import match_expression, maximal_marginal_relevance, reciprocal_rank_fusion
+from gritrag.index.search import convex_combination, match_expression, maximal_marginal_relevance
 from gritrag.index.vectors import FaissFlat, TorchFlat
 from gritrag.records import Document
 
@@ -72,16 +72,18 @@ def test_an_index_answers_alike_without_faiss(make: Make, corpus, monkeypatch: p
     assert len(ours) == 29 + 14
 
 
-def test_reciprocal_rank_fusion_by_hand() -> None:
-    # row 7: 1/61 + 1/63; row 5: 1/62 + 1/61; row 9: 1/63; row 2: 1/62
-    fused = reciprocal_rank_fusion([[(7, 0.9), (5, 0.8), (9, 0.1)], [(5, 12.0), (2, 11.0), (7, 3.0)]])
-    assert [row for row, _ in fused] == [5, 7, 2, 9]
-    expected = [0.03252247488101534, 0.03226645849596669, 0.016129032258064516, 0.015873015873015872]
-    assert [score for _, score in fused] == pytest.approx(expected, abs=1e-15)
-    assert reciprocal_rank_fusion([[], []]) == []
+def test_convex_combination_by_hand() -> None:
+    dense = [(7, 0.9), (5, 0.7), (9, 0.1)]  # scaled: 1, 0.75, 0
+    sparse = [(5, 12.0), (2, 11.0), (7, 3.0), (4, 2.0)]  # scaled: 1, 0.9, 0.1, 0
+    fused = convex_combination(dense, sparse, 0.25)
+    assert [row for row, _ in fused] == [5, 2, 7, 4, 9]
+    assert [score for _, score in fused] == pytest.approx([0.9375, 0.675, 0.325, 0.0, 0.0], abs=1e-15)
+    assert convex_combination([], [], 0.4) == []
+    assert convex_combination([(3, -0.2)], [], 0.4) == [(3, 0.4)]
+    assert convex_combination([], [(8, 2.0), (3, 2.0)], 0.4) == [(3, 0.6), (8, 0.6)]
 
 
-def test_hybrid_is_the_fusion_of_dense_and_sparse(make: Make, corpus) -> None:
+def test_hybrid_is_the_combination_of_dense_and_sparse(make: Make, corpus) -> None:
     index = make(states="none")
     index.add(corpus)
     question = "amber river1 stone4"
@@ -89,8 +91,40 @@ def test_hybrid_is_the_fusion_of_dense_and_sparse(make: Make, corpus) -> None:
     for mode in ("dense", "sparse"):
         hits = index.search(question, 50, mode=mode)
         rankings.append([(int(hit.document.id[1:]) + 1, hit.score) for hit in hits])  # rows count from 1
-    expected = [(f"d{row - 1}", score) for row, score in reciprocal_rank_fusion(rankings)[:6]]
-    assert [(hit.document.id, hit.score) for hit in index.search(question, 6, mode="hybrid")] == expected
+    dense, sparse = rankings
+    assert 0 < len(sparse) < len(dense) == len(corpus)
+    sparse += [(row, 0.0) for row, _ in dense if row not in dict(sparse)]  # none of the words: a score of 0
+    for weight in (0.0, 0.4, 1.0):
+        expected = [(f"d{row - 1}", score) for row, score in convex_combination(dense, sparse, weight)[:6]]
+        found = index.search(question, 6, mode="hybrid", dense_weight=weight)
+        assert [(hit.document.id, hit.score) for hit in found] == expected
+    hits = index.search_many([question], 6, mode="hybrid", dense_weight=1)[0]
+    assert [(hit.document.id, hit.rank) for hit in hits] == [
+        (f"d{row - 1}", n) for n, (row, _) in enumerate(dense[:6], 1)
+    ]
+
+
+def test_the_lesser_of_two_matches_counts_more_than_no_match(make: Make) -> None:
+    index = make(states="none")
+    longer = "rare words in a passage that is longer and says so"
+    index.add([Document("rare words", id="short"), Document(longer, id="long")])
+    index.add([Document(f"nothing of the kind {i}", id=f"else{i}") for i in range(30)])
+    found = index.search("rare words", 32, mode="hybrid", dense_weight=0)
+    scores = {hit.document.id: hit.score for hit in found}
+    assert scores.pop("short") == 1 > scores.pop("long") > 0.5
+    assert set(scores.values()) == {0}
+
+
+def test_scores_below_those_that_were_fetched_count_as_the_lowest(make: Make) -> None:
+    """All documents hold the word, so what the words' ranking does not reach is no better than its last."""
+    index = make(states="none")
+    index.add([Document("word " + "and more " * n, id=f"d{n}") for n in range(30)])
+    sparse = index.search("word", 10, mode="sparse")
+    found = index.search("word", 10, mode="hybrid", dense_weight=0, fetch_k=10)
+    assert [hit.document.id for hit in found[:9]] == [hit.document.id for hit in sparse[:9]]
+    lowest, highest = sparse[-1].score, sparse[0].score
+    scaled = [(hit.score - lowest) / (highest - lowest) for hit in sparse]
+    assert [hit.score for hit in found[:9]] == pytest.approx(scaled[:9], abs=1e-12)
 
 
 def naive_mmr(query: np.ndarray, vectors: np.ndarray, k: int, weight: float) -> list[int]:
@@ -152,6 +186,8 @@ def test_each_word_of_a_question_is_quoted_once() -> None:
         ({"k": 2.5}, "not 2.5"),
         ({"mode": "fuzzy"}, "fuzzy.*dense, sparse, hybrid"),
         ({"mmr": 1.5}, r"\[0, 1\].*1.5"),
+        ({"mode": "hybrid", "dense_weight": -0.1}, r"dense_weight .*\[0, 1\].*-0.1"),
+        ({"dense_weight": float("nan")}, r"dense_weight .*\[0, 1\].*nan"),
         ({"mmr": 0.5, "k": 9, "fetch_k": 3}, "3, below k = 9"),
     ],
 )
