@@ -6,6 +6,7 @@ Shape letters: `T` tokens, `L` layers, `H` heads, `K` head dim, `R` rotated part
 """
 
 import inspect
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel
@@ -58,21 +59,10 @@ class Rotation:
         cos, sin = self.tables(start, start + keys.shape[2], keys.device)
         if self._is_per_type:
             cos, sin = cos[layers], sin[layers]
-        half, rotated = cos.shape[-1] // 2, cos.shape[-1]
         if out.dtype == torch.float32:
-            result, source = out, keys.float()
-        else:
-            source = keys.float()
-            result = torch.empty_like(source)
-        first, second = source[..., :half], source[..., half:rotated]
-        torch.mul(source[..., :rotated], cos, out=result[..., :rotated])
-        result[..., :half].addcmul_(second, sin[..., :half], value=-1)
-        result[..., half:rotated].addcmul_(first, sin[..., half:])
-        if rotated < keys.shape[-1]:
-            result[..., rotated:] = source[..., rotated:]
-        if result is not out:
-            out.copy_(result)
-        return out
+            return _turn_into(out, keys.float(), cos, sin)
+        source = keys.float()
+        return out.copy_(_turn_into(torch.empty_like(source), source, cos, sin))
 
     def rotate(self, keys: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
         """As `apply`, but differentiable and for any positions: keys `[L, ..., T, K]`, positions `[T]` or `[B, T]`."""
@@ -89,11 +79,8 @@ class Rotation:
     def _turn(keys: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
         if keys.dim() == 5:  # [L, B, H, T, K]
             cos, sin = cos[:, :, None], sin[:, :, None]
-        rotated, half = cos.shape[-1], cos.shape[-1] // 2
-        source = keys.float()
-        turned = torch.cat([-source[..., half:rotated], source[..., :half]], dim=-1)
-        result = source[..., :rotated] * cos + turned * sin
-        return torch.cat([result, source[..., rotated:]], dim=-1).to(keys.dtype)
+        turned: torch.Tensor = _Turn.apply(keys.float(), cos, sin)
+        return turned.to(keys.dtype)
 
     def _compute(self, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """float32 `[L or 1, 1 or B, T, R]`."""
@@ -105,3 +92,29 @@ class Rotation:
         by_type = {kind: self._rotary(probe, position_ids, kind) for kind in set(self._layer_types)}
         stacked = [torch.stack([by_type[kind][part] for kind in self._layer_types]) for part in (0, 1)]
         return stacked[0], stacked[1]
+
+
+def _turn_into(out: torch.Tensor, keys: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    """`keys` turned, in `out`, both float32: ``x * cos + [-x2, x1] * sin`` of the two halves of what is rotated."""
+    rotated, half = cos.shape[-1], cos.shape[-1] // 2
+    torch.mul(keys[..., :rotated], cos, out=out[..., :rotated])
+    out[..., :half].addcmul_(keys[..., half:rotated], sin[..., :half], value=-1)
+    out[..., half:rotated].addcmul_(keys[..., :half], sin[..., half:])
+    if rotated < keys.shape[-1]:
+        out[..., rotated:] = keys[..., rotated:]
+    return out
+
+
+class _Turn(torch.autograd.Function):
+    """`_turn_into` with gradients, which are turned back: by the sines of the other half, negated."""
+
+    @staticmethod
+    def forward(ctx: Any, keys: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(cos, sin)
+        return _turn_into(torch.empty_like(keys), keys, cos, sin)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        cos, sin = ctx.saved_tensors
+        gradient = gradients[0].contiguous()
+        return _turn_into(torch.empty_like(gradient), gradient, cos, -sin.roll(sin.shape[-1] // 2, -1)), None, None

@@ -20,6 +20,8 @@ class SourceConfig(Recipe):
         instruction: given to its queries; the recipe's where None.
         neighbours: so many documents that follow each other in the file go into a batch together. Above 1, texts about
             the same thing become each other's negatives and distractors.
+        joined: up to so many of those neighbours, as many as chance says, become one document with all their questions,
+            where they have one title: for files of single sentences.
         literal_answers: drop answers that do not occur in their passage (for machine-made rows).
         label_negatives: of rows with a label: each gets so many rows of other labels as negatives of its own.
         augment: leave the file's questions aside; the queries of a passage are its own text, changed by each of these
@@ -32,6 +34,7 @@ class SourceConfig(Recipe):
     in_batch_negatives: bool = True
     instruction: str | None = None
     neighbours: int = Field(1, ge=1)
+    joined: int = Field(1, ge=1)
     literal_answers: bool = False
     label_negatives: int = Field(1, ge=1)
     augment: tuple[Literal["noise", "rewrite", "translate"], ...] = ()
@@ -47,6 +50,8 @@ class DataConfig(Recipe):
         tokens_per_step: about so many tokens of documents and queries are read in a step.
         max_document_tokens: longer passages are cut, where their answers survive it.
         questions_per_document: at most so many, so that one reading serves several.
+        queries_per_document: at most so many of these are queries too, compared with vectors of documents; all where
+            None.
         answers_per_step: at most so many questions are answered in a step.
         p_title: share of documents that are read with their title.
         max_chat_tokens: longer chats are left out.
@@ -60,6 +65,7 @@ class DataConfig(Recipe):
     tokens_per_step: int = Field(1800, ge=1)
     max_document_tokens: int = Field(300, ge=8)
     questions_per_document: int = Field(2, ge=1)
+    queries_per_document: int | None = Field(None, ge=1)
     answers_per_step: int = Field(12, ge=1)
     p_title: float = Field(0.5, ge=0, le=1)
     max_chat_tokens: int = Field(512, ge=8)

@@ -53,10 +53,11 @@ class Mixture:
         source, count = self._drawn[number]
         batch = count * self._world + self._rank
         if source.chats:
-            return self._dress.chats(source, [source.chats[row] for row in source.batch(batch)])
+            return self._dress.chats(source, [source.chats[row] for (row,) in source.batch(batch)])
         is_full = source.has_answers and self._chance(f"full/{number}").random() < self._config.generative.p_full
-        passages = [source.passages[row] for row in source.batch(batch)]
-        step = self._dress.passages(source, passages, self._chance(f"{source.config.path}/{batch}"), is_full)
+        step = self._dress.passages(
+            source, source.documents(batch), self._chance(f"{source.config.path}/{batch}"), is_full
+        )
         quantise, share = self._config.generative.quantise, self._config.generative.p_quantise
         is_quantised = bool(quantise) and self._chance(f"quantise/{number}").random() < share
         seed = self._chance(f"seed/{source.config.path}/{batch}").getrandbits(32)

@@ -48,7 +48,7 @@ class Dress:
         queries: list[TokenIds] = []
         positives: list[int] = []
         own: list[list[int]] = []  # negatives of each document's questions
-        asked: list[tuple[int, Question]] = []
+        asked: list[tuple[int, int | None, Question]] = []
         identities: list[int] = []
         for passage in passages:
             kept, questions = self.cut(passage)
@@ -56,18 +56,17 @@ class Dress:
             title = passage.title if rng.random() < self._data.p_title else ""
             row = len(documents)
             negatives = questions[0].negatives if questions else ()
-            identities += [
-                xxh3_64_intdigest(text.encode("utf-8")) >> 1 for text in (passage.text, *negatives)
-            ]  # as an int64
+            identities += [identity(known) for known in (passage.identity or passage.text, *negatives)]
             for text in [Document(kept, title=title).content, *negatives]:
                 texts.append(text)
                 documents.append(self.document(text))
             own.append(list(range(row, len(documents))))
-            for question in questions:
+            compared = questions[: self._data.queries_per_document]
+            asked += [(row, len(queries) + n if n < len(compared) else None, q) for n, q in enumerate(questions)]
+            for question in compared:
                 instruction = question.instruction or source.config.instruction or self._instruction
                 queries.append(self.query(question.text, instruction))
                 positives.append(row)
-                asked.append((row, question))
         own_rows = {rows[0]: rows for rows in own}
         in_batch = self._in_batch_negatives and source.config.in_batch_negatives
         candidates = None if in_batch else [own_rows[row] for row in positives]
@@ -105,15 +104,19 @@ class Dress:
 
     def _answers(
         self,
-        asked: Sequence[tuple[int, Question]],
+        asked: Sequence[tuple[int, int | None, Question]],
         texts: Sequence[str],
         documents: Sequence[TokenIds],
         rng: random.Random,
     ) -> list[Prompted]:
-        """Draw a context for some of the questions: their own document among others of the batch, in any order."""
+        """Draw a context for some of the questions: their own document among others of the batch, in any order.
+
+        Args:
+            asked: row of the own document, row of the query or None where the question is none, and the question.
+        """
         config = self._generative
         answers = []
-        answerable = [(row, query, question) for query, (row, question) in enumerate(asked) if question.answer]
+        answerable = [(row, query, question) for row, query, question in asked if question.answer]
         for row, query, question in rng.sample(answerable, min(len(answerable), self._data.answers_per_step)):
             others = rng.sample([other for other in range(len(documents)) if other != row], len(documents) - 1)
             size, answer = rng.choice(config.documents_per_context), question.answer
@@ -129,7 +132,7 @@ class Dress:
             rng.shuffle(context)
             start = rng.randint(0, config.max_start)
             drawn = self.prompted(question.text, answer, tuple(context), start)
-            if config.p_question_state and rng.random() < config.p_question_state:
+            if query is not None and config.p_question_state and rng.random() < config.p_question_state:
                 drawn = self._over_query(drawn, len(documents) + query, is_last=rng.random() < 0.5)
             answers.append(drawn)
         return answers

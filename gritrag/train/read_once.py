@@ -167,8 +167,15 @@ class ReadOnce:
         return {"contrastive": loss.item()}
 
     def _answer(self, step: RetrievalStep, states: Sequence[StateTensors]) -> dict[str, float]:
-        """Losses of all answers over placed states, back-propagated into the states."""
+        """Losses of all answers over placed states, back-propagated into the states.
+
+        Chunks of answers gather their gradients in each document's own tensors, which go into the reading's at the
+        end: every part that is cut from a larger tensor costs a gradient as large as that.
+        """
         losses = {"placed": 0.0, "distill": 0.0}
+        given = [tensor for state in states for tensor in state]
+        leaves = [tensor.detach().clone().requires_grad_(tensor.requires_grad) for tensor in given]
+        states = [StateTensors(*pair) for pair in zip(leaves[::2], leaves[1::2], strict=True)]
         ids = [prompt.ids for prompt in step.readable]
         chunks = self.chunks(step, is_full=False)
         for chunk, weight_A in self._weighted(chunks):
@@ -182,6 +189,9 @@ class ReadOnce:
                 losses["distill"] += divergence.item()
                 loss = loss + self.config.generative.distill * divergence
             (loss * self.config.generative.weight).backward()
+        gathered = [(tensor, leaf.grad) for tensor, leaf in zip(given, leaves, strict=True) if leaf.grad is not None]
+        if gathered:
+            torch.autograd.backward(*zip(*gathered, strict=True))
         wanted = ("placed", "distill") if self.config.generative.distill else ("placed",)
         return {name: losses[name] for name in wanted} if chunks else {}
 

@@ -40,11 +40,16 @@ class Question(NamedTuple):
 
 
 class Passage(NamedTuple):
-    """A document and all questions of a file that it answers."""
+    """A document and all questions of a file that it answers.
+
+    Passages of one `identity`, which is the text where it is empty, are not held against each other's questions when
+    they are met in another step.
+    """
 
     text: str
     title: str
     questions: tuple[Question, ...]
+    identity: str = ""
 
 
 class Chat(NamedTuple):

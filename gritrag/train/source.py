@@ -1,14 +1,19 @@
 """A source: one file of training rows, and the order in which they come."""
 
 import random
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from gritrag.train.config import DataConfig, SourceConfig
-from gritrag.train.rows import Chat, Passage, read_source
+from gritrag.train.rows import Passage, read_source
 
 CHARACTERS_PER_TOKEN = 4
 QUERY_TOKENS = 30
 """Rough sizes, to fill a step by before anything is tokenised."""
+
+
+Group = tuple[int, ...]
+"""Rows that become one document; a single one, but where `SourceConfig.joined` says otherwise."""
 
 
 class Source:
@@ -24,9 +29,13 @@ class Source:
         """Have these passages, in the place of any others."""
         self.passages = passages
         self.has_answers = any(question.answer for passage in passages for question in passage.questions)
-        self._epochs: list[list[list[int]]] = []
+        self._epochs: list[list[list[Group]]] = []
 
-    def batch(self, number: int) -> list[int]:
+    def documents(self, number: int) -> list[Passage]:
+        """The passages of a batch, joined where they are to be."""
+        return [self._join([self.passages[row] for row in group]) for group in self.batch(number)]
+
+    def batch(self, number: int) -> list[Group]:
         """Rows of the batch of this number, counted through all epochs."""
         epoch = 0
         while True:
@@ -37,32 +46,51 @@ class Source:
             number -= len(self._epochs[epoch])
             epoch += 1
 
-    def _pack(self, epoch: int) -> list[list[int]]:
+    def _join(self, passages: Sequence[Passage]) -> Passage:
+        """One passage of several. In another epoch its sentences may stand in another: so it is told from those of
+        other sources only."""
+        if self.config.joined == 1:
+            return passages[0]
+        questions = tuple(question for passage in passages for question in passage.questions)
+        return Passage(" ".join(p.text.strip() for p in passages), passages[0].title, questions, self.config.path)
+
+    def _groups(self, run: Sequence[int], rng: random.Random) -> Iterator[Group]:
+        """Cut a run of rows that follow each other into what becomes one document each."""
+        while run:
+            size = rng.randint(1, self.config.joined) if self.config.joined > 1 else 1
+            title = self.passages[run[0]].title if size > 1 else ""
+            while size > 1 and any(self.passages[row].title != title for row in run[:size]):
+                size -= 1
+            yield tuple(run[:size])
+            run = run[size:]
+
+    def _pack(self, epoch: int) -> list[list[Group]]:
         """Runs of neighbours in random order, cut into batches of about `tokens_per_step`."""
         rng, size = random.Random(f"{self._seed}/{self.name}/{epoch}"), self.config.neighbours
-        costs = [self._cost(row) for row in self.passages or self.chats]
+        rows = len(self.passages or self.chats)
         first = rng.randrange(size)
-        runs = [list(range(max(0, start), min(start + size, len(costs)))) for start in range(-first, len(costs), size)]
+        runs = [list(range(max(0, start), min(start + size, rows))) for start in range(-first, rows, size)]
         rng.shuffle(runs)
-        batches: list[list[int]] = []
+        batches: list[list[Group]] = []
         room = 0.0
-        for row in (row for run in runs for row in run):
-            room -= costs[row]
+        for group in (group for run in runs for group in self._groups(run, rng)):
+            cost = self._cost(group)
+            room -= cost
             if not batches or room < 0:
                 batches.append([])
-                room = self._data.tokens_per_step - costs[row]
-            batches[-1].append(row)
+                room = self._data.tokens_per_step - cost
+            batches[-1].append(group)
         if len(batches) > 1 and len(batches[-1]) == 1:  # a batch of one has no negatives
             alone = batches.pop()
             batches[-1] += alone
         return batches
 
-    def _cost(self, row: Passage | Chat) -> float:
-        if isinstance(row, Chat):
-            return sum(len(message["content"]) for message in row.messages) / CHARACTERS_PER_TOKEN
-        questions = min(len(row.questions), self._data.questions_per_document)
-        negatives = sum(map(len, row.questions[0].negatives)) / CHARACTERS_PER_TOKEN
-        return self._length(row.text) + questions * QUERY_TOKENS + negatives
-
-    def _length(self, text: str) -> float:
-        return min(len(text) / CHARACTERS_PER_TOKEN, self._data.max_document_tokens)
+    def _cost(self, group: Group) -> float:
+        if self.chats:
+            chats = [self.chats[row] for row in group]
+            return sum(len(m["content"]) for chat in chats for m in chat.messages) / CHARACTERS_PER_TOKEN
+        passages = [self.passages[row] for row in group]
+        questions = min(sum(len(passage.questions) for passage in passages), self._data.questions_per_document)
+        negatives = sum(map(len, passages[0].questions[0].negatives)) / CHARACTERS_PER_TOKEN
+        length = sum(len(passage.text) for passage in passages) / CHARACTERS_PER_TOKEN
+        return min(length, self._data.max_document_tokens) + questions * QUERY_TOKENS + negatives

@@ -54,6 +54,21 @@ def test_undo_is_the_inverse_of_rotate(architecture: str) -> None:
     torch.testing.assert_close(rotation.apply(keys, 40), rotation.rotate(keys, torch.arange(40, 49)), atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("architecture", ["llama", "llama-yarn", "gemma3", "phi"])
+@pytest.mark.parametrize("shape", [(3, 2, 9, 8), (3, 4, 2, 9, 8)])
+def test_gradients_are_turned_by_the_adjoint(architecture: str, shape: tuple[int, ...]) -> None:
+    """Rotating is linear: for any gradient g of what comes out, <rotate(k), g> = <k, gradient of k>."""
+    rotation = Rotation(decoder_stack(make_lm(architecture)))
+    keys, gradient = torch.randn(shape, requires_grad=True), torch.randn(shape)
+    positions = torch.randint(0, 300, (4, 9)) if len(shape) == 5 else torch.randint(0, 300, (9,))
+    for turn in (rotation.rotate, rotation.undo):
+        turned = turn(keys, positions)
+        (got,) = torch.autograd.grad(turned, keys, gradient)
+        torch.testing.assert_close((turned * gradient).sum(), (keys * got).sum(), atol=1e-3, rtol=0)
+        other = torch.randn(shape)  # the law holds for every k, not only where it was taken
+        torch.testing.assert_close((turn(other, positions) * gradient).sum(), (other * got).sum(), atol=1e-3, rtol=0)
+
+
 @pytest.mark.parametrize("architecture", WITH_STATES)
 @pytest.mark.parametrize("reading", ["causal", "bidirectional"])
 def test_padding_and_company_change_no_vector_and_no_state(

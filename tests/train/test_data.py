@@ -40,7 +40,7 @@ def test_every_passage_comes_once_in_an_epoch(tiny_model: GritModel, recipe: Rec
     seen: Counter[int] = Counter()
     number = 0
     while sum(seen.values()) < 3 * len(source.passages):
-        seen.update(source.batch(number))
+        seen.update(row for group in source.batch(number) for row in group)
         number += 1
     assert set(seen.values()) == {3}
 
