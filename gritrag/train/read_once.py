@@ -189,9 +189,9 @@ class ReadOnce:
                 losses["distill"] += divergence.item()
                 loss = loss + self.config.generative.distill * divergence
             (loss * self.config.generative.weight).backward()
-        gathered = [(tensor, leaf.grad) for tensor, leaf in zip(given, leaves, strict=True) if leaf.grad is not None]
-        if gathered:
-            torch.autograd.backward(*zip(*gathered, strict=True))
+        used = [(tensor, leaf.grad) for tensor, leaf in zip(given, leaves, strict=True) if leaf.grad is not None]
+        if used:
+            torch.autograd.backward([tensor for tensor, _ in used], [gradient for _, gradient in used])
         wanted = ("placed", "distill") if self.config.generative.distill else ("placed",)
         return {name: losses[name] for name in wanted} if chunks else {}
 
