@@ -10,6 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 FORMAT = 1
 CHECKPOINT_FILE = "gritrag.json"
 DEFAULT_MODEL = "gritrag-smollm2-135m"
+DENSE_WEIGHT = 0.4
+"""Of vectors against words in a hybrid search. CHANGELOG tells how it was chosen."""
 
 ReadingMode = Literal["causal", "bidirectional"]
 

@@ -21,7 +21,7 @@ from gritrag.bench.report import as_json, machine, machine_of
 from gritrag.bench.retrieval import rank
 from gritrag.bench.scores import ANSWER, Scores
 from gritrag.bench.summary import Evaluated, show, summarise
-from gritrag.config import DEFAULT_MODEL
+from gritrag.config import DEFAULT_MODEL, DENSE_WEIGHT
 from gritrag.index.index import Index
 from gritrag.model.grit import GritModel
 from gritrag.progress import ProgressBar
@@ -43,9 +43,10 @@ class Setting:
         max_new_tokens: longest answer.
         seed: of distractors, their order, and resamples.
         only: `"retrieval"` or `"answers"`; empty for both.
+        dense_weight: of vectors against words in hybrid search.
 
     Raises:
-        ValueError: `only` is neither, or a number is too small.
+        ValueError: `only` is neither, or a number is too small or, `dense_weight`, outside [0, 1].
     """
 
     questions: int = 50
@@ -56,10 +57,13 @@ class Setting:
     max_new_tokens: int = 32
     seed: int = 0
     only: str = ""
+    dense_weight: float = DENSE_WEIGHT
 
     def __post_init__(self) -> None:
         if self.only not in ("", *PARTS):
             raise ValueError(f"evaluate only {' or only '.join(PARTS)}, not {self.only!r}; or leave it out for both")
+        if not 0 <= self.dense_weight <= 1:
+            raise ValueError(f"dense_weight must lie in [0, 1] (1: vectors alone), not {self.dense_weight!r}")
         for name, least in (("questions", 1), ("documents", 1), ("distractors", 0), ("k", 1), ("max_new_tokens", 1)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
@@ -128,10 +132,11 @@ def evaluate(
     states = setting.states if answers_too else "none"
     with Index.create(folder, model=model, states=states) as index:
         index.add(chosen.documents, show_progress_bar=True)
-        retrieval = rank(index, chosen.questions) if setting.has("retrieval") else {}
+        retrieval = rank(index, chosen.questions, setting.dense_weight) if setting.has("retrieval") else {}
         for each in asked:
             if "retrieved" not in each.contexts:
-                hits = index.search(each.question.text, setting.k, mode="hybrid")
+                how = {"mode": "hybrid", "dense_weight": setting.dense_weight}
+                hits = index.search(each.question.text, setting.k, **how)
                 each.contexts["retrieved"] = [hit.document for hit in hits]
         answers: dict[str, Scores] = defaultdict(lambda: {score: [] for score in ANSWER})
         for each, texts in answered(index, asked, setting) if answers_too else ():

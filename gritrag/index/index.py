@@ -11,6 +11,7 @@ from typing import Any, Literal, NoReturn, Self
 
 import numpy as np
 
+from gritrag.config import DENSE_WEIGHT
 from gritrag.index.build import AddReport, build, check_state, check_vector, remove
 from gritrag.index.check import Checkup, check_index, collect, statistics
 from gritrag.index.documents import Estimate, check_documents, estimate, id_list
@@ -18,7 +19,7 @@ from gritrag.index.export import export
 from gritrag.index.filters import compile_filter
 from gritrag.index.parts import Parts
 from gritrag.index.protocol import Reader
-from gritrag.index.search import DENSE_WEIGHT, Search, check_query
+from gritrag.index.search import Search, check_query
 from gritrag.index.states import Checks, DocumentState
 from gritrag.records import Document, Hit
 

@@ -10,18 +10,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from gritrag.config import DENSE_WEIGHT
 from gritrag.index.catalog import Catalog
 from gritrag.index.filters import Compiled
 from gritrag.index.vectors import Found, VectorIndex
 from gritrag.records import Hit
 
-__all__ = ["DENSE_WEIGHT", "MODES", "Search", "check_query", "convex_combination", "match_expression"]
-__all__ += ["maximal_marginal_relevance"]
+__all__ = ["MODES", "Search", "check_query", "convex_combination", "match_expression", "maximal_marginal_relevance"]
 
 MODES = ("dense", "sparse", "hybrid")
-DENSE_WEIGHT = 0.4
-"""Of vectors in a hybrid search; words get the rest. CHANGELOG tells how it was chosen."""
-
 MOST = 2**31  # no index has so many documents, and SQLite counts to 2^63
 WORD = re.compile(r"[^\W_]+")
 

@@ -8,8 +8,8 @@ from langchain_core.documents import Document as LangChainDocument
 from langchain_core.retrievers import BaseRetriever
 from pydantic import ConfigDict, Field
 
+from gritrag.config import DENSE_WEIGHT
 from gritrag.index.index import Index
-from gritrag.index.search import DENSE_WEIGHT
 from gritrag.langchain.documents import to_langchain
 from gritrag.langchain.passages import passages_of
 

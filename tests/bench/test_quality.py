@@ -72,6 +72,16 @@ def test_words_find_what_they_share_and_every_way_is_scored(
     assert all(len(values) == 2 for scores in found.answers.values() for values in scores.values())
 
 
+def test_hybrid_goes_from_words_to_vectors_with_their_weight(
+    tiny_model: GritModel, chosen: QuestionSet, tmp_path: Path
+) -> None:
+    for weight, alone in ((0.0, "sparse"), (1.0, "dense")):
+        setting = Setting(only="retrieval", dense_weight=weight)
+        ranked = evaluate(tiny_model, "tiny", chosen, [], setting, tmp_path / alone).retrieval
+        assert ranked["hybrid"]["MRR@10"] == ranked[alone]["MRR@10"]
+    assert ranked["dense"]["MRR@10"] != ranked["sparse"]["MRR@10"], "or else the weight would change nothing"
+
+
 def test_from_one_lossless_state_answers_do_not_differ_from_those_of_reading_again(
     tiny_model: GritModel, chosen: QuestionSet, path: Path, tmp_path: Path
 ) -> None:
@@ -183,7 +193,7 @@ def test_mistakes_are_told_before_a_model_is_loaded(path: Path, tmp_path: Path) 
     assert path.read_text(), "and nothing was overwritten"
     with pytest.raises(ValueError, match="cannot read"):
         main(tmp_path / "none.jsonl", "no-such-model")
-    for wrong in ({"only": "speed"}, {"questions": 0}, {"distractors": -1}, {"k": 0}):
+    for wrong in ({"only": "speed"}, {"questions": 0}, {"distractors": -1}, {"k": 0}, {"dense_weight": 1.5}):
         with pytest.raises(ValueError, match=f"{next(iter(wrong.values()))!r}"):
             Setting(**wrong)
 
