@@ -135,8 +135,8 @@ def evaluate(
         retrieval = rank(index, chosen.questions, setting.dense_weight) if setting.has("retrieval") else {}
         for each in asked:
             if "retrieved" not in each.contexts:
-                how = {"mode": "hybrid", "dense_weight": setting.dense_weight}
-                hits = index.search(each.question.text, setting.k, **how)
+                question, weight = each.question.text, setting.dense_weight
+                hits = index.search(question, setting.k, mode="hybrid", dense_weight=weight)
                 each.contexts["retrieved"] = [hit.document for hit in hits]
         answers: dict[str, Scores] = defaultdict(lambda: {score: [] for score in ANSWER})
         for each, texts in answered(index, asked, setting) if answers_too else ():
