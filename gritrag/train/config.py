@@ -39,6 +39,15 @@ class SourceConfig(Recipe):
     label_negatives: int = Field(1, ge=1)
     augment: tuple[Literal["noise", "rewrite", "translate"], ...] = ()
 
+    @model_validator(mode="after")
+    def _joins_neighbours(self) -> Self:
+        if self.joined > self.neighbours:
+            raise ValueError(
+                f"{self.path}: joined is {self.joined}, but only {self.neighbours} neighbours come into a batch "
+                f"together; set neighbours to {self.joined} or more"
+            )
+        return self
+
 
 class DataConfig(Recipe):
     """What a step is made of.

@@ -17,12 +17,18 @@ Group = tuple[int, ...]
 
 
 class Source:
-    """One file, and the order in which its rows come: each epoch is shuffled anew and packed into batches by length."""
+    """One file, and the order in which its rows come: each epoch is shuffled anew and packed into batches by length.
+
+    Raises:
+        ValueError: a file that cannot be read or holds a broken row, or chats that are to be joined.
+    """
 
     def __init__(self, config: SourceConfig, data: DataConfig, seed: int) -> None:
         self.config, self._data, self._seed = config, data, seed
         self.name = Path(config.path).name.removesuffix(".jsonl").removesuffix(".train")
         passages, self.chats = read_source(Path(data.data_dir) / config.path, config)
+        if self.chats and config.joined > 1:
+            raise ValueError(f"{config.path} holds chats, and chats are not joined; leave joined out")
         self.hold(passages)
 
     def hold(self, passages: list[Passage]) -> None:

@@ -5,8 +5,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from gritrag.model.grit import GritModel
-from gritrag.train.config import TrainConfig
+from gritrag.train.config import SourceConfig, TrainConfig
 from gritrag.train.data import Mixture
 from gritrag.train.steps import RetrievalStep
 
@@ -82,3 +84,11 @@ def test_some_questions_are_answered_and_no_queries(tiny_model: GritModel, recip
             assert step.positives[query - len(step.documents)] in context
         more += len(step.answers) - len(over_query)
     assert more > 10
+
+
+def test_what_cannot_be_joined_is_refused(tiny_model: GritModel, recipe: Recipe) -> None:
+    with pytest.raises(ValueError, match=r"q.jsonl: joined is 4, but only 2 neighbours .* set neighbours to 4"):
+        SourceConfig(path="q.jsonl", neighbours=2, joined=4)
+    chat = {"path": "chat.jsonl", "neighbours": 2, "joined": 2}
+    with pytest.raises(ValueError, match=r"chat.jsonl holds chats, and chats are not joined"):
+        Mixture(recipe(data={"chat": [chat]}), tiny_model)
