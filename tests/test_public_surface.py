@@ -39,8 +39,8 @@ COMMANDS = {
     "calibrate": f"paths --out --max-tokens --overlap {MODEL}",
     "export": "model folder --dtype",
     "eval": "",
-    "eval questions": "path --questions --documents --distractors -k --states --max-new-tokens --seed --only --compare "
-    f"--out {MODEL} --json",
+    "eval questions": "path --questions --documents --distractors -k --states --max-new-tokens --seed --only "
+    f"--dense-weight --compare --out {MODEL} --json",
     "eval embedding": "paths --train --rows --documents --shots --clusterings --instruction --side --seed --compare "
     f"{MODEL} --json",
     "eval attention": f"path --texts --instruction --side --seed --before --out {MODEL} --json",
