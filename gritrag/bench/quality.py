@@ -46,7 +46,7 @@ class Setting:
         dense_weight: of vectors against words in hybrid search.
 
     Raises:
-        ValueError: `only` is neither, or a number is too small or, `dense_weight`, outside [0, 1].
+        ValueError: `only` is neither, a number is too small, or `dense_weight` is outside [0, 1].
     """
 
     questions: int = 50

@@ -197,7 +197,8 @@ class Index:
             instruction: task of the question, for the embedding.
             mmr: weight in [0, 1] of relevance against novelty (maximal marginal relevance); None leaves it out.
             fetch_k: candidates taken from each ranking for ``"hybrid"`` and `mmr`; by default max(4 k, 50).
-            dense_weight: weight in [0, 1] of vectors against words in ``"hybrid"``.
+            dense_weight: weight in [0, 1] of vectors against words in ``"hybrid"``; `mmr` chooses among what
+                both found by vectors alone.
         """
         options: dict[str, Any] = {"where": where, "mode": mode, "instruction": instruction, "mmr": mmr}
         return self.search_many([query], k, **options, fetch_k=fetch_k, dense_weight=dense_weight)[0]

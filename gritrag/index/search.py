@@ -98,7 +98,7 @@ class Search:
     def _fuse(self, dense: Found, sparse: Found) -> Found:
         """Both rankings in one. Where the words are found in fewer documents than were asked for, the others hold none
         of them, and BM25 gives these 0: else the last of two matches would count no more than they do."""
-        if len(sparse) < self.depth:
+        if sparse and len(sparse) < self.depth:
             matched = {row for row, _ in sparse}
             sparse = [*sparse, *((row, 0.0) for row, _ in dense if row not in matched)]
         return convex_combination(dense, sparse, self.dense_weight)
@@ -136,17 +136,18 @@ def match_expression(query: str) -> str:
 
 def convex_combination(dense: Found, sparse: Found, dense_weight: float) -> Found:
     """Score of a row: the weighted mean of its two scores, each scaled so that the highest of a ranking is 1 and the
-    lowest 0. A row that a ranking lacks has 0 there; in a ranking whose scores are all alike, every row has 1.
+    lowest 0, however little lies between them. A row that a ranking lacks has 0 there; where all scores of a ranking
+    are alike, each row has 1. Ties go to what stands first in `dense`, then in `sparse`.
 
     Bruch, Gai and Ingber, "An Analysis of Fusion Functions for Hybrid Retrieval", TOIS 2023, section 4.
     """
-    combined: dict[int, float] = {}
+    combined: dict[int, float] = dict.fromkeys((row for row, _ in (*dense, *sparse)), 0.0)
     for ranking, weight in ((dense, dense_weight), (sparse, 1 - dense_weight)):
         lowest, highest = (pick((score for _, score in ranking), default=0.0) for pick in (min, max))
         for row, score in ranking:
             scaled = (score - lowest) / (highest - lowest) if highest > lowest else 1.0
-            combined[row] = combined.get(row, 0.0) + weight * scaled
-    return sorted(combined.items(), key=lambda pair: (-pair[1], pair[0]))
+            combined[row] += weight * scaled
+    return sorted(combined.items(), key=lambda pair: -pair[1])
 
 
 def maximal_marginal_relevance(

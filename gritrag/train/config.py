@@ -21,7 +21,7 @@ class SourceConfig(Recipe):
         neighbours: so many documents that follow each other in the file go into a batch together. Above 1, texts about
             the same thing become each other's negatives and distractors.
         joined: up to so many of those neighbours, as many as chance says, become one document with all their questions,
-            where they have one title: for files of single sentences.
+            unless their titles differ: for files of single sentences. Of such a file, memory keeps the last batch only.
         literal_answers: drop answers that do not occur in their passage (for machine-made rows).
         label_negatives: of rows with a label: each gets so many rows of other labels as negatives of its own.
         augment: leave the file's questions aside; the queries of a passage are its own text, changed by each of these

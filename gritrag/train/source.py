@@ -20,7 +20,7 @@ class Source:
     """One file, and the order in which its rows come: each epoch is shuffled anew and packed into batches by length.
 
     Raises:
-        ValueError: a file that cannot be read or holds a broken row, or chats that are to be joined.
+        ValueError: a file that cannot be read or holds a broken row, or chats or rows with negatives are to be joined.
     """
 
     def __init__(self, config: SourceConfig, data: DataConfig, seed: int) -> None:
@@ -33,6 +33,11 @@ class Source:
 
     def hold(self, passages: list[Passage]) -> None:
         """Have these passages, in the place of any others."""
+        if self.config.joined > 1 and any(question.negatives for passage in passages for question in passage.questions):
+            raise ValueError(
+                f"{self.config.path} has rows with negatives or labels of their own, and these are not joined: a "
+                "negative of one may be part of another; leave joined out"
+            )
         self.passages = passages
         self.has_answers = any(question.answer for passage in passages for question in passage.questions)
         self._epochs: list[list[list[Group]]] = []

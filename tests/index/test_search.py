@@ -76,11 +76,11 @@ def test_convex_combination_by_hand() -> None:
     dense = [(7, 0.9), (5, 0.7), (9, 0.1)]  # scaled: 1, 0.75, 0
     sparse = [(5, 12.0), (2, 11.0), (7, 3.0), (4, 2.0)]  # scaled: 1, 0.9, 0.1, 0
     fused = convex_combination(dense, sparse, 0.25)
-    assert [row for row, _ in fused] == [5, 2, 7, 4, 9]
+    assert [row for row, _ in fused] == [5, 2, 7, 9, 4]
     assert [score for _, score in fused] == pytest.approx([0.9375, 0.675, 0.325, 0.0, 0.0], abs=1e-15)
     assert convex_combination([], [], 0.4) == []
     assert convex_combination([(3, -0.2)], [], 0.4) == [(3, 0.4)]
-    assert convex_combination([], [(8, 2.0), (3, 2.0)], 0.4) == [(3, 0.6), (8, 0.6)]
+    assert convex_combination([], [(8, 2.0), (3, 2.0)], 0.4) == [(8, 0.6), (3, 0.6)]
 
 
 def test_hybrid_is_the_combination_of_dense_and_sparse(make: Make, corpus) -> None:
@@ -113,6 +113,25 @@ def test_the_lesser_of_two_matches_counts_more_than_no_match(make: Make) -> None
     scores = {hit.document.id: hit.score for hit in found}
     assert scores.pop("short") == 1 > scores.pop("long") > 0.5
     assert set(scores.values()) == {0}
+
+
+def test_words_that_no_document_holds_give_no_score(make: Make, corpus) -> None:
+    index = make(states="none")
+    index.add(corpus)
+    dense = index.search("zyzzyva", 50)
+    found = index.search("zyzzyva", 50, mode="hybrid", dense_weight=0.4)
+    assert [hit.document.id for hit in found] == [hit.document.id for hit in dense]
+    assert (found[0].score, found[-1].score) == (pytest.approx(0.4), 0)
+
+
+def test_with_all_weight_on_vectors_the_words_add_nothing(make: Make, corpus) -> None:
+    """Not even where so few are fetched that the last of the vectors' hits has a score of 0, as what it lacks has."""
+    index = make(states="none")
+    index.add(corpus)
+    for k in (2, 5):
+        dense = [hit.document.id for hit in index.search("amber river1", k)]
+        hybrid = index.search("amber river1", k, mode="hybrid", dense_weight=1, fetch_k=k)
+        assert [hit.document.id for hit in hybrid] == dense
 
 
 def test_scores_below_those_that_were_fetched_count_as_the_lowest(make: Make) -> None:

@@ -86,9 +86,13 @@ def test_some_questions_are_answered_and_no_queries(tiny_model: GritModel, recip
     assert more > 10
 
 
-def test_what_cannot_be_joined_is_refused(tiny_model: GritModel, recipe: Recipe) -> None:
+def test_what_cannot_be_joined_is_refused(tiny_model: GritModel, recipe: Recipe, tmp_path: Path, write: Write) -> None:
     with pytest.raises(ValueError, match=r"q.jsonl: joined is 4, but only 2 neighbours .* set neighbours to 4"):
         SourceConfig(path="q.jsonl", neighbours=2, joined=4)
+    rows = [{"query": f"q{n}", "pos": [f"p{n}"], "neg": [f"p{n + 1}"]} for n in range(4)]
+    pairs = write(tmp_path / "pairs.jsonl", rows)
+    with pytest.raises(ValueError, match=r"pairs.jsonl has rows with negatives .* leave joined out"):
+        Mixture(recipe(data={"sources": [{"path": str(pairs), "neighbours": 2, "joined": 2}]}), tiny_model)
     chat = {"path": "chat.jsonl", "neighbours": 2, "joined": 2}
     with pytest.raises(ValueError, match=r"chat.jsonl holds chats, and chats are not joined"):
         Mixture(recipe(data={"chat": [chat]}), tiny_model)
