@@ -4,6 +4,7 @@ Shape letters: `B` batch, `T` tokens.
 """
 
 import logging
+import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import accumulate, chain
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from gritrag.config import RELEVANCE_BIAS
 from gritrag.index.index import Index
 from gritrag.index.search import MODES as SEARCH_MODES
 from gritrag.model.context import Context, Piece
@@ -99,6 +101,7 @@ def plan_context(
     room: int = 0,
     computed: Collection[int] = (),
     is_best_last: bool = False,
+    relevance_bias: float = 0.0,
 ) -> ContextPlan:
     """Documents and question in the order of the mode. Cached and uncached plans are the same token ids.
 
@@ -111,6 +114,7 @@ def plan_context(
         room: tokens to leave for the answer.
         computed: numbers of the states that were missing and have been read for this answer.
         is_best_last: the context has the hits in reverse, the first one next to what comes behind the documents.
+        relevance_bias: of states of documents; see `RAG`.
 
     Raises:
         ValueError: not even one document fits.
@@ -135,10 +139,28 @@ def plan_context(
         Citation(hit.document.id, hit.document.title, end - len(piece), end)
         for hit, piece, end in zip(hits[:fitting], pieces[turn], _ends(start, pieces)[turn], strict=True)
     )
-    context = model.usable(Context.of(*before, *pieces, *after))
+    biases = _biases(hits[:fitting], relevance_bias)[turn]
+    context = model.usable(Context((*before, *pieces, *after), (*[0.0] * len(before), *biases, *[0.0] * len(after))))
     new = {id(documents[number]) for number in computed}
     cached = sum(len(state) for state, _ in context.states if id(state) not in new)
     return ContextPlan(context, citations, _is_exact(model, context), cached)
+
+
+def _biases(hits: Sequence[Hit], relevance_bias: float) -> list[float]:
+    """From 0 for the best hit down to minus `relevance_bias` for one of score 0; all 0 where no score is above 0."""
+    scores = [max(hit.score, 0.0) if math.isfinite(hit.score) else 0.0 for hit in hits]
+    best = max(scores, default=0.0)
+    return [relevance_bias * (score / best - 1) if best > 0 else 0.0 for score in scores]
+
+
+def check_relevance_bias(value: float) -> None:
+    """Refuse what is no relevance bias.
+
+    Raises:
+        ValueError: it is below 0 or no finite number.
+    """
+    if not 0 <= value < math.inf:
+        raise ValueError(f"relevance_bias must be at least 0 and finite (0: none), got {value!r}")
 
 
 def _is_ranked(given: Given | None) -> bool:
@@ -183,21 +205,35 @@ class RAG:
             ``"no-retrieval"`` asks the model alone. `MODES` has all seven.
         k: documents per question.
         search_mode: ``"hybrid"``, ``"dense"`` or ``"sparse"``.
+        relevance_bias: documents that were read one by one look alike to an answer, which takes words from the wrong
+            one. So scores of the search are added to those of attention, as MARGE does (Lewis et al. 2020, arXiv
+            2006.15020, section 2.2): each token of a state gets ``relevance_bias * (score / best - 1)``, of the scores
+            of its hit and of the best one. 0 leaves attention to itself. There is no bias among documents that come
+            without scores, on texts that are read again, and for models with sliding windows.
 
     Raises:
-        ValueError: an unknown mode, k below 1, or an index without a model.
+        ValueError: an unknown mode, k below 1, a `relevance_bias` below 0, or an index without a model.
     """
 
-    def __init__(self, index: Index, mode: str = "doc-cache", k: int = 5, search_mode: str = "hybrid") -> None:
+    def __init__(
+        self,
+        index: Index,
+        mode: str = "doc-cache",
+        k: int = 5,
+        search_mode: str = "hybrid",
+        relevance_bias: float = RELEVANCE_BIAS,
+    ) -> None:
         if mode not in MODES:
             raise ValueError(f"no mode {mode!r}; there are: {', '.join(MODES)}")
         if search_mode not in SEARCH_MODES:
             raise ValueError(f"no search_mode {search_mode!r}; there are: {', '.join(SEARCH_MODES)}")
         if k < 1:
             raise ValueError(f"k must be at least 1, got {k}; to answer without documents use mode='no-retrieval'")
+        check_relevance_bias(relevance_bias)
         if not isinstance(index.model, GritModel):
             raise ValueError("this index was opened without a model; open it with Index.open(path, model=model)")
         self.index, self.model, self.mode, self.k, self.search_mode = index, index.model, MODES[mode], k, search_mode
+        self.relevance_bias = relevance_bias
 
     def ask(self, question: str, *, where: Where = None, hits: Given | None = None, **sampling: Any) -> Answer:
         """Answer one question.
@@ -308,7 +344,8 @@ class RAG:
     ) -> ContextPlan:
         states, computed = self._states(hits) if self.mode.reuses_documents and hits else (None, [])
         room = options.max_new_tokens
-        return plan_context(self.model, self.mode, question, hits, states, asked, room, computed, is_ranked)
+        bias = self.relevance_bias
+        return plan_context(self.model, self.mode, question, hits, states, asked, room, computed, is_ranked, bias)
 
     def _states(self, hits: Sequence[Hit]) -> tuple[list[DocumentState], list[int]]:
         """States of all hits, and the numbers of those that were missing: read now, and stored if nobody writes."""

@@ -13,6 +13,9 @@ DEFAULT_MODEL = "gritrag-smollm2-135m"
 DENSE_WEIGHT = 0.4
 """Of vectors against words in a hybrid search. CHANGELOG tells how it was chosen."""
 
+RELEVANCE_BIAS = 8.0
+"""Of the scores of a search in an answer from several states; see `RAG`. CHANGELOG tells how it was chosen."""
+
 ReadingMode = Literal["causal", "bidirectional"]
 
 

@@ -1,7 +1,11 @@
 """RAG: cached and uncached answers from the same segments; misses cost time, never correctness."""
 
+import math
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +17,8 @@ from gritrag.answer import MODES, ContextPlan, plan_context
 from gritrag.model.context import Context, inputs
 from gritrag.model.decode import Sampling
 from gritrag.model.state import DocumentState
-from gritrag.records import as_hits
+from gritrag.model.step import ModuleForward
+from gritrag.records import Hit, as_hits
 
 
 @pytest.fixture
@@ -84,6 +89,71 @@ def test_each_mode_equals_one_long_forward_in_which_states_see_only_themselves(
         ids = torch.tensor([context.token_ids])
         whole = model.lm(input_ids=ids, attention_mask=block_mask(context)[None, None]).logits
     torch.testing.assert_close(cached, whole[:, context.fresh_positions], atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("architecture", [name for name in MOVABLE if name not in ("mistral", "gemma3")])
+@pytest.mark.parametrize("mode", [mode for mode in MODES if MODES[mode].reuses_documents])
+def test_a_relevance_bias_is_added_to_the_scores_of_attention(
+    mode: str, architecture: str, make_model: Callable[..., GritModel]
+) -> None:
+    """By our own step and by the forward of transformers, in one forward and token by token: what is read behind the
+    documents sees each of them with its bias, and the question's state, where there is one, without any."""
+    model = make_model(architecture)
+    hits = [Hit(DOCUMENTS[n], score, rank) for rank, (n, score) in enumerate([(2, 0.8), (0, 0.6), (1, 0.0)], start=1)]
+    states = [reading.state for reading in model.read_documents([hit.document for hit in hits])]
+    asked = model.read_queries([QUESTION])[0].state if MODES[mode].reuses_question else None
+    context = plan_context(model, MODES[mode], QUESTION, hits, states, asked, relevance_bias=2.0).context
+    expected = {id(state): bias for state, bias in zip(states, [0.0, -0.5, -2.0], strict=True)}
+    biases = [expected.get(id(state), 0.0) for state, _ in context.states]
+    assert context.state_biases == pytest.approx(biases)
+    seen = torch.zeros(len(context), len(context)).masked_fill(~block_mask(context), -1e9)
+    for (state, start), bias in zip(context.states, biases, strict=True):
+        seen[context.fresh_positions, start : start + len(state)] += bias
+    given, fresh = inputs([context], model.lm.device), len(context.fresh_ids)
+    with torch.inference_mode():
+        whole = model.lm(input_ids=torch.tensor([context.token_ids]), attention_mask=seen[None, None]).logits
+        for forward in (model.step, ModuleForward(model.lm)):
+            for cuts in ((0, fresh), (0, fresh - 1, fresh)) if not context.is_interleaved else ((0, fresh),):
+                cache = model.place([context], Sampling(max_new_tokens=1))
+                for start, end in pairwise(cuts):
+                    ids, positions = given.ids[:, start:end], given.positions[:, start:end]
+                    logits = (forward or ModuleForward(model.lm)).logits(ids, positions, given.mask, cache, end - start)
+                    behind = whole[:, context.fresh_positions[start:end]]
+                    torch.testing.assert_close(logits, behind, atol=1e-3, rtol=1e-3)
+
+
+def test_scores_that_say_nothing_give_no_bias(make_model: Callable[..., GritModel], tmp_path: Path) -> None:
+    def biases(model: GritModel, given: list[Any]) -> list[float]:
+        hits = as_hits(given)
+        states = [reading.state for reading in model.read_documents([hit.document for hit in hits])]
+        plan = plan_context(model, MODES["doc-cache"], QUESTION, hits, states, relevance_bias=3.0)
+        return plan.context.state_biases
+
+    def scored(*scores: float) -> list[Hit]:
+        return [Hit(DOCUMENTS[n], score, n + 1) for n, score in enumerate(scores)]
+
+    model = make_model()
+    assert biases(model, DOCUMENTS[:2]) == [0, 0]
+    assert biases(model, ["one text", "another"]) == [0, 0]
+    assert biases(model, scored(-1.0, -2.0)) == [0, 0]
+    assert biases(model, scored(2.0, 1.0)) == pytest.approx([0, -1.5])
+    assert biases(model, scored(2.0, -4.0)) == pytest.approx([0, -3])
+    assert biases(model, scored(math.inf, 1.0, math.nan)) == pytest.approx([-3, 0, -3])
+    assert not any(biases(make_model("mistral"), scored(2.0, 1.0))), "its mask would show more than the window"
+
+
+def test_a_strong_bias_answers_from_the_best_document(index: Index, tiny_model: GritModel) -> None:
+    """As if the others were not seen, though they stand where they stood; without bias the others are heard."""
+    hits = index.search(QUESTION, 3, mode="hybrid")
+    assert len({hit.score for hit in hits}) == 3
+    others = [replace(hits[0], score=1e9), *(replace(hit, score=0.0) for hit in hits[1:])]
+    said = [
+        RAG(index, relevance_bias=bias).ask(QUESTION, hits=[hits[0], *pair], max_new_tokens=8).text
+        for bias in (0.0, 1e6)
+        for pair in (others[1:], others[:0:-1])
+    ]
+    assert said[2] == said[3], "the order of what is not seen changes nothing"
+    assert said[0] != said[2]
 
 
 def test_orders_and_reuse_of_the_modes(tiny_model: GritModel) -> None:
@@ -274,6 +344,8 @@ def test_a_filter_limits_the_context(index: Index) -> None:
     [
         (lambda index: RAG(index, mode="doc-cash"), "no mode 'doc-cash'; there are: no-retrieval"),
         (lambda index: RAG(index, k=0), "k must be at least 1"),
+        (lambda index: RAG(index, relevance_bias=-1), "relevance_bias must be at least 0 and finite.*-1"),
+        (lambda index: RAG(index, relevance_bias=math.nan), "relevance_bias must be at least 0 and finite.*nan"),
         (lambda index: RAG(index).ask(" "), "some text"),
         (lambda index: RAG(index, mode="no-retrieval").ask(" "), "question 0 is empty"),
         (lambda index: RAG(index).ask(QUESTION, beams=2), "beams"),

@@ -27,8 +27,8 @@ COMMANDS = {
     "": "--debug --no-debug",
     "index": f"paths --index -i --states --max-tokens --overlap {MODEL} --json",
     "search": f"question --index -i -k --mode --where {MODEL} --json",
-    "ask": f"question --index -i --mode -k --where --max-new-tokens {MODEL} --json",
-    "chat": f"--index -i --mode -k --max-new-tokens {MODEL}",
+    "ask": f"question --index -i --mode -k --relevance-bias --where --max-new-tokens {MODEL} --json",
+    "chat": f"--index -i --mode -k --relevance-bias --max-new-tokens {MODEL}",
     "estimate": f"paths --states --max-tokens --overlap {MODEL} --json",
     "stats": "--index -i --json",
     "verify": f"--index -i --repair {MODEL} --json",
@@ -40,7 +40,7 @@ COMMANDS = {
     "export": "model folder --dtype",
     "eval": "",
     "eval questions": "path --questions --documents --distractors -k --states --max-new-tokens --seed --only "
-    f"--dense-weight --compare --out {MODEL} --json",
+    f"--dense-weight --relevance-bias --compare --out {MODEL} --json",
     "eval embedding": "paths --train --rows --documents --shots --clusterings --instruction --side --seed --compare "
     f"{MODEL} --json",
     "eval attention": f"path --texts --instruction --side --seed --before --out {MODEL} --json",

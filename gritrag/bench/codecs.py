@@ -32,7 +32,7 @@ from gritrag.model.context import Context
 from gritrag.model.decode import Sampling
 from gritrag.model.grit import GritModel
 from gritrag.progress import ProgressBar
-from gritrag.records import Document, Hit
+from gritrag.records import Document
 
 REFERENCE = "bf16"
 
@@ -90,7 +90,7 @@ class Stored(NamedTuple):
 def compare(model: GritModel, asked: Sequence[Asked], setting: Setting, folder: Path) -> dict[str, Any]:
     """Measure in `folder`, which is new or empty; what is in the result is what `show` prints."""
     codecs = list(dict.fromkeys((REFERENCE, *setting.codecs)))
-    documents = {document.id: document for each in asked for document in each.contexts["gold"]}
+    documents = {hit.document.id: hit.document for each in asked for hit in each.contexts["gold"]}
     states = _read(model, list(documents.values()))
     stored = {codec: Stored.write(folder / "asked" / str(n), codec, states, model) for n, codec in enumerate(codecs)}
     answered = {codec: _answers(model, codec, stored[codec], states, asked, setting) for codec in codecs}
@@ -156,9 +156,8 @@ def _answers(
     store, found = StateStore(stored.folder), Answered([], [])
     options = Sampling(max_new_tokens=setting.max_new_tokens, stop=model.template.stop)
     for each in ProgressBar(asked, desc=f"answering, {codec}", unit="question"):
-        documents = each.contexts["gold"]
-        hits = [Hit(document, 0.0, rank) for rank, document in enumerate(documents, start=1)]
-        loaded = _loaded(store, stored, [document.id for document in documents], states)
+        hits = each.contexts["gold"]
+        loaded = _loaded(store, stored, [hit.document.id for hit in hits], states)
         plan = plan_context(model, MODES["doc-cache"], each.question.text, hits, loaded, room=setting.max_new_tokens)
         decoding = model.decode([plan.context], options)
         for _ in decoding:

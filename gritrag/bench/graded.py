@@ -16,7 +16,6 @@ from gritrag.bench.scores import ANSWER, score_answer
 from gritrag.index.index import Index
 from gritrag.model.grit import GritModel
 from gritrag.progress import ProgressBar
-from gritrag.records import Hit
 
 INVENTED = Path("gritrag/corpus")
 KEPT = (*ANSWER, "first_token", "total", "cached_tokens", "prompt_tokens")
@@ -99,8 +98,7 @@ def _answered(
     ):
         each = asked[max(number, 0)]
         rag = RAG(of[cell], mode=cell.mode, k=cell.documents)
-        gold = [Hit(document, 0.0, rank) for rank, document in enumerate(each.contexts["gold"], start=1)]
-        hits = gold if setting.context == "gold" and rag.mode.has_documents else None
+        hits = each.contexts["gold"] if setting.context == "gold" and rag.mode.has_documents else None
         answer = rag.ask(each.question.text, hits=hits, max_new_tokens=setting.new_tokens)
         if number >= 0:
             figures = {**cost_of([answer]), **score_answer(answer.text, each.question.answers)}

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-from gritrag.answer import RAG
+from gritrag.answer import RAG, check_relevance_bias
 from gritrag.bench import scores
 from gritrag.bench.encoders import MINILM, Encoder, check_names, load_encoder
 from gritrag.bench.questions import Question, QuestionSet, choose, evenly, read_questions
@@ -21,11 +21,11 @@ from gritrag.bench.report import as_json, machine, machine_of
 from gritrag.bench.retrieval import rank
 from gritrag.bench.scores import ANSWER, Scores
 from gritrag.bench.summary import Evaluated, show, summarise
-from gritrag.config import DEFAULT_MODEL, DENSE_WEIGHT
+from gritrag.config import DEFAULT_MODEL, DENSE_WEIGHT, RELEVANCE_BIAS
 from gritrag.index.index import Index
 from gritrag.model.grit import GritModel
 from gritrag.progress import ProgressBar
-from gritrag.records import Document, Hit
+from gritrag.records import Hit, as_hits
 
 PARTS = ("retrieval", "answers")
 
@@ -44,9 +44,11 @@ class Setting:
         seed: of distractors, their order, and resamples.
         only: `"retrieval"` or `"answers"`; empty for both.
         dense_weight: of vectors against words in hybrid search.
+        relevance_bias: of scores of the search in answers from states; `gold` contexts have none.
 
     Raises:
-        ValueError: `only` is neither, a number is too small, or `dense_weight` is outside [0, 1].
+        ValueError: `only` is neither, a number is too small, `dense_weight` is outside [0, 1], or `relevance_bias` is
+            below 0.
     """
 
     questions: int = 50
@@ -58,12 +60,14 @@ class Setting:
     seed: int = 0
     only: str = ""
     dense_weight: float = DENSE_WEIGHT
+    relevance_bias: float = RELEVANCE_BIAS
 
     def __post_init__(self) -> None:
         if self.only not in ("", *PARTS):
             raise ValueError(f"evaluate only {' or only '.join(PARTS)}, not {self.only!r}; or leave it out for both")
         if not 0 <= self.dense_weight <= 1:
             raise ValueError(f"dense_weight must lie in [0, 1] (1: vectors alone), not {self.dense_weight!r}")
+        check_relevance_bias(self.relevance_bias)
         for name, least in (("questions", 1), ("documents", 1), ("distractors", 0), ("k", 1), ("max_new_tokens", 1)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
@@ -73,10 +77,11 @@ class Setting:
 
 
 class Asked(NamedTuple):
-    """A question, and the documents it is answered from, in order: in a `gold` and in a `retrieved` context."""
+    """A question, and the hits it is answered from: in a `gold` context in random order and without scores, in a
+    `retrieved` one as they were found."""
 
     question: Question
-    contexts: dict[str, list[Document]]
+    contexts: dict[str, list[Hit]]
 
 
 def gold_contexts(chosen: QuestionSet, setting: Setting, path: Path) -> list[Asked]:
@@ -103,7 +108,7 @@ def gold_contexts(chosen: QuestionSet, setting: Setting, path: Path) -> list[Ask
         others = {other.id: other for other in (*named, *drawn) if other.id != question.document.id}
         context = [question.document, *list(others.values())[: setting.distractors]]
         draw.shuffle(context)
-        asked.append(Asked(question, {"gold": context}))
+        asked.append(Asked(question, {"gold": as_hits(context)}))
     return asked
 
 
@@ -136,8 +141,7 @@ def evaluate(
         for each in asked:
             if "retrieved" not in each.contexts:
                 question, weight = each.question.text, setting.dense_weight
-                hits = index.search(question, setting.k, mode="hybrid", dense_weight=weight)
-                each.contexts["retrieved"] = [hit.document for hit in hits]
+                each.contexts["retrieved"] = index.search(question, setting.k, mode="hybrid", dense_weight=weight)
         answers: dict[str, Scores] = defaultdict(lambda: {score: [] for score in ANSWER})
         for each, texts in answered(index, asked, setting) if answers_too else ():
             found = {way: scores.score_answer(text, each.question.answers) for way, text in texts.items()}
@@ -153,14 +157,14 @@ def evaluate(
 
 def answered(index: Index, asked: Sequence[Asked], setting: Setting) -> Iterator[tuple[Asked, dict[str, str]]]:
     """Each question with its answers, by mode and context."""
-    rags = {mode: RAG(index, mode=mode) for mode in ("no-retrieval", "doc-query", "doc-cache")}
+    modes, bias = ("no-retrieval", "doc-query", "doc-cache"), setting.relevance_bias
+    rags = {mode: RAG(index, mode=mode, relevance_bias=bias) for mode in modes}
     for each in ProgressBar(asked, desc="answering", unit="question", disable=not asked):
-        ways: list[tuple[str, str, list[Document]]] = [("no-retrieval", "no-retrieval", [])]
-        for context, documents in each.contexts.items():
-            ways += [(f"{mode}, {context}", mode, documents) for mode in ("doc-query", "doc-cache")]
+        ways: list[tuple[str, str, list[Hit]]] = [("no-retrieval", "no-retrieval", [])]
+        for context, hits in each.contexts.items():
+            ways += [(f"{mode}, {context}", mode, hits) for mode in ("doc-query", "doc-cache")]
         texts = {}
-        for way, mode, documents in ways:
-            hits = [Hit(document, 0.0, rank) for rank, document in enumerate(documents, start=1)]
+        for way, mode, hits in ways:
             answer = rags[mode].ask(each.question.text, hits=hits, max_new_tokens=setting.max_new_tokens)
             texts[way] = answer.text
         yield each, texts
@@ -173,7 +177,7 @@ def _row(model: str, asked: Asked, texts: Mapping[str, str], found: Mapping[str,
         "question": asked.question.text,
         "answers": asked.question.answers,
         "document": asked.question.document.id,
-        "contexts": {name: [document.id for document in documents] for name, documents in asked.contexts.items()},
+        "contexts": {name: [hit.document.id for hit in hits] for name, hits in asked.contexts.items()},
         "given": {way: {"text": text, **found[way]} for way, text in texts.items()},
     }
 

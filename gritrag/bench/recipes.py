@@ -137,7 +137,7 @@ def answer_scores(model: GritModel, settings: EvaluationConfig) -> dict[str, Sam
         tempfile.TemporaryDirectory(prefix="gritrag-recipes-") as folder,
         Index.create(Path(folder) / "index", model=model, states=setting.states) as index,
     ):
-        index.add([document for each in asked for document in each.contexts["gold"]], on_conflict="skip")
+        index.add([hit.document for each in asked for hit in each.contexts["gold"]], on_conflict="skip")
         for each, texts in quality.answered(index, asked, setting):
             for way, name in WAYS.items():
                 found[name].append(score_answer(texts[way], each.question.answers)["F1"])

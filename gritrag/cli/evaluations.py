@@ -6,8 +6,20 @@ from typing import Annotated
 import typer
 
 from gritrag.cli.app import evaluation
-from gritrag.cli.options import Compare, Device, Dtype, Instruction, Json, MaxNewTokens, Model, Side, TopK, bench_part
-from gritrag.config import DEFAULT_MODEL, DENSE_WEIGHT
+from gritrag.cli.options import (
+    Compare,
+    Device,
+    Dtype,
+    Instruction,
+    Json,
+    MaxNewTokens,
+    Model,
+    RelevanceBias,
+    Side,
+    TopK,
+    bench_part,
+)
+from gritrag.config import DEFAULT_MODEL, DENSE_WEIGHT, RELEVANCE_BIAS
 
 
 @evaluation.command("questions")
@@ -22,6 +34,7 @@ def evaluate(
     seed: Annotated[int, typer.Option(help="Of distractors, their order and resamples.")] = 0,
     only: Annotated[str, typer.Option(help="retrieval or answers; both if left out.")] = "",
     dense_weight: Annotated[float, typer.Option(help="Of vectors against words in hybrid search.")] = DENSE_WEIGHT,
+    relevance_bias: RelevanceBias = RELEVANCE_BIAS,
     compare: Annotated[
         list[str] | None, typer.Option(help="Another model, on the same questions and contexts.")
     ] = None,
@@ -33,7 +46,9 @@ def evaluate(
 ) -> None:
     """Score retrieval, and answers from text and from states, on a file of questions."""
     quality = bench_part("quality")
-    setting = quality.Setting(questions, documents, distractors, k, states, max_new_tokens, seed, only, dense_weight)
+    setting = quality.Setting(
+        questions, documents, distractors, k, states, max_new_tokens, seed, only, dense_weight, relevance_bias
+    )
     typer.echo(quality.main(path, model, compare or (), dtype, device, as_json, setting, out))
 
 

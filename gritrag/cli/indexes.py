@@ -22,6 +22,7 @@ from gritrag.cli.options import (
     Model,
     Overlap,
     Paths,
+    RelevanceBias,
     TopK,
     Where,
     chunks_of,
@@ -29,7 +30,7 @@ from gritrag.cli.options import (
     open_index,
     show,
 )
-from gritrag.config import DEFAULT_MODEL
+from gritrag.config import DEFAULT_MODEL, RELEVANCE_BIAS
 
 if TYPE_CHECKING:
     pass
@@ -86,6 +87,7 @@ def ask(
     index: IndexFolder = DEFAULT_INDEX,
     mode: Mode = "doc-cache",
     k: TopK = 5,
+    relevance_bias: RelevanceBias = RELEVANCE_BIAS,
     where: Where = "",
     max_new_tokens: MaxNewTokens = 128,
     model: Model = DEFAULT_MODEL,
@@ -98,7 +100,7 @@ def ask(
 
     condition = _condition(where)
     with open_index(index, load_model(model, dtype, device)) as opened:
-        rag = RAG(opened, mode=mode, k=k)
+        rag = RAG(opened, mode=mode, k=k, relevance_bias=relevance_bias)
         if as_json:
             typer.echo(render.as_json(rag.ask(question, where=condition, max_new_tokens=max_new_tokens)))
         else:
@@ -110,6 +112,7 @@ def chat(
     index: IndexFolder = DEFAULT_INDEX,
     mode: Mode = "doc-cache",
     k: TopK = 5,
+    relevance_bias: RelevanceBias = RELEVANCE_BIAS,
     max_new_tokens: MaxNewTokens = 128,
     model: Model = DEFAULT_MODEL,
     dtype: Dtype = "auto",
@@ -119,7 +122,7 @@ def chat(
     from gritrag import RAG
 
     with open_index(index, load_model(model, dtype, device)) as opened:
-        rag = RAG(opened, mode=mode, k=k)
+        rag = RAG(opened, mode=mode, k=k, relevance_bias=relevance_bias)
         while question := _next_question():
             _stream(rag.stream(question, max_new_tokens=max_new_tokens))
 

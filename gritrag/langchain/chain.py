@@ -9,6 +9,7 @@ from langchain_core.runnables.utils import AddableDict
 from pydantic import ConfigDict, Field
 
 from gritrag.answer import RAG
+from gritrag.config import RELEVANCE_BIAS
 from gritrag.index.index import Index
 from gritrag.langchain.documents import given_documents, to_langchain
 from gritrag.records import Answer, Event, as_hits
@@ -29,7 +30,7 @@ class GritRAGChain(RunnableSerializable[Question, dict[str, Any]]):
 
     Args:
         index: opened with its model.
-        mode, k, search_mode: see `RAG`.
+        mode, k, search_mode, relevance_bias: see `RAG`.
         max_tokens: at most so many new tokens.
 
     Raises:
@@ -42,6 +43,7 @@ class GritRAGChain(RunnableSerializable[Question, dict[str, Any]]):
     mode: str = "doc-cache"
     k: int = 5
     search_mode: str = "hybrid"
+    relevance_bias: float = RELEVANCE_BIAS
     max_tokens: int = 64
 
     def model_post_init(self, context: Any) -> None:
@@ -68,7 +70,7 @@ class GritRAGChain(RunnableSerializable[Question, dict[str, Any]]):
             yield part
 
     def _rag(self) -> RAG:
-        return RAG(self.index, mode=self.mode, k=self.k, search_mode=self.search_mode)
+        return RAG(self.index, self.mode, self.k, self.search_mode, self.relevance_bias)
 
     def _events(self, asked: Question, options: Mapping[str, Any]) -> Iterator[Event]:
         given: Mapping[str, Any] = asked if isinstance(asked, Mapping) else {"question": asked}

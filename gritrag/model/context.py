@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import NamedTuple
 
 import torch
+from torch.nn.functional import pad
 
 from gritrag.model.rotation import Rotation
 from gritrag.model.state import CacheShape, DocumentState, PlacedCache
@@ -23,9 +24,15 @@ class Context:
 
     Args:
         pieces: states and runs of token ids. To be answered from, a context must end with tokens.
+        biases: one for each piece, added to the attention scores of all tokens of a state, for whatever comes behind
+            it; of no effect on a run of tokens. Empty for none.
     """
 
     pieces: tuple[Piece, ...]
+    biases: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        assert len(self.biases) in (0, len(self.pieces)), "one bias for each piece, or none"
 
     @classmethod
     def of(cls, *pieces: DocumentState | Sequence[int]) -> "Context":
@@ -80,8 +87,15 @@ class Context:
             tuple(
                 tuple(piece.token_ids.tolist()) if isinstance(piece, DocumentState) and not kept else piece
                 for piece, kept in pairs
-            )
+            ),
+            self.biases,
         )
+
+    @property
+    def state_biases(self) -> list[float]:
+        """The bias of each of `states`."""
+        pairs = zip(self.pieces, self.biases or [0.0] * len(self.pieces), strict=True)
+        return [bias for piece, bias in pairs if isinstance(piece, DocumentState)]
 
     def _placed(self) -> Iterator[tuple[Piece, int]]:
         start = 0
@@ -103,15 +117,17 @@ def place(contexts: Sequence[Context], shape: CacheShape, rotation: Rotation | N
     """
     width = max(context.cached_tokens for context in contexts)
     keys, values = shape.empty(len(contexts), width + room)
+    biases = torch.zeros(len(contexts), width, dtype=shape.dtype)
     for row, context in enumerate(contexts):
         column = width - context.cached_tokens
         keys[:, row, :, :column] = 0
         values[:, row, :, :column] = 0
-        for state, start in context.states:
+        for (state, start), bias in zip(context.states, context.state_biases, strict=True):
             end = column + len(state)
             state.write(keys[:, row, :, column:end], values[:, row, :, column:end], rotation, start)
+            biases[row, column:end] = bias
             column = end
-    return PlacedCache(keys, values, width)
+    return PlacedCache(keys, values, width, biases.to(shape.device) if bool(biases.any()) else None)
 
 
 class Inputs(NamedTuple):
@@ -168,6 +184,34 @@ def _mask_by_position(
 
 def additive(mask: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor | None:
     """A 4D mask in the form that "eager" attention adds to its scores; others take it as it is."""
-    if mask is None or mask.dim() != 4:
+    if mask is None or mask.dim() != 4 or mask.dtype != torch.bool:
         return mask
-    return torch.zeros_like(mask, dtype=dtype).masked_fill(~mask, torch.finfo(dtype).min)
+    return hidden(mask, dtype)
+
+
+def hidden(seen: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """What is added to attention scores so that only what is `seen` (bool) counts, of the same shape."""
+    # not minus infinity: padding, which sees nothing, would become NaN, and spread
+    lowest = torch.finfo(dtype).min
+    return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill_(~seen, lowest)
+
+
+def added(
+    mask: torch.Tensor | None, tokens: int, end: int, like: torch.Tensor, bias_BC: torch.Tensor | None
+) -> torch.Tensor:
+    """What is added to the attention scores of the last `tokens` of `end` columns: `[1 or B, 1, tokens, end]`.
+
+    Args:
+        mask: that of `Inputs`.
+        like: of the dtype and on the device that are wanted.
+        bias_BC: added to the first columns, where it is there.
+    """
+    if mask is not None and mask.dim() == 4:
+        seen = mask[:, :, -tokens:]
+    else:
+        seen = torch.ones(1, 1, tokens, end, dtype=torch.bool, device=like.device).tril(end - tokens)
+        seen = seen if mask is None else seen & mask[:, None, None]
+    scores = hidden(seen, like.dtype)
+    if bias_BC is None:
+        return scores
+    return scores + pad(bias_BC.to(like.dtype), (0, end - bias_BC.shape[1]))[:, None, None]

@@ -210,10 +210,11 @@ class PlacedCache(Cache):
     Args:
         keys, values: buffers `[L, B, H, C, K]` in the model's dtype.
         length: columns that are filled.
+        bias: `[B, length]`, added to the attention scores of these columns; None for nothing.
     """
 
-    def __init__(self, keys: torch.Tensor, values: torch.Tensor, length: int) -> None:
-        self.buffers = keys, values
+    def __init__(self, keys: torch.Tensor, values: torch.Tensor, length: int, bias: torch.Tensor | None = None) -> None:
+        self.buffers, self.bias = (keys, values), bias
         super().__init__(layers=[PlacedLayer(k, v, length) for k, v in zip(keys, values, strict=True)])
 
     @property

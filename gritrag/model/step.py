@@ -19,9 +19,10 @@ from torch.nn.functional import embedding, rms_norm, scaled_dot_product_attentio
 from transformers import Cache, PreTrainedModel
 
 from gritrag.model.attention import decoder_stack
-from gritrag.model.context import additive
+from gritrag.model.context import added, additive
 from gritrag.model.orders import Orders
 from gritrag.model.packed import MOST_ROWS, Packed, pack
+from gritrag.model.state import PlacedCache
 
 GROUPED_ROWS = 256
 """Up to so many rows per key head, query heads are grouped; a long prompt is better left to the causal kernel."""
@@ -44,6 +45,11 @@ class Forward(Protocol):
         """float32 `[B, keep, V]` of the last `keep` tokens. `mask` is that of `context.Inputs`."""
 
 
+def bias_of(cache: Cache | None) -> torch.Tensor | None:
+    """What is added to the attention scores of the first columns of a cache; None for nothing."""
+    return cache.bias if isinstance(cache, PlacedCache) else None
+
+
 class ModuleForward:
     """The forward of transformers, for any architecture."""
 
@@ -59,6 +65,10 @@ class ModuleForward:
         cache: Cache,
         keep: int = 1,
     ) -> torch.Tensor:
+        bias = bias_of(cache)
+        if bias is not None:
+            tokens = ids_BT.shape[1]
+            mask = added(mask, tokens, cache.get_seq_length() + tokens, bias.to(self._lm.dtype), bias)
         output = self._lm(
             input_ids=ids_BT,
             attention_mask=additive(mask, self._lm.dtype) if self._is_eager else mask,
@@ -137,7 +147,8 @@ class Step:
         turn = Turn.of(self._rotary, x_BTD, positions_BT)
         tokens = ids_BT.shape[1]
         end = tokens + (0 if cache is None else cache.get_seq_length())
-        seen = Seen.of(mask, tokens, end, x_BTD)
+        bias = bias_of(cache)
+        seen = Seen.of(mask, tokens, end, x_BTD, bias)
         for number, layer in enumerate(self._layers):
             query, key, value = layer.project(layer.before_attention(x_BTD))
             key, value = turn(key).transpose(1, 2), value.transpose(1, 2)
@@ -145,7 +156,7 @@ class Step:
                 key, value = cache.update(key, value, number)
             if keep < tokens and layer is self._layers[-1]:
                 x_BTD, query, turn = x_BTD[:, -keep:], query[:, -keep:], turn.last(keep)
-                seen = Seen.of(mask, keep, end, x_BTD)
+                seen = Seen.of(mask, keep, end, x_BTD, bias)
             x_BTD = x_BTD + layer.out(seen.attend(turn(query), key, value, layer.scale))
             x_BTD += layer.mlp(layer.before_mlp(x_BTD))
         return self._norm(x_BTD)
@@ -182,17 +193,17 @@ class Seen(NamedTuple):
     bias: torch.Tensor | None
 
     @classmethod
-    def of(cls, mask: torch.Tensor | None, tokens: int, end: int, like: torch.Tensor) -> "Seen":
-        if mask is None and tokens in (1, end):
+    def of(
+        cls,
+        mask: torch.Tensor | None,
+        tokens: int,
+        end: int,
+        like: torch.Tensor,
+        bias_BC: torch.Tensor | None = None,
+    ) -> "Seen":
+        if mask is None and bias_BC is None and tokens in (1, end):
             return cls(tokens > 1, None)
-        if mask is not None and mask.dim() == 4:
-            seen = mask[:, :, -tokens:]
-        else:
-            seen = torch.ones(1, 1, tokens, end, dtype=torch.bool, device=like.device).tril(end - tokens)
-            seen = seen if mask is None else seen & mask[:, None, None]
-        # not minus infinity: padding, which sees nothing, would become NaN, and spread
-        lowest = torch.finfo(like.dtype).min
-        return cls(False, torch.zeros(seen.shape, dtype=like.dtype, device=like.device).masked_fill_(~seen, lowest))
+        return cls(False, added(mask, tokens, end, like, bias_BC))
 
     def attend(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float) -> torch.Tensor:
         """`[B, T, H * G * K]`, from queries `[B, T, H * G, K]`, keys and values `[B, H, C, K]`."""

@@ -22,6 +22,10 @@ class SourceConfig(Recipe):
             the same thing become each other's negatives and distractors.
         joined: up to so many of those neighbours, as many as chance says, become one document with all their questions,
             unless their titles differ: for files of single sentences. Of such a file, memory keeps the last batch only.
+        order: in which rows follow each other: as in the ``file``, or by ``words``, each by one that shares rare words
+            with it, for a file whose order says nothing.
+        gaps: so many questions a document are made of the document itself, other ones each time. They are answered, and
+            never queries. See `gritrag.train.gaps`.
         literal_answers: drop answers that do not occur in their passage (for machine-made rows).
         label_negatives: of rows with a label: each gets so many rows of other labels as negatives of its own.
         augment: leave the file's questions aside; the queries of a passage are its own text, changed by each of these
@@ -35,6 +39,8 @@ class SourceConfig(Recipe):
     instruction: str | None = None
     neighbours: int = Field(1, ge=1)
     joined: int = Field(1, ge=1)
+    order: Literal["file", "words"] = "file"
+    gaps: int = Field(0, ge=0)
     literal_answers: bool = False
     label_negatives: int = Field(1, ge=1)
     augment: tuple[Literal["noise", "rewrite", "translate"], ...] = ()
@@ -58,10 +64,10 @@ class DataConfig(Recipe):
         data_dir: what paths are relative to; itself relative to the working directory.
         tokens_per_step: about so many tokens of documents and queries are read in a step.
         max_document_tokens: longer passages are cut, where their answers survive it.
-        questions_per_document: at most so many, so that one reading serves several.
+        questions_per_document: at most so many, so that one reading serves several; made ones fill what is free.
         queries_per_document: at most so many of these are queries too, compared with vectors of documents; all where
             None.
-        answers_per_step: at most so many questions are answered in a step.
+        answers_per_step: at most so many questions are answered in a step; made ones fill what is free.
         p_title: share of documents that are read with their title.
         max_chat_tokens: longer chats are left out.
         word_noise: share of words that the rule ``noise`` of `SourceConfig.augment` drops, doubles or swaps.
@@ -110,6 +116,8 @@ class GenerativeConfig(Recipe):
             ``none``: answers are learnt from chats alone.
         weighting: per ``token`` or per ``sample`` of the step, or ``mixed``: per token within a chunk, chunks alike.
         documents_per_context: a context has one of these numbers of documents.
+        p_near: share of contexts whose other documents are those that stand nearest in the batch, which are neighbours
+            in the file; of the rest chance draws them.
         max_context_tokens: distractors that would make a context longer are left out.
         max_start: contexts start at a random position up to this one.
         p_unanswerable: share of questions whose own document is left out; the answer is then `not_found`.
@@ -127,6 +135,7 @@ class GenerativeConfig(Recipe):
     contexts: Literal["placed", "full", "none"] = "placed"
     weighting: Literal["token", "sample", "mixed"] = "token"
     documents_per_context: tuple[int, ...] = Field((1, 2, 3, 5), min_length=1)
+    p_near: float = Field(0.0, ge=0, le=1)
     max_context_tokens: int = Field(1200, ge=8)
     max_start: int = Field(0, ge=0)
     p_unanswerable: float = Field(0.08, ge=0, le=1)

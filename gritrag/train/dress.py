@@ -13,9 +13,13 @@ from gritrag.prompts import chat_segments
 from gritrag.records import Document
 from gritrag.tokens import TokenIds
 from gritrag.train.config import DataConfig, GenerativeConfig, TrainConfig
+from gritrag.train.gaps import ask
 from gritrag.train.rows import Chat, Passage, Question
 from gritrag.train.source import Source
 from gritrag.train.steps import ChatStep, Prompted, RetrievalStep
+
+Asked = tuple[int, int | None, Question]
+"""Row of the own document, row of the query or None where the question is none, and the question."""
 
 SENTENCE_END = re.compile(r"[.!?][\"')\]]*\s")
 
@@ -48,7 +52,7 @@ class Dress:
         queries: list[TokenIds] = []
         positives: list[int] = []
         own: list[list[int]] = []  # negatives of each document's questions
-        asked: list[tuple[int, int | None, Question]] = []
+        asked: list[Asked] = []
         identities: list[int] = []
         for passage in passages:
             kept, questions = self.cut(passage)
@@ -62,7 +66,10 @@ class Dress:
                 documents.append(self.document(text))
             own.append(list(range(row, len(documents))))
             compared = questions[: self._data.queries_per_document]
+            free = self._data.questions_per_document - len(questions)
+            made = ask(kept, min(source.config.gaps, free), rng) if source.config.gaps else []
             asked += [(row, len(queries) + n if n < len(compared) else None, q) for n, q in enumerate(questions)]
+            asked += [(row, None, question) for question in made]
             for question in compared:
                 instruction = question.instruction or source.config.instruction or self._instruction
                 queries.append(self.query(question.text, instruction))
@@ -104,7 +111,7 @@ class Dress:
 
     def _answers(
         self,
-        asked: Sequence[tuple[int, int | None, Question]],
+        asked: Sequence[Asked],
         texts: Sequence[str],
         documents: Sequence[TokenIds],
         rng: random.Random,
@@ -112,13 +119,15 @@ class Dress:
         """Draw a context for some of the questions: their own document among others of the batch, in any order.
 
         Args:
-            asked: row of the own document, row of the query or None where the question is none, and the question.
+            asked: what may be answered.
         """
         config = self._generative
         answers = []
         answerable = [(row, query, question) for row, query, question in asked if question.answer]
-        for row, query, question in rng.sample(answerable, min(len(answerable), self._data.answers_per_step)):
+        for row, query, question in _some(answerable, self._data.answers_per_step, rng):
             others = rng.sample([other for other in range(len(documents)) if other != row], len(documents) - 1)
+            if config.p_near and rng.random() < config.p_near:
+                others.sort(key=lambda other: abs(other - row))
             size, answer = rng.choice(config.documents_per_context), question.answer
             context = [row]
             without = [other for other in others if answer.lower() not in texts[other].lower()]
@@ -206,3 +215,11 @@ class Dress:
                 is_after_answer = False
             ids += new
         return ids, is_target
+
+
+def _some(asked: Sequence[Asked], count: int, rng: random.Random) -> list[Asked]:
+    """So many of them; made ones fill what the others leave free."""
+    given = [one for one in asked if not one[-1].is_made]
+    made = [one for one in asked if one[-1].is_made]
+    chosen = rng.sample(given, min(len(given), count))
+    return [*chosen, *rng.sample(made, min(len(made), count - len(chosen)))]

@@ -31,12 +31,13 @@ SPLIT = "train"
 
 
 class Question(NamedTuple):
-    """`answer` is empty where there is none."""
+    """`answer` is empty where there is none; what `is_made` (see `gaps.py`) is answered, but never a query."""
 
     text: str
     answer: str
     instruction: str | None
     negatives: tuple[str, ...]
+    is_made: bool = False
 
 
 class Passage(NamedTuple):

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from gritrag.train.config import DataConfig, SourceConfig
+from gritrag.train.order import by_words
 from gritrag.train.rows import Passage, read_source
 
 CHARACTERS_PER_TOKEN = 4
@@ -29,6 +30,8 @@ class Source:
         passages, self.chats = read_source(Path(data.data_dir) / config.path, config)
         if self.chats and config.joined > 1:
             raise ValueError(f"{config.path} holds chats, and chats are not joined; leave joined out")
+        if self.chats and (config.order != "file" or config.gaps):
+            raise ValueError(f"{config.path} holds chats; order and gaps are for questions, leave them out")
         self.hold(passages)
 
     def hold(self, passages: list[Passage]) -> None:
@@ -38,8 +41,11 @@ class Source:
                 f"{self.config.path} has rows with negatives or labels of their own, and these are not joined: a "
                 "negative of one may be part of another; leave joined out"
             )
+        if self.config.order == "words":
+            passages = [passages[row] for row in by_words([passage.text for passage in passages])]
         self.passages = passages
-        self.has_answers = any(question.answer for passage in passages for question in passage.questions)
+        questions = (question for passage in passages for question in passage.questions)
+        self.has_answers = bool(self.config.gaps) or any(question.answer for question in questions)
         self._epochs: list[list[list[Group]]] = []
 
     def documents(self, number: int) -> list[Passage]:

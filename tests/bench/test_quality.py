@@ -1,6 +1,7 @@
 """`gritrag eval` end to end on a tiny random model: what must hold however badly a model answers."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -8,12 +9,17 @@ from places import PLACES
 from typer.testing import CliRunner
 
 from gritrag.bench import quality
-from gritrag.bench.quality import Asked, Setting, evaluate, gold_contexts, main
+from gritrag.bench.quality import Asked, Setting, answered, evaluate, gold_contexts, main
 from gritrag.bench.questions import QuestionSet, choose, read_questions
 from gritrag.bench.scores import score_answer
 from gritrag.bench.summary import Evaluated, pairs, show, summarise
 from gritrag.cli import app
+from gritrag.index.index import Index
+from gritrag.model import generator
+from gritrag.model.context import Context
 from gritrag.model.grit import GritModel
+from gritrag.model.state import PlacedCache
+from gritrag.records import as_hits
 
 MODES = ["no-retrieval", "doc-query", "doc-cache"]
 ANSWER_WAYS = ["no-retrieval", *(f"{mode}, {context}" for context in ("gold", "retrieved") for mode in MODES[1:])]
@@ -43,7 +49,7 @@ def test_a_gold_context_is_the_right_document_among_others_in_any_order(chosen: 
     assert asked != gold_contexts(chosen, Setting(questions=6, distractors=3, seed=1), path)
     places = []
     for question, contexts in asked:
-        ids = [document.id for document in contexts["gold"]]
+        ids = [hit.document.id for hit in contexts["gold"]]
         assert len(set(ids)) == 4
         places.append(ids.index(question.document.id))
     assert len(set(places)) > 1, "the right document must not stand where a model could learn to look"
@@ -55,7 +61,7 @@ def test_documents_that_a_row_names_are_the_first_distractors(tmp_path: Path) ->
     path.write_text("\n".join(map(json.dumps, rows)))
     chosen = choose(read_questions(path), 300)
     for question, contexts in gold_contexts(chosen, Setting(distractors=2), path):
-        ids = {document.id for document in contexts["gold"]}
+        ids = {hit.document.id for hit in contexts["gold"]}
         assert len(ids) == 3
         assert {question.document.id, question.others[0].id} <= ids
 
@@ -105,10 +111,38 @@ def test_a_second_model_is_given_what_the_first_one_found(
     asked = gold_contexts(chosen, Setting(**SMALL), path)
     run(tiny_model, chosen, asked, tmp_path / "first")
     found = [each.contexts["retrieved"] for each in asked]
-    assert all(each.question.document in context for each, context in zip(asked, found, strict=True))
-    asked[0].contexts["retrieved"] = marked = chosen.documents[-1:]
+    for each, hits in zip(asked, found, strict=True):
+        assert each.question.document in [hit.document for hit in hits]
+        assert hits[0].score > hits[-1].score, "scores are kept with what was found"
+    asked[0].contexts["retrieved"] = marked = as_hits(chosen.documents[-1:])
     run(tiny_model, chosen, asked, tmp_path / "second")
     assert asked[0].contexts["retrieved"] is marked
+
+
+def test_answers_from_states_weigh_scores_as_told(
+    tiny_model: GritModel, chosen: QuestionSet, path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is found weighs as much as the setting says; a gold context has no scores, and so no bias."""
+    biases: list[list[float]] = []
+
+    def place(contexts: Sequence[Context], *others: object) -> PlacedCache:
+        biases.extend(context.state_biases for context in contexts if context.states)
+        return original(contexts, *others)
+
+    original = generator.place
+    monkeypatch.setattr(generator, "place", place)
+    setting = Setting(**{**SMALL, "k": 3, "relevance_bias": 5.0})
+    asked = gold_contexts(chosen, setting, path)
+    with Index.create(tmp_path / "index", model=tiny_model, states="float32") as index:
+        index.add(chosen.documents)
+        for each in asked:
+            each.contexts["retrieved"] = index.search(each.question.text, 3, mode="hybrid")
+        list(answered(index, asked, setting))
+    gold, retrieved = biases[::2], biases[1::2]
+    assert not any(map(any, gold))
+    for each, found in zip(asked, retrieved, strict=True):
+        best, *others = [hit.score for hit in each.contexts["retrieved"]]
+        assert found[::-1] == pytest.approx([0.0, *(5 * (score / best - 1) for score in others)])
 
 
 def test_what_is_compared() -> None:
@@ -193,7 +227,14 @@ def test_mistakes_are_told_before_a_model_is_loaded(path: Path, tmp_path: Path) 
     assert path.read_text(), "and nothing was overwritten"
     with pytest.raises(ValueError, match="cannot read"):
         main(tmp_path / "none.jsonl", "no-such-model")
-    for wrong in ({"only": "speed"}, {"questions": 0}, {"distractors": -1}, {"k": 0}, {"dense_weight": 1.5}):
+    for wrong in (
+        {"only": "speed"},
+        {"questions": 0},
+        {"distractors": -1},
+        {"k": 0},
+        {"dense_weight": 1.5},
+        {"relevance_bias": -2},
+    ):
         with pytest.raises(ValueError, match=f"{next(iter(wrong.values()))!r}"):
             Setting(**wrong)
 
