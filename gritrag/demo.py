@@ -7,6 +7,7 @@ from statistics import median
 from typing import NamedTuple
 
 from gritrag import RAG, Answer, GritModel, Index
+from gritrag.config import RELEVANCE_BIAS
 from gritrag.corpus import Question, documents, questions
 from gritrag.ingest import open_or_create
 
@@ -60,9 +61,9 @@ def build(folder: Path, model: GritModel) -> Index:
     return index
 
 
-def ask(index: Index, questions: Sequence[Question], k: int) -> Iterator[Exchange]:
+def ask(index: Index, questions: Sequence[Question], k: int, relevance_bias: float) -> Iterator[Exchange]:
     """Answer the questions in both modes, over the same hits."""
-    uncached, cached = RAG(index, mode="doc-query", k=k), RAG(index, mode="doc-cache", k=k)
+    uncached, cached = (RAG(index, mode, k, relevance_bias=relevance_bias) for mode in ("doc-query", "doc-cache"))
     for rag in (uncached, cached):
         rag.ask("What is this about?", max_new_tokens=2)  # the first call of a process pays for allocations
     for question in questions:
@@ -71,12 +72,19 @@ def ask(index: Index, questions: Sequence[Question], k: int) -> Iterator[Exchang
         yield Exchange(question, *answers)
 
 
-def run(folder: Path, model: GritModel, count: int, k: int, say: Callable[[str], None]) -> Report:
+def run(
+    folder: Path,
+    model: GritModel,
+    count: int,
+    k: int,
+    say: Callable[[str], None],
+    relevance_bias: float = RELEVANCE_BIAS,
+) -> Report:
     """The whole demo; every line of it goes to `say` as soon as it is known."""
     chosen = questions(count)
     exchanges: list[Exchange] = []
     with build(folder, model) as index:
-        for exchange in ask(index, chosen, k):
+        for exchange in ask(index, chosen, k, relevance_bias):
             exchanges.append(exchange)
             say(_exchange_lines(exchange))
     summary = summarise(exchanges)

@@ -34,7 +34,7 @@ COMMANDS = {
     "verify": f"--index -i --repair {MODEL} --json",
     "copy": "target --index -i",
     "doctor": "--folder --model -m --json",
-    "demo": f"--questions --index -i -k {MODEL} --json",
+    "demo": f"--questions --index -i -k --relevance-bias {MODEL} --json",
     "train": "recipe --set",
     "calibrate": f"paths --out --max-tokens --overlap {MODEL}",
     "export": "model folder --dtype",

@@ -8,8 +8,21 @@ import typer
 
 from gritrag import render
 from gritrag.cli.app import app
-from gritrag.cli.options import Device, Dtype, Json, MaxTokens, Model, Overlap, Paths, TopK, chunks_of, load_model, show
-from gritrag.config import DEFAULT_MODEL
+from gritrag.cli.options import (
+    Device,
+    Dtype,
+    Json,
+    MaxTokens,
+    Model,
+    Overlap,
+    Paths,
+    RelevanceBias,
+    TopK,
+    chunks_of,
+    load_model,
+    show,
+)
+from gritrag.config import DEFAULT_MODEL, RELEVANCE_BIAS
 
 if TYPE_CHECKING:
     pass
@@ -35,6 +48,7 @@ def demo(
     questions: Annotated[int, typer.Option(help="How many of the demo's questions to ask.", min=1)] = 6,
     index: Annotated[Path | None, typer.Option("--index", "-i", help="Keep the index here.")] = None,
     k: TopK = 5,
+    relevance_bias: RelevanceBias = RELEVANCE_BIAS,
     model: Model = DEFAULT_MODEL,
     dtype: Dtype = "auto",
     device: Device = "auto",
@@ -45,7 +59,7 @@ def demo(
 
     say = (lambda line: None) if as_json else typer.echo
     with tempfile.TemporaryDirectory(prefix="gritrag-demo-") as temporary:
-        report = run(index or Path(temporary), load_model(model, dtype, device), questions, k, say)
+        report = run(index or Path(temporary), load_model(model, dtype, device), questions, k, say, relevance_bias)
     if as_json:
         typer.echo(render.as_json(report))
 

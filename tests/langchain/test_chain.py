@@ -85,7 +85,19 @@ def test_it_is_a_runnable_among_others(chain: GritRAGChain) -> None:
     assert pieces == list(chain.stream(QUESTION))
 
 
+def test_scores_weigh_as_much_as_the_chain_says(index: Index) -> None:
+    """A bias that leaves only the best document to be seen, against none: answers differ, each that of `RAG`."""
+    said = set()
+    for bias in (0.0, 1e6):
+        answer = GritRAGChain(index=index, k=3, max_tokens=8, relevance_bias=bias).invoke(QUESTION)["answer"]
+        assert answer.strip() == RAG(index, k=3, relevance_bias=bias).ask(QUESTION, max_new_tokens=8).text
+        said.add(answer)
+    assert len(said) == 2
+
+
 def test_errors_say_what_to_do(index: Index, chain: GritRAGChain) -> None:
+    with pytest.raises(ValueError, match="relevance_bias must be at least 0"):
+        GritRAGChain(index=index, relevance_bias=-1)
     with pytest.raises(ValueError, match="no mode 'fast'"):
         GritRAGChain(index=index, mode="fast")
     with pytest.raises(ValueError, match="question with filter or documents"):
