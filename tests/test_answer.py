@@ -112,14 +112,16 @@ def test_a_relevance_bias_is_added_to_the_scores_of_attention(
     given, fresh = inputs([context], model.lm.device), len(context.fresh_ids)
     with torch.inference_mode():
         whole = model.lm(input_ids=torch.tensor([context.token_ids]), attention_mask=seen[None, None]).logits
-        for forward in (model.step, ModuleForward(model.lm)):
+        for forward in (model.step or ModuleForward(model.lm), ModuleForward(model.lm)):
             for cuts in ((0, fresh), (0, fresh - 1, fresh)) if not context.is_interleaved else ((0, fresh),):
-                cache = model.place([context], Sampling(max_new_tokens=1))
-                for start, end in pairwise(cuts):
-                    ids, positions = given.ids[:, start:end], given.positions[:, start:end]
-                    logits = (forward or ModuleForward(model.lm)).logits(ids, positions, given.mask, cache, end - start)
-                    behind = whole[:, context.fresh_positions[start:end]]
-                    torch.testing.assert_close(logits, behind, atol=1e-3, rtol=1e-3)
+                for keep in (fresh, 1):
+                    cache = model.place([context], Sampling(max_new_tokens=1))
+                    for start, end in pairwise(cuts):
+                        kept = min(keep, end - start)
+                        ids, positions = given.ids[:, start:end], given.positions[:, start:end]
+                        logits = forward.logits(ids, positions, given.mask, cache, kept)
+                        behind = whole[:, context.fresh_positions[end - kept : end]]
+                        torch.testing.assert_close(logits, behind, atol=1e-3, rtol=1e-3)
 
 
 def test_scores_that_say_nothing_give_no_bias(make_model: Callable[..., GritModel], tmp_path: Path) -> None:
