@@ -18,8 +18,8 @@ FEW = 8
 def by_words(texts: Sequence[str]) -> list[int]:
     """Rows of `texts`, each followed by the one among those left that shares most with it in rare words.
 
-    The first text comes first. Texts are compared by the cosine of the words in them, which count once each, and the more
-    the fewer texts have them (inverse document frequency). Time grows with the number of texts squared.
+    The first text comes first. Texts are compared by the cosine of the words in them, which count once each, and the
+    more the fewer texts have them (inverse document frequency). Time grows with the number of texts squared.
     """
     rows_of: dict[str, list[int]] = defaultdict(list)
     for row, text in enumerate(texts):
