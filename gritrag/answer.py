@@ -209,7 +209,8 @@ class RAG:
             one. So scores of the search are added to those of attention, as MARGE does (Lewis et al. 2020, arXiv
             2006.15020, section 2.2): each token of a state gets ``relevance_bias * (score / best - 1)``, of the scores
             of its hit and of the best one. 0 leaves attention to itself. There is no bias among documents that come
-            without scores, on texts that are read again, and for models with sliding windows.
+            without scores, on texts that are read again, and for models with sliding windows or keys that cannot be
+            moved.
 
     Raises:
         ValueError: an unknown mode, k below 1, a `relevance_bias` below 0, or an index without a model.

@@ -142,6 +142,8 @@ def test_scores_that_say_nothing_give_no_bias(make_model: Callable[..., GritMode
     assert biases(model, scored(2.0, -4.0)) == pytest.approx([0, -3])
     assert biases(model, scored(math.inf, 1.0, math.nan)) == pytest.approx([-3, 0, -3])
     assert not any(biases(make_model("mistral"), scored(2.0, 1.0))), "its mask would show more than the window"
+    for fixed in sorted(set(WITH_STATES) - set(MOVABLE)):
+        assert biases(make_model(fixed), scored(1.0, 2.0)) == [0], "one state, and the others read again: still exact"
 
 
 def test_a_strong_bias_answers_from_the_best_document(index: Index, tiny_model: GritModel) -> None:

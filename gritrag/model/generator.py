@@ -130,17 +130,15 @@ class Generator:
         """The same tokens, with those states that this model can reuse where they stand; the others are read again.
 
         Keys that cannot be moved are of use only where they were read, at the start of a context. A model with sliding
-        windows counts columns, so its states must stand before all that is read now, and have no bias: the mask that
-        carries it would show every layer the whole context.
+        windows counts columns, so its states must stand before all that is read now. Neither has biases: where most
+        documents are read again they would be unjust, and the mask that carries them would undo windows.
         """
         if self.rotation is not None and not self.has_window:
             return context
         is_state = [isinstance(piece, DocumentState) for piece in context.pieces]
         leading = is_state.index(False) if False in is_state else len(is_state)
         kept = min(leading, 1) if self.rotation is None else leading
-        if self.has_window:
-            context = replace(context, biases=())
-        return context.read_again([number < kept for number in range(len(is_state))])
+        return replace(context, biases=()).read_again([number < kept for number in range(len(is_state))])
 
     def decode(self, contexts: Sequence[Context], sampling: Sampling) -> Decoding:
         """Place the states of each context, read what remains, and go on; see `Decoding`."""
