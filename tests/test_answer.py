@@ -1,12 +1,13 @@
 """RAG: cached and uncached answers from the same segments; misses cost time, never correctness."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from architectures import MOVABLE, WITH_STATES
@@ -14,9 +15,10 @@ from ferry import DOCUMENTS, QUESTION
 
 from gritrag import RAG, Document, GritModel, Index
 from gritrag.answer import MODES, ContextPlan, plan_context
+from gritrag.model import generator
 from gritrag.model.context import Context, inputs
 from gritrag.model.decode import Sampling
-from gritrag.model.state import DocumentState
+from gritrag.model.state import DocumentState, PlacedCache
 from gritrag.model.step import ModuleForward
 from gritrag.records import Hit, as_hits
 
@@ -26,6 +28,34 @@ def index(tiny_model: GritModel, tmp_path: Path) -> Iterator[Index]:
     with Index.create(tmp_path / "index", model=tiny_model, states="float32") as index:
         index.add(DOCUMENTS)
         yield index
+
+
+@pytest.fixture
+def placed(monkeypatch: pytest.MonkeyPatch) -> list[Context]:
+    """Contexts whose states have been placed."""
+    found: list[Context] = []
+
+    def place(contexts: Sequence[Context], *others: Any) -> PlacedCache:
+        found.extend(contexts)
+        return original(contexts, *others)
+
+    original = generator.place
+    monkeypatch.setattr(generator, "place", place)
+    return found
+
+
+@pytest.fixture
+def embedded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Questions that have been embedded for their vectors alone."""
+    found: list[str] = []
+
+    def encode_query(model: GritModel, texts: Sequence[str], *others: Any) -> np.ndarray:
+        found.extend(texts)
+        return original(model, texts, *others)
+
+    original = GritModel.encode_query
+    monkeypatch.setattr(GritModel, "encode_query", encode_query)
+    return found
 
 
 @pytest.mark.parametrize("architecture", WITH_STATES)
@@ -144,6 +174,46 @@ def test_scores_that_say_nothing_give_no_bias(make_model: Callable[..., GritMode
     assert not any(biases(make_model("mistral"), scored(2.0, 1.0))), "its mask would show more than the window"
     for fixed in sorted(set(WITH_STATES) - set(MOVABLE)):
         assert biases(make_model(fixed), scored(1.0, 2.0)) == [0], "one state, and the others read again: still exact"
+
+
+@pytest.mark.parametrize("mode", [mode for mode in MODES if MODES[mode].reuses_documents])
+def test_documents_without_scores_are_weighed_by_vectors(
+    mode: str, index: Index, tiny_model: GritModel, placed: list[Context], embedded: list[str]
+) -> None:
+    """Stored vectors, and those of what is read now; alone and in a batch with hits that have scores."""
+    given = [DOCUMENTS[1], Document("Nobody has indexed this."), DOCUMENTS[0]]
+    scored = [Hit(DOCUMENTS[2], 0.4, 1), Hit(DOCUMENTS[0], 0.1, 2)]
+    rag = RAG(index, mode=mode, relevance_bias=3.0)
+    answer = rag.ask(QUESTION, hits=given, max_new_tokens=4)
+    assert answer.hits == tuple(as_hits(given)), "given back as they came"
+    rag.ask_many([QUESTION, "And who else?", QUESTION], hits=[given, scored, given[:1]], max_new_tokens=4)
+    unscored = as_hits(given)[::-1]
+    rag.ask(QUESTION, hits=unscored, max_new_tokens=4)
+    assert len(embedded) == (0 if MODES[mode].reuses_question else 3), "only where there is something to weigh"
+    cosines = tiny_model.encode_document(given) @ tiny_model.read_queries([QUESTION])[0].vector
+    expected = pytest.approx(3 * (cosines.clip(0) / cosines.max() - 1), abs=1e-4)
+    read_as = [tuple(tiny_model.document_token_ids(document)) for document in given]
+    for context in (placed[0], placed[1], placed[4]):
+        pairs = zip(context.states, context.state_biases, strict=True)
+        biases = {tuple(state.token_ids.tolist()): bias for (state, _), bias in pairs}
+        assert [biases[ids] for ids in read_as] == expected
+    assert sorted(b for b in placed[2].state_biases if b) == pytest.approx([-2.25]), "scores that came are kept"
+    assert not any(placed[3].state_biases)
+
+
+def test_nothing_is_embedded_where_nothing_is_weighed(
+    index: Index, make_model: Callable[..., GritModel], embedded: list[str], tmp_path: Path
+) -> None:
+    given = DOCUMENTS[:2]
+    RAG(index, relevance_bias=0).ask(QUESTION, hits=given, max_new_tokens=2)
+    RAG(index, mode="doc-query").ask(QUESTION, hits=given, max_new_tokens=2)
+    RAG(index).ask(QUESTION, hits=given[:1], max_new_tokens=2)
+    RAG(index).ask(QUESTION, hits=[], max_new_tokens=2)
+    with Index.create(tmp_path / "windows", model=make_model("mistral")) as windows:
+        RAG(windows).ask(QUESTION, hits=given, max_new_tokens=2)
+    assert not embedded
+    RAG(index).ask(QUESTION, hits=given, max_new_tokens=2)
+    assert embedded == [QUESTION]
 
 
 def test_a_strong_bias_answers_from_the_best_document(index: Index, tiny_model: GritModel) -> None:
@@ -284,10 +354,8 @@ def test_an_answer_that_is_called_exact_is_that_of_the_uncached_run(index: Index
         rag = RAG(index, mode=mode, k=k)
         answer = rag.ask(QUESTION, max_new_tokens=16)
         if answer.exact:
-            hits, (asked,) = rag._retrieve([QUESTION], None, None)
-            states = rag._states(hits[0])[0] if rag.mode.reuses_documents else None
-            plan = plan_context(rag.model, rag.mode, QUESTION, hits[0], states, asked, is_best_last=True)
-            context = plan.context
+            (found,) = rag._retrieve([QUESTION], None, None)
+            context = rag._plan(found, Sampling(max_new_tokens=16)).context
             again = rag.model.decode([Context.of(context.token_ids)], Sampling(max_new_tokens=16))
             list(again)
             assert again.completions[0].text.strip() == answer.text

@@ -71,7 +71,7 @@ def first_token(model: GritModel, setting: Setting, folder: Path) -> dict[str, A
         runs: dict[str, list[Timings]] = {f"{mode}{way}": [] for mode in rags for way in ("", ", with search")}
         for repetition in ProgressBar(range(-1, setting.repetitions), desc="measuring", unit="round"):
             chosen = draw.sample(pool, setting.documents)
-            hits = [Hit(document, 0.0, rank) for rank, document in enumerate(chosen, start=1)]
+            hits = [Hit(document, 1 / rank, rank) for rank, document in enumerate(chosen, start=1)]
             for name, ask in _ways(rags, hits).items():
                 timings = ask()
                 if repetition >= 0:  # the first round warms up

@@ -44,7 +44,7 @@ class Setting:
         seed: of distractors, their order, and resamples.
         only: `"retrieval"` or `"answers"`; empty for both.
         dense_weight: of vectors against words in hybrid search.
-        relevance_bias: of scores of the search in answers from states; `gold` contexts have none.
+        relevance_bias: of scores in answers from states: of the search, or, in `gold` contexts, of vectors. See `RAG`.
 
     Raises:
         ValueError: `only` is neither, a number is too small, `dense_weight` is outside [0, 1], or `relevance_bias` is

@@ -93,7 +93,7 @@ def measure(model: GritModel, setting: SteadyConfig, seed: int, folder: Path) ->
 def _request(
     rag: RAG, index: CountingIndex, question: str, documents: Sequence[Document], new_tokens: int
 ) -> dict[str, Any]:
-    hits = [Hit(document, 0.0, rank) for rank, document in enumerate(documents, start=1)]
+    hits = [Hit(document, 1 / rank, rank) for rank, document in enumerate(documents, start=1)]
     index.asked = index.had = 0
     timings = rag.ask(question, hits=hits, max_new_tokens=new_tokens).timings
     return {"first_token": timings.first_token, "total": timings.total, "asked": index.asked, "had": index.had}

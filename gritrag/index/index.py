@@ -262,6 +262,12 @@ class Index:
             entries = [self._parts.catalog.entry_of(document) for document in documents]
         return self._parts.shelf.load(entries)
 
+    def vectors_of(self, documents: Iterable[Document]) -> list[np.ndarray | None]:
+        """The stored vectors, float32 `[dim]`, of documents as they were found: none of one that is no longer here."""
+        with self._parts.catalog.snapshot():
+            entries = [self._parts.catalog.entry_of(document) for document in documents]
+        return [None if entry is None else entry.vector for entry in entries]
+
     def store_state(self, id: str, state: DocumentState) -> None:
         """Keep a state that was computed elsewhere; does nothing if the index is read-only, without states, or full.
 

@@ -126,6 +126,11 @@ class Generator:
             pass
         return decoding.completions
 
+    @property
+    def takes_biases(self) -> bool:
+        """Whether states can be weighed against each other: all of them can be reused, wherever they stand."""
+        return self.rotation is not None and not self.has_window
+
     def usable(self, context: Context) -> Context:
         """The same tokens, with those states that this model can reuse where they stand; the others are read again.
 
@@ -133,7 +138,7 @@ class Generator:
         windows counts columns, so its states must stand before all that is read now. Neither has biases: where most
         documents are read again they would be unjust, and the mask that carries them would undo windows.
         """
-        if self.rotation is not None and not self.has_window:
+        if self.takes_biases:
             return context
         is_state = [isinstance(piece, DocumentState) for piece in context.pieces]
         leading = is_state.index(False) if False in is_state else len(is_state)

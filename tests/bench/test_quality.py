@@ -122,7 +122,7 @@ def test_a_second_model_is_given_what_the_first_one_found(
 def test_answers_from_states_weigh_scores_as_told(
     tiny_model: GritModel, chosen: QuestionSet, path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What is found weighs as much as the setting says; a gold context has no scores, and so no bias."""
+    """What is found weighs as much as the setting says; a gold context has no scores, and is weighed by vectors."""
     biases: list[list[float]] = []
 
     def place(contexts: Sequence[Context], *others: object) -> PlacedCache:
@@ -139,8 +139,10 @@ def test_answers_from_states_weigh_scores_as_told(
             each.contexts["retrieved"] = index.search(each.question.text, 3, mode="hybrid")
         list(answered(index, asked, setting))
     gold, retrieved = biases[::2], biases[1::2]
-    assert not any(map(any, gold))
-    for each, found in zip(asked, retrieved, strict=True):
+    for each, given, found in zip(asked, gold, retrieved, strict=True):
+        documents = [hit.document for hit in each.contexts["gold"]]
+        cosines = tiny_model.encode_document(documents) @ tiny_model.encode_query([each.question.text])[0]
+        assert given[::-1] == pytest.approx(5 * (cosines.clip(0) / cosines.max() - 1), abs=1e-4)
         best, *others = [hit.score for hit in each.contexts["retrieved"]]
         assert found[::-1] == pytest.approx([0.0, *(5 * (score / best - 1) for score in others)])
 

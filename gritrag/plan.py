@@ -1,0 +1,170 @@
+"""Hits to the context of an answer: which states, in which order, which tokens remain. Only this file knows the order.
+
+Shape letters: `T` tokens.
+"""
+
+import logging
+import math
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+
+import torch
+
+from gritrag.model.context import Context, Piece
+from gritrag.model.grit import GritModel
+from gritrag.model.state import DocumentState
+from gritrag.records import Citation, Hit
+
+__all__ = ["MODES", "ContextPlan", "Mode", "check_relevance_bias", "plan_context"]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Mode:
+    """One row of the table of modes: the order of a context, and what of it is reused.
+
+    Args:
+        name: as in the table.
+        has_documents: whether there is anything but the question.
+        is_question_first: question before documents.
+        reuses_documents: their states are loaded; else they are read again.
+        reuses_question: the state that embedding the question left is used; else the question is read again.
+    """
+
+    name: str
+    has_documents: bool = True
+    is_question_first: bool = False
+    reuses_documents: bool = False
+    reuses_question: bool = False
+
+    def frame(self, model: GritModel, question: str, asked: DocumentState | None) -> tuple[list[Piece], list[Piece]]:
+        """What stands before and behind the documents; `asked` is the question's state where the mode reuses it."""
+        if not self.has_documents:
+            return [], [tuple(model.question_token_ids(question, has_documents=False))]
+        if self.is_question_first:
+            first = asked or tuple(model.question_first_token_ids(question))
+            return [first], [tuple(model.answer_start_ids(question_is_last=False))]
+        if asked is not None:
+            return [], [asked, tuple(model.answer_start_ids(question_is_last=True))]
+        return [], [tuple(model.question_token_ids(question, has_documents=True))]
+
+
+MODES = {
+    mode.name: mode
+    for mode in (
+        Mode("no-retrieval", has_documents=False),
+        Mode("query-doc", is_question_first=True),
+        Mode("doc-query"),
+        Mode("query-cache", is_question_first=True, reuses_question=True),
+        Mode("doc-cache", reuses_documents=True),
+        Mode("query-doc-cache", is_question_first=True, reuses_documents=True, reuses_question=True),
+        Mode("doc-query-cache", reuses_documents=True, reuses_question=True),
+    )
+}
+NO_RETRIEVAL = MODES["no-retrieval"]
+
+
+@dataclass(frozen=True)
+class ContextPlan:
+    """What one answer is decoded from.
+
+    Args:
+        context: states and the tokens that are still to be read, in order.
+        citations: the documents of the context and their token spans.
+        is_exact: whether the uncached run of the same segments would give the same tokens.
+        cached_tokens: those of states that were there; a state that was missing has been read for this answer.
+    """
+
+    context: Context
+    citations: tuple[Citation, ...]
+    is_exact: bool
+    cached_tokens: int
+
+
+def plan_context(
+    model: GritModel,
+    mode: Mode,
+    question: str,
+    hits: Sequence[Hit],
+    states: Sequence[DocumentState] | None = None,
+    asked: DocumentState | None = None,
+    room: int = 0,
+    computed: Collection[int] = (),
+    is_best_last: bool = False,
+    relevance_bias: float = 0.0,
+) -> ContextPlan:
+    """Documents and question in the order of the mode. Cached and uncached plans are the same token ids.
+
+    Documents that do not fit beside question and answer are left out from the end, with a warning: they are hits, but
+    not citations.
+
+    Args:
+        states: of the hits, where they are to be reused; None to read the documents again.
+        asked: state of the question, likewise.
+        room: tokens to leave for the answer.
+        computed: numbers of the states that were missing and have been read for this answer.
+        is_best_last: the context has the hits in reverse, the first one next to what comes behind the documents.
+        relevance_bias: of states of documents; see `RAG`.
+
+    Raises:
+        ValueError: not even one document fits.
+    """
+    before, after = (mode if hits else NO_RETRIEVAL).frame(model, question, asked)
+    documents: list[Piece] = [tuple(model.document_token_ids(hit.document)) for hit in hits] if states is None else []
+    documents += states or []
+    start = sum(map(len, before))
+    around = sum(map(len, after)) + room
+    fitting = sum(end + around <= model.max_tokens for end in _ends(start, documents))
+    if fitting < len(hits):
+        if fitting == 0:
+            raise ValueError(
+                f"document {hits[0].document.id!r} has {len(documents[0])} tokens, the question "
+                f"{start + around - room} and the answer up to {room}: more than the {model.max_tokens} this model "
+                "takes; index shorter chunks"
+            )
+        logger.warning("only the first %d of %d documents fit the context; the others are left out", fitting, len(hits))
+    turn = slice(None, None, -1 if is_best_last else 1)
+    pieces = documents[:fitting][turn]
+    citations = tuple(
+        Citation(hit.document.id, hit.document.title, end - len(piece), end)
+        for hit, piece, end in zip(hits[:fitting], pieces[turn], _ends(start, pieces)[turn], strict=True)
+    )
+    biases = _biases(hits[:fitting], relevance_bias)[turn]
+    context = model.usable(Context((*before, *pieces, *after), (*[0.0] * len(before), *biases, *[0.0] * len(after))))
+    new = {id(documents[number]) for number in computed}
+    cached = sum(len(state) for state, _ in context.states if id(state) not in new)
+    return ContextPlan(context, citations, _is_exact(model, context), cached)
+
+
+def _biases(hits: Sequence[Hit], relevance_bias: float) -> list[float]:
+    """From 0 for the best hit down to minus `relevance_bias` for one of score 0; all 0 where no score is above 0."""
+    scores = [max(hit.score, 0.0) if math.isfinite(hit.score) else 0.0 for hit in hits]
+    best = max(scores, default=0.0)
+    return [relevance_bias * (score / best - 1) if best > 0 else 0.0 for score in scores]
+
+
+def check_relevance_bias(value: float) -> None:
+    """Refuse what is no relevance bias.
+
+    Raises:
+        ValueError: it is below 0 or no finite number.
+    """
+    if not 0 <= value < math.inf:
+        raise ValueError(f"relevance_bias must be at least 0 and finite (0: none), got {value!r}")
+
+
+def _ends(start: int, pieces: Sequence[Piece]) -> list[int]:
+    return list(accumulate(map(len, pieces), initial=start))[1:]
+
+
+def _is_exact(model: GritModel, context: Context) -> bool:
+    """Nothing is reused, or one state that stands where it was read, as it was computed. In fewer bits than float32,
+    keys are rounded again where they are placed."""
+    return not context.states or (
+        context.states == [(state := context.states[0][0], 0)]
+        and state.is_lossless  # first: to look at the keys of a packed state unpacks it
+        and state.reading == "causal"
+        and model.shape.dtype == state.keys.dtype == torch.float32
+    )
