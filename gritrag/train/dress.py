@@ -1,7 +1,6 @@
 """Dress: rows of a source become the token ids of a step, in the model's template."""
 
 import random
-import re
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -15,13 +14,12 @@ from gritrag.tokens import TokenIds
 from gritrag.train.config import DataConfig, GenerativeConfig, TrainConfig
 from gritrag.train.gaps import ask
 from gritrag.train.rows import Chat, Passage, Question
+from gritrag.train.sentences import sentence_ends
 from gritrag.train.source import Source
 from gritrag.train.steps import ChatStep, Prompted, RetrievalStep
 
 Asked = tuple[int, int | None, Question]
 """Row of the own document, row of the query or None where the question is none, and the question."""
-
-SENTENCE_END = re.compile(r"[.!?][\"')\]]*\s")
 
 
 def identity(text: str) -> int:
@@ -168,7 +166,7 @@ class Dress:
         for question in passage.questions:
             found = text.lower().find(question.answer.lower())
             if found >= 0:
-                starts = [0, *(match.end() for match in SENTENCE_END.finditer(text))]
+                starts = [0, *sentence_ends(text)]
                 kept = self._fit(text[max(start for start in starts if start <= found) :].strip())
                 questions = [q for q in passage.questions if q.answer.lower() in kept.lower()]
                 if questions:
@@ -184,7 +182,7 @@ class Dress:
         if len(encoded["input_ids"]) <= limit:
             return text
         end = encoded["offset_mapping"][limit - 1][1]
-        ends = [match.end() for match in SENTENCE_END.finditer(text[: end + 1]) if match.end() > end // 2]
+        ends = [place for place in sentence_ends(text[: end + 1]) if place > end // 2]
         return text[: ends[-1] if ends else end].strip()
 
     def chats(self, source: Source, chats: Sequence[Chat]) -> ChatStep:

@@ -9,10 +9,11 @@ to be learnt by heart by what reads it for many epochs, and a made question is a
 import random
 import re
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
 from gritrag.train.rows import Question
+from gritrag.train.sentences import sentence_ends
 
-SENTENCE = re.compile(r"[^.!?]*(?:[.!?](?!\s)[^.!?]*)*[.!?]*")
 YEAR = re.compile(r"1\d{3}|20\d\d")
 EDGES = ".,;:!?()[]\"'`\u201c\u201d\u2018\u2019-\u2013\u2014*"
 SMALL_WORDS = frozenset(
@@ -58,8 +59,8 @@ def ask(text: str, count: int, rng: random.Random) -> list[Question]:
 
 
 def _sentences(text: str) -> Iterator[list[str]]:
-    for sentence in SENTENCE.findall(text):
-        words = sentence.split()
+    for start, end in pairwise([0, *sentence_ends(text), len(text)]):
+        words = text[start:end].split()
         if SENTENCE_WORDS[0] <= len(words) <= SENTENCE_WORDS[1]:
             yield words
 

@@ -3,6 +3,7 @@
 import random
 import re
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from gritrag.train.config import TrainConfig
 from gritrag.train.data import Mixture
 from gritrag.train.gaps import ask
 from gritrag.train.order import by_words
+from gritrag.train.sentences import sentence_ends
 from gritrag.train.steps import RetrievalStep
 
 Recipe = Callable[..., TrainConfig]
@@ -23,6 +25,19 @@ TEXT = (
     "A second bridge was once proposed in 1931, and the ferry families of Hame voted against the costly plan. "
     "Some 412 metres below the surface lies a valley that pilots call the Kettle."
 )
+
+
+def test_sentences_end_behind_their_quotes_and_white_space() -> None:
+    text = "He left at 3.30 p.m!  \u201cWhy?\u201d she asked. (So late.)\nNobody knew"
+    ends = sentence_ends(text)
+    assert [text[start:end] for start, end in pairwise([0, *ends, len(text)])] == [
+        "He left at 3.30 p.m!  ",
+        "\u201cWhy?\u201d ",
+        "she asked. ",
+        "(So late.)\n",
+        "Nobody knew",
+    ]
+    assert sentence_ends("") == sentence_ends("One alone.") == []
 
 
 def test_an_answer_stands_in_the_text_and_not_in_its_question() -> None:
