@@ -23,18 +23,23 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import save_file
 from tokenizers import Regex, Tokenizer, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
+from gritrag.folders import check_new
 from gritrag.model.attention import bidirectional_view, decoder_stack
 from gritrag.model.grit import GritModel
+from gritrag.model.parts import PROJECTION
 from gritrag.model.probes import probe
 from gritrag.prompts import Segment, content
 
 POOLINGS = {"mean": "pooling_mode_mean_tokens", "last": "pooling_mode_lasttoken"}
 """Ours, in the order in which sentence-transformers concatenates them, and theirs."""
 
-MODULES = {"": "Transformer", "1_Pooling": "Pooling", "2_Normalize": "Normalize"}
+TRANSFORMER, POOLING, DENSE, NORMALIZE = "", "1_Pooling", "2_Dense", "3_Normalize"
+MODULES = {TRANSFORMER: "Transformer", POOLING: "Pooling", DENSE: "Dense", NORMALIZE: "Normalize"}
+"""Folders and types; the dense one only where there is a projection."""
 PROBES = (
     "Owls click.",
     "(In brackets.) A second text, of 12 words or so; it ends\n\nafter a blank line!",
@@ -74,8 +79,7 @@ def to_sentence_transformers(model: GritModel, folder: str | Path) -> Path:
         ValueError: the folder holds something, or vectors would differ; the message says why.
     """
     folder = Path(folder)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ValueError(f"{folder} is there already, and not an empty folder; name another")
+    check_new(folder)
     poolings = _poolings(model)
     dresses = {
         "query": _dress(model, model.template.query_segments(PROBES[0], model.config.instruction), poolings),
@@ -201,7 +205,9 @@ def _check_vectors(
         ids = torch.tensor([tokenizer(dress.prompt + text)["input_ids"]], device=model.lm.device)
         hidden_TD = decoder(input_ids=ids, use_cache=False).last_hidden_state[0].float()
         parts = {"mean": hidden_TD[skipped:].mean(0), "last": hidden_TD[-1]}
-        vectors.append(torch.nn.functional.normalize(torch.cat([parts[pooling] for pooling in poolings]), dim=0))
+        pooled = torch.cat([parts[pooling] for pooling in poolings])
+        projected = pooled if (weight := _projection(model)) is None else weight.float() @ pooled
+        vectors.append(torch.nn.functional.normalize(projected, dim=0))
     ours = model.encode_query(PROBES) if name == "query" else model.encode_document(PROBES)
     theirs = torch.stack(vectors).cpu().numpy()
     difference = np.abs(ours - theirs).max() if ours.shape == theirs.shape else np.inf
@@ -211,6 +217,11 @@ def _check_vectors(
             f"vectors of a {name} are not those of its transformer and pooling alone (difference {difference:.2g}): "
             "this model has parts that sentence-transformers does not know"
         )
+
+
+def _projection(model: GritModel) -> torch.Tensor | None:
+    """The layer behind the pooling `[dim, D]`, where there is one."""
+    return dict(model.parts.named_parameters()).get(PROJECTION)
 
 
 def _write(
@@ -225,18 +236,24 @@ def _write(
     if model.config.reading == "bidirectional":
         config = json.loads((folder / "config.json").read_text("utf-8"))
         _json(folder / "config.json", {**config, "is_causal": False})
+    weight = _projection(model)
     modules = [
         {"idx": number, "name": str(number), "path": path, "type": f"sentence_transformers.models.{kind}"}
-        for number, (path, kind) in enumerate(MODULES.items())
+        for number, (path, kind) in enumerate(m for m in MODULES.items() if weight is not None or m[0] != DENSE)
     ]
     _json(folder / "modules.json", modules)
-    (folder / "1_Pooling").mkdir()
-    (folder / "2_Normalize").mkdir()
+    (folder / POOLING).mkdir()
+    (folder / NORMALIZE).mkdir()
     hidden = int(model.lm.config.get_text_config().hidden_size)
     modes = {theirs: ours in poolings for ours, theirs in POOLINGS.items()}
     no_cls = {"pooling_mode_cls_token": False}
     pooling = {"word_embedding_dimension": hidden, **no_cls, **modes, "include_prompt": False}
-    _json(folder / "1_Pooling" / "config.json", pooling)
+    _json(folder / POOLING / "config.json", pooling)
+    if weight is not None:
+        (folder / DENSE).mkdir()
+        sizes = {"in_features": weight.shape[1], "out_features": weight.shape[0], "bias": False}
+        _json(folder / DENSE / "config.json", {**sizes, "activation_function": "torch.nn.modules.linear.Identity"})
+        save_file({"linear.weight": weight.detach().cpu().contiguous()}, folder / DENSE / "model.safetensors")
     _json(folder / "sentence_bert_config.json", {"max_seq_length": model.max_document_tokens, "do_lower_case": False})
     about = {"prompts": prompts, "default_prompt_name": None, "similarity_fn_name": "cosine"}
     _json(folder / "config_sentence_transformers.json", about)

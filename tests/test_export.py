@@ -10,6 +10,7 @@ from sentence_transformers import SentenceTransformer
 from typer.testing import CliRunner
 
 from gritrag.cli import app
+from gritrag.config import PartsConfig
 from gritrag.export import to_sentence_transformers
 from gritrag.model.grit import GritModel
 
@@ -52,6 +53,14 @@ def test_the_same_vectors(
 ) -> None:
     model = make_model(template=template, pooling=pooling, instruction=instruction)
     assert_same(model, loaded(model, tmp_path / "st"))
+
+
+def test_a_projection_is_a_layer_of_its_own(make_model: Callable[..., GritModel], tmp_path: Path) -> None:
+    for pooling in ("mean", "mean+last"):
+        model = make_model(pooling=pooling, parts=PartsConfig(projection=24))
+        theirs = loaded(model, tmp_path / pooling)
+        assert_same(model, theirs)
+        assert theirs.encode_query(TEXTS).shape == (len(TEXTS), 24)
 
 
 @pytest.mark.parametrize("architecture", ["llama", "qwen3", "gpt2", "mistral"])

@@ -13,11 +13,12 @@ PACKAGE = ROOT / "gritrag"
 
 # lowest first; the parts of one floor do not know each other
 FLOORS = [
-    {"records", "config", "progress"},
+    {"records", "config", "progress", "folders"},
     {"prompts", "corpus"},
     {"tokens", "quantisers"},
     {"model"},
     {"index", "train"},
+    {"plan"},
     {"answer"},
     {"gritrag"},  # the names that gritrag/__init__.py offers
     {"langchain", "serve", "mteb", "export", "bench"},

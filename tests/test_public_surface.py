@@ -37,6 +37,7 @@ COMMANDS = {
     "demo": f"--questions --index -i -k --relevance-bias {MODEL} --json",
     "train": "recipe --set",
     "calibrate": f"paths --out --max-tokens --overlap {MODEL}",
+    "whiten": "paths --out --documents --power --model -m --device",
     "export": "model folder --dtype",
     "eval": "",
     "eval questions": "path --questions --documents --distractors -k --states --max-new-tokens --seed --only "

@@ -117,6 +117,32 @@ def calibrate(
 
 
 @app.command()
+def whiten(
+    paths: Annotated[list[Path], typer.Argument(help="JSONL of questions with passages, a file for each kind.")],
+    out: Annotated[Path, typer.Option(help="Checkpoint to write: a new or empty folder.")],
+    documents: Annotated[int, typer.Option(help="Of each file, at most.", min=1)] = 150,
+    power: Annotated[float, typer.Option(help="0.5: the whole whitening; less: in part.")] = 0.25,
+    model: Model = DEFAULT_MODEL,
+    device: Device = "auto",
+) -> None:
+    """Fit a layer behind the pooling that lets no few directions of vectors outweigh the others; takes minutes."""
+    from gritrag.bench.questions import choose, read_questions
+    from gritrag.folders import check_new
+    from gritrag.train.whiten import Sample, whiten, write
+
+    check_new(out)
+    chosen = [choose(read_questions(path), documents) for path in paths]
+    samples = [Sample(each.documents, [question.text for question in each.questions]) for each in chosen]
+    loaded = load_model(model, "float32", device)
+    whitening = whiten(loaded, samples, power)
+    write(model, loaded, whitening, out)
+    typer.echo(
+        f"{out}: fitted on {whitening.documents:,} documents and {whitening.questions:,} questions; mean cosine of two "
+        f"documents {whitening.cosine_before:.2f}, now {whitening.cosine_after:.2f}"
+    )
+
+
+@app.command()
 def export(
     model: Annotated[str, typer.Argument(help="Built-in name, hub id, folder or .gguf file.")],
     folder: Annotated[Path, typer.Argument(help="New or empty.")],

@@ -3,6 +3,7 @@
 Which parts there are follows from the checkpoint's pooling and `PartsConfig`; a model whose pooling is plain has none.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -21,6 +22,8 @@ from gritrag.tokens import Encoder
 
 PARTS_FILE = "parts.safetensors"
 FORMAT = "gritrag-parts-1"
+PROJECTION = "pooler.projection.weight"
+"""Name in that file of the layer behind the pooling, `[dim, D]`."""
 
 
 class Parts(nn.Module):
@@ -80,8 +83,7 @@ class Parts(nn.Module):
         return digest.hexdigest()
 
     def save(self, path: Path) -> None:
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
-        save_file(tensors, path, metadata={"format": FORMAT})
+        save_parts(self.state_dict(), path)
 
     def load(self, path: Path) -> None:
         """Put saved tensors in.
@@ -106,6 +108,12 @@ class Parts(nn.Module):
                     f"expected {own.get(name, 'no such part')}"
                 )
         self.load_state_dict(tensors)
+
+
+def save_parts(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
+    """Write what `Parts.load` reads."""
+    kept = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    save_file(kept, path, metadata={"format": FORMAT})
 
 
 def load_parts(

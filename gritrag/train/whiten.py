@@ -1,0 +1,122 @@
+"""Whitening: a linear layer behind the pooling, fitted after training, that lets no few directions outweigh the others.
+
+Vectors of a language model share directions that tell little: all of a kind of text have them, right or wrong.
+Whitening (Su et al. 2021, arXiv 2103.15316, section 3) scales each direction by the inverse of its spread. Here it is
+done in part, by a `power` of that (the whole of it lets noise speak); without centring, as one linear layer has to
+serve queries and documents alike; and on both of them, as what queries alone share tells as little. Only vectors
+change; states do not.
+
+Shape letters: `N` texts, `D` length of a vector.
+"""
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from gritrag.config import CHECKPOINT_FILE
+from gritrag.folders import check_new
+from gritrag.model.grit import GritModel
+from gritrag.model.load import locate
+from gritrag.model.parts import PARTS_FILE, PROJECTION, save_parts
+from gritrag.records import Document
+
+POWER, FLOOR = 0.25, 0.1
+
+
+class Sample(NamedTuple):
+    """Documents of one kind, and questions that such documents answer."""
+
+    documents: Sequence[Document]
+    questions: Sequence[str]
+
+
+class Whitening(NamedTuple):
+    """What was fitted.
+
+    Args:
+        matrix: float32 `[D, D]`, symmetric; a vector times it, normalised, is the new vector.
+        documents, questions: how many it was fitted on.
+        cosine_before, cosine_after: mean over pairs of different documents of the same sample.
+    """
+
+    matrix: np.ndarray
+    documents: int
+    questions: int
+    cosine_before: float
+    cosine_after: float
+
+
+def whiten(model: GritModel, samples: Sequence[Sample], power: float = POWER, floor: float = FLOOR) -> Whitening:
+    """Fit a whitening to a model's vectors.
+
+    Args:
+        model: embeds.
+        samples: one of each kind of text; all weigh the same, and within each documents as much as questions.
+        power: of the inverse second moment of a direction: 0 changes nothing, 0.5 is the whole whitening.
+        floor: added to all second moments, as a share of their mean: directions without spread are not blown up.
+
+    Raises:
+        ValueError: a power outside (0, 0.5], a floor of 0 or less, a sample without documents or questions, or fewer
+            texts than a vector has numbers.
+    """
+    if not 0 < power <= 0.5 or floor <= 0:
+        raise ValueError(f"power must lie in (0, 0.5] and floor above 0, got {power} and {floor}")
+    if not samples or not all(sample.documents and sample.questions for sample in samples):
+        raise ValueError("every sample needs documents and questions")
+    texts = sum(len(sample.documents) + len(sample.questions) for sample in samples)
+    if texts < model.dim:
+        raise ValueError(f"{texts} texts are too few to fit {model.dim} directions to; give at least {model.dim}")
+    documents = [model.encode_document(sample.documents, show_progress_bar=True) for sample in samples]
+    questions = [model.encode_query(sample.questions) for sample in samples]
+    moments_DD = np.mean([_moments(vectors_ND) for vectors_ND in (*documents, *questions)], axis=0)
+    spread_D, directions_DD = np.linalg.eigh(moments_DD)
+    scale_D = (spread_D.clip(0) + floor * spread_D.mean()) ** -power
+    matrix_DD = ((directions_DD * scale_D) @ directions_DD.T).astype(np.float32)
+    before = float(np.mean([_cosine(vectors_ND) for vectors_ND in documents]))
+    after = float(np.mean([_cosine(vectors_ND @ matrix_DD) for vectors_ND in documents]))
+    return Whitening(matrix_DD, sum(map(len, documents)), sum(map(len, questions)), before, after)
+
+
+def write(name: str, model: GritModel, whitening: Whitening, folder: Path) -> None:
+    """Write a checkpoint that is the model with the whitening behind its pooling.
+
+    Args:
+        name: what `model` was loaded from.
+        folder: new or empty.
+
+    Raises:
+        ValueError: the folder holds something.
+    """
+    check_new(folder)
+    config, source = model.config, locate(name)
+    if (source / CHECKPOINT_FILE).is_file():
+        shutil.copytree(source, folder, dirs_exist_ok=True)
+        beside = source / config.base
+        if beside.is_dir() and not beside.resolve().is_relative_to(source.resolve()):
+            config = config.model_copy(update={"base": str(beside.resolve())})
+    elif Path(name).exists():
+        config = config.model_copy(update={"base": str(Path(name).resolve())})
+    parts = config.parts.model_copy(update={"projection": model.dim})
+    weights = {key: tensor.detach().cpu() for key, tensor in model.parts.state_dict().items()}
+    matrix_DD = torch.from_numpy(whitening.matrix)
+    before = weights.get(PROJECTION)
+    weights[PROJECTION] = matrix_DD if before is None else matrix_DD @ before.float()
+    folder.mkdir(parents=True, exist_ok=True)
+    save_parts(weights, folder / PARTS_FILE)
+    config.model_copy(update={"parts": parts, "parts_file": PARTS_FILE}).save(folder)
+
+
+def _moments(vectors_ND: np.ndarray) -> np.ndarray:
+    vectors_ND = vectors_ND.astype(np.float64)
+    return vectors_ND.T @ vectors_ND / len(vectors_ND)
+
+
+def _cosine(vectors_ND: np.ndarray) -> float:
+    """Mean over pairs of different rows; 0 of a single one."""
+    unit_ND = vectors_ND / np.linalg.norm(vectors_ND, axis=1, keepdims=True)
+    count = len(unit_ND)
+    return float((np.square(unit_ND.sum(0)).sum() - count) / (count * (count - 1))) if count > 1 else 0.0
