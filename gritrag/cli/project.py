@@ -121,7 +121,7 @@ def whiten(
     paths: Annotated[list[Path], typer.Argument(help="JSONL of questions with passages, a file for each kind.")],
     out: Annotated[Path, typer.Option(help="Checkpoint to write: a new or empty folder.")],
     documents: Annotated[int, typer.Option(help="Of each file, at most.", min=1)] = 150,
-    power: Annotated[float, typer.Option(help="0.5: the whole whitening; less: in part.")] = 0.25,
+    power: Annotated[float, typer.Option(help="0.5: the whole whitening; less: in part.")] = 0.35,
     model: Model = DEFAULT_MODEL,
     device: Device = "auto",
 ) -> None:
@@ -132,7 +132,11 @@ def whiten(
 
     check_new(out)
     chosen = [choose(read_questions(path), documents) for path in paths]
-    samples = [Sample(each.documents, [question.text for question in each.questions]) for each in chosen]
+    rows = [{document.id: row for row, document in enumerate(each.documents)} for each in chosen]
+    samples = [
+        Sample(each.documents, [q.text for q in each.questions], [row[q.document.id] for q in each.questions])
+        for each, row in zip(chosen, rows, strict=True)
+    ]
     loaded = load_model(model, "float32", device)
     whitening = whiten(loaded, samples, power)
     write(model, loaded, whitening, out)

@@ -1,12 +1,13 @@
 """Whitening: a linear layer behind the pooling, fitted after training, that lets no few directions outweigh the others.
 
 Vectors of a language model share directions that tell little: all of a kind of text have them, right or wrong.
-Whitening (Su et al. 2021, arXiv 2103.15316, section 3) scales each direction by the inverse of its spread. Here it is
-done in part, by a `power` of that (the whole of it lets noise speak); without centring, as one linear layer has to
-serve queries and documents alike; and on both of them, as what queries alone share tells as little. Only vectors
-change; states do not.
+Whitening (Su et al. 2021, arXiv 2103.15316, section 3) scales each direction by the inverse of its spread. Directions
+in which a question differs from the document that answers it tell little too: relevant component analysis (Bar-Hillel
+et al. 2003) scales by the inverse of that spread. Here the mean of both spreads is taken, on documents and questions;
+in part, by a `power` of it, as the whole lets noise speak; and without centring, as one linear layer has to serve
+queries and documents alike. Only vectors change; states do not.
 
-Shape letters: `N` texts, `D` length of a vector.
+Shape letters: `N` texts, `Q` questions, `D` length of a vector.
 """
 
 import shutil
@@ -24,14 +25,15 @@ from gritrag.model.load import locate
 from gritrag.model.parts import PARTS_FILE, PROJECTION, save_parts
 from gritrag.records import Document
 
-POWER, FLOOR = 0.25, 0.1
+POWER, FLOOR = 0.35, 0.1
 
 
 class Sample(NamedTuple):
-    """Documents of one kind, and questions that such documents answer."""
+    """Documents of one kind, questions, and for each question the row of the document that answers it."""
 
     documents: Sequence[Document]
     questions: Sequence[str]
+    own: Sequence[int]
 
 
 class Whitening(NamedTuple):
@@ -56,8 +58,8 @@ def whiten(model: GritModel, samples: Sequence[Sample], power: float = POWER, fl
     Args:
         model: embeds.
         samples: one of each kind of text; all weigh the same, and within each documents as much as questions.
-        power: of the inverse second moment of a direction: 0 changes nothing, 0.5 is the whole whitening.
-        floor: added to all second moments, as a share of their mean: directions without spread are not blown up.
+        power: of the inverse spread of a direction: 0 would change nothing, 0.5 is the whole whitening.
+        floor: added to all spreads, as a share of their mean: directions without spread are not blown up.
 
     Raises:
         ValueError: a power outside (0, 0.5], a floor of 0 or less, a sample without documents or questions, or fewer
@@ -72,8 +74,9 @@ def whiten(model: GritModel, samples: Sequence[Sample], power: float = POWER, fl
         raise ValueError(f"{texts} texts are too few to fit {model.dim} directions to; give at least {model.dim}")
     documents = [model.encode_document(sample.documents, show_progress_bar=True) for sample in samples]
     questions = [model.encode_query(sample.questions) for sample in samples]
-    moments_DD = np.mean([_moments(vectors_ND) for vectors_ND in (*documents, *questions)], axis=0)
-    spread_D, directions_DD = np.linalg.eigh(moments_DD)
+    pairs = zip(samples, documents, questions, strict=True)
+    apart = [vectors_QD - vectors_ND[list(sample.own)] for sample, vectors_ND, vectors_QD in pairs]
+    spread_D, directions_DD = np.linalg.eigh(_spread([*documents, *questions]) + _spread(apart))
     scale_D = (spread_D.clip(0) + floor * spread_D.mean()) ** -power
     matrix_DD = ((directions_DD * scale_D) @ directions_DD.T).astype(np.float32)
     before = float(np.mean([_cosine(vectors_ND) for vectors_ND in documents]))
@@ -110,9 +113,10 @@ def write(name: str, model: GritModel, whitening: Whitening, folder: Path) -> No
     config.model_copy(update={"parts": parts, "parts_file": PARTS_FILE}).save(folder)
 
 
-def _moments(vectors_ND: np.ndarray) -> np.ndarray:
-    vectors_ND = vectors_ND.astype(np.float64)
-    return vectors_ND.T @ vectors_ND / len(vectors_ND)
+def _spread(groups: Sequence[np.ndarray]) -> np.ndarray:
+    """Second moments `[D, D]`, the mean of all groups, as shares of their sum."""
+    moments_DD = np.mean([g.T.astype(np.float64) @ g / len(g) for g in groups], axis=0)
+    return np.asarray(moments_DD / np.trace(moments_DD))
 
 
 def _cosine(vectors_ND: np.ndarray) -> float:

@@ -18,7 +18,8 @@ WORDS = "ferry bridge kettle valley clock tower owl harbour winter letter copper
 def sample(seed: int, count: int = 40) -> Sample:
     draw = random.Random(seed)
     texts = [" ".join(draw.choices(WORDS, k=12)) for _ in range(2 * count)]
-    return Sample([Document(text) for text in texts[:count]], [f"Where is the {text}?" for text in texts[count:]])
+    questions = [f"Where is the {text}?" for text in texts[count:]]
+    return Sample([Document(text) for text in texts[:count]], questions, range(count))
 
 
 @pytest.fixture
@@ -29,18 +30,20 @@ def folder(tiny_model: GritModel, tmp_path: Path) -> Path:
     return tmp_path / "model"
 
 
-def moments(vectors: np.ndarray) -> np.ndarray:
-    return vectors.T @ vectors / len(vectors)
+def spread(*groups: np.ndarray) -> np.ndarray:
+    moments = np.mean([each.T.astype(np.float64) @ each / len(each) for each in groups], axis=0)
+    return moments / np.trace(moments)
 
 
 def test_the_whole_whitening_leaves_all_directions_alike(tiny_model: GritModel) -> None:
-    """Of documents and questions of all samples together, each of which weighs the same however large it is."""
+    """Of documents and questions of all samples, and of what lies between a question and its document, each of which
+    weighs the same however large it is."""
     samples = [sample(0), sample(1, 10)]
     matrix = whiten(tiny_model, samples, power=0.5, floor=1e-7).matrix
-    vectors = [tiny_model.encode_document(each.documents) for each in samples]
-    vectors += [tiny_model.encode_query(each.questions) for each in samples]
-    together = np.mean([moments(each @ matrix.astype(np.float64)) for each in vectors], axis=0)
-    shown = np.linalg.eigvalsh(together)
+    documents = [tiny_model.encode_document(each.documents) for each in samples]
+    questions = [tiny_model.encode_query(each.questions) for each in samples]
+    apart = [asked - found for asked, found in zip(questions, documents, strict=True)]
+    shown = np.linalg.eigvalsh(matrix @ (spread(*documents, *questions) + spread(*apart)) @ matrix)
     assert shown.max() == pytest.approx(1, abs=0.02)
     assert (shown > 0.9).mean() > 0.8, "but for directions that hold next to nothing"
     np.testing.assert_allclose(matrix, matrix.T, atol=1e-4 * np.abs(matrix).max())
@@ -99,7 +102,7 @@ def test_a_checkpoint_finds_its_base_from_where_it_was_copied_to(folder: Path, t
         ([sample(0)], {"power": 0.6}, "power must lie in"),
         ([sample(0)], {"floor": 0}, "floor above 0"),
         ([], {}, "needs documents and questions"),
-        ([Sample(sample(0).documents, [])], {}, "needs documents and questions"),
+        ([Sample(sample(0).documents, [], [])], {}, "needs documents and questions"),
         ([sample(0, 3)], {}, "6 texts are too few to fit 32 directions to; give at least 32"),
     ],
 )
