@@ -98,8 +98,13 @@ def check_names(names: Iterable[str]) -> None:
         ValueError: there is no model of some name.
     """
     for name in names:
-        if name != MINILM:
+        if name == MINILM:
+            continue
+        try:
             locate(name)
+        except ValueError as error:
+            told = f", and {MINILM}, which only embeds" if str(error).startswith("no model") else ""
+            raise ValueError(f"{error}{told}") from None
 
 
 def load_encoder(name: str, dtype: str = "auto", device: str = "auto") -> Encoder:

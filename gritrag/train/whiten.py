@@ -73,7 +73,7 @@ def whiten(model: GritModel, samples: Sequence[Sample], power: float = POWER, fl
     if texts < model.dim:
         raise ValueError(f"{texts} texts are too few to fit {model.dim} directions to; give at least {model.dim}")
     documents = [model.encode_document(sample.documents, show_progress_bar=True) for sample in samples]
-    questions = [model.encode_query(sample.questions) for sample in samples]
+    questions = [model.encode_query(sample.questions, show_progress_bar=True) for sample in samples]
     pairs = zip(samples, documents, questions, strict=True)
     apart = [vectors_QD - vectors_ND[list(sample.own)] for sample, vectors_ND, vectors_QD in pairs]
     spread_D, directions_DD = np.linalg.eigh(_spread([*documents, *questions]) + _spread(apart))
