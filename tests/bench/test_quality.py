@@ -246,6 +246,6 @@ def test_a_misspelt_model_is_found_before_any_is_measured(
 ) -> None:
     measured: list[str] = []
     monkeypatch.setattr(quality, "load_encoder", lambda name, *settings: measured.append(name))
-    with pytest.raises(ValueError, match="no model 'nobody'.*, and minilm, which only embeds"):
+    with pytest.raises(ValueError, match=r"no model 'nobody'.*, and minilm, which only embeds"):
         main(path, model_folder, ("nobody",))
     assert measured == []
