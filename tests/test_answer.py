@@ -189,11 +189,12 @@ def test_documents_without_scores_are_weighed_by_vectors(
     rag.ask_many([QUESTION, "And who else?", QUESTION], hits=[given, scored, given[:1]], max_new_tokens=4)
     unscored = as_hits(given)[::-1]
     rag.ask(QUESTION, hits=unscored, max_new_tokens=4)
-    assert len(embedded) == (0 if MODES[mode].reuses_question else 3), "only where there is something to weigh"
+    rag.ask_many(["And who else?", QUESTION], hits=[given, given], max_new_tokens=4)
+    assert len(embedded) == (0 if MODES[mode].reuses_question else 5), "only where there is something to weigh"
     cosines = tiny_model.encode_document(given) @ tiny_model.read_queries([QUESTION])[0].vector
     expected = pytest.approx(3 * (cosines.clip(0) / cosines.max() - 1), abs=1e-4)
     read_as = [tuple(tiny_model.document_token_ids(document)) for document in given]
-    for context in (placed[0], placed[1], placed[4]):
+    for context in (placed[0], placed[1], placed[4], placed[6]):
         pairs = zip(context.states, context.state_biases, strict=True)
         biases = {tuple(state.token_ids.tolist()): bias for (state, _), bias in pairs}
         assert [biases[ids] for ids in read_as] == expected
