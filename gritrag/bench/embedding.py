@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from gritrag.bench.encoders import check_names, load_encoder
 from gritrag.bench.labelled import Labelled, keys_of, read_labelled, read_pairs
 from gritrag.bench.questions import choose, evenly, read_questions
 from gritrag.bench.report import as_json, header, machine, table
@@ -20,6 +19,7 @@ from gritrag.bench.sampling import Sampled
 from gritrag.bench.tasks import WORDS, Classification, Clustering, Embed, Retrieval, Similarity, Task
 from gritrag.config import DEFAULT_MODEL
 from gritrag.index.protocol import Reader
+from gritrag.model.encoders import check_names, load_encoder
 from gritrag.model.load import pick_device, pick_dtype
 
 

@@ -15,7 +15,6 @@ from typing import IO, Any, NamedTuple
 
 from gritrag.answer import RAG, check_relevance_bias
 from gritrag.bench import scores
-from gritrag.bench.encoders import MINILM, Encoder, check_names, load_encoder
 from gritrag.bench.questions import Question, QuestionSet, choose, evenly, read_questions
 from gritrag.bench.report import as_json, machine, machine_of
 from gritrag.bench.retrieval import rank
@@ -23,6 +22,7 @@ from gritrag.bench.scores import ANSWER, Scores
 from gritrag.bench.summary import Evaluated, show, summarise
 from gritrag.config import DEFAULT_MODEL, DENSE_WEIGHT, RELEVANCE_BIAS
 from gritrag.index.index import Index
+from gritrag.model.encoders import MINILM, Encoder, check_names, load_encoder
 from gritrag.model.grit import GritModel
 from gritrag.progress import ProgressBar
 from gritrag.records import Hit, as_hits

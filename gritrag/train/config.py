@@ -95,6 +95,10 @@ class ContrastiveConfig(Recipe):
 
     `memory` documents of earlier steps are further negatives of queries that have in-batch ones; see
     `gritrag.train.memory`.
+
+    `teacher` names an encoder, ``minilm`` or a model as `GritModel.from_pretrained` takes it, whose similarities are
+    learnt too, beside the loss, with the weight `teacher_weight`; empty for none. `teacher_temperature` divides its
+    similarities, `temperature` the model's. See `gritrag.train.objectives.Similarities`.
     """
 
     weight: float = Field(1.0, ge=0)
@@ -104,6 +108,9 @@ class ContrastiveConfig(Recipe):
     matryoshka_dims: tuple[int, ...] = ()
     symmetric: bool = False
     memory: int = Field(0, ge=0)
+    teacher: str = ""
+    teacher_weight: float = Field(1.0, gt=0)
+    teacher_temperature: float = Field(0.05, gt=0)
 
 
 class GenerativeConfig(Recipe):

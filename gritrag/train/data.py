@@ -43,6 +43,10 @@ class Mixture:
         for source in self.chats:
             if not source.chats:
                 raise ValueError(f"{source.config.path} holds questions; list it under data.sources")
+        # where the loss of answers is switched off, a step that has no other would train nothing
+        generative = config.generative
+        self._p_chat = generative.p_chat if generative.weight else 0.0
+        self._p_full = generative.p_full if generative.weight and generative.contexts != "none" else 0.0
         self._drawn: list[tuple[Source, int]] = []
         self._counts: dict[str, int] = {}
 
@@ -54,7 +58,7 @@ class Mixture:
         batch = count * self._world + self._rank
         if source.chats:
             return self._dress.chats(source, [source.chats[row] for (row,) in source.batch(batch)])
-        is_full = source.has_answers and self._chance(f"full/{number}").random() < self._config.generative.p_full
+        is_full = source.has_answers and self._chance(f"full/{number}").random() < self._p_full
         step = self._dress.passages(
             source, source.documents(batch), self._chance(f"{source.config.path}/{batch}"), is_full
         )
@@ -84,7 +88,7 @@ class Mixture:
     def _draw(self, number: int) -> None:
         """Choose the source of a step, and count how often it was chosen before."""
         rng = self._chance(f"source/{number}")
-        is_chat = bool(self.chats) and rng.random() < self._config.generative.p_chat
+        is_chat = bool(self.chats) and rng.random() < self._p_chat
         sources = self.chats if is_chat else self.sources
         source = rng.choices(sources, [source.config.weight for source in sources])[0]
         count = self._counts.get(source.config.path, 0)

@@ -72,6 +72,40 @@ class Contrastive:
         return loss
 
 
+class Similarities:
+    """KL divergence from what a teacher finds near each text (in-batch distillation; TCT-ColBERT, Lin et al. 2021,
+    section 3; Hinton et al. 2015), over the documents that the text is compared with.
+
+    Args (`ContrastiveConfig`):
+        teacher_temperature: the teacher's similarities are divided by it, and the model's by `temperature`.
+    """
+
+    def __init__(self, config: ContrastiveConfig) -> None:
+        self.config = config
+
+    def __call__(
+        self, vectors_AD: torch.Tensor, documents_ND: torch.Tensor, taught_AN: torch.Tensor, is_own_AN: torch.Tensor
+    ) -> torch.Tensor:
+        """Mean over texts, a scalar; no gradient goes into the teacher.
+
+        Args:
+            vectors_AD, documents_ND: L2-normalised vectors.
+            taught_AN: the teacher's similarities of the same.
+            is_own_AN: bool, which documents are the text itself, with which it is not compared.
+        """
+        with torch.autocast(vectors_AD.device.type, enabled=False):
+            similarity_AN = vectors_AD.float() @ documents_ND.float().T
+            student, teacher = (
+                # a large number, as infinities would make a divergence that is no number
+                log_softmax((x / temperature).masked_fill(is_own_AN, -1e4), -1)
+                for x, temperature in (
+                    (similarity_AN, self.config.temperature),
+                    (taught_AN.detach().float(), self.config.teacher_temperature),
+                )
+            )
+            return kl_div(student, teacher, reduction="batchmean", log_target=True)
+
+
 class Generative:
     """Cross-entropy of answer tokens (GritLM, section 2 and appendix on loss weighting).
 

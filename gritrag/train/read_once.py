@@ -16,18 +16,19 @@ from gritrag.tokens import TokenIds, length_sorted_batches
 from gritrag.train.config import TrainConfig
 from gritrag.train.contexts import Contexts, StateTensors
 from gritrag.train.memory import Memory
-from gritrag.train.objectives import Contrastive, Distill, Generative
+from gritrag.train.objectives import Contrastive, Distill, Generative, Similarities
 from gritrag.train.peers import Peers
 from gritrag.train.quantise import FakeQuantise
 from gritrag.train.readings import Readings
 from gritrag.train.self_supervised import SelfSupervised
 from gritrag.train.steps import ChatStep, Prompted, RetrievalStep
+from gritrag.train.teacher import Teacher
 
 
 @dataclass(frozen=True)
 class StepLosses:
-    """What one step was: its losses by name, and its size. The names are `contrastive`, `placed`, `full`, `chat`,
-    `distill`, `masked` and `views`."""
+    """What one step was: its losses by name, and its size. The names are `contrastive`, `similarities`, `placed`,
+    `full`, `chat`, `distill`, `masked` and `views`."""
 
     losses: dict[str, float]
     tokens: int
@@ -51,6 +52,8 @@ class ReadOnce:
         self.memory = Memory(config.contrastive.memory)
         self.contexts = Contexts(model)
         self._contrastive = Contrastive(config.contrastive)
+        self._similarities = Similarities(config.contrastive)
+        self._teacher = Teacher(config.contrastive.teacher, model) if config.contrastive.teacher else None
         self._generative = Generative(config.generative)
         self._distill = Distill(config.generative)
         self._quantise = FakeQuantise(config.generative.quantise) if config.generative.quantise else list
@@ -137,15 +140,24 @@ class ReadOnce:
         return readings, _tokens(step.queries) + _tokens(prompts)
 
     def _compare(self, step: RetrievalStep, documents: Readings, queries: Readings) -> dict[str, float]:
-        """Contrastive loss of everyone's queries to everyone's documents, and to those that are remembered."""
+        """Contrastive loss of everyone's queries to everyone's documents, and to those that are remembered; with a
+        teacher, the divergence from its similarities too. Memory keeps its vectors behind the model's own."""
         every = self.peers.lists((len(step.documents), step.positives, step.candidates, step.identities))
         starts = [sum(count for count, *_ in every[:rank]) for rank in range(len(every))]
         positive_Q = [start + row for start, (_, rows, *_) in zip(starts, every, strict=True) for row in rows]
         if not positive_Q:
             return {}
+        device = self.model.lm.device
+        queries_QD = self.peers.vectors(queries.vectors if step.queries else documents.vectors[:0])
         documents_ND = self.peers.vectors(documents.vectors)
+        count, dim = documents_ND.shape
+        if self._teacher:
+            taught_NE = self.peers.vectors(self._teacher.documents(step.documents))
+            taught_AE = torch.cat([self.peers.vectors(self._teacher.queries(step.queries)), taught_NE])
+            documents_ND = torch.cat([documents_ND, taught_NE], dim=1)
         candidates_QN: torch.Tensor | None = None
         identities = [identity for *_, own in every for identity in own]
+        known = identities or list(range(count))
         if any(candidates is not None for _, _, candidates, _ in every):
             candidates_QN = torch.zeros(len(positive_Q), len(documents_ND), dtype=torch.bool)
             own = [
@@ -154,17 +166,28 @@ class ReadOnce:
             for query, allowed in enumerate(own):
                 candidates_QN[query, allowed] = True
         elif self.memory.size and identities:
+            known = [*identities, *self.memory.identities]
             documents_ND, candidates_QN = self.memory.beside(documents_ND, identities, positive_Q)
-        device = self.model.lm.device
-        own_queries = queries.vectors if step.queries else documents.vectors[:0]
+        compared_ND, taught_NE = documents_ND[:, :dim], documents_ND[:, dim:]
         loss = self._contrastive(
-            self.peers.vectors(own_queries),
-            documents_ND,
+            queries_QD,
+            compared_ND,
             torch.tensor(positive_Q, device=device),
             None if candidates_QN is None else candidates_QN.to(device),
         )
+        losses = {"contrastive": loss.item()}
+        if self._teacher:
+            own_QN = [
+                [known[row] == other and column >= count for column, other in enumerate(known)] for row in positive_Q
+            ]
+            own_NN = [[own == other for other in known] for own in known[:count]]
+            vectors_AD = torch.cat([queries_QD, compared_ND[:count]])
+            is_own_AN = torch.tensor(own_QN + own_NN, device=device)
+            divergence = self._similarities(vectors_AD, compared_ND, taught_AE @ taught_NE.T, is_own_AN)
+            losses["similarities"] = divergence.item()
+            loss = loss + self.config.contrastive.teacher_weight * divergence
         (loss * self.config.contrastive.weight).backward()
-        return {"contrastive": loss.item()}
+        return losses
 
     def _answer(self, step: RetrievalStep, states: Sequence[StateTensors]) -> dict[str, float]:
         """Losses of all answers over placed states, back-propagated into the states.

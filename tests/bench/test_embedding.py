@@ -12,11 +12,11 @@ from sklearn.metrics import v_measure_score
 from typer.testing import CliRunner
 
 from gritrag.bench.embedding import Setting, distinct, evaluate, few_of_each, main, read_tasks, remembering, summarise
-from gritrag.bench.encoders import MiniLM, load_encoder
 from gritrag.bench.labelled import Labelled, Pair
 from gritrag.bench.sampling import Sampled, draws
 from gritrag.bench.tasks import Classification, Clustering, Retrieval, Similarity, spearman
 from gritrag.cli import app
+from gritrag.model.encoders import MiniLM, load_encoder
 from gritrag.model.grit import GritModel
 
 SUBJECTS = {"owl": "Owls", "ferry": "Ferries", "bread": "Loaves"}

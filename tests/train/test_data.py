@@ -34,6 +34,19 @@ def test_a_step_depends_on_its_number_and_the_seed_only(tiny_model: GritModel, r
     assert [other.step(number) for number in range(12)] != steps
 
 
+@pytest.mark.parametrize(
+    ("generative", "has_chats"), [({"weight": 0}, False), ({"contexts": "none"}, True), ({}, True)]
+)
+def test_what_is_switched_off_takes_no_steps(
+    tiny_model: GritModel, recipe: Recipe, generative: dict[str, Any], has_chats: bool
+) -> None:
+    """A step of answers alone would train nothing without their loss."""
+    mixture = Mixture(recipe(generative={"p_chat": 0.3, "p_full": 0.5, **generative}), tiny_model)
+    steps = [mixture.step(number) for number in range(40)]
+    assert any(isinstance(step, ChatStep) for step in steps) == has_chats
+    assert any(isinstance(step, RetrievalStep) and step.is_full for step in steps) == (not generative)
+
+
 def test_every_passage_comes_once_in_an_epoch(tiny_model: GritModel, recipe: Recipe, data_dir: Path) -> None:
     mixture = Mixture(recipe(generative=ONLY_QUESTIONS, data={"p_title": 0}), tiny_model)
     source = mixture.sources[0]

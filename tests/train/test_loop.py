@@ -53,13 +53,13 @@ def records(config: TrainConfig) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("method", ["full", "lora"])
-def test_a_resumed_run_equals_an_unbroken_one(recipe: Recipe, method: str) -> None:
+def test_a_resumed_run_equals_an_unbroken_one(recipe: Recipe, tiny_base: Path, method: str) -> None:
     validation = {"paths": ["questions.jsonl"], "every": 2, "documents": 4, "answers": 2}
     changes = {
         "generative": KINDS,
         "adapter": {"method": method, "rank": 4},
         "validation": validation,
-        "contrastive": {"memory": 20},
+        "contrastive": {"memory": 20, "teacher": str(tiny_base)},
     }
     unbroken = Trainer(recipe(name="unbroken", **changes))
     before = weights(unbroken)
@@ -266,12 +266,21 @@ def run_rank(rank: int, store: str, config: TrainConfig, out: str) -> None:
     dist.destroy_process_group()
 
 
-@pytest.mark.parametrize("p_full", [0.0, 1.0])
-@pytest.mark.parametrize("weighting", ["token", "sample"])
+@pytest.mark.parametrize(
+    ("weighting", "p_full", "is_taught"),
+    [
+        ("token", 0.0, False),
+        ("token", 1.0, False),
+        ("sample", 0.0, False),
+        ("sample", 1.0, False),
+        ("token", 0.0, True),
+    ],
+)
 def test_two_processes_equal_one_with_twice_the_batch(
-    recipe: Recipe, tmp_path: Path, p_full: float, weighting: str
+    recipe: Recipe, tiny_base: Path, tmp_path: Path, weighting: str, p_full: float, is_taught: bool
 ) -> None:
     config = recipe(
+        contrastive={"teacher": str(tiny_base)} if is_taught else {},
         data={"tokens_per_step": 150, "chat": [], "answers_per_step": 1 if p_full else 3},
         generative={"weighting": weighting, "p_full": p_full},
     )

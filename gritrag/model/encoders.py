@@ -1,4 +1,4 @@
-"""Encoders to compare with: what gives vectors of texts, whether or not it also reads and answers.
+"""Encoders to compare with or to learn from: what gives vectors of texts, whether or not it also reads and answers.
 
 `minilm` is all-MiniLM-L6-v2 (Wang et al. 2020; mean pooling as in Reimers and Gurevych 2019), an encoder of 22 million
 parameters that only embeds. It comes in a package of its own.
