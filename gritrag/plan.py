@@ -106,7 +106,7 @@ def plan_context(
         room: tokens to leave for the answer.
         computed: numbers of the states that were missing and have been read for this answer.
         is_best_last: the context has the hits in reverse, the first one next to what comes behind the documents.
-        relevance_bias: of states of documents; see `RAG`.
+        relevance_bias: of states of documents; see `RAG`. Those that are weighed stand abreast.
 
     Raises:
         ValueError: not even one document fits.
@@ -131,8 +131,15 @@ def plan_context(
         Citation(hit.document.id, hit.document.title, end - len(piece), end)
         for hit, piece, end in zip(hits[:fitting], pieces[turn], _ends(start, pieces)[turn], strict=True)
     )
-    biases = _biases(hits[:fitting], relevance_bias)[turn]
-    context = model.usable(Context((*before, *pieces, *after), (*[0.0] * len(before), *biases, *[0.0] * len(after))))
+    biases = _biases(hits[:fitting], relevance_bias)[turn] if states is not None else [0.0] * len(pieces)
+    are_abreast = [any(biases)] * len(pieces)
+    context = model.usable(
+        Context(
+            (*before, *pieces, *after),
+            (*[0.0] * len(before), *biases, *[0.0] * len(after)),
+            (*[False] * len(before), *are_abreast, *[False] * len(after)),
+        )
+    )
     new = {id(documents[number]) for number in computed}
     cached = sum(len(state) for state, _ in context.states if id(state) not in new)
     return ContextPlan(context, citations, _is_exact(model, context), cached)

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -121,13 +121,29 @@ def test_each_mode_equals_one_long_forward_in_which_states_see_only_themselves(
     torch.testing.assert_close(cached, whole[:, context.fresh_positions], atol=1e-3, rtol=1e-3)
 
 
+def positions_abreast(context: Context, documents: Sequence[DocumentState]) -> list[int]:
+    """Where each token stands, spelt out: the documents end together, all else stands one behind the other."""
+    start, room = 0, 0
+    positions: list[int] = []
+    for piece in context.pieces:
+        if any(piece is document for document in documents):
+            room = max(map(len, documents))
+            positions += range(start + room - len(piece), start + room)
+        else:
+            start, room = start + room, 0
+            positions += range(start, start + len(piece))
+            start += len(piece)
+    return positions
+
+
 @pytest.mark.parametrize("architecture", [name for name in MOVABLE if name not in ("mistral", "gemma3")])
 @pytest.mark.parametrize("mode", [mode for mode in MODES if MODES[mode].reuses_documents])
 def test_a_relevance_bias_is_added_to_the_scores_of_attention(
     mode: str, architecture: str, make_model: Callable[..., GritModel]
 ) -> None:
     """By our own step and by the forward of transformers, in one forward and token by token: what is read behind the
-    documents sees each of them with its bias, and the question's state, where there is one, without any."""
+    documents sees each of them with its bias, as if it stood there alone, and the question's state, where there is one,
+    without any."""
     model = make_model(architecture)
     hits = [Hit(DOCUMENTS[n], score, rank) for rank, (n, score) in enumerate([(2, 0.8), (0, 0.6), (1, 0.0)], start=1)]
     states = [reading.state for reading in model.read_documents([hit.document for hit in hits])]
@@ -137,11 +153,22 @@ def test_a_relevance_bias_is_added_to_the_scores_of_attention(
     biases = [expected.get(id(state), 0.0) for state, _ in context.states]
     assert context.state_biases == pytest.approx(biases)
     seen = torch.zeros(len(context), len(context)).masked_fill(~block_mask(context), -1e9)
-    for (state, start), bias in zip(context.states, biases, strict=True):
-        seen[context.fresh_positions, start : start + len(state)] += bias
+    lengths = list(map(len, context.pieces))
+    columns = [range(end - length, end) for length, end in zip(lengths, accumulate(lengths), strict=True)]
+    fresh_columns = [
+        c for piece, own in zip(context.pieces, columns, strict=True) if isinstance(piece, tuple) for c in own
+    ]
+    for piece, own in zip(context.pieces, columns, strict=True):
+        seen[fresh_columns, own.start : own.stop] += expected.get(id(piece), 0.0)
+    positions = positions_abreast(context, states)
+    assert context.fresh_positions == [positions[column] for column in fresh_columns]
     given, fresh = inputs([context], model.lm.device), len(context.fresh_ids)
     with torch.inference_mode():
-        whole = model.lm(input_ids=torch.tensor([context.token_ids]), attention_mask=seen[None, None]).logits
+        whole = model.lm(
+            input_ids=torch.tensor([context.token_ids]),
+            attention_mask=seen[None, None],
+            position_ids=torch.tensor([positions]),
+        ).logits
         for forward in (model.step or ModuleForward(model.lm), ModuleForward(model.lm)):
             for cuts in ((0, fresh), (0, fresh - 1, fresh)) if not context.is_interleaved else ((0, fresh),):
                 for keep in (fresh, 1):
@@ -150,8 +177,26 @@ def test_a_relevance_bias_is_added_to_the_scores_of_attention(
                         kept = min(keep, end - start)
                         ids, positions = given.ids[:, start:end], given.positions[:, start:end]
                         logits = forward.logits(ids, positions, given.mask, cache, kept)
-                        behind = whole[:, context.fresh_positions[end - kept : end]]
+                        behind = whole[:, fresh_columns[end - kept : end]]
                         torch.testing.assert_close(logits, behind, atol=1e-3, rtol=1e-3)
+
+
+def test_documents_that_are_weighed_answer_alike_in_any_order(tiny_model: GritModel) -> None:
+    """What stands abreast has no order; without a bias, the order is seen."""
+    states = [reading.state for reading in tiny_model.read_documents(DOCUMENTS)]
+    hits = [Hit(document, 1 / rank, rank) for rank, document in enumerate(DOCUMENTS, start=1)]
+
+    def logits(rows: list[int], bias: float) -> torch.Tensor:
+        given = [hits[row] for row in rows], [states[row] for row in rows]
+        context = plan_context(tiny_model, MODES["doc-cache"], QUESTION, *given, relevance_bias=bias).context
+        cache = tiny_model.place([context], Sampling(max_new_tokens=1))
+        ids, positions, mask, _ = inputs([context], tiny_model.lm.device)
+        with torch.inference_mode():
+            return ModuleForward(tiny_model.lm).logits(ids, positions, mask, cache, 1)
+
+    forward, backward = list(range(len(DOCUMENTS))), list(reversed(range(len(DOCUMENTS))))
+    torch.testing.assert_close(logits(forward, 4.0), logits(backward, 4.0), atol=1e-5, rtol=1e-4)
+    assert not torch.allclose(logits(forward, 0.0), logits(backward, 0.0), atol=1e-3)
 
 
 def test_scores_that_say_nothing_give_no_bias(make_model: Callable[..., GritModel], tmp_path: Path) -> None:

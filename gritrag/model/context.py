@@ -6,6 +6,7 @@ Shape letters: `B` contexts, `T` tokens that are still to be read, `C` columns o
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import groupby
 from typing import NamedTuple
 
 import torch
@@ -26,13 +27,20 @@ class Context:
         pieces: states and runs of token ids. To be answered from, a context must end with tokens.
         biases: one for each piece, added to the attention scores of all tokens of a state, for whatever comes behind
             it; of no effect on a run of tokens. Empty for none.
+        abreast: one for each piece: neighbouring states that stand abreast all end at the position where what comes
+            behind them begins, as if each were there alone (shared positions: Ratner et al. 2023, arXiv 2212.10947,
+            section 2, where they begin together). The others stand one behind the other. Empty for none.
     """
 
     pieces: tuple[Piece, ...]
     biases: tuple[float, ...] = ()
+    abreast: tuple[bool, ...] = ()
 
     def __post_init__(self) -> None:
         assert len(self.biases) in (0, len(self.pieces)), "one bias for each piece, or none"
+        assert len(self.abreast) in (0, len(self.pieces)), "each piece stands abreast or does not, or none does"
+        pairs = zip(self.pieces, self.abreast, strict=False)
+        assert all(isinstance(piece, DocumentState) for piece, is_abreast in pairs if is_abreast), "tokens in a row"
 
     @classmethod
     def of(cls, *pieces: DocumentState | Sequence[int]) -> "Context":
@@ -81,7 +89,8 @@ class Context:
         return is_state != sorted(is_state, reverse=True)
 
     def read_again(self, is_kept: Sequence[bool]) -> "Context":
-        """The same tokens, with only some of the states kept; one answer for each piece (tokens are always kept)."""
+        """The same tokens one behind the other, with only some of the states kept, as they are weighed; one answer for
+        each piece (tokens are always kept)."""
         pairs = zip(self.pieces, is_kept, strict=True)
         return Context(
             tuple(
@@ -99,9 +108,14 @@ class Context:
 
     def _placed(self) -> Iterator[tuple[Piece, int]]:
         start = 0
-        for piece in self.pieces:
-            yield piece, start
-            start += len(piece)
+        marked = zip(self.pieces, self.abreast or [False] * len(self.pieces), strict=True)
+        for is_abreast, group in groupby(marked, key=lambda pair: pair[1]):
+            pieces = [piece for piece, _ in group]
+            widest = max(map(len, pieces))
+            for piece in pieces:
+                yield piece, start + widest - len(piece) if is_abreast else start
+                start += 0 if is_abreast else len(piece)
+            start += widest if is_abreast else 0
 
 
 def place(contexts: Sequence[Context], shape: CacheShape, rotation: Rotation | None, room: int) -> PlacedCache:

@@ -136,7 +136,8 @@ class Generator:
 
         Keys that cannot be moved are of use only where they were read, at the start of a context. A model with sliding
         windows counts columns, so its states must stand before all that is read now. Neither has biases: where most
-        documents are read again they would be unjust, and the mask that carries them would undo windows.
+        documents are read again they would be unjust, and the mask that carries them would undo windows. Nor do their
+        states stand abreast.
         """
         if self.takes_biases:
             return context
