@@ -6,7 +6,7 @@ Shape letters: `B` contexts, `T` tokens that are still to be read, `C` columns o
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import groupby
+from itertools import accumulate, groupby
 from typing import NamedTuple
 
 import torch
@@ -107,15 +107,23 @@ class Context:
         return [bias for piece, bias in pairs if isinstance(piece, DocumentState)]
 
     def _placed(self) -> Iterator[tuple[Piece, int]]:
-        start = 0
-        marked = zip(self.pieces, self.abreast or [False] * len(self.pieces), strict=True)
-        for is_abreast, group in groupby(marked, key=lambda pair: pair[1]):
-            pieces = [piece for piece, _ in group]
-            widest = max(map(len, pieces))
-            for piece in pieces:
-                yield piece, start + widest - len(piece) if is_abreast else start
-                start += 0 if is_abreast else len(piece)
-            start += widest if is_abreast else 0
+        return zip(self.pieces, first_positions(list(map(len, self.pieces)), self.abreast)[0], strict=True)
+
+
+def first_positions(lengths: Sequence[int], abreast: Sequence[bool] = (), start: int = 0) -> tuple[list[int], int]:
+    """Where pieces of these lengths begin, the first of them at `start`, and where begins what comes behind them.
+
+    Args:
+        abreast: see `Context`; empty for none.
+    """
+    firsts: list[int] = []
+    marked = zip(lengths, abreast or [False] * len(lengths), strict=True)
+    for is_abreast, group in groupby(marked, key=lambda pair: pair[1]):
+        own = [length for length, _ in group]
+        end = start + (max(own) if is_abreast else sum(own))
+        firsts += [end - length for length in own] if is_abreast else accumulate(own[:-1], initial=start)
+        start = end
+    return firsts, start
 
 
 def place(contexts: Sequence[Context], shape: CacheShape, rotation: Rotation | None, room: int) -> PlacedCache:

@@ -125,6 +125,8 @@ class GenerativeConfig(Recipe):
         documents_per_context: a context has one of these numbers of documents.
         p_near: share of contexts whose other documents are those that stand nearest in the batch, which are neighbours
             in the file; of the rest chance draws them.
+        p_weighed: share of contexts of several documents that stand abreast and are weighed as `gritrag.RAG` does it,
+            by scores that chance draws: the own document has the best one in most of them.
         max_context_tokens: distractors that would make a context longer are left out.
         max_start: contexts start at a random position up to this one.
         p_unanswerable: share of questions whose own document is left out; the answer is then `not_found`.
@@ -143,6 +145,7 @@ class GenerativeConfig(Recipe):
     weighting: Literal["token", "sample", "mixed"] = "token"
     documents_per_context: tuple[int, ...] = Field((1, 2, 3, 5), min_length=1)
     p_near: float = Field(0.0, ge=0, le=1)
+    p_weighed: float = Field(0.0, ge=0, le=1)
     max_context_tokens: int = Field(1200, ge=8)
     max_start: int = Field(0, ge=0)
     p_unanswerable: float = Field(0.08, ge=0, le=1)

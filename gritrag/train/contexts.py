@@ -12,6 +12,7 @@ from transformers import Cache
 from transformers.cache_utils import CacheLayerMixin
 
 from gritrag.model.attention import decoder_stack
+from gritrag.model.context import added, first_positions
 from gritrag.model.grit import GritModel
 from gritrag.train.steps import Prompted
 
@@ -75,10 +76,10 @@ class Contexts:
             states: of all documents of the step.
             answers: their contexts name rows of `states`.
         """
-        cache, lengths = self._place(states, answers)
+        cache, lengths, starts = self._place(states, answers)
         ids = [answer.question_ids + answer.answer_ids[:-1] for answer in answers]
-        starts = [answer.start + length for answer, length in zip(answers, lengths, strict=True)]
-        return self._answer_logits(self.run(ids, starts, cache, lengths), answers, [0] * len(answers))
+        hidden = self.run(ids, starts, cache, lengths, self._biases(states, answers, max(lengths)))
+        return self._answer_logits(hidden, answers, [0] * len(answers))
 
     def full(
         self, documents: Sequence[Sequence[int]], answers: Sequence[Prompted]
@@ -100,6 +101,7 @@ class Contexts:
         starts: Sequence[int] | None = None,
         cache: Cache | None = None,
         lengths: Sequence[int] | None = None,
+        bias_BC: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Last hidden states `[B, T, D]` of right-padded rows, causal.
 
@@ -108,6 +110,7 @@ class Contexts:
             starts: position of the first token of each; 0 where None.
             cache: contexts that come before, aligned at the right end.
             lengths: tokens of each context that are in the cache.
+            bias_BC: added to the attention scores of its columns.
         """
         width, device = max(map(len, ids)), self._model.lm.device
         input_ids = torch.full((len(ids), width), self._model.encoder.pad_id, dtype=torch.long)
@@ -119,9 +122,14 @@ class Contexts:
             if lengths is not None:
                 mask[row, : cached - lengths[row]] = False
         # nothing sees what pads a row on the right, as that comes after it: only the gap before a context is masked
+        seen = None if bool(mask.all()) else mask.to(device)
+        if bias_BC is not None:
+            seen = added(
+                seen, width, cached + width, torch.empty(0, dtype=self._model.lm.dtype, device=device), bias_BC
+            )
         output = self._decoder(
             input_ids=input_ids.to(device),
-            attention_mask=None if bool(mask.all()) else mask.to(device),
+            attention_mask=seen,
             position_ids=positions.to(device),
             past_key_values=cache,
             use_cache=cache is not None,
@@ -134,20 +142,42 @@ class Contexts:
         logits: torch.Tensor = self._head(hidden_BTD[list(rows), list(columns)])
         return logits
 
-    def _place(self, states: Sequence[StateTensors], answers: Sequence[Prompted]) -> tuple[Cache, list[int]]:
-        """A cache with each answer's context placed, aligned at the right end; and the contexts' lengths."""
-        lengths = [sum(states[row].keys.shape[2] for row in answer.context) for answer in answers]
+    def _place(self, states: Sequence[StateTensors], answers: Sequence[Prompted]) -> tuple[Cache, list[int], list[int]]:
+        """A cache with each answer's context placed, aligned at the right end; the contexts' lengths; and the positions
+        behind them."""
+        parts_of = [_lengths(states, answer) for answer in answers]
+        lengths, starts = list(map(sum, parts_of)), []
         width, device = max(lengths), self._model.lm.device
-        positions_BT = torch.zeros(len(answers), width, dtype=torch.long, device=device)
-        for row, (answer, length) in enumerate(zip(answers, lengths, strict=True)):
-            positions_BT[row, width - length :] = torch.arange(answer.start, answer.start + length, device=device)
+        positions_BT = torch.zeros(len(answers), width, dtype=torch.long)
+        for row, (answer, parts) in enumerate(zip(answers, parts_of, strict=True)):
+            firsts, start = first_positions(parts, answer.abreast, answer.start)
+            starts.append(start)
+            own = [torch.arange(first, first + length) for first, length in zip(firsts, parts, strict=True)]
+            positions_BT[row, width - lengths[row] :] = torch.cat(own)
+        positions_BT = positions_BT.to(device)
         keys_LBHTK, values_LBHTK = (
             torch.stack([_joined([states[r][part] for r in a.context], width) for a in answers], dim=1)
             for part in (0, 1)
         )
         assert self._model.rotation is not None, "the loop refuses models whose keys cannot be moved"
         keys_LBHTK = self._model.rotation.rotate(keys_LBHTK, positions_BT)
-        return Cache(layers=[GrowingLayer(k, v) for k, v in zip(keys_LBHTK, values_LBHTK, strict=True)]), lengths
+        return (
+            Cache(layers=[GrowingLayer(k, v) for k, v in zip(keys_LBHTK, values_LBHTK, strict=True)]),
+            lengths,
+            starts,
+        )
+
+    def _biases(self, states: Sequence[StateTensors], answers: Sequence[Prompted], width: int) -> torch.Tensor | None:
+        """Of all columns of placed contexts, float32 `[B, C]`; None where no answer has any."""
+        if not any(any(answer.biases) for answer in answers):
+            return None
+        bias_BC = torch.zeros(len(answers), width)
+        for row, answer in enumerate(answers):
+            if answer.biases:
+                lengths = _lengths(states, answer)
+                own = [torch.full((n,), bias) for n, bias in zip(lengths, answer.biases, strict=True)]
+                bias_BC[row, width - sum(lengths) :] = torch.cat(own)
+        return bias_BC.to(self._model.lm.device)
 
     def _answer_logits(
         self, hidden_BTD: torch.Tensor, answers: Sequence[Prompted], offsets: Sequence[int]
@@ -160,6 +190,10 @@ class Contexts:
         ]
         target_A = torch.tensor([i for answer in answers for i in answer.answer_ids], device=hidden_BTD.device)
         return self.logits(hidden_BTD, picked), target_A
+
+
+def _lengths(states: Sequence[StateTensors], answer: Prompted) -> list[int]:
+    return [states[row].keys.shape[2] for row in answer.context]
 
 
 def _joined(parts: Sequence[torch.Tensor], width: int) -> torch.Tensor:

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from xxhash import xxh3_64_intdigest
 
+from gritrag.config import RELEVANCE_BIAS
 from gritrag.model.decode import end_token_ids
 from gritrag.model.grit import GritModel
 from gritrag.prompts import chat_segments
@@ -20,6 +21,10 @@ from gritrag.train.steps import ChatStep, Prompted, RetrievalStep
 
 Asked = tuple[int, int | None, Question]
 """Row of the own document, row of the query or None where the question is none, and the question."""
+
+
+P_FOUND_FIRST = 0.85
+"""Share of weighed contexts in which the own document has the best score, as hybrid search would about find it."""
 
 
 def identity(text: str) -> int:
@@ -136,9 +141,13 @@ class Dress:
                 if len(documents[other].ids) <= room:
                     context.append(other)
                     room -= len(documents[other].ids)
+            best = context[0]
             rng.shuffle(context)
             start = rng.randint(0, config.max_start)
             drawn = self.prompted(question.text, answer, tuple(context), start)
+            if config.p_weighed and len(context) > 1 and rng.random() < config.p_weighed:
+                biases = _biases(len(context), context.index(best), rng)
+                drawn = replace(drawn, biases=biases, abreast=(True,) * len(context))
             if query is not None and config.p_question_state and rng.random() < config.p_question_state:
                 drawn = self._over_query(drawn, len(documents) + query, is_last=rng.random() < 0.5)
             answers.append(drawn)
@@ -147,8 +156,14 @@ class Dress:
     def _over_query(self, prompted: Prompted, row: int, is_last: bool) -> Prompted:
         """The question is not read again: its query stands in the context, before or behind the documents."""
         start_ids = self._encoder.encode(self._template.answer_start_segments(is_last)).ids
-        context = (*prompted.context, row) if is_last else (row, *prompted.context)
-        return replace(prompted, question_ids=start_ids, context=context)
+        first, last = ((), (row,)) if is_last else ((row,), ())
+        return replace(
+            prompted,
+            question_ids=start_ids,
+            context=(*first, *prompted.context, *last),
+            biases=(*[0.0] * len(first), *prompted.biases, *[0.0] * len(last)) if prompted.biases else (),
+            abreast=(*[False] * len(first), *prompted.abreast, *[False] * len(last)) if prompted.abreast else (),
+        )
 
     def cut(self, passage: Passage) -> tuple[str, list[Question]]:
         """A passage within `max_document_tokens`, and its questions that can still be answered from what is kept.
@@ -213,6 +228,16 @@ class Dress:
                 is_after_answer = False
             ids += new
         return ids, is_target
+
+
+def _biases(count: int, best: int, rng: random.Random) -> tuple[float, ...]:
+    """Of `count` documents, as a search might have scored them that puts document `best` first in most cases."""
+    scores = [rng.random() for _ in range(count)]
+    scores[best] = 1.0
+    if rng.random() >= P_FOUND_FIRST:
+        scores[best] = rng.uniform(0.5, 1.0)
+        scores[rng.choice([row for row in range(count) if row != best])] = 1.0
+    return tuple(RELEVANCE_BIAS * (score - 1) for score in scores)
 
 
 def _some(asked: Sequence[Asked], count: int, rng: random.Random) -> list[Asked]:

@@ -10,12 +10,16 @@ class Prompted:
     """What is read after a context, and the target: token ids of the question, dressed, and of the answer with its end.
 
     `context` holds rows of `RetrievalStep.readable`, in the order they are placed in, from position `start` on.
+    `biases` and `abreast` are for each of them as in `gritrag.model.context.Context`; empty for none. Contexts that are
+    read anew have neither.
     """
 
     question_ids: list[int]
     answer_ids: list[int]
     context: tuple[int, ...] = ()
     start: int = 0
+    biases: tuple[float, ...] = ()
+    abreast: tuple[bool, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -89,6 +89,27 @@ def test_contexts_hold_the_own_document_unless_the_answer_says_it_is_missing(
     assert 0.35 < sum(missing) / len(missing) < 0.65
 
 
+def test_weighed_contexts_stand_abreast_and_their_own_document_mostly_has_the_best_score(
+    tiny_model: GritModel, recipe: Recipe
+) -> None:
+    generative = {**ONLY_QUESTIONS, "p_weighed": 0.5, "p_unanswerable": 0.0, "documents_per_context": [1, 3]}
+    mixture = Mixture(recipe(generative=generative, data={"questions_per_document": 1}), tiny_model)
+    steps = [step for step in map(mixture.step, range(150)) if isinstance(step, RetrievalStep)]
+    answers = [(step, answer) for step in steps for answer in step.answers]
+    weighed = [(step, answer) for step, answer in answers if answer.biases]
+    assert all(len(answer.context) == 3 for _, answer in weighed)
+    assert 0.4 < len(weighed) / sum(len(answer.context) == 3 for _, answer in answers) < 0.6
+    own = []
+    for step, answer in weighed:
+        assert answer.abreast == (True, True, True)
+        assert max(answer.biases) == 0.0
+        assert all(-8 <= bias <= 0 for bias in answer.biases)
+        best = step.documents[answer.context[answer.biases.index(0.0)]].ids
+        own.append(text(tiny_model, answer.answer_ids).split("<")[0].strip() in text(tiny_model, best))
+    assert 0.75 < sum(own) / len(own) < 0.95
+    assert not any(answer.abreast for _, answer in answers if not answer.biases)
+
+
 def test_some_answers_reuse_the_state_of_their_own_query(make_model: Callable[..., GritModel], recipe: Recipe) -> None:
     model = make_model(template="gritrag")
     without, only = ({**ONLY_QUESTIONS, "p_unanswerable": 0, "p_question_state": share} for share in (0, 1))

@@ -39,17 +39,27 @@ def long_forward(model: GritModel, step: RetrievalStep, answer: Prompted) -> tor
     blocks = [step.readable[row].ids for row in answer.context]
     ids = [*(i for block in blocks for i in block), *answer.question_ids, *answer.answer_ids[:-1]]
     length, total = sum(map(len, blocks)), len(ids)
-    seen = torch.ones(total, total).tril().bool()
+    seen, positions = torch.ones(total, total).tril().bool(), list(range(answer.start, answer.start + total))
+    scores = torch.zeros(total, total)
     start = 0
     for block in blocks:
         seen[start : start + len(block), :start] = False
         if model.config.reading == "bidirectional":
             seen[start : start + len(block), start : start + len(block)] = True
         start += len(block)
+    if answer.biases:  # documents end together, each has its bias; a question behind them stands where they end
+        widest = max(len(block) for block, together in zip(blocks, answer.abreast, strict=True) if together)
+        end, positions = answer.start + widest, []
+        for block, together, bias in zip(blocks, answer.abreast, answer.biases, strict=True):
+            first = answer.start + widest - len(block) if together else end
+            scores[length:, len(positions) : len(positions) + len(block)] = bias
+            positions += range(first, first + len(block))
+            end += 0 if together else len(block)
+        positions += range(end, end + total - length)
     hidden = decoder_stack(model.lm)(
         input_ids=torch.tensor([ids]),
-        attention_mask=seen[None, None],
-        position_ids=torch.arange(answer.start, answer.start + total)[None],
+        attention_mask=scores.masked_fill(~seen, -1e9)[None, None],
+        position_ids=torch.tensor([positions]),
         use_cache=False,
     ).last_hidden_state[0]
     logits = model.lm.get_output_embeddings()(hidden[length + len(answer.question_ids) - 1 :])
@@ -81,7 +91,14 @@ def test_read_once_equals_one_long_masked_forward(
         Prompted(start_ids, step.answers[0].answer_ids, (0, 1, 3)),
         Prompted(start_ids, step.answers[1].answer_ids, (5, 2, 0), start=3),
     ]
-    step = replace(step, answers=[*step.answers, *over_queries])
+    together = (True, True, True)
+    weighed = [
+        replace(step.answers[1], biases=(-3.0, 0.0, -1.5), abreast=together),
+        replace(
+            step.answers[0], context=(2, 0, 1, 4), biases=(0.0, -0.5, -8.0, 0.0), abreast=(*together, False), start=2
+        ),
+    ]
+    step = replace(step, answers=[*step.answers, *over_queries, *weighed])
     assert step.reuses_questions
     done = ReadOnce(model, config)(step)
     got = gradients(model)
