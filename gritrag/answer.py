@@ -76,8 +76,9 @@ class RAG:
             one. So scores of the search are added to those of attention, as MARGE does (Lewis et al. 2020, arXiv
             2006.15020, section 2.2): each token of a state gets ``relevance_bias * (score / best - 1)``, of the scores
             of its hit and of the best one. Documents that are given without scores, or with none above 0, are weighed
-            by the similarity of their vectors to the question's. 0 leaves attention to itself, and embeds no question
-            for it. There is no bias on texts that are read again, and for models with sliding windows or keys that
+            by the similarity of their vectors to the question's. Documents that are weighed stand abreast: each ends
+            where what comes behind the documents begins, so that their order says nothing. 0 leaves attention to
+            itself and documents in a row, and embeds no question for it. There is no bias on texts that are read again, and for models with sliding windows or keys that
             cannot be moved.
 
     Raises:
