@@ -78,8 +78,8 @@ class RAG:
             of its hit and of the best one. Documents that are given without scores, or with none above 0, are weighed
             by the similarity of their vectors to the question's. Documents that are weighed stand abreast: each ends
             where what comes behind the documents begins, so that their order says nothing. 0 leaves attention to
-            itself and documents in a row, and embeds no question for it. There is no bias on texts that are read again, and for models with sliding windows or keys that
-            cannot be moved.
+            itself and documents in a row, and embeds no question for it. There is no bias on texts that are read again,
+            and for models with sliding windows or keys that cannot be moved.
 
     Raises:
         ValueError: an unknown mode, k below 1, a `relevance_bias` below 0, or an index without a model.

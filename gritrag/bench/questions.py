@@ -64,8 +64,9 @@ def invented_questions() -> list[Question]:
     ]
 
 
-def choose(questions: Sequence[Question], documents: int) -> QuestionSet:
-    """At most `documents` distinct documents, spread evenly over the file, and all questions that they answer.
+def choose(questions: Sequence[Question], documents: int, questions_per_document: int | None = None) -> QuestionSet:
+    """At most `documents` distinct documents, spread evenly over the file, and the questions that they answer: all of
+    them, or at most `questions_per_document` of each, spread evenly too.
 
     Where rows name further documents, these take their share of the room.
     """
@@ -73,7 +74,13 @@ def choose(questions: Sequence[Question], documents: int) -> QuestionSet:
     every = _distinct([*answering, *(other for question in questions for other in question.others)])
     chosen = evenly(answering, max(1, documents * len(answering) // len(every)))
     ids = {document.id for document in chosen}
-    kept = [question for question in questions if question.document.id in ids]
+    of_document: dict[str, list[Question]] = {name: [] for name in ids}
+    for question in questions:
+        if question.document.id in ids:
+            of_document[question.document.id].append(question)
+    limit = questions_per_document or len(questions)
+    allowed = {id(question) for own in of_document.values() for question in evenly(own, limit)}
+    kept = [question for question in questions if id(question) in allowed]
     others = (other for question in kept for other in question.others)
     return QuestionSet(kept, _distinct([*chosen, *others])[:documents])
 

@@ -128,10 +128,10 @@ def whiten(
     """Fit a layer behind the pooling that lets no few directions of vectors outweigh the others; takes minutes."""
     from gritrag.bench.questions import choose, read_questions
     from gritrag.folders import check_new
-    from gritrag.train.whiten import Sample, whiten, write
+    from gritrag.train.whiten import QUESTIONS_PER_DOCUMENT, Sample, whiten, write
 
     check_new(out)
-    chosen = [choose(read_questions(path), documents) for path in paths]
+    chosen = [choose(read_questions(path), documents, QUESTIONS_PER_DOCUMENT) for path in paths]
     rows = [{document.id: row for row, document in enumerate(each.documents)} for each in chosen]
     samples = [
         Sample(each.documents, [q.text for q in each.questions], [row[q.document.id] for q in each.questions])

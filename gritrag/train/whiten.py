@@ -26,6 +26,8 @@ from gritrag.model.parts import PARTS_FILE, PROJECTION, save_parts
 from gritrag.records import Document
 
 POWER, FLOOR = 0.35, 0.1
+QUESTIONS_PER_DOCUMENT = 3
+"""What the command fits to, at most: files with many questions on few documents take no longer than others."""
 
 
 class Sample(NamedTuple):

@@ -84,3 +84,12 @@ def test_files_that_cannot_be_used(tmp_path: Path) -> None:
     (tmp_path / "latin.jsonl").write_bytes(b'{"question": "\xe9"}')
     with pytest.raises(ValueError, match="no UTF-8 text"):
         read_questions(tmp_path / "latin.jsonl")
+
+
+def test_of_each_document_so_many_questions_are_chosen_spread_over_all_it_has(tmp_path: Path) -> None:
+    rows = [{"question": f"{n}?", "passage": f"passage {n % 3}", "answers": []} for n in range(15)]
+    questions = read_questions(write(tmp_path / "rows.jsonl", *rows))
+    assert choose(questions, 2).questions == [q for n, q in enumerate(questions) if n % 3 < 2]
+    few = choose(questions, 2, questions_per_document=2)
+    assert [q.text for q in few.questions] == ["0?", "1?", "6?", "7?"]
+    assert few.documents == choose(questions, 2).documents
