@@ -115,16 +115,7 @@ def plan_context(
     documents: list[Piece] = [tuple(model.document_token_ids(hit.document)) for hit in hits] if states is None else []
     documents += states or []
     start = sum(map(len, before))
-    around = sum(map(len, after)) + room
-    fitting = sum(end + around <= model.max_tokens for end in _ends(start, documents))
-    if fitting < len(hits):
-        if fitting == 0:
-            raise ValueError(
-                f"document {hits[0].document.id!r} has {len(documents[0])} tokens, the question "
-                f"{start + around - room} and the answer up to {room}: more than the {model.max_tokens} this model "
-                "takes; index shorter chunks"
-            )
-        logger.warning("only the first %d of %d documents fit the context; the others are left out", fitting, len(hits))
+    fitting = _count_fitting(model, hits, documents, start, sum(map(len, after)), room)
     turn = slice(None, None, -1 if is_best_last else 1)
     pieces = documents[:fitting][turn]
     citations = tuple(
@@ -143,6 +134,26 @@ def plan_context(
     new = {id(documents[number]) for number in computed}
     cached = sum(len(state) for state, _ in context.states if id(state) not in new)
     return ContextPlan(context, citations, _is_exact(model, context), cached)
+
+
+def _count_fitting(
+    model: GritModel, hits: Sequence[Hit], documents: Sequence[Piece], start: int, behind: int, room: int
+) -> int:
+    """How many of the documents fit between `start` tokens, `behind` others and `room` for the answer.
+
+    Raises:
+        ValueError: there are documents, and none fits.
+    """
+    fitting = sum(end + behind + room <= model.max_tokens for end in _ends(start, documents))
+    if fitting < len(hits):
+        if fitting == 0:
+            raise ValueError(
+                f"document {hits[0].document.id!r} has {len(documents[0])} tokens, the question "
+                f"{start + behind} and the answer up to {room}: more than the {model.max_tokens} this model "
+                "takes; index shorter chunks"
+            )
+        logger.warning("only the first %d of %d documents fit the context; the others are left out", fitting, len(hits))
+    return fitting
 
 
 def _biases(hits: Sequence[Hit], relevance_bias: float) -> list[float]:
