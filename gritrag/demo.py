@@ -13,6 +13,30 @@ from gritrag.ingest import open_or_create
 
 MAX_NEW_TOKENS = 32
 
+UNITS = [
+    "zero",
+    "one",
+    "two",
+    "three",
+    "four",
+    "five",
+    "six",
+    "seven",
+    "eight",
+    "nine",
+    "ten",
+    "eleven",
+    "twelve",
+    "thirteen",
+    "fourteen",
+    "fifteen",
+    "sixteen",
+    "seventeen",
+    "eighteen",
+    "nineteen",
+]
+TENS = ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
+
 
 class Exchange(NamedTuple):
     """One question, answered by `doc-query` (documents read again) and by `doc-cache` (from their states)."""
@@ -49,7 +73,8 @@ def first_token(answer: Answer) -> float:
 
 
 def is_right(text: str, answers: Sequence[str]) -> bool:
-    """Whether one of `answers` stands in `text`, word for word, without regard to case, punctuation and articles."""
+    """Whether one of `answers` stands in `text`, word for word, without regard to case, punctuation and articles,
+    and to whether a number below a hundred is written in words or in digits."""
     said = f" {_words(text)} "
     return any(f" {_words(answer)} " in said for answer in answers)
 
@@ -117,5 +142,16 @@ def _exchange_lines(exchange: Exchange) -> str:
 
 
 def _words(text: str) -> str:
-    words = re.findall(r"\w+", text.lower().replace("'", ""))
-    return " ".join(word for word in words if word not in ("a", "an", "the"))
+    words: list[str] = []
+    is_open = False  # the last word is a round number in words, which a unit may follow
+    for word in re.findall(r"\w+", text.lower().replace("'", "")):
+        if word in TENS:
+            words.append(str(10 * (TENS.index(word) + 2)))
+        elif is_open and word in UNITS[1:10]:
+            words[-1] = str(int(words[-1]) + UNITS.index(word))
+        elif word in UNITS:
+            words.append(str(UNITS.index(word)))
+        elif word not in ("a", "an", "the"):
+            words.append(word)
+        is_open = word in TENS
+    return " ".join(words)

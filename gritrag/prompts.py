@@ -56,6 +56,7 @@ class Template:
             put into them wherever they occur in content.
         end: what closes documents and queries; its last token is pooled with their content.
         chat: Jinja template for chats, where the model's maker had one; the tokenizer's own where empty.
+        links: tokens behind a document, see `with_links`.
     """
 
     name: str
@@ -72,11 +73,12 @@ class Template:
     text_markers: tuple[str, ...] = ()
     end: str = ""
     chat: str = ""
+    links: str = ""
 
     @property
     def fingerprint(self) -> str:
         """The name and a hash of all strings: an edited template is another template."""
-        return f"{self.name}-{xxhash.xxh3_64_hexdigest(repr(sorted(asdict(self).items())).encode())}"
+        return f"{self.name}-{xxhash.xxh3_64_hexdigest(repr(sorted(self._strings().items())).encode())}"
 
     def with_marker(self, marker: str) -> "Template":
         """This template for a tokenizer whose first token is `marker`, which then starts every prompt of its own."""
@@ -93,9 +95,15 @@ class Template:
             question_first=marked(self.question_first),
         )
 
+    def with_links(self, token: str, count: int) -> "Template":
+        """This template with so many link tokens behind a document, where they have seen all of it. They are read
+        with it and belong to its state, and are not pooled (KVLink, Yang et al. 2025, reads them anew each time)."""
+        return replace(self, links=token * count)
+
     def document_segments(self, text: str) -> list[Segment]:
         marker = [scaffold(self.marker)] if self.marker else []
-        return [*marker, *self._fill(self.document, text), *self._end_segments()]
+        links = [scaffold(self.links)] if self.links else []
+        return [*marker, *self._fill(self.document, text), *self._end_segments(), *links]
 
     def query_segments(self, text: str, instruction: str | None = None) -> list[Segment]:
         if instruction and instruction.strip():
@@ -116,6 +124,10 @@ class Template:
         for marker in self.text_markers:
             text = text.replace(marker, f"{marker[0]} {marker[1:]}")
         return text
+
+    def _strings(self) -> dict[str, object]:
+        """All fields; without links, those of the template as it was before there were any."""
+        return {name: value for name, value in asdict(self).items() if value or name != "links"}
 
     def _end_segments(self) -> list[Segment]:
         return [Segment(self.end, is_content=False, is_pooled=True)] if self.end else []

@@ -49,3 +49,23 @@ def test_every_answer_is_a_short_span_of_its_passage_and_not_given_away_by_the_q
 )
 def test_an_answer_is_right_if_it_holds_the_words_in_order(text: str, right: bool) -> None:
     assert is_right(text, ["the copper dust"]) is right
+
+
+@pytest.mark.parametrize(
+    ("text", "answer", "right"),
+    [
+        ("19 days", "nineteen days", True),
+        ("It lives for Twenty-Two years.", "22 years", True),
+        ("twenty two", "22", True),
+        ("22", "twenty-two", True),
+        ("three hundred", "3 hundred", True),
+        ("twenty and two", "22", False),
+        ("twenty two thirty", "22 30", True),
+        ("one two", "3", False),
+        ("nine days", "nineteen days", False),
+        ("thirty-zero", "30", True),
+        ("someone", "1", False),
+    ],
+)
+def test_a_number_is_the_same_in_words_and_in_digits(text: str, answer: str, right: bool) -> None:
+    assert is_right(text, [answer]) is right

@@ -44,7 +44,7 @@ class Dresser(Generator):
     ) -> None:
         super().__init__(lm, tokenizer, probed)
         self.config = config
-        self.template = template_for(config.template, tokenizer)
+        self.template = template_for(config.template, tokenizer, config.links)
         self.parts: Parts = load_parts(config, lm, tokenizer, self.template, parts)
         if self.parts.contextual is not None:
             self._step = None  # it has the table of words only, and the embedding layer knows contextual tokens too

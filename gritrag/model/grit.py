@@ -92,6 +92,7 @@ class GritModel(Dresser):
         pooling: str | None = None,
         template: str | None = None,
         instruction: str | None = None,
+        links: int | None = None,
         parts: PartsConfig | None = None,
         trust_remote_code: bool = False,
     ) -> "GritModel":
@@ -103,7 +104,8 @@ class GritModel(Dresser):
             dtype: ``auto``, ``float32``, ``bfloat16`` or ``float16``. ``auto`` is bfloat16 where the hardware computes
                 in it, else float32 with the weights of linear layers rounded to half precision.
             device: ``auto`` or a torch device.
-            reading, pooling, template, instruction, parts: for a bare model; a checkpoint fixes them.
+            reading, pooling, template, instruction, links, parts: for a bare model; a checkpoint fixes them (see
+                `CheckpointConfig`).
             trust_remote_code: run code that comes with a hub model. Off unless you ask.
 
         Raises:
@@ -116,6 +118,7 @@ class GritModel(Dresser):
             "pooling": pooling,
             "template": template,
             "instruction": instruction,
+            "links": links,
             "parts": parts,
         }
         given = {key: value for key, value in asked.items() if value is not None}

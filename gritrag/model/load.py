@@ -263,12 +263,19 @@ def hash_tokenizer(tokenizer: PreTrainedTokenizerBase) -> str:
     return xxhash.xxh3_128_hexdigest(text.encode())
 
 
-def template_for(name: str, tokenizer: PreTrainedTokenizerBase) -> Template:
-    """A template by name, or by the control tokens of the tokenizer for ``"auto"``.
+def template_for(name: str, tokenizer: PreTrainedTokenizerBase, links: int = 0) -> Template:
+    """A template by name, or by the control tokens of the tokenizer for ``"auto"``, with so many link tokens.
 
     Raises:
-        ValueError: no template of that name.
+        ValueError: no template of that name, or a tokenizer without the end token that it asks for.
     """
+    template = _template(name, tokenizer)
+    if links and not tokenizer.eos_token:
+        raise ValueError(f"links={links}: links are the tokenizer's end token, and this one has none; use links=0")
+    return template.with_links(tokenizer.eos_token, links) if links else template
+
+
+def _template(name: str, tokenizer: PreTrainedTokenizerBase) -> Template:
     if name != "auto" and name not in TEMPLATES:
         raise ValueError(f"no template {name!r}; there are: auto, {', '.join(TEMPLATES)}")
     vocabulary = tokenizer.get_vocab()

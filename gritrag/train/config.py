@@ -247,7 +247,7 @@ class TrainConfig(Recipe):
         base: model to start from, as `GritModel.from_pretrained` takes it; ``model`` is another name for it.
         init: an earlier run to start from instead of the base's weights: ``.../weights.safetensors`` of its snapshot,
             or its checkpoint.
-        reading, pooling, template, instruction, parts: what the checkpoint will fix; see `CheckpointConfig`.
+        reading, pooling, template, instruction, links, parts: what the checkpoint will fix; see `CheckpointConfig`.
         dtype: of the weights. ``autocast`` computes in bfloat16 where the hardware does.
         sharding: ``fsdp2``: of several processes each keeps a part of the language model; see `gritrag.train.sharding`.
         steps, seconds, tokens: the run ends at whichever comes first; the schedule goes by the same clock.
@@ -269,6 +269,7 @@ class TrainConfig(Recipe):
     pooling: str = "mean"
     template: str = "auto"
     instruction: str = ""
+    links: int = Field(0, ge=0, le=64)
     parts: PartsConfig = PartsConfig()
     dtype: str = "float32"
     autocast: bool = True

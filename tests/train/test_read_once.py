@@ -83,7 +83,7 @@ def assert_equal_gradients(got: dict[str, torch.Tensor], want: dict[str, torch.T
 def test_read_once_equals_one_long_masked_forward(
     make_model: MakeModel, recipe: Recipe, architecture: str, reading: str
 ) -> None:
-    model = make_model(architecture, reading=reading)
+    model = make_model(architecture, reading=reading, links=2 if architecture == "llama" else 0)
     chunk = 400 if reading == "bidirectional" else 4000  # answers one by one, and all of them together
     config = recipe(contrastive={"weight": 0}, answer_chunk_tokens=chunk)
     step = retrieval_step(model, config)
