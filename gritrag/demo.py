@@ -4,12 +4,14 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from statistics import median
+from time import perf_counter
 from typing import NamedTuple
 
 from gritrag import RAG, Answer, GritModel, Index
 from gritrag.config import RELEVANCE_BIAS
 from gritrag.corpus import Question, documents, questions
 from gritrag.ingest import open_or_create
+from gritrag.progress import ProgressBar
 
 MAX_NEW_TOKENS = 32
 
@@ -60,11 +62,21 @@ class Summary(NamedTuple):
     median_speedup: float
 
 
+class Others(NamedTuple):
+    """The corpus' other questions, which are answered from states alone: how many, right ones, and seconds for all,
+    search included."""
+
+    questions: int
+    right_cached: int
+    seconds: float
+
+
 class Report(NamedTuple):
     """All that the demo found."""
 
     exchanges: list[Exchange]
     summary: Summary
+    others: Others
 
 
 def first_token(answer: Answer) -> float:
@@ -97,6 +109,18 @@ def ask(index: Index, questions: Sequence[Question], k: int, relevance_bias: flo
         yield Exchange(question, *answers)
 
 
+def ask_others(index: Index, chosen: Sequence[Question], k: int, relevance_bias: float) -> Others:
+    """Answer all that were not `chosen`, from states alone."""
+    rag = RAG(index, "doc-cache", k, relevance_bias=relevance_bias)
+    others = [question for question in questions() if question not in chosen]
+    began, right = perf_counter(), 0
+    with ProgressBar(others, desc="answering from states", unit="question", disable=not others) as bar:
+        for question in bar:
+            answer = rag.ask(question.question, max_new_tokens=MAX_NEW_TOKENS)
+            right += is_right(answer.text, question.answers)
+    return Others(len(others), right, perf_counter() - began)
+
+
 def run(
     folder: Path,
     model: GritModel,
@@ -112,13 +136,16 @@ def run(
         for exchange in ask(index, chosen, k, relevance_bias):
             exchanges.append(exchange)
             say(_exchange_lines(exchange))
-    summary = summarise(exchanges)
-    say(
-        f"{summary.questions} questions, document found for {summary.found}. Right answers: doc-query "
-        f"{summary.right_uncached}, doc-cache {summary.right_cached}. "
-        f"First token after the search: {summary.median_speedup:.1f} times sooner from states (median)."
-    )
-    return Report(exchanges, summary)
+        summary = summarise(exchanges)
+        say(_summary_line(summary))
+        others = ask_others(index, chosen, k, relevance_bias)
+    if others.questions:
+        say(
+            f"The corpus' other {others.questions} questions, from states alone: {others.right_cached} right, in "
+            f"{others.seconds:.0f} s with the search. Of all {summary.questions + others.questions}: "
+            f"{summary.right_cached + others.right_cached} right from states."
+        )
+    return Report(exchanges, summary, others)
 
 
 def summarise(exchanges: Sequence[Exchange]) -> Summary:
@@ -128,6 +155,14 @@ def summarise(exchanges: Sequence[Exchange]) -> Summary:
         right_uncached=sum(is_right(e.uncached.text, e.question.answers) for e in exchanges),
         right_cached=sum(is_right(e.cached.text, e.question.answers) for e in exchanges),
         median_speedup=median(e.speedup for e in exchanges),
+    )
+
+
+def _summary_line(summary: Summary) -> str:
+    return (
+        f"{summary.questions} questions, document found for {summary.found}. Right answers: doc-query "
+        f"{summary.right_uncached}, doc-cache {summary.right_cached}. "
+        f"First token after the search: {summary.median_speedup:.1f} times sooner from states (median)."
     )
 
 

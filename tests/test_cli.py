@@ -205,6 +205,8 @@ def test_demo_answers_every_question_in_both_modes(model_folder: str, tmp_path: 
     text = run("demo", *options).stdout
     assert text.count("doc-cache") == 3
     assert "2 questions" in text
+    assert report["others"]["questions"] == 58
+    assert "other 58 questions" in text
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,12 @@
 """The corpus: sixty passages, one question each, and every answer literally in its passage."""
 
+from pathlib import Path
+
 import pytest
 
+from gritrag import Document, GritModel, Index, demo
 from gritrag.corpus import documents, questions
-from gritrag.demo import is_right
+from gritrag.demo import ask_others, is_right
 
 CORPUS = documents()
 QUESTIONS = questions()
@@ -69,3 +72,23 @@ def test_an_answer_is_right_if_it_holds_the_words_in_order(text: str, right: boo
 )
 def test_a_number_is_the_same_in_words_and_in_digits(text: str, answer: str, right: bool) -> None:
     assert is_right(text, [answer]) is right
+
+
+def test_questions_that_are_not_shown_are_answered_and_counted(
+    tiny_model: GritModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[list[str]] = []
+
+    def right_but_once(text: str, answers: list[str]) -> bool:
+        seen.append(answers)
+        return len(seen) > 1
+
+    monkeypatch.setattr(demo, "is_right", right_but_once)
+    shown = questions(56)
+    with Index.create(tmp_path / "index", model=tiny_model) as index:
+        index.add([Document("The ferry sails at four.")])
+        others = ask_others(index, shown, k=1, relevance_bias=8.0)
+        assert (others.questions, others.right_cached) == (4, 3)
+        assert others.seconds > 0
+        assert seen == [question.answers for question in questions() if question not in shown]
+        assert ask_others(index, questions(), k=1, relevance_bias=8.0)[:2] == (0, 0)
