@@ -247,6 +247,8 @@ class TrainConfig(Recipe):
         base: model to start from, as `GritModel.from_pretrained` takes it; ``model`` is another name for it.
         init: an earlier run to start from instead of the base's weights: ``.../weights.safetensors`` of its snapshot,
             or its checkpoint.
+        average: other runs, named as in `init`: what is shipped is the mean of their weights and those of this run. Needs
+            ``adapter.method=full``. A run that is done is shipped anew by the same command.
         reading, pooling, template, instruction, links, parts: what the checkpoint will fix; see `CheckpointConfig`.
         dtype: of the weights. ``autocast`` computes in bfloat16 where the hardware does.
         sharding: ``fsdp2``: of several processes each keeps a part of the language model; see `gritrag.train.sharding`.
@@ -265,6 +267,7 @@ class TrainConfig(Recipe):
     name: str
     base: str = "smollm2-135m"
     init: str | None = None
+    average: tuple[str, ...] = ()
     reading: ReadingMode = "causal"
     pooling: str = "mean"
     template: str = "auto"
@@ -312,6 +315,10 @@ class TrainConfig(Recipe):
     def _sound(self) -> Self:
         if self.parts.demonstrations and self.generative.p_question_state:
             raise ValueError("a query that is given demonstrations leaves no state to answer from: p_question_state=0")
+        if self.average and self.adapter.method != "full":
+            raise ValueError(
+                "the mean of two LoRA adapters is not that of their changes: average=[] or adapter.method=full"
+            )
         self.in_stages()  # refuses a broken stage at once
         return self
 

@@ -28,7 +28,16 @@ from gritrag.train.peers import Peers
 from gritrag.train.read_once import ReadOnce
 from gritrag.train.sharding import Shards, clip
 from gritrag.train.signals import StopSignal
-from gritrag.train.snapshot import WEIGHTS, Progress, load_weights, restore, save, snapshots
+from gritrag.train.snapshot import (
+    WEIGHTS,
+    Progress,
+    average_weights,
+    load_weights,
+    restore,
+    save,
+    snapshots,
+    stored_weights,
+)
 from gritrag.train.steps import RetrievalStep
 from gritrag.train.validate import Validation
 
@@ -64,6 +73,8 @@ class Trainer:
         self.parameters = {name: p for name, p in self.model.lm.named_parameters() if p.requires_grad} | parts
         if config.init:
             load_weights(config.init, self.parameters)
+        for source in config.average:
+            stored_weights(source, self.parameters)  # refused now, and not after hours
         self.progress = Progress()
         self._stages = config.in_stages()
         shares = [stage.share for stage in config.stages] or [1.0]
@@ -124,6 +135,7 @@ class Trainer:
     def ship(self) -> None:
         """Write the checkpoint, load it, and record how it does on the validation samples beside the trained model."""
         folder, settings = self.run / "checkpoint", self.config.adapter
+        average_weights(self.config.average, self.parameters)
         moments: dict[str, torch.Tensor] = {}
         if settings.method == "full" and settings.calibration_steps:
             with input_moments(self.model.lm) as moments:

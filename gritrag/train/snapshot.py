@@ -13,7 +13,7 @@ runs/<name>/
 import json
 import os
 import shutil
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -105,12 +105,30 @@ def restore(
 
 
 def load_weights(source: str, parameters: Mapping[str, nn.Parameter]) -> None:
-    """Put the weights of an earlier run into parameters, in place.
+    """Put the weights of an earlier run into parameters, in place; see `stored_weights`."""
+    tensors = stored_weights(source, parameters)
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(scattered(tensors[name], parameter))
+
+
+def average_weights(sources: Sequence[str], parameters: Mapping[str, nn.Parameter]) -> None:
+    """Make parameters the mean of themselves and of the weights of other runs, in place (Wortsman et al. 2022, model
+    soups, arXiv 2203.05482); see `stored_weights`."""
+    for count, source in enumerate(sources, start=2):
+        tensors = stored_weights(source, parameters)
+        with torch.no_grad():
+            for name, parameter in parameters.items():
+                parameter.lerp_(tensors[name].to(parameter), 1 / count)
+
+
+def stored_weights(source: str, parameters: Mapping[str, nn.Parameter]) -> dict[str, torch.Tensor]:
+    """The weights of an earlier run, by name.
 
     Args:
         source: ``weights.safetensors`` of a snapshot; or a checkpoint, as `GritModel.from_pretrained` takes it. That is
             less than a snapshot where its adapter was extracted, and all there is where the run's folder is gone.
-        parameters: by name.
+        parameters: those of the model that they are for, by name.
 
     Raises:
         ValueError: neither of them, or names or shapes that differ.
@@ -119,7 +137,7 @@ def load_weights(source: str, parameters: Mapping[str, nn.Parameter]) -> None:
     if file.is_file():
         tensors = load_file(file)
     elif file.suffix == Path(WEIGHTS).suffix:
-        raise ValueError(f"there are no weights {file}; init names a checkpoint, or the {WEIGHTS} of a run's snapshot")
+        raise ValueError(f"there are no weights {file}; name a checkpoint, or the {WEIGHTS} of a run's snapshot")
     else:
         tensors = _of_checkpoint(source, parameters)
     differing = sorted(set(tensors) ^ set(parameters))
@@ -128,13 +146,12 @@ def load_weights(source: str, parameters: Mapping[str, nn.Parameter]) -> None:
             f"{source} holds {len(tensors)} parameters, this recipe trains {len(parameters)}; the first that differs "
             f"is {differing[0]}: base and adapter settings must be those of the run that wrote it"
         )
-    with torch.no_grad():
-        for name, parameter in parameters.items():
-            if tensors[name].shape != parameter.shape:
-                raise ValueError(
-                    f"{source}: {name} has shape {list(tensors[name].shape)}, the model's has {list(parameter.shape)}"
-                )
-            parameter.copy_(scattered(tensors[name], parameter))
+    for name, parameter in parameters.items():
+        if tensors[name].shape != parameter.shape:
+            raise ValueError(
+                f"{source}: {name} has shape {list(tensors[name].shape)}, the model's has {list(parameter.shape)}"
+            )
+    return tensors
 
 
 def _of_checkpoint(source: str, wanted: Collection[str]) -> dict[str, torch.Tensor]:

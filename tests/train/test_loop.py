@@ -25,7 +25,7 @@ from gritrag.train.data import Mixture
 from gritrag.train.loop import Trainer, main
 from gritrag.train.peers import Peers
 from gritrag.train.read_once import ReadOnce
-from gritrag.train.snapshot import snapshots
+from gritrag.train.snapshot import WEIGHTS, snapshots
 from gritrag.train.steps import Prompted, RetrievalStep
 
 Recipe = Callable[..., TrainConfig]
@@ -172,6 +172,32 @@ def test_a_run_begins_from_a_checkpoint_and_ships_the_change_since_the_base(reci
         Trainer(recipe(init=str(checkpoint), adapter={"method": "lora"}))
     with pytest.raises((ValueError, OSError), match="nowhere"):
         Trainer(recipe(init="nowhere"))
+
+
+def test_what_is_shipped_is_the_mean_of_runs(recipe: Recipe) -> None:
+    full = {"form": "lora", "rank": 64}
+    one, two = (Trainer(recipe(name=f"run-{seed}", seed=seed, steps=3, lr=1e-2, adapter=full)) for seed in (1, 2))
+    of_one, of_two = str(one.train()), str(two.train())
+    last = [str(snapshots(Path(checkpoint).parent)[-1] / WEIGHTS) for checkpoint in (of_one, of_two)]
+    trained = [{name: value.clone() for name, value in weights(run).items()} for run in (one, two)]
+    third = Trainer(recipe(name="third", seed=3, steps=2, lr=1e-2, adapter=full, average=last))
+    third.train()
+    final = Trainer(recipe(name="again", steps=1, init=str(snapshots(third.run)[-1] / WEIGHTS)))
+    for name, value in weights(third).items():
+        mean = (weights(final)[name] + trained[0][name] + trained[1][name]) / 3
+        torch.testing.assert_close(value, mean, atol=1e-6, rtol=1e-5)
+        assert not torch.equal(value, weights(final)[name]), "snapshots are not averaged"
+
+    again = Trainer(recipe(name="run-1", seed=1, steps=3, lr=1e-2, adapter=full, average=[last[1]]))
+    shipped = GritModel.from_pretrained(str(again.train()), dtype="float32", device="cpu")
+    for name in weights(again):
+        mean = (trained[0][name] + trained[1][name]) / 2
+        torch.testing.assert_close(shipped.lm.get_parameter(name), mean, atol=2e-3, rtol=1e-2)
+
+    with pytest.raises(ValueError, match="there are no weights"):
+        Trainer(recipe(name="fourth", average=["gone.safetensors"]))
+    with pytest.raises(ValueError, match="mean of two LoRA adapters"):
+        recipe(average=last, adapter={"method": "lora"})
 
 
 def test_an_adapter_trains_with_summed_weights(recipe: Recipe) -> None:
