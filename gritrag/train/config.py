@@ -247,7 +247,7 @@ class TrainConfig(Recipe):
         base: model to start from, as `GritModel.from_pretrained` takes it; ``model`` is another name for it.
         init: an earlier run to start from instead of the base's weights: ``.../weights.safetensors`` of its snapshot,
             or its checkpoint.
-        average: other runs, named as in `init`: what is shipped is the mean of their weights and those of this run. Needs
+        average: other runs, named as in `init`: what is shipped is the mean of their weights and those of this run, of
             ``adapter.method=full``. A run that is done is shipped anew by the same command.
         reading, pooling, template, instruction, links, parts: what the checkpoint will fix; see `CheckpointConfig`.
         dtype: of the weights. ``autocast`` computes in bfloat16 where the hardware does.
