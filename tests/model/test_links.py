@@ -29,6 +29,13 @@ def test_links_close_the_state_of_a_document_and_change_neither_vectors_nor_ques
     assert len(with_links.state) == len(without.state) + 3
 
 
+def test_links_stand_behind_the_end_of_a_text_that_closes_it_for_its_vector(make_model: MakeModel) -> None:
+    plain, linked = (make_model(template="instruct", pooling="last", links=links) for links in (0, 1))
+    one, two = (model.document_prompt(TEXT) for model in (plain, linked))
+    assert two.ids == [*one.ids, linked.tokenizer.eos_token_id]
+    np.testing.assert_allclose(linked.encode_document([TEXT]), plain.encode_document([TEXT]), atol=1e-6)
+
+
 def test_bidirectional_reading_sees_them(make_model: MakeModel) -> None:
     one, two = (make_model(reading="bidirectional", links=links).read_documents([TEXT])[0].vector for links in (1, 2))
     assert not np.allclose(one, two, atol=1e-4)

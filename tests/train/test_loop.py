@@ -200,6 +200,14 @@ def test_what_is_shipped_is_the_mean_of_runs(recipe: Recipe) -> None:
         recipe(average=last, adapter={"method": "lora"})
 
 
+def test_links_are_trained_with_and_shipped(recipe: Recipe) -> None:
+    trainer = Trainer(recipe(steps=1, links=2))
+    shipped = GritModel.from_pretrained(str(trainer.train()), device="cpu")
+    assert shipped.config.links == 2
+    assert shipped.document_prompt("Osk").ids == trainer.model.document_prompt("Osk").ids
+    assert shipped.document_prompt("Osk").ids[-2:] == [shipped.tokenizer.eos_token_id] * 2
+
+
 def test_an_adapter_trains_with_summed_weights(recipe: Recipe) -> None:
     layers = [m for m in Trainer(recipe(adapter={"method": "lora"})).model.lm.modules() if isinstance(m, LoraLinear)]
     assert layers
