@@ -122,7 +122,7 @@ def plan_context(
         Citation(hit.document.id, hit.document.title, end - len(piece), end)
         for hit, piece, end in zip(hits[:fitting], pieces[turn], _ends(start, pieces)[turn], strict=True)
     )
-    biases = _biases(hits[:fitting], relevance_bias)[turn] if states is not None else [0.0] * len(pieces)
+    biases = relevance_biases(hits[:fitting], relevance_bias)[turn] if states is not None else [0.0] * len(pieces)
     are_abreast = [any(biases)] * len(pieces)
     context = model.usable(
         Context(
@@ -156,7 +156,7 @@ def _count_fitting(
     return fitting
 
 
-def _biases(hits: Sequence[Hit], relevance_bias: float) -> list[float]:
+def relevance_biases(hits: Sequence[Hit], relevance_bias: float) -> list[float]:
     """From 0 for the best hit down to minus `relevance_bias` for one of score 0; all 0 where no score is above 0."""
     scores = [max(hit.score, 0.0) if math.isfinite(hit.score) else 0.0 for hit in hits]
     best = max(scores, default=0.0)

@@ -44,10 +44,13 @@ class EvaluationConfig(Recipe):
         sets: files of labels, pairs or questions; see `gritrag.bench.embedding`.
         train: labelled rows that a probe learns from.
         answers: questions that are answered, from a right passage among distractors.
+        likelihoods: files of questions whose right answers are weighed: how probable they are, from text and from
+            states; see `gritrag.bench.likelihood`.
         attention: texts that attention is looked at on.
         demonstrations: questions whose pairs are shown as demonstrations.
         instructions: of the sets of labels and pairs, by their names without ``.jsonl``.
         rows_of: so many rows of these sets instead of `rows`, by the same names.
+        likelihood_questions: so many of each of those files.
         rows, documents, shots, clusterings, questions, distractors, max_new_tokens, texts, seed: sizes; see
             `embedding.Setting`, `quality.Setting` and `attention.Setting`.
     """
@@ -56,6 +59,7 @@ class EvaluationConfig(Recipe):
     sets: tuple[str, ...] = Field(min_length=1)
     train: str
     answers: str = ""
+    likelihoods: tuple[str, ...] = ()
     attention: str = ""
     demonstrations: str = ""
     instructions: dict[str, str] = Field(default_factory=dict)
@@ -65,6 +69,7 @@ class EvaluationConfig(Recipe):
     shots: int = 8
     clusterings: int = 20
     questions: int = 40
+    likelihood_questions: int = 100
     distractors: int = 2
     max_new_tokens: int = 16
     texts: int = 64
@@ -76,7 +81,8 @@ class EvaluationConfig(Recipe):
     def names(self) -> list[str]:
         """What a system can be judged on, as `SystemConfig.scores` calls it."""
         others = {"answers": self.answers, "attention": self.attention}
-        return [*(Path(file).stem for file in self.sets), *(name for name, file in others.items() if file)]
+        files = dict.fromkeys((*self.sets, *self.likelihoods))
+        return [*(Path(file).stem for file in files), *(name for name, file in others.items() if file)]
 
 
 class RelationConfig(Recipe):

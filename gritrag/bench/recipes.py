@@ -20,6 +20,7 @@ import yaml
 from gritrag.bench import attention, embedding, quality
 from gritrag.bench.attention_report import PARTS
 from gritrag.bench.comparison import ComparisonConfig, EvaluationConfig, SystemConfig
+from gritrag.bench.likelihood import likelihoods
 from gritrag.bench.questions import choose, read_questions
 from gritrag.bench.recipes_report import show, summarise
 from gritrag.bench.report import as_json
@@ -103,6 +104,9 @@ def judge(model: GritModel, system: SystemConfig, settings: EvaluationConfig) ->
                 values[f"{name}/{measured.score}"] = measured.value
     if settings.answers and "answers" in wanted:
         values |= answer_scores(model, settings)
+    for file in settings.likelihoods:
+        if Path(file).stem in wanted:
+            values |= likelihood_scores(model, file, settings)
     if settings.attention and "attention" in wanted:
         values |= attention_scores(model, settings)
     return values
@@ -121,17 +125,7 @@ def _setting(settings: EvaluationConfig, name: str, instruction: str | None) -> 
 
 def answer_scores(model: GritModel, settings: EvaluationConfig) -> dict[str, Sampled]:
     """F1 of answers to the same questions from the same passages, read again and from their states."""
-    path = settings.path(settings.answers)
-    setting = quality.Setting(
-        settings.questions,
-        settings.documents,
-        settings.distractors,
-        states="float32",
-        max_new_tokens=settings.max_new_tokens,
-        seed=settings.seed,
-        only="answers",
-    )
-    asked = quality.gold_contexts(choose(read_questions(path), settings.documents), setting, path)
+    setting, asked = _asked(settings, settings.answers, settings.questions)
     found: dict[str, list[float]] = {name: [] for name in WAYS.values()}
     with (
         tempfile.TemporaryDirectory(prefix="gritrag-recipes-") as folder,
@@ -142,6 +136,30 @@ def answer_scores(model: GritModel, settings: EvaluationConfig) -> dict[str, Sam
             for way, name in WAYS.items():
                 found[name].append(score_answer(texts[way], each.question.answers)["F1"])
     return {name: Sampled.mean(values, settings.seed) for name, values in found.items()}
+
+
+def likelihood_scores(model: GritModel, file: str, settings: EvaluationConfig) -> dict[str, Sampled]:
+    """How probable right answers to questions of a file are, from text and from states: `gritrag.bench.likelihood`."""
+    _, asked = _asked(settings, file, settings.likelihood_questions)
+    return {
+        f"{Path(file).stem}/{way}": Sampled.mean(values, settings.seed)
+        for way, values in likelihoods(model, asked).items()
+    }
+
+
+def _asked(settings: EvaluationConfig, file: str, questions: int) -> tuple[quality.Setting, list[quality.Asked]]:
+    """So many questions of a file, each with its right passage among distractors, and how they are answered."""
+    path = settings.path(file)
+    setting = quality.Setting(
+        questions,
+        settings.documents,
+        settings.distractors,
+        states="float32",
+        max_new_tokens=settings.max_new_tokens,
+        seed=settings.seed,
+        only="answers",
+    )
+    return setting, quality.gold_contexts(choose(read_questions(path), settings.documents), setting, path)
 
 
 def attention_scores(model: GritModel, settings: EvaluationConfig) -> dict[str, Sampled]:

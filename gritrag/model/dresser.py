@@ -70,6 +70,12 @@ class Dresser(Generator):
         """The question as it stands in a context before the documents: `[T]`."""
         return self._asked(self.template.question_first_segments, question)
 
+    def answer_token_ids(self, answer: str) -> list[int]:
+        """An answer with its end, as it stands behind a question: `[T]`."""
+        stop = self.template.stop
+        end = self.encoder.scaffold_ids(stop[0]) if stop else [self.tokenizer.eos_token_id]
+        return [*self.encoder.content_ids(answer), *end]
+
     def answer_start_ids(self, question_is_last: bool) -> list[int]:
         """What stands between a context and its answer, where that is not part of the question: `[T]`."""
         return self.encoder.encode(self.template.answer_start_segments(question_is_last)).ids

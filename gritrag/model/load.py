@@ -121,6 +121,9 @@ def _bare_config(name: str, path: Path) -> CheckpointConfig:
 def _ready(lm: PreTrainedModel, device: torch.device, has_half_weights: bool) -> PreTrainedModel:
     if has_half_weights:
         round_to_half(lm)
+    if device.type == "cuda":
+        # cuDNN plans attention anew for every shape, and no two contexts are of one: 10 ms a layer on an H200
+        torch.backends.cuda.enable_cudnn_sdp(False)
     lm.to(device)  # type: ignore[arg-type]  # its decorator hides the signature
     return lm.eval()
 

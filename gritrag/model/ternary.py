@@ -88,6 +88,12 @@ def add(lm: PreTrainedModel, file: Path) -> None:
         raise ValueError(f"{file} is broken ({error}); fetch the checkpoint again") from None
 
 
+def rounded(change_OI: torch.Tensor) -> torch.Tensor:
+    """What is left of a change once it has been written: float32 `[O, I]`."""
+    codes_OI, scale_O = _ternary(change_OI)
+    return codes_OI * scale_O[:, None].float()
+
+
 def _ternary(change_OI: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """-1, 0 or 1 for each number, and for each row what 1 stands for: the mean size of those that are not 0."""
     size_OI = change_OI.abs()

@@ -71,6 +71,8 @@ class DataConfig(Recipe):
         p_title: share of documents that are read with their title.
         max_chat_tokens: longer chats are left out.
         word_noise: share of words that the rule ``noise`` of `SourceConfig.augment` drops, doubles or swaps.
+        workers: processes that make steps ahead of their time. With 0 a step is made while the model waits: not to be
+            seen on a processor, and much of the time on a fast device.
         translator: ``module:function`` for the rule ``translate``: a list of texts in, their back-translations out.
     """
 
@@ -85,6 +87,7 @@ class DataConfig(Recipe):
     p_title: float = Field(0.5, ge=0, le=1)
     max_chat_tokens: int = Field(512, ge=8)
     word_noise: float = Field(0.1, gt=0, lt=1)
+    workers: int = Field(0, ge=0)
     translator: str = ""
 
 
@@ -221,6 +224,8 @@ class AdapterConfig(Recipe):
             LoRA adapter.
         form: of an extracted adapter: ``lora``, by SVD; or ``ternary``, for changes of no low rank, which only GritRAG
             reads; see `gritrag.model.ternary`.
+        aware: share of the run, at its end, that computes with the weights that a ternary adapter will leave; see
+            `gritrag.train.aware`.
         rank: of every matrix of a LoRA adapter.
         alpha: scale of a trained adapter, over its rank.
         init: ``lora`` goes on with the adapter in this folder, such as an extracted one, instead of beginning anew.
@@ -232,11 +237,18 @@ class AdapterConfig(Recipe):
 
     method: Literal["full", "lora"] = "full"
     form: Literal["lora", "ternary"] = "lora"
+    aware: float = Field(0.0, ge=0, le=1)
     rank: int = Field(32, ge=1)
     alpha: int = Field(64, ge=1)
     init: str | None = None
     calibration_steps: int = Field(12, ge=0)
     embeddings: bool = False
+
+    @model_validator(mode="after")
+    def _aware_of_ternary(self) -> Self:
+        if self.aware and (self.method, self.form, self.embeddings) != ("full", "ternary", False):
+            raise ValueError("adapter.aware is of ternary adapters of full fine-tuning: method=full and form=ternary")
+        return self
 
 
 class TrainConfig(Recipe):
@@ -319,6 +331,8 @@ class TrainConfig(Recipe):
             raise ValueError(
                 "the mean of two LoRA adapters is not that of their changes: average=[] or adapter.method=full"
             )
+        if self.adapter.aware and self.sharding != "none":
+            raise ValueError("a weight that is sharded has no rows to round: adapter.aware=0 or sharding=none")
         self.in_stages()  # refuses a broken stage at once
         return self
 

@@ -43,8 +43,6 @@ class Dress:
         self._in_batch_negatives = config.contrastive.in_batch_negatives
         self._demonstrations = config.parts.demonstrations
         self._ends = end_token_ids(model.lm, model.tokenizer)
-        stop = model.template.stop
-        self._end = self._encoder.scaffold_ids(stop[0]) if stop else [model.tokenizer.eos_token_id]
 
     def passages(
         self, source: Source, passages: Sequence[Passage], rng: random.Random, is_full: bool = False
@@ -110,7 +108,7 @@ class Dress:
 
     def prompted(self, question: str, answer: str, context: tuple[int, ...] = (), start: int = 0) -> Prompted:
         question_ids = self._encoder.encode(self._template.question_segments(question)).ids
-        return Prompted(question_ids, self._encoder.content_ids(answer) + self._end, context, start)
+        return Prompted(question_ids, self._model.answer_token_ids(answer), context, start)
 
     def _answers(
         self,

@@ -9,6 +9,7 @@ import math
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from gritrag.model.adapter import PeftModel, attach, input_moments, linear_layer
 from gritrag.model.grit import GritModel
 from gritrag.model.low_rank import sum_layers
 from gritrag.progress import ProgressBar
+from gritrag.train.ahead import Ahead
+from gritrag.train.aware import AsShipped
 from gritrag.train.config import TrainConfig
 from gritrag.train.data import Mixture
 from gritrag.train.export import export, load_base
@@ -68,6 +71,7 @@ class Trainer:
             raise ValueError(f"{config.base} cannot be trained to answer from states: its keys cannot be moved")
         torch.manual_seed(config.seed)  # an adapter begins at random
         self._adapter = self._choose_parameters()
+        self._as_shipped = AsShipped(self.model.lm) if config.adapter.aware else None
         self.shards = Shards(self.model, config.sharding == "fsdp2")
         parts = {f"parts.{name}": p for name, p in self.model.parts.requires_grad_().named_parameters()}
         self.parameters = {name: p for name, p in self.model.lm.named_parameters() if p.requires_grad} | parts
@@ -90,6 +94,7 @@ class Trainer:
             self.parameters.values(), lr=config.lr, betas=config.betas, weight_decay=config.weight_decay
         )
         self.mixture = Mixture(config, self.model, self.peers.rank, self.peers.world)
+        self._ahead = Ahead(self.mixture, config.data.workers, self.config.steps)
         self.read_once = ReadOnce(self.model, config, self.peers)
 
     def _choose_parameters(self) -> PeftModel | None:
@@ -143,7 +148,9 @@ class Trainer:
                     self.read_once.forward(self.mixture.step(self.progress.step + number))
         self._tell(export(self.model, self._adapter, self.config, folder, moments))
         if self.config.validation.paths:
-            shipped = ReadOnce(GritModel.from_pretrained(folder, dtype=self.config.dtype, device="cpu"), self.config)
+            shipped = ReadOnce(
+                GritModel.from_pretrained(folder, dtype=self.config.dtype, device=self.config.device), self.config
+            )
             found = Validation(self.config, shipped)()
             Metrics(self.run, self.progress.step).write({"step": self.progress.step, "shipped": found})
             self._tell("shipped: " + ", ".join(f"{name} {value:.3f}" for name, value in found.items()))
@@ -209,11 +216,11 @@ class Trainer:
             self.progress = self.progress._replace(stage=stage, stage_start=self.progress.step)
             self._enter(stage)
             self._tell(f"step {self.progress.step}: stage {self.config.stages[stage].name or stage + 1} begins")
-        data = self.mixture.step(self.progress.step)
+        data = self._ahead.step(self.progress.step)
         lr = self.stage.lr * self.lr_factor()
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        with self.shards.step(), self.accelerator.autocast():
+        with self.shards.step(), self._rounding(), self.accelerator.autocast():
             done = self.read_once(data)
         self.peers.average(self.parameters.values())
         norm = clip(self.parameters.values(), self.config.max_grad_norm)
@@ -249,6 +256,11 @@ class Trainer:
         by_tokens = self.progress.tokens / self.config.tokens if self.config.tokens else 0.0
         return max([self.progress.step / self.config.steps, by_tokens, *self.peers.lists(by_time)])
 
+    def _rounding(self) -> AbstractContextManager[None]:
+        """Weights as they will be shipped, where it is time for them."""
+        is_time = self._fraction() >= 1 - self.config.adapter.aware
+        return self._as_shipped() if self._as_shipped and is_time else nullcontext()
+
     def _stage_now(self) -> int:
         """The stage that a step belongs to that begins now."""
         fraction = self._fraction()
@@ -266,7 +278,7 @@ class Trainer:
     def _validate(self, metrics: Metrics | None) -> None:
         if not (self.config.validation.paths and self.config.validation.every):
             return
-        with self.shards.whole(), self.accelerator.autocast():
+        with self.shards.whole(), self._rounding(), self.accelerator.autocast():
             found = self.validation() if metrics else {}
         if metrics:
             metrics.write({"step": self.progress.step, "validation": found})

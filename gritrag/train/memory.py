@@ -26,8 +26,8 @@ class Memory:
         Args:
             identities: of the document of each query; see `gritrag.train.steps.RetrievalStep`.
         """
-        strange = [[known != own for known in self.identities] for own in identities]
-        return torch.tensor(strange, dtype=torch.bool).view(len(identities), len(self.identities))
+        own_Q, known_M = (torch.tensor(list(numbers), dtype=torch.long) for numbers in (identities, self.identities))
+        return own_Q[:, None] != known_M
 
     def beside(
         self, documents_ND: torch.Tensor, identities: Sequence[int], positive_Q: Sequence[int]

@@ -4,6 +4,7 @@ Gradients pass as if nothing had happened to the numbers (straight-through estim
 """
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
@@ -13,14 +14,13 @@ from gritrag.train.contexts import StateTensors
 
 
 class _ThereAndBack(torch.autograd.Function):
-    """What a quantiser leaves of keys and values, and their gradients as they come."""
+    """What a quantiser left of keys and values, and their gradients as they come."""
 
     @staticmethod
     def forward(
-        ctx: Any, keys: torch.Tensor, values: torch.Tensor, quantiser: Quantiser
+        ctx: Any, keys: torch.Tensor, values: torch.Tensor, left: tuple[torch.Tensor, torch.Tensor]
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        left_keys, left_values = quantiser(keys, values)
-        return left_keys.to(keys), left_values.to(values)
+        return left[0].to(keys), left[1].to(values)
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, None]:
@@ -39,8 +39,17 @@ class FakeQuantise:
     """
 
     def __init__(self, name: str) -> None:
-        self._quantiser = get_quantiser(name)
+        self._quantiser: Quantiser = get_quantiser(name)
 
     def __call__(self, states: Sequence[StateTensors]) -> list[StateTensors]:
         """In the forward pass exactly what decoding the written state would give."""
-        return [StateTensors(*_ThereAndBack.apply(state.keys, state.values, self._quantiser)) for state in states]
+        pairs = zip(states, self._left(states), strict=True)
+        return [StateTensors(*_ThereAndBack.apply(state.keys, state.values, left)) for state, left in pairs]
+
+    def _left(self, states: Sequence[StateTensors]) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Codecs compute on the processor: where a faster device waits for it, with all of its cores."""
+        given = [(state.keys.detach(), state.values.detach()) for state in states]
+        if not given or given[0][0].device.type == "cpu":
+            return [self._quantiser(*pair) for pair in given]
+        with ThreadPoolExecutor() as pool:
+            return list(pool.map(lambda pair: self._quantiser(*pair), given))
