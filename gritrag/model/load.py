@@ -216,10 +216,20 @@ def _load_base(
         )
     except (OSError, SafetensorError) as error:
         raise ValueError(f"cannot load a causal language model from {path}: {error}") from None
+    if path.is_file():
+        _end_as_the_file_says(tokenizer, lm)
     if info["missing_keys"]:
         some = ", ".join(sorted(info["missing_keys"])[:3])
         raise ValueError(f"{path} lacks weights that a causal language model of its kind has: {some}")
     return lm, tokenizer, weights
+
+
+def _end_as_the_file_says(tokenizer: PreTrainedTokenizerBase, lm: PreTrainedModel) -> None:
+    """Let the end token of a GGUF file's tokenizer be that of its model: transformers 5.17 took the token that begins a
+    turn for it, and whatever ends with it ended in another token than the model has learnt."""
+    said = lm.config.get_text_config().eos_token_id
+    if isinstance(said, int) and tokenizer.eos_token_id != said:
+        tokenizer.eos_token = tokenizer.convert_ids_to_tokens(said)
 
 
 def _converted(gguf: Path, digest: str) -> Path:

@@ -23,6 +23,9 @@ SCORES = {
     "questions/nDCG@10",
     "questions/recall@1",
     "questions/recall@5",
+    "questions/log p from text",
+    "questions/log p from states in a row",
+    "questions/log p from states",
     "labelled/V-measure",
     "labelled/accuracy",
     "pairs/Spearman",
@@ -38,7 +41,12 @@ def write(path: Path, rows: list[dict[str, Any]]) -> None:
     path.write_text("\n".join(map(json.dumps, rows)))
 
 
-QUICK = ["evaluation.sets=[pairs.jsonl]", "evaluation.answers=''", "evaluation.attention=''"]
+QUICK = [
+    "evaluation.sets=[pairs.jsonl]",
+    "evaluation.likelihoods=[]",
+    "evaluation.answers=''",
+    "evaluation.attention=''",
+]
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +95,8 @@ def comparison(tiny_model: GritModel, tmp_path_factory: pytest.TempPathFactory) 
                     "sets": ["questions.jsonl", "labelled.jsonl", "pairs.jsonl"],
                     "train": "labelled.jsonl",
                     "answers": "questions.jsonl",
+                    "likelihoods": ["questions.jsonl"],
+                    "likelihood_questions": 3,
                     "attention": "pairs.jsonl",
                     "clusterings": 2,
                     "questions": 2,
@@ -165,7 +175,7 @@ def test_a_system_may_be_judged_on_less_and_a_set_have_rows_of_its_own(
     fewer = ["systems.both.scores=[pairs, answers]", "systems.again.scores=[questions]"]
     scores = json.loads(main(comparison, fewer, as_json_text=True))["scores"]
     assert set(scores["both"]) == {"pairs/Spearman", "answers/F1 from text", "answers/F1 from states"}
-    assert set(scores["again"]) == {"questions/nDCG@10", "questions/recall@1", "questions/recall@5"}
+    assert set(scores["again"]) == {score for score in SCORES if score.startswith("questions/")}
     assert all(scores[name][score] == all_rows[name][score] for name in ("both", "again") for score in scores[name])
     rows = ["evaluation.rows_of={pairs: 5}", "evaluation.sets=[labelled.jsonl, pairs.jsonl]", *QUICK[1:]]
     base = json.loads(main(comparison, rows, as_json_text=True))["scores"]["base"]
