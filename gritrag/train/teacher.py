@@ -30,7 +30,8 @@ class Teacher:
 
     @cached_property
     def _encoder(self) -> Encoder:
-        return load_encoder(self.name, device=str(self._model.lm.device))
+        # in float32 everywhere: in fewer bits what is taught of a text depends on those it is read with
+        return load_encoder(self.name, dtype="float32", device=str(self._model.lm.device))
 
     def documents(self, prompts: Sequence[TokenIds]) -> torch.Tensor:
         """float32 `[N, E]`, L2-normalised, without gradients."""

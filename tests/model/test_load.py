@@ -36,6 +36,25 @@ def test_a_directory_loads_to_the_model_that_was_saved(saved: Path, tiny_model: 
     assert again.fingerprint == model.fingerprint
 
 
+def test_texts_of_a_gguf_model_end_as_the_model_says(
+    saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some versions of transformers make another end token of such a file for the tokenizer than for the model."""
+    file = saved / "tokenizer_config.json"
+    told = json.loads(file.read_text("utf-8"))
+    right, wrong = told["eos_token"], told["bos_token"]
+    assert right != wrong
+    file.write_text(json.dumps({**told, "eos_token": wrong}), "utf-8")
+    gguf = tmp_path / "tiny.gguf"
+    gguf.write_bytes(b"weights")
+    monkeypatch.setattr(loading, "_converted", lambda path, digest: saved)
+    model = GritModel.from_pretrained(gguf, dtype="float32", template="gritrag")
+    assert model.tokenizer.eos_token == right
+    assert model.answer_token_ids("x")[-1] == model.lm.config.eos_token_id
+    # a folder has a tokenizer of its own, which somebody chose
+    assert GritModel.from_pretrained(saved, dtype="float32").tokenizer.eos_token == wrong
+
+
 def test_a_bare_model_can_be_told_how_to_read(saved: Path) -> None:
     model = GritModel.from_pretrained(saved, dtype="float32", reading="bidirectional", pooling="last")
     assert model.fingerprint.parts["reading"] == "bidirectional"
