@@ -33,7 +33,8 @@ def teacher_folder(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrain
 
 def test_it_embeds_the_texts_as_they_were_without_instruction(teacher_folder: Path, recipe: Recipe) -> None:
     model = GritModel.from_pretrained(recipe().base, dtype="float32", device="cpu")
-    teacher, encoder = Teacher(str(teacher_folder), model), load_encoder(str(teacher_folder), device="cpu")
+    teacher = Teacher(str(teacher_folder), model)
+    encoder = load_encoder(str(teacher_folder), dtype="float32", device="cpu")
     documents = teacher.documents([model.document_prompt(text) for text in TEXTS])
     np.testing.assert_allclose(documents, encoder.encode_document(TEXTS), atol=1e-5)
     queries = teacher.queries([model.query_prompt(text, "Find what answers it") for text in TEXTS])
