@@ -31,6 +31,15 @@ def test_steps_are_the_mixtures_own(mixture: Mixture, workers: int) -> None:
         assert ahead.step(number) == mixture.step(number)
 
 
+def test_processes_are_started_once_for_steps_in_a_row(mixture: Mixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    ahead, started = Ahead(mixture, 1, 9), []
+    inner = ahead._loader
+    monkeypatch.setattr(ahead, "_loader", lambda numbers: started.append(numbers) or inner(numbers))
+    for number in (0, 1, 2, 5, 6):
+        ahead.step(number)
+    assert started == [range(9), range(5, 9)]
+
+
 def test_the_last_step_is_made_too(mixture: Mixture) -> None:
     ahead = Ahead(mixture, 2, 5)
     assert [ahead.step(number) for number in range(5)] == [mixture.step(number) for number in range(5)]
