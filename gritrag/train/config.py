@@ -262,7 +262,7 @@ class TrainConfig(Recipe):
         average: other runs, named as in `init`: what is shipped is the mean of their weights and those of this run, of
             ``adapter.method=full``. A run that is done is shipped anew by the same command.
         reading, pooling, template, instruction, links, parts: what the checkpoint will fix; see `CheckpointConfig`.
-        dtype: of the weights. ``autocast`` computes in bfloat16 where the hardware does.
+        dtype: of the weights. ``autocast`` computes in bfloat16 on a GPU that does.
         sharding: ``fsdp2``: of several processes each keeps a part of the language model; see `gritrag.train.sharding`.
         steps, seconds, tokens: the run ends at whichever comes first; the schedule goes by the same clock.
         stages: run one after the other, each with a schedule and an optimizer of its own; without any, the recipe is
