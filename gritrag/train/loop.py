@@ -27,6 +27,7 @@ from gritrag.train.config import TrainConfig
 from gritrag.train.data import Mixture
 from gritrag.train.export import export, load_base
 from gritrag.train.metrics import Metrics
+from gritrag.train.outlook import mean_sizes, seconds_left
 from gritrag.train.peers import Peers
 from gritrag.train.read_once import ReadOnce
 from gritrag.train.sharding import Shards, clip
@@ -301,20 +302,14 @@ class Trainer:
         """What a step is, judged by the next twenty, and how long the run may take."""
         config, world = self.config, self.peers.world
         read = [s for n in range(20) if isinstance(s := self.mixture.step(self.progress.step + n), RetrievalStep)]
-        sizes = [(len(s.documents), sum(len(p.ids) for p in [*s.documents, *s.queries])) for s in read] or [(1, 0)]
-        documents, tokens = (world * sum(column) / len(sizes) for column in zip(*sizes, strict=True))
+        documents, tokens = (world * mean for mean in mean_sizes(read))
         trained = sum(parameter.numel() for parameter in self.parameters.values())
-        per_step = self._seconds_per_step(read)
-        seconds = per_step * (config.steps - self.progress.step)
-        if config.tokens:
-            seconds = min(seconds, per_step * (config.tokens - self.progress.tokens) / self._tokens_per_step(tokens))
-        if config.seconds:
-            seconds = min(seconds, config.seconds - self.progress.seconds)
+        seconds = seconds_left(config, self.progress, self._seconds_per_step(read), tokens)
         return (
             f"{config.name}: {trained / 1e6:.1f}M parameters in training ({config.adapter.method}, {config.dtype}), "
             f"{world} x {self.model.lm.device.type}\n"
             f"a step: {tokens:.0f} tokens of documents and queries, {documents - 1:.1f} negatives per anchor\n"
-            f"{self.progress.step} of {config.steps} steps done, about {max(0.0, seconds) / 60:.0f} minutes to go"
+            f"{self.progress.step} of {config.steps} steps done, about {seconds / 60:.0f} minutes to go"
         )
 
     def _seconds_per_step(self, steps: Sequence[RetrievalStep]) -> float:
@@ -327,10 +322,6 @@ class Trainer:
         with self.shards.whole(), torch.no_grad(), self.accelerator.autocast():
             self.read_once.read(steps[0].documents, with_states=False)
         return FORWARDS_PER_STEP * (time.monotonic() - began)
-
-    def _tokens_per_step(self, expected: float) -> float:
-        """Of the steps that were done, or as they are expected where none was."""
-        return self.progress.tokens / self.progress.step if self.progress.step else max(1.0, expected)
 
     def _tell(self, text: str) -> None:
         if self.is_first:
