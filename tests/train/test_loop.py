@@ -216,12 +216,12 @@ def test_an_adapter_trains_with_summed_weights(recipe: Recipe) -> None:
 
 def test_the_estimate_is_of_whichever_end_comes_first(recipe: Recipe) -> None:
     def minutes(**changes: Any) -> int:
-        told = re.search(r"about (\d+) minutes to go", Trainer(recipe(steps=10_000_000, **changes)).describe())
+        told = re.search(r"about (\d+) minutes to go", Trainer(recipe(steps=10**11, **changes)).describe())
         assert told
         return int(told.group(1))
 
     assert minutes(tokens=1) == minutes(seconds=1) == 0
-    assert minutes() > minutes(tokens=1_000_000) > 0
+    assert minutes() > minutes(tokens=10**9) > 0, "however fast the machine"
 
 
 def test_a_run_ends_with_its_time(recipe: Recipe) -> None:
