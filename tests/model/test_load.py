@@ -202,3 +202,15 @@ def test_an_unknown_device_is_refused(saved: Path) -> None:
     with pytest.raises(ValueError, match="no device 'gpu' here"):
         GritModel.from_pretrained(saved, device="gpu")
     assert pick_dtype(torch.float32, torch.device("cpu")) == torch.float32
+
+
+@pytest.mark.parametrize(("device", "switched"), [("cuda", [False]), ("cpu", [])])
+def test_attention_that_is_planned_anew_for_every_shape_is_off_on_a_gpu(
+    device: str, switched: list[bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[bool] = []
+    monkeypatch.setattr(torch.backends.cuda, "enable_cudnn_sdp", told.append)
+    lm = make_lm("llama")
+    monkeypatch.setattr(lm, "to", lambda where: lm)
+    loading._ready(lm, torch.device(device), has_half_weights=False)
+    assert told == switched

@@ -111,3 +111,11 @@ def test_a_quantised_step_learns_from_what_the_codec_leaves(
     assert found[""]["placed"] != found["int4"]["placed"]
     off = {name: abs(found[name]["placed"] - found[""]["placed"]) for name in LOSSY}
     assert off["int8"] <= off["int4"] < 0.05 * found[""]["placed"]
+
+
+def test_states_that_a_device_holds_come_back_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are packed side by side; there is no such device here, so their shapes tell who is who."""
+    fake = FakeQuantise("int4")
+    monkeypatch.setattr(fake, "_quantiser", lambda keys, values: (tuple(keys.shape), tuple(values.shape)))
+    states = [StateTensors(*torch.empty(2, 1, 1, tokens, 4, device="meta")) for tokens in range(1, 40)]
+    assert fake._left(states) == [(tuple(state.keys.shape), tuple(state.values.shape)) for state in states]
