@@ -15,13 +15,13 @@ PACKAGE = ROOT / "gritrag"
 FLOORS = [
     {"records", "config", "progress", "folders"},
     {"prompts", "corpus"},
-    {"tokens", "quantisers"},
+    {"tokens", "codecs"},
     {"model"},
     {"index", "train"},
     {"plan"},
     {"answer"},
     {"gritrag"},  # the names that gritrag/__init__.py offers
-    {"langchain", "serve", "mteb", "export", "bench"},
+    {"langchain", "serve", "mteb", "export", "evaluate"},
     {"doctor", "ingest", "mine", "render"},  # what the commands of the CLI do and show
     {"demo"},
     {"cli"},
@@ -29,7 +29,7 @@ FLOORS = [
 FLOOR = {part: height for height, parts in enumerate(FLOORS) for part in parts}
 ONE_DOOR = ("faiss", "peft", "datasets", "accelerate", "langchain_core", "fastapi", "ray", "mteb", "sklearn", "tqdm")
 NO_TORCH = ("records", "config", "prompts")
-SEES_STATES = {"gritrag.index.states", "gritrag.index.codecs", "gritrag.index.protocol"}
+SEES_STATES = {"gritrag.index.storage.states", "gritrag.index.storage.codecs", "gritrag.index.protocol"}
 
 
 class Import(NamedTuple):

@@ -9,7 +9,7 @@ import pytest
 from gritrag import GritModel
 from gritrag.mine import Mined, mine
 from gritrag.train.config import SourceConfig
-from gritrag.train.rows import read_source
+from gritrag.train.data.rows import read_source
 
 ROWS = [
     {"id": "1", "question": "When does the ferry leave?", "passage": "The ferry leaves at noon.", "answers": ["noon"]},

@@ -34,7 +34,7 @@ def first_token(
     as_json: Json = False,
 ) -> None:
     """Time from hits to first token, answering from text and from states."""
-    from gritrag.bench import latency
+    from gritrag.evaluate import latency
 
     setting = latency.Setting(documents, tokens, states, repetitions)
     typer.echo(latency.main(model, dtype, device, as_json, setting))
@@ -45,7 +45,7 @@ def reading(
     model: Model = DEFAULT_MODEL, dtype: Dtype = "auto", device: Device = "auto", as_json: Json = False
 ) -> None:
     """What a read pass costs against an embedding pass, and that against a bare forward."""
-    from gritrag.bench import reading
+    from gritrag.evaluate import reading
 
     typer.echo(reading.main(model, dtype, device, as_json))
 
@@ -61,7 +61,7 @@ def training(
     as_json: Json = False,
 ) -> None:
     """Compare read-once training with two separate streams, or two ways of LoRA, in examples per second."""
-    from gritrag.bench import training
+    from gritrag.evaluate import training
 
     if compared not in training.WAYS:
         raise typer.BadParameter(f"{compared!r} is none of: {', '.join(training.WAYS)}", param_hint="--compared")
@@ -101,7 +101,7 @@ def decoding(
     as_json: Json = False,
 ) -> None:
     """Tokens per second beside `generate` of transformers, from the same states."""
-    from gritrag.bench import decoding
+    from gritrag.evaluate import decoding
 
     setting = decoding.Setting(documents, tokens, new_tokens, repetitions)
     typer.echo(decoding.main(model, dtype, device, as_json, setting))

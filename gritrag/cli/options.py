@@ -34,11 +34,11 @@ BENCHES = Path("runs/bench")
 
 
 def bench_part(name: str) -> Any:
-    """A module of `gritrag.bench`; what it lacks is told in one line."""
+    """A module of `gritrag.evaluate`; what it lacks is told in one line."""
     from importlib import import_module
 
     try:
-        return import_module(f"gritrag.bench.{name}")
+        return import_module(f"gritrag.evaluate.{name}")
     except ModuleNotFoundError as error:
         raise ValueError(str(error)) from error
 

@@ -107,7 +107,7 @@ def calibrate(
     device: Device = "auto",
 ) -> None:
     """Fit the codec `transform` to a model, on documents such as will be indexed; takes minutes."""
-    from gritrag.train.calibrate import calibrate
+    from gritrag.train.after.calibrate import calibrate
 
     loaded = load_model(model, dtype, device)
     calibration = calibrate(loaded, chunks_of(paths, loaded, max_tokens, overlap))
@@ -126,9 +126,9 @@ def whiten(
     device: Device = "auto",
 ) -> None:
     """Fit a layer behind the pooling that lets no few directions of vectors outweigh the others; takes minutes."""
-    from gritrag.bench.questions import choose, read_questions
+    from gritrag.evaluate.questions import choose, read_questions
     from gritrag.folders import check_new
-    from gritrag.train.whiten import QUESTIONS_PER_DOCUMENT, Sample, whiten, write
+    from gritrag.train.after.whiten import QUESTIONS_PER_DOCUMENT, Sample, whiten, write
 
     check_new(out)
     chosen = [choose(read_questions(path), documents, QUESTIONS_PER_DOCUMENT) for path in paths]

@@ -8,12 +8,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gritrag.index.catalog import Catalog, Entry, metadata_json
 from gritrag.index.documents import Checked
 from gritrag.index.filters import Compiled
 from gritrag.index.protocol import Reader
-from gritrag.index.shelf import Shelf
-from gritrag.index.states import DocumentState
+from gritrag.index.storage.catalog import Catalog, Entry, metadata_json
+from gritrag.index.storage.quota import Shelf
+from gritrag.index.storage.states import DocumentState
 from gritrag.progress import ProgressBar
 from gritrag.records import Fingerprint
 

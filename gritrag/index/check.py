@@ -2,11 +2,11 @@
 
 from typing import Any, NamedTuple
 
-from gritrag.index.catalog import Catalog
-from gritrag.index.durable import is_folder, remove_files
-from gritrag.index.manifest import Manifest
-from gritrag.index.states import StateStore, relative_path
-from gritrag.index.vectors import VectorIndex
+from gritrag.index.storage.catalog import Catalog
+from gritrag.index.storage.durable import is_folder, remove_files
+from gritrag.index.storage.manifest import Manifest
+from gritrag.index.storage.states import StateStore, relative_path
+from gritrag.index.storage.vectors import VectorIndex
 
 __all__ = ["Checkup", "check_index", "collect", "statistics"]
 

@@ -6,11 +6,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gritrag.index.catalog import metadata_json
-from gritrag.index.codecs import get_codec
 from gritrag.index.filters import metadata_fields
 from gritrag.index.protocol import Reader
-from gritrag.index.states import DocumentState, encoded, state_key
+from gritrag.index.storage.catalog import metadata_json
+from gritrag.index.storage.codecs import get_codec
+from gritrag.index.storage.states import DocumentState, encoded, state_key
 from gritrag.records import Document, as_documents
 
 __all__ = ["Checked", "Estimate", "check_documents", "estimate"]

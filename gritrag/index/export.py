@@ -3,11 +3,11 @@
 from contextlib import ExitStack
 from pathlib import Path
 
-from gritrag.index.catalog import Catalog
-from gritrag.index.lock import WriterLock
-from gritrag.index.manifest import CATALOG, Manifest, check_replaceable, wipe
-from gritrag.index.states import StateStore
-from gritrag.index.vectors import VectorIndex
+from gritrag.index.storage.catalog import Catalog
+from gritrag.index.storage.lock import WriterLock
+from gritrag.index.storage.manifest import CATALOG, Manifest, check_replaceable, wipe
+from gritrag.index.storage.states import StateStore
+from gritrag.index.storage.vectors import VectorIndex
 
 __all__ = ["export"]
 

@@ -20,7 +20,7 @@ from gritrag.index.filters import compile_filter
 from gritrag.index.parts import Parts
 from gritrag.index.protocol import Reader
 from gritrag.index.search import Search, check_query
-from gritrag.index.states import Checks, DocumentState
+from gritrag.index.storage.states import Checks, DocumentState
 from gritrag.records import Document, Hit
 
 __all__ = ["Index"]

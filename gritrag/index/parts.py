@@ -7,16 +7,16 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Self
 
-from gritrag.index.catalog import Catalog
 from gritrag.index.check import collect
-from gritrag.index.codecs import get_codec
-from gritrag.index.durable import make_folder, sync
-from gritrag.index.lock import WriterLock
-from gritrag.index.manifest import CATALOG, Manifest, check_names, check_replaceable, parse_bytes, wipe
 from gritrag.index.protocol import Reader
-from gritrag.index.shelf import Shelf
-from gritrag.index.states import Checks, StateStore
-from gritrag.index.vectors import VectorIndex
+from gritrag.index.storage.catalog import Catalog
+from gritrag.index.storage.codecs import get_codec
+from gritrag.index.storage.durable import make_folder, sync
+from gritrag.index.storage.lock import WriterLock
+from gritrag.index.storage.manifest import CATALOG, Manifest, check_names, check_replaceable, parse_bytes, wipe
+from gritrag.index.storage.quota import Shelf
+from gritrag.index.storage.states import Checks, StateStore
+from gritrag.index.storage.vectors import VectorIndex
 
 __all__ = ["Parts"]
 

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from gritrag.config import DENSE_WEIGHT
-from gritrag.index.catalog import Catalog
 from gritrag.index.filters import Compiled
-from gritrag.index.vectors import Found, VectorIndex
+from gritrag.index.storage.catalog import Catalog
+from gritrag.index.storage.vectors import Found, VectorIndex
 from gritrag.records import Hit
 
 __all__ = ["MODES", "Search", "check_query", "convex_combination", "match_expression", "maximal_marginal_relevance"]

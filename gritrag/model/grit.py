@@ -12,7 +12,6 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from gritrag.config import DEFAULT_MODEL, CheckpointConfig, PartsConfig, ReadingMode
 from gritrag.model.attention import Attention, decoder_stack
-from gritrag.model.dresser import Dresser
 from gritrag.model.load import (
     halves_weights,
     hash_config,
@@ -23,6 +22,7 @@ from gritrag.model.load import (
     pick_dtype,
 )
 from gritrag.model.probes import probe
+from gritrag.model.prompt_builder import Dresser
 from gritrag.model.soft_prompts import Prompt
 from gritrag.model.state import DocumentState, Reading, RecordingCache
 from gritrag.progress import ProgressBar

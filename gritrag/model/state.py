@@ -13,8 +13,8 @@ import torch
 from transformers import Cache
 from transformers.cache_utils import CacheLayerMixin
 
+from gritrag.codecs.base import Region
 from gritrag.model.rotation import Rotation
-from gritrag.quantisers.base import Region
 
 CACHE_LINE = 64
 

@@ -20,7 +20,7 @@ from transformers import Cache, PreTrainedModel
 
 from gritrag.model.attention import decoder_stack
 from gritrag.model.context import added, additive
-from gritrag.model.orders import Orders
+from gritrag.model.gemm_layout import Orders
 from gritrag.model.packed import MOST_ROWS, Packed, pack
 from gritrag.model.state import PlacedCache
 

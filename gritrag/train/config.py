@@ -25,11 +25,11 @@ class SourceConfig(Recipe):
         order: in which rows follow each other: as in the ``file``, or by ``words``, each by one that shares rare words
             with it, for a file whose order says nothing.
         gaps: so many questions a document are made of the document itself, other ones each time. They are answered, and
-            never queries. See `gritrag.train.gaps`.
+            never queries. See `gritrag.train.data.cloze`.
         literal_answers: drop answers that do not occur in their passage (for machine-made rows).
         label_negatives: of rows with a label: each gets so many rows of other labels as negatives of its own.
         augment: leave the file's questions aside; the queries of a passage are its own text, changed by each of these
-            rules. See `gritrag.train.augment`.
+            rules. See `gritrag.train.data.augment`.
     """
 
     path: str
@@ -92,16 +92,16 @@ class DataConfig(Recipe):
 
 
 class ContrastiveConfig(Recipe):
-    """See `gritrag.train.objectives.Contrastive`. A `weight` of 0 switches it off.
+    """See `gritrag.train.objectives.losses.Contrastive`. A `weight` of 0 switches it off.
 
     Without `in_batch_negatives` a query is compared with its own documents only, whatever the sources say.
 
     `memory` documents of earlier steps are further negatives of queries that have in-batch ones; see
-    `gritrag.train.memory`.
+    `gritrag.train.objectives.cross_batch_memory`.
 
     `teacher` names an encoder, ``minilm`` or a model as `GritModel.from_pretrained` takes it, whose similarities are
     learnt too, beside the loss, with the weight `teacher_weight`; empty for none. `teacher_temperature` divides its
-    similarities, `temperature` the model's. See `gritrag.train.objectives.Similarities`.
+    similarities, `temperature` the model's. See `gritrag.train.objectives.losses.Similarities`.
     """
 
     weight: float = Field(1.0, ge=0)
@@ -117,7 +117,7 @@ class ContrastiveConfig(Recipe):
 
 
 class GenerativeConfig(Recipe):
-    """See `gritrag.train.objectives.Generative`. A `weight` of 0 switches it off.
+    """See `gritrag.train.objectives.losses.Generative`. A `weight` of 0 switches it off.
 
     Args:
         weight: of its loss, against the contrastive one.
@@ -163,7 +163,7 @@ class GenerativeConfig(Recipe):
 
 
 class MaskedConfig(Recipe):
-    """See `gritrag.train.objectives.MaskedNextToken`. A `weight` of 0 switches it off."""
+    """See `gritrag.train.objectives.losses.MaskedNextToken`. A `weight` of 0 switches it off."""
 
     weight: float = Field(0.0, ge=0)
     share: tuple[float, float] = (0.2, 0.8)
@@ -171,7 +171,7 @@ class MaskedConfig(Recipe):
 
 
 class ViewsConfig(Recipe):
-    """See `gritrag.train.objectives.Views`. A `weight` of 0 switches it off."""
+    """See `gritrag.train.objectives.losses.Views`. A `weight` of 0 switches it off."""
 
     weight: float = Field(0.0, ge=0)
     temperature: float = Field(0.05, gt=0)
@@ -225,7 +225,7 @@ class AdapterConfig(Recipe):
         form: of an extracted adapter: ``lora``, by SVD; or ``ternary``, for changes of no low rank, which only GritRAG
             reads; see `gritrag.model.ternary`.
         aware: share of the run, at its end, that computes with the weights that a ternary adapter will leave; see
-            `gritrag.train.aware`.
+            `gritrag.train.quantisation_aware`.
         rank: of every matrix of a LoRA adapter.
         alpha: scale of a trained adapter, over its rank.
         init: ``lora`` goes on with the adapter in this folder, such as an extracted one, instead of beginning anew.

@@ -14,7 +14,7 @@ from transformers.cache_utils import CacheLayerMixin
 from gritrag.model.attention import decoder_stack
 from gritrag.model.context import added, first_positions
 from gritrag.model.grit import GritModel
-from gritrag.train.steps import Prompted
+from gritrag.train.data.steps import Prompted
 
 
 class StateTensors(NamedTuple):

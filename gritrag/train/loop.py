@@ -21,14 +21,15 @@ from gritrag.model.adapter import PeftModel, attach, input_moments, linear_layer
 from gritrag.model.grit import GritModel
 from gritrag.model.low_rank import sum_layers
 from gritrag.progress import ProgressBar
-from gritrag.train.ahead import Ahead
-from gritrag.train.aware import AsShipped
+from gritrag.train.after.export import export, load_base
 from gritrag.train.config import TrainConfig
-from gritrag.train.data import Mixture
-from gritrag.train.export import export, load_base
+from gritrag.train.data.mixture import Mixture
+from gritrag.train.data.prefetch import Ahead
+from gritrag.train.data.steps import RetrievalStep
+from gritrag.train.eta import mean_sizes, seconds_left
 from gritrag.train.metrics import Metrics
-from gritrag.train.outlook import mean_sizes, seconds_left
-from gritrag.train.peers import Peers
+from gritrag.train.quantisation_aware import AsShipped
+from gritrag.train.ranks import Peers
 from gritrag.train.read_once import ReadOnce
 from gritrag.train.sharding import Shards, clip
 from gritrag.train.signals import StopSignal
@@ -42,7 +43,6 @@ from gritrag.train.snapshot import (
     snapshots,
     stored_weights,
 )
-from gritrag.train.steps import RetrievalStep
 from gritrag.train.validate import Validation
 
 FORWARDS_PER_STEP = 3

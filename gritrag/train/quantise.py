@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from gritrag.quantisers import Quantiser, get_quantiser
+from gritrag.codecs import Quantiser, get_quantiser
 from gritrag.train.contexts import StateTensors
 
 

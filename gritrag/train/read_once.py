@@ -15,14 +15,14 @@ from gritrag.model.grit import GritModel
 from gritrag.tokens import TokenIds, length_sorted_batches
 from gritrag.train.config import TrainConfig
 from gritrag.train.contexts import Contexts, StateTensors
-from gritrag.train.memory import Memory
-from gritrag.train.objectives import Contrastive, Distill, Generative, Similarities
-from gritrag.train.peers import Peers
+from gritrag.train.data.steps import ChatStep, Prompted, RetrievalStep
+from gritrag.train.objectives.cross_batch_memory import Memory
+from gritrag.train.objectives.losses import Contrastive, Distill, Generative, Similarities
+from gritrag.train.objectives.self_supervised import SelfSupervised
+from gritrag.train.objectives.teacher import Teacher
 from gritrag.train.quantise import FakeQuantise
+from gritrag.train.ranks import Peers
 from gritrag.train.readings import Readings
-from gritrag.train.self_supervised import SelfSupervised
-from gritrag.train.steps import ChatStep, Prompted, RetrievalStep
-from gritrag.train.teacher import Teacher
 
 
 @dataclass(frozen=True)

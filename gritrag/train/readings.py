@@ -12,7 +12,7 @@ from gritrag.model.grit import GritModel
 from gritrag.model.state import RecordingCache
 from gritrag.tokens import TokenIds, length_sorted_batches
 from gritrag.train.contexts import StateTensors
-from gritrag.train.gradcache import GradCache
+from gritrag.train.objectives.gradcache import GradCache
 
 
 class Readings:

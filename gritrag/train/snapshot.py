@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from gritrag.model.grit import GritModel
-from gritrag.train.memory import Memory
+from gritrag.train.objectives.cross_batch_memory import Memory
 from gritrag.train.sharding import gathered, scattered
 
 FORMAT = 1

@@ -10,10 +10,10 @@ from pathlib import Path
 import torch
 
 from gritrag.train.config import SourceConfig, TrainConfig
-from gritrag.train.dress import Dress
+from gritrag.train.data.collate import Dress
+from gritrag.train.data.rows import Question, read_source
+from gritrag.train.data.steps import Prompted, RetrievalStep
 from gritrag.train.read_once import ReadOnce
-from gritrag.train.rows import Question, read_source
-from gritrag.train.steps import Prompted, RetrievalStep
 
 
 class Validation:

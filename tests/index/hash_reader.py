@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from gritrag.index.states import DocumentState, Reading
+from gritrag.index.storage.states import DocumentState, Reading
 from gritrag.records import Document, Fingerprint, as_document
 
 LAYERS, HEADS, HEAD_DIM = 2, 3, 4

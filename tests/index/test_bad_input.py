@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from hash_reader import HashReader
 
-from gritrag.index.catalog import Catalog
-from gritrag.index.codecs import get_codec
 from gritrag.index.errors import DamagedIndex
 from gritrag.index.index import Index
-from gritrag.index.manifest import parse_bytes
-from gritrag.index.seal import first_seal
+from gritrag.index.storage.catalog import Catalog
+from gritrag.index.storage.checksums import first_seal
+from gritrag.index.storage.codecs import get_codec
+from gritrag.index.storage.manifest import parse_bytes
 from gritrag.records import Document
 
 Make = Callable[..., Index]

@@ -9,13 +9,13 @@ from hash_reader import HashReader
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gritrag.index.codecs import CODECS, Codec, QuantisedState, get_codec
+from gritrag.codecs.int4 import VALUES, Int4
+from gritrag.codecs.int8 import Int8
+from gritrag.codecs.integers import Integers, cut
 from gritrag.index.index import Index
+from gritrag.index.storage.codecs import CODECS, Codec, QuantisedState, get_codec
 from gritrag.model.grit import GritModel
 from gritrag.model.state import DocumentState, concatenate
-from gritrag.quantisers.int4 import VALUES, Int4
-from gritrag.quantisers.int8 import Int8
-from gritrag.quantisers.integers import Integers, cut
 from gritrag.records import Document
 
 SMOLLM2 = (30, 3, 64)
@@ -250,7 +250,7 @@ def test_values_go_to_a_buffer_on_another_device(name: str) -> None:
 
 @pytest.mark.parametrize("tokens", [2, 7, 130, 400])
 def test_runs_are_all_layers_and_tokens_once(tokens: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gritrag.quantisers.integers.RUN", 3000)
+    monkeypatch.setattr("gritrag.codecs.integers.RUN", 3000)
     state = state_of(5, 3, tokens, 16)
     for quantiser in (Int8(), Int4()):
         packed, values = quantiser.pack(state.keys, state.values), torch.empty_like(state.values)
@@ -262,7 +262,7 @@ def test_runs_are_all_layers_and_tokens_once(tokens: int, monkeypatch: pytest.Mo
         monkeypatch.undo()
         for whole, piecewise in zip(quantiser.unpack(packed), (quantiser.unpack(packed)[0], values), strict=True):
             assert torch.equal(whole, piecewise)
-        monkeypatch.setattr("gritrag.quantisers.integers.RUN", 3000)
+        monkeypatch.setattr("gritrag.codecs.integers.RUN", 3000)
 
 
 @pytest.mark.parametrize("name", QUANTISED)

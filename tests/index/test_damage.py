@@ -11,8 +11,8 @@ from tiny import DOCUMENTS, READER, agree, answers, make_tiny, small_pages
 
 from gritrag.index.errors import DamagedIndex
 from gritrag.index.index import Index
-from gritrag.index.seal import Seal, first_seal
-from gritrag.index.states import StateFileWarning, relative_path, state_key
+from gritrag.index.storage.checksums import Seal, first_seal
+from gritrag.index.storage.states import StateFileWarning, relative_path, state_key
 from gritrag.records import Document
 
 FILES = ["manifest.json", "catalog.seal", "catalog.sqlite", "vectors", "states"]

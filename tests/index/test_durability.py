@@ -20,8 +20,8 @@ from hash_reader import HashReader
 from gritrag.index import build
 from gritrag.index.errors import DamagedIndex
 from gritrag.index.index import Index
-from gritrag.index.seal import first_seal
-from gritrag.index.states import StateFileWarning
+from gritrag.index.storage.checksums import first_seal
+from gritrag.index.storage.states import StateFileWarning
 from gritrag.records import Document, FingerprintMismatch
 
 FORK = get_context("fork")  # a writer that is ready at once: importing torch anew takes seconds

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gritrag.index.catalog import Catalog, Entry
 from gritrag.index.filters import compile_filter
+from gritrag.index.storage.catalog import Catalog, Entry
 from gritrag.records import Document
 
 NAMES = ("year", "a.b", 'quo"te', "it's", "with blank", "back\\slash", "é", "")

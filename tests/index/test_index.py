@@ -12,7 +12,7 @@ import torch
 from hash_reader import HashReader
 
 from gritrag.index.index import Index
-from gritrag.index.states import DocumentState
+from gritrag.index.storage.states import DocumentState
 from gritrag.records import Document, Hit
 
 QUESTIONS = ("amber birch", "stone7", "river2 stone11 cedar")

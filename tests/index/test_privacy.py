@@ -117,7 +117,7 @@ def test_a_writer_that_dies_while_deleting_leaves_its_garbage_to_the_next(
     index.close()
     index = Index.open(index.path, model=reader)
     with monkeypatch.context() as patch:
-        patch.setattr("gritrag.index.states.remove_files", lambda *_: 1 / 0)
+        patch.setattr("gritrag.index.storage.states.remove_files", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             index.delete(ids=[secret(2).id])
     assert found_in(index.path, reader, secret(2)) >= {"keys"}
@@ -131,7 +131,7 @@ def test_a_writer_that_dies_while_deleting_leaves_its_garbage_to_the_next(
 def test_a_reader_that_holds_the_log_is_spoken_of(
     make: Make, reader: HashReader, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gritrag.index.schema.BUSY_MS", 10)
+    monkeypatch.setattr("gritrag.index.storage.schema.BUSY_MS", 10)
     index = make()
     index.add([secret(1), secret(2)])
     with Index.open(index.path, model=reader, mode="r") as other:

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from hash_reader import HashReader
 
-from gritrag.index import shelf
 from gritrag.index.index import Index
+from gritrag.index.storage import quota as shelf
 from gritrag.records import Document
 
 Make = Callable[..., Index]

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from gritrag.index.index import Index
 from gritrag.index.search import convex_combination, match_expression, maximal_marginal_relevance
-from gritrag.index.vectors import FaissFlat, TorchFlat
+from gritrag.index.storage.vectors import FaissFlat, TorchFlat
 from gritrag.records import Document
 
 Make = Callable[..., Index]
@@ -65,7 +65,7 @@ def test_an_index_answers_alike_without_faiss(make: Make, corpus, monkeypatch: p
         with Index.open(index.path, model=index.model) as again:
             filters = (None, {"colour": "red"}, {"year": {"$gt": 3000}})
             answers.append([hit for where in filters for hit in again.search("amber river1", 50, where=where)])
-        monkeypatch.setattr("gritrag.index.vectors.faiss", None)
+        monkeypatch.setattr("gritrag.index.storage.vectors.faiss", None)
     ours, theirs = answers
     assert [hit.document.id for hit in ours] == [hit.document.id for hit in theirs]
     assert [hit.score for hit in ours] == pytest.approx([hit.score for hit in theirs], abs=1e-6)

@@ -39,7 +39,7 @@ def in_child(call: Callable[[], object]) -> str:
 def test_a_snapshot_sees_one_commit_and_the_next_call_the_newest(
     make: Make, reader: HashReader, corpus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gritrag.index.schema.BUSY_MS", 10)
+    monkeypatch.setattr("gritrag.index.storage.schema.BUSY_MS", 10)
     index = make()
     index.add(corpus[:10])
     with Index.open(index.path, model=reader, mode="r") as other:

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from hash_reader import HashReader
 
-from gritrag.index import schema
 from gritrag.index.index import Index
-from gritrag.index.states import StateFileWarning
+from gritrag.index.storage import schema
+from gritrag.index.storage.states import StateFileWarning
 from gritrag.records import Document
 
 DOCUMENTS = [

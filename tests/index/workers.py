@@ -11,7 +11,7 @@ from pathlib import Path
 from hash_reader import HashReader
 
 from gritrag.index.index import Index
-from gritrag.index.states import StateFileWarning
+from gritrag.index.storage.states import StateFileWarning
 from gritrag.records import Document
 
 NAMES = [f"n{i}" for i in range(40)]

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn.functional import linear
 
-from gritrag.model.orders import SIZES, SMALLEST, Orders, weight_first
+from gritrag.model.gemm_layout import SIZES, SMALLEST, Orders, weight_first
 
 
 def weights(numbers: int) -> list[torch.Tensor]:

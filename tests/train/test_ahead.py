@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from gritrag.model.grit import GritModel
-from gritrag.train.ahead import Ahead
 from gritrag.train.config import TrainConfig
-from gritrag.train.data import Mixture
+from gritrag.train.data.mixture import Mixture
+from gritrag.train.data.prefetch import Ahead
 from gritrag.train.loop import Trainer
 
 Recipe = Callable[..., TrainConfig]

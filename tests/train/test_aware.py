@@ -10,11 +10,11 @@ import torch
 from gritrag.model import ternary
 from gritrag.model.adapter import linear_layers
 from gritrag.model.grit import GritModel
-from gritrag.train.aware import AsShipped
 from gritrag.train.config import TrainConfig
+from gritrag.train.data.steps import RetrievalStep
 from gritrag.train.loop import Trainer
+from gritrag.train.quantisation_aware import AsShipped
 from gritrag.train.read_once import StepLosses
-from gritrag.train.steps import RetrievalStep
 
 Recipe = Callable[..., TrainConfig]
 TERNARY = {"form": "ternary"}

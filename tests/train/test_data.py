@@ -9,10 +9,10 @@ import pytest
 
 from gritrag.model.grit import GritModel
 from gritrag.train.config import TrainConfig
-from gritrag.train.data import Mixture
-from gritrag.train.dress import Dress
-from gritrag.train.rows import Passage, Question
-from gritrag.train.steps import ChatStep, RetrievalStep
+from gritrag.train.data.collate import Dress
+from gritrag.train.data.mixture import Mixture
+from gritrag.train.data.rows import Passage, Question
+from gritrag.train.data.steps import ChatStep, RetrievalStep
 
 Recipe = Callable[..., TrainConfig]
 Write = Callable[[Path, list[dict[str, Any]]], Path]

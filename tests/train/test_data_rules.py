@@ -11,12 +11,12 @@ import torch
 
 from gritrag.config import PartsConfig
 from gritrag.model.grit import GritModel
-from gritrag.train.augment import Augmenter, word_noise
 from gritrag.train.config import SourceConfig, TrainConfig
-from gritrag.train.data import Mixture
+from gritrag.train.data.augment import Augmenter, word_noise
+from gritrag.train.data.mixture import Mixture
+from gritrag.train.data.rows import Passage, Question, read_source
+from gritrag.train.data.steps import RetrievalStep
 from gritrag.train.read_once import ReadOnce
-from gritrag.train.rows import Passage, Question, read_source
-from gritrag.train.steps import RetrievalStep
 
 Recipe = Callable[..., TrainConfig]
 Write = Callable[[Path, list[dict[str, Any]]], Path]

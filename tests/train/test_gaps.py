@@ -11,11 +11,11 @@ import pytest
 
 from gritrag.model.grit import GritModel
 from gritrag.train.config import TrainConfig
-from gritrag.train.data import Mixture
-from gritrag.train.gaps import ask
-from gritrag.train.order import by_words
-from gritrag.train.sentences import sentence_ends
-from gritrag.train.steps import RetrievalStep
+from gritrag.train.data.cloze import ask
+from gritrag.train.data.mixture import Mixture
+from gritrag.train.data.order import by_words
+from gritrag.train.data.sentences import sentence_ends
+from gritrag.train.data.steps import RetrievalStep
 
 Recipe = Callable[..., TrainConfig]
 Write = Callable[[Path, list[dict[str, Any]]], Path]

@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 from gritrag.train.config import ContrastiveConfig
-from gritrag.train.gradcache import GradCache
-from gritrag.train.objectives import Contrastive
+from gritrag.train.objectives.gradcache import GradCache
+from gritrag.train.objectives.losses import Contrastive
 
 
 def encoder() -> nn.Module:

@@ -9,8 +9,8 @@ import pytest
 
 from gritrag.model.grit import GritModel
 from gritrag.train.config import SourceConfig, TrainConfig
-from gritrag.train.data import Mixture
-from gritrag.train.steps import RetrievalStep
+from gritrag.train.data.mixture import Mixture
+from gritrag.train.data.steps import RetrievalStep
 
 Recipe = Callable[..., TrainConfig]
 Write = Callable[[Path, list[dict[str, Any]]], Path]

@@ -21,12 +21,12 @@ from safetensors.torch import load_file
 from gritrag.model.grit import GritModel
 from gritrag.model.low_rank import SummedForward
 from gritrag.train.config import TrainConfig
-from gritrag.train.data import Mixture
+from gritrag.train.data.mixture import Mixture
+from gritrag.train.data.steps import Prompted, RetrievalStep
 from gritrag.train.loop import Trainer, main
-from gritrag.train.peers import Peers
+from gritrag.train.ranks import Peers
 from gritrag.train.read_once import ReadOnce
 from gritrag.train.snapshot import WEIGHTS, snapshots
-from gritrag.train.steps import Prompted, RetrievalStep
 
 Recipe = Callable[..., TrainConfig]
 KINDS = {"p_chat": 0.2, "p_full": 0.2, "max_start": 9}

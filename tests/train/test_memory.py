@@ -8,9 +8,9 @@ from torch.nn.functional import normalize
 
 from gritrag.model.grit import GritModel
 from gritrag.train.config import ContrastiveConfig, TrainConfig
-from gritrag.train.data import Mixture
-from gritrag.train.memory import Memory
-from gritrag.train.objectives import Contrastive
+from gritrag.train.data.mixture import Mixture
+from gritrag.train.objectives.cross_batch_memory import Memory
+from gritrag.train.objectives.losses import Contrastive
 from gritrag.train.read_once import ReadOnce
 
 Recipe = Callable[..., TrainConfig]

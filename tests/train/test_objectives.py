@@ -7,7 +7,7 @@ import torch
 from torch.nn.functional import normalize
 
 from gritrag.train.config import ContrastiveConfig, GenerativeConfig
-from gritrag.train.objectives import Contrastive, Distill, Generative, Similarities
+from gritrag.train.objectives.losses import Contrastive, Distill, Generative, Similarities
 
 
 def unit(*rows: tuple[float, ...]) -> torch.Tensor:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from gritrag.train.config import TrainConfig
-from gritrag.train.outlook import mean_sizes, seconds_left
+from gritrag.train.eta import mean_sizes, seconds_left
 from gritrag.train.snapshot import Progress
 
 Recipe = Callable[..., TrainConfig]

@@ -10,11 +10,11 @@ from safetensors.torch import load_file
 from gritrag.config import PartsConfig
 from gritrag.model.grit import GritModel
 from gritrag.train.config import TrainConfig
-from gritrag.train.data import Mixture
+from gritrag.train.data.mixture import Mixture
+from gritrag.train.data.steps import RetrievalStep
 from gritrag.train.loop import Trainer
 from gritrag.train.read_once import ReadOnce
 from gritrag.train.snapshot import snapshots
-from gritrag.train.steps import RetrievalStep
 
 Recipe = Callable[..., TrainConfig]
 

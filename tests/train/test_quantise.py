@@ -7,15 +7,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gritrag.index.codecs import get_codec
+from gritrag.index.storage.codecs import get_codec
 from gritrag.model.grit import GritModel
 from gritrag.model.state import DocumentState
 from gritrag.train.config import TrainConfig
 from gritrag.train.contexts import StateTensors
-from gritrag.train.data import Mixture
+from gritrag.train.data.mixture import Mixture
+from gritrag.train.data.steps import RetrievalStep
 from gritrag.train.quantise import FakeQuantise
 from gritrag.train.read_once import ReadOnce
-from gritrag.train.steps import RetrievalStep
 
 Recipe = Callable[..., TrainConfig]
 LOSSY = ("int8", "int4")

@@ -10,11 +10,11 @@ from torch.nn.functional import cross_entropy
 from gritrag.model.attention import decoder_stack
 from gritrag.model.grit import GritModel
 from gritrag.train.config import TrainConfig
-from gritrag.train.data import Mixture
-from gritrag.train.dress import Dress
+from gritrag.train.data.collate import Dress
+from gritrag.train.data.mixture import Mixture
+from gritrag.train.data.rows import Chat
+from gritrag.train.data.steps import ChatStep, Prompted, RetrievalStep
 from gritrag.train.read_once import ReadOnce
-from gritrag.train.rows import Chat
-from gritrag.train.steps import ChatStep, Prompted, RetrievalStep
 
 Recipe = Callable[..., TrainConfig]
 MakeModel = Callable[..., GritModel]

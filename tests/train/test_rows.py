@@ -12,7 +12,7 @@ from datasets import Dataset
 from datasets.packaged_modules.json.json import Json
 
 from gritrag.train.config import SourceConfig
-from gritrag.train.rows import Passage, Question, read_source
+from gritrag.train.data.rows import Passage, Question, read_source
 
 Write = Callable[[Path, list[dict[str, Any]]], Path]
 

@@ -10,11 +10,11 @@ from torch.nn.functional import cross_entropy
 from gritrag.model.grit import GritModel
 from gritrag.tokens import TokenIds
 from gritrag.train.config import MaskedConfig, TrainConfig, ViewsConfig
-from gritrag.train.dress import Dress
-from gritrag.train.objectives import MaskedNextToken, Views
+from gritrag.train.data.collate import Dress
+from gritrag.train.data.steps import RetrievalStep
+from gritrag.train.objectives.losses import MaskedNextToken, Views
+from gritrag.train.objectives.self_supervised import dropping
 from gritrag.train.read_once import ReadOnce
-from gritrag.train.self_supervised import dropping
-from gritrag.train.steps import RetrievalStep
 
 Recipe = Callable[..., TrainConfig]
 MakeModel = Callable[..., GritModel]

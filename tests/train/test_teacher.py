@@ -12,11 +12,11 @@ from transformers import PreTrainedTokenizerFast
 from gritrag.model.encoders import load_encoder
 from gritrag.model.grit import GritModel
 from gritrag.train.config import TrainConfig
-from gritrag.train.data import Mixture
-from gritrag.train.objectives import Similarities
+from gritrag.train.data.mixture import Mixture
+from gritrag.train.data.steps import RetrievalStep
+from gritrag.train.objectives.losses import Similarities
+from gritrag.train.objectives.teacher import Teacher
 from gritrag.train.read_once import ReadOnce
-from gritrag.train.steps import RetrievalStep
-from gritrag.train.teacher import Teacher
 
 Recipe = Callable[..., TrainConfig]
 TEXTS = ["The ferry carries ninety people.", "Osk harbour:  it freezes\nfor three months."]

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from gritrag import Document, GritModel
 from gritrag.cli.app import app
-from gritrag.train.whiten import Sample, whiten, write
+from gritrag.train.after.whiten import Sample, whiten, write
 
 WORDS = "ferry bridge kettle valley clock tower owl harbour winter letter copper garden".split()  # noqa: SIM905
 

@@ -1,0 +1,218 @@
+"""What rows of the grid say: the first token and its parts, memory, and what indexing costs."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from gritrag.evaluate.clock import PARTS
+from gritrag.evaluate.grid import BARE
+from gritrag.evaluate.page import Section, Table
+from gritrag.evaluate.report import Spread
+from gritrag.evaluate.results import Row
+from gritrag.evaluate.svg import Point, Series, bar_chart, line_chart
+
+BASELINE = "doc-query"
+
+
+def ms(seconds: Sequence[float]) -> str:
+    spread = Spread.of([1e3 * value for value in seconds])
+    return spread.show(".1f" if spread.median < 100 else ".0f")
+
+
+def context(cell: Mapping[str, Any]) -> str:
+    return f"{cell['documents']} x {cell['tokens']}"
+
+
+def name(cell: Mapping[str, Any], every: Sequence[Row]) -> str:
+    """The mode; its codec and cache too, where several were measured."""
+    several = {field: len({row["cell"].get(field) for row in every} - {"-"}) > 1 for field in ("codec", "cache")}
+    marks = [cell[field] for field in ("codec", "cache") if several[field] and cell.get(field) not in ("-", None)]
+    return ", ".join([cell["mode"], *marks]) if cell.get("codec") != "-" else cell["mode"]
+
+
+def from_hits(sample: Mapping[str, Any]) -> float:
+    return float(sample["first_token"] - sample["parts"]["retrieve"])
+
+
+class Grid:
+    """Rows of the grid, and the ones of the same rounds that each is to be compared with."""
+
+    def __init__(self, rows: Sequence[Row]) -> None:
+        self.rows = [row for row in rows if row["cell"]["mode"] != BARE]
+        self._of = {(row["cell"]["mode"], *self._context(row)): row for row in rows if row["cell"]["cache"] == "warm"}
+        self.styles = {mode: n for n, mode in enumerate(dict.fromkeys(row["cell"]["mode"] for row in self.rows))}
+
+    @staticmethod
+    def _context(row: Row) -> tuple[int, int, int]:
+        return row["cell"]["documents"], row["cell"]["tokens"], row["cell"]["batch"]
+
+    def beside(self, row: Row, mode: str) -> Row | None:
+        """The row of another mode that took turns with this one."""
+        return self._of.get((mode, *self._context(row)))
+
+    def sooner(self, row: Row) -> Spread | None:
+        """How many times sooner than the baseline the first token comes, round by round; None without a baseline."""
+        base = self.beside(row, BASELINE)
+        return None if base is None else paired(base, row)
+
+
+def paired(slow: Row, fast: Row) -> Spread:
+    """Ratios of the first tokens of the same rounds."""
+    return Spread.of([a["first_token"] / b["first_token"] for a, b in zip(slow["rounds"], fast["rounds"], strict=True)])
+
+
+def sections(grid: Grid, indexes: Sequence[Row]) -> list[Section]:
+    return [
+        Section(
+            "First token",
+            "From the question to the first token, embedding and search included. Median and quartiles of rounds; in "
+            "each round all modes answer the same new question, so a ratio compares neighbours in time. 'From hits' "
+            "leaves embedding and search out. A cold run opens the index anew, its files dropped from the page cache.",
+            [_first_token_chart(grid)],
+            [first_token_table(grid, grid.rows)],
+        ),
+        Section(
+            "Where the time goes",
+            "Retrieve: embedding the question and searching. Load: states from their files. Place: rotating them to "
+            "their places. Question: the forward over every token that no state stands for. Decode: all tokens after "
+            "the first. The charts show the longest context; the second leaves out modes that read documents again.",
+            _parts_charts(grid),
+            [_parts_table(grid)],
+        ),
+        Section(
+            "Memory and decoding",
+            "Peak memory while answering one question, in a round of its own, and how much there was before. A batch "
+            "decodes all its rows at once.",
+            (),
+            [_memory_table(grid)],
+        ),
+        Section(
+            "Indexing",
+            "The read pass with everything that stores it, in a few calls; bytes as they lie on the disk.",
+            (),
+            [_index_table(indexes)],
+        ),
+    ]
+
+
+def first_token_table(grid: Grid, rows: Sequence[Row]) -> Table:
+    lines = []
+    for row in rows:
+        cell, rounds, sooner = row["cell"], row["rounds"], grid.sooner(row)
+        tokens = Spread.of([each["prompt_tokens"] for each in rounds]).median
+        reused = Spread.of([each["cached_tokens"] for each in rounds]).median
+        lines.append(
+            [
+                context(cell),
+                str(cell["batch"]),
+                cell["mode"],
+                cell["codec"],
+                cell["cache"],
+                ms([each["first_token"] for each in rounds]),
+                "-" if sooner is None or cell["mode"] == BASELINE else sooner.show(".2f"),
+                ms([from_hits(each) for each in rounds]),
+                ms([each["total"] for each in rounds]),
+                f"{reused:.0f} of {tokens:.0f}",
+            ]
+        )
+    columns = [
+        "documents x tokens",
+        "batch",
+        "mode",
+        "codec",
+        "cache",
+        "first token, ms",
+        f"times sooner than {BASELINE}",
+    ]
+    return Table([*columns, "from hits, ms", "all, ms", "tokens reused"], lines)
+
+
+def _first_token_chart(grid: Grid) -> str:
+    alone = [row for row in grid.rows if row["cell"]["batch"] == min(r["cell"]["batch"] for r in grid.rows)]
+    points: dict[str, list[Point]] = {}
+    looks: dict[str, tuple[int, int]] = {}
+    dashes: dict[tuple[str, str], int] = {}
+    for row in alone:
+        cell, label = row["cell"], name(row["cell"], alone)
+        spread = Spread.of([each["first_token"] for each in row["rounds"]])
+        tokens = cell["documents"] * cell["tokens"]
+        points.setdefault(label, []).append(Point(tokens, spread.median, spread.low, spread.high))
+        dash = dashes.setdefault((cell["codec"], cell["cache"]), len(dashes))
+        looks[label] = (grid.styles[cell["mode"]], dash)
+    series = [Series(label, sorted(found, key=lambda point: point.x), *looks[label]) for label, found in points.items()]
+    axes = ("tokens of documents in the context", "seconds to the first token")
+    return line_chart("First token against context length", series, *axes, is_log=True)
+
+
+def _longest(grid: Grid) -> list[Row]:
+    longest = max(row["cell"]["documents"] * row["cell"]["tokens"] for row in grid.rows)
+    at = [row for row in grid.rows if row["cell"]["documents"] * row["cell"]["tokens"] == longest]
+    batch, first = min(row["cell"]["batch"] for row in at), context(at[0]["cell"])
+    return [row for row in at if row["cell"]["batch"] == batch and context(row["cell"]) == first]
+
+
+def _parts_charts(grid: Grid) -> list[str]:
+    rows = _longest(grid)
+    bars = {
+        name(row["cell"], rows): {
+            part: 1e3 * Spread.of([each["parts"][part] for each in row["rounds"]]).median for part in PARTS
+        }
+        for row in rows
+    }
+    stored = {name(row["cell"], rows) for row in rows if row["cell"]["codec"] != "-"}
+    where = f"{context(rows[0]['cell'])} tokens"
+    label = "milliseconds (medians of the parts)"
+    return [
+        bar_chart(f"Parts of an answer, {where}", bars, label),
+        bar_chart(f"Parts of an answer from states, {where}", {key: bars[key] for key in bars if key in stored}, label),
+    ]
+
+
+def _parts_table(grid: Grid) -> Table:
+    rows = [
+        [
+            *(str(value) for value in (context(row["cell"]), row["cell"]["batch"], row["cell"]["mode"])),
+            *(row["cell"][field] for field in ("codec", "cache")),
+            *(ms([each["parts"][part] for each in row["rounds"]]) for part in PARTS),
+        ]
+        for row in grid.rows
+    ]
+    return Table(["documents x tokens", "batch", "mode", "codec", "cache", *(f"{part}, ms" for part in PARTS)], rows)
+
+
+def _memory_table(grid: Grid) -> Table:
+    rows = []
+    for row in grid.rows:
+        cell, rounds = row["cell"], row["rounds"]
+        speeds = [
+            (each["generated_tokens"] - cell["batch"]) / each["parts"]["decode"]
+            for each in rounds
+            if each["generated_tokens"] > cell["batch"] and each["parts"]["decode"] > 0
+        ]
+        rows.append(
+            [
+                *(str(value) for value in (context(cell), cell["batch"], cell["mode"], cell["codec"], cell["cache"])),
+                *(f"{row['memory'][field] / 1e6:.0f}" for field in ("peak", "before")),
+                Spread.of(speeds).show(".1f") if speeds else "-",
+            ]
+        )
+    columns = ["documents x tokens", "batch", "mode", "codec", "cache", "peak, MB", "before, MB", "decoding, tokens/s"]
+    return Table(columns, rows)
+
+
+def _index_table(indexes: Sequence[Row]) -> Table:
+    rows = []
+    for row in indexes:
+        speeds = [tokens / seconds for tokens, seconds in zip(row["tokens_read"], row["seconds"], strict=True)]
+        states = row["bytes"]["states"]
+        rows.append(
+            [
+                str(row["cell"]["tokens"]),
+                row["cell"]["codec"],
+                Spread.of(speeds).show(".0f"),
+                f"{states / sum(row['tokens_read']):,.0f}",
+                f"{states / row['documents']:,.0f}",
+                f"{(row['bytes']['catalog'] + row['bytes']['vectors']) / row['documents']:,.0f}",
+            ]
+        )
+    columns = ["tokens per document", "codec", "tokens/s", "state bytes per token", "state bytes per document"]
+    return Table([*columns, "other bytes per document"], rows)

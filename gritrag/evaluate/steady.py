@@ -1,0 +1,109 @@
+"""Steady state: a stream of requests, each for a combination of documents that never was before.
+
+Popularity falls by Zipf's law, so documents come again and again, but never in the same company: a cache that knew
+documents by their neighbours would miss ever more often.
+"""
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import cycle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gritrag.answer import RAG
+from gritrag.corpus import questions
+from gritrag.evaluate.config import SteadyConfig
+from gritrag.evaluate.latency import documents_of
+from gritrag.index.index import Index
+from gritrag.index.storage.states import DocumentState
+from gritrag.model.grit import GritModel
+from gritrag.progress import ProgressBar
+from gritrag.records import Document, Hit
+
+MOST_DRAWS = 1000
+"""Redraws of one request before giving up: the popular combinations have run out."""
+
+
+class CountingIndex(Index):
+    """An index that counts the states it was asked for, and those that it had."""
+
+    asked = 0
+    had = 0
+
+    def states_of(self, documents: Iterable[Document]) -> list[DocumentState | None]:
+        states = super().states_of(documents)
+        self.asked += len(states)
+        self.had += sum(state is not None for state in states)
+        return states
+
+
+def combinations(setting: SteadyConfig, seed: int) -> Iterator[tuple[int, ...]]:
+    """For each request the numbers of its `k` documents in context order; no two requests have the same set.
+
+    Raises:
+        ValueError: there are too few combinations.
+    """
+    total, wanted = math.comb(setting.documents, setting.k), setting.warmup + setting.requests
+    remedy = "give more documents, fewer requests, or a smaller exponent"
+    if total < wanted:
+        raise ValueError(
+            f"{setting.documents} documents make {total} combinations of {setting.k}, {wanted} requests need as many; "
+            + remedy
+        )
+    draw, seen = np.random.default_rng(seed), set()
+    log_weights = -setting.exponent * np.log(np.arange(1, setting.documents + 1))
+    popular = draw.permutation(setting.documents)  # which documents, so that it is not those indexed first
+    for number in range(wanted):
+        for _ in range(MOST_DRAWS):
+            # the k greatest of Gumbel-perturbed log weights are k draws without replacement (Yellott 1977)
+            perturbed = log_weights + draw.gumbel(size=setting.documents)
+            drawn = popular[np.argsort(-perturbed)[: setting.k]].tolist()
+            if (chosen := frozenset(drawn)) not in seen:
+                break
+        else:
+            raise ValueError(f"no new combination after {number} of {wanted} requests; {remedy}")
+        seen.add(chosen)
+        yield tuple(drawn)
+
+
+def measure(model: GritModel, setting: SteadyConfig, seed: int, folder: Path) -> dict[str, Any]:
+    """Answer the stream from a new index in `folder`.
+
+    Returns:
+        ``requests``: for each after the warm-up its ``first_token``, ``total``, and states ``asked`` for and ``had``;
+        and ``state_bytes`` that are stored in the end, of those that all documents would need.
+    """
+    stream = list(combinations(setting, seed))
+    pool = documents_of(model, setting.tokens, setting.documents, seed)
+    whole = Index.estimate(model, pool, setting.codec).state_bytes
+    with Index.create(folder, model=model, states=setting.codec, state_quota=_quota(setting.quota, whole)) as index:
+        index.add(pool, show_progress_bar=True)
+    with CountingIndex.open(folder, model=model) as index:
+        rag, texts = RAG(index, mode=setting.mode, k=setting.k), cycle(each.question for each in questions())
+        rows = [
+            _request(rag, index, text, [pool[n] for n in chosen], setting.new_tokens)
+            for text, chosen in zip(texts, ProgressBar(stream, desc="steady state", unit="request"), strict=False)
+        ]
+        stored = index.stats()["bytes"]["states"]
+    return {"requests": rows[setting.warmup :], "state_bytes": stored, "state_bytes_of_all": whole}
+
+
+def _request(
+    rag: RAG, index: CountingIndex, question: str, documents: Sequence[Document], new_tokens: int
+) -> dict[str, Any]:
+    hits = [Hit(document, 1 / rank, rank) for rank, document in enumerate(documents, start=1)]
+    index.asked = index.had = 0
+    timings = rag.ask(question, hits=hits, max_new_tokens=new_tokens).timings
+    return {"first_token": timings.first_token, "total": timings.total, "asked": index.asked, "had": index.had}
+
+
+def _quota(quota: str | int | None, whole: int) -> str | int | None:
+    """A share of all becomes bytes."""
+    if not isinstance(quota, str) or not quota.strip().endswith("%"):
+        return quota
+    try:
+        return int(whole * float(quota.strip()[:-1]) / 100)
+    except ValueError:
+        raise ValueError(f"quota {quota!r} is no share such as '50%' and no size such as '20MB'") from None

@@ -1,0 +1,285 @@
+"""The catalog: one SQLite file that is the truth about an index; every other file is named or derived from it.
+
+A document's row number is never used twice and its row never changes, so anything that remembers row numbers (the
+vectors file, a search in another thread) can be stale but never wrong. `N` documents, `D` length of a vector.
+"""
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import xxhash
+
+from gritrag.index.errors import DamagedIndex
+from gritrag.index.filters import Compiled, metadata_fields
+from gritrag.index.storage.connection import Connection
+from gritrag.records import Document
+
+__all__ = ["Catalog", "Entry", "StateRow"]
+
+DELETE = "DELETE FROM documents WHERE"
+COLUMNS = "id, title, text, metadata, token_ids, vector, state_key"
+BOTH = "documents JOIN contents USING (row)"
+AS_BLOBS = ", ".join(f"CAST({column} AS BLOB)" for column in COLUMNS.split(", "))  # damaged text may be no UTF-8
+
+
+class StateRow(NamedTuple):
+    """What the catalog knows about one state file: size, xxh3-128, codec, tokens, and how useful it has been.
+
+    `uses` is the number of requests for it, of which each halves every so many later ones, as it was at request `used`.
+    """
+
+    key: str
+    bytes: int
+    xxh3: str
+    codec: str
+    tokens: int
+    uses: float = 0.0
+    used: int = 0
+
+
+class Entry(NamedTuple):
+    """One document as the catalog holds it. `token_ids` int32 `[T]`, `vector` float32 `[D]`."""
+
+    document: Document
+    token_ids: np.ndarray
+    vector: np.ndarray
+    state_key: str
+
+    def values(self) -> tuple[Any, ...]:
+        """In the order of `COLUMNS`."""
+        document = self.document
+        return (
+            document.id,
+            document.title,
+            document.text,
+            metadata_json(document),
+            np.ascontiguousarray(self.token_ids, np.int32).tobytes(),
+            np.ascontiguousarray(self.vector, np.float32).tobytes(),
+            self.state_key,
+        )
+
+
+class Catalog(Connection):
+    """The tables. What changes them has to happen inside `transaction`."""
+
+    removed = False
+    """Whether documents have been, since the log was last emptied of them."""
+
+    _digested = (-1, "")
+    """The generation of which `digest` has last been asked, and the answer."""
+
+    # Documents
+
+    def put(self, entries: Iterable[Entry]) -> set[str]:
+        """Insert documents; return the state keys of those of the same ids that they replace. Inside a transaction."""
+        replaced: set[str] = set()
+        for entry in entries:
+            values = entry.values()
+            replaced.update(key for (key,) in self.execute(f"{DELETE} id = ? RETURNING state_key", values[:1]))
+            id, *content, state_key = values
+            row = self.execute(
+                "INSERT INTO documents (id, tokens, state_key, xxh3) VALUES (?, ?, ?, ?) RETURNING row",
+                (id, len(entry.token_ids), state_key, checksum(values)),
+            )[0][0]
+            self.execute("INSERT INTO contents VALUES (?, ?, ?, ?, ?, ?)", (row, *content))
+            fields = metadata_fields(entry.document.metadata)
+            self.execute_many("INSERT INTO fields VALUES (?, ?, ?, ?)", ((row, *field) for field in fields))
+        self._advance(bool(replaced))
+        return replaced
+
+    def remove(self, rows: Iterable[int]) -> set[str]:
+        """Delete documents; return their state keys. Inside a transaction."""
+        removed = {key for row in rows for (key,) in self.execute(f"{DELETE} row = ? RETURNING state_key", (int(row),))}
+        self._advance(bool(removed))
+        return removed
+
+    def _advance(self, removed: bool) -> None:
+        """A new generation. Where documents were removed, neither words nor vectors file may keep anything of them."""
+        if removed:
+            # FTS5 else only notes what is gone. Its own secure-delete is less work, but then asks for SQLite 3.42.
+            self.execute("INSERT INTO words (words) VALUES ('optimize')")
+            self.execute("DELETE FROM meta WHERE name = 'vectors'")
+            self.removed = True
+        self.execute("UPDATE meta SET value = value + 1 WHERE name = 'generation'")
+
+    @property
+    def generation(self) -> int:
+        """Grows with every change to the set of documents, whichever process made it."""
+        return int(self.execute("SELECT value FROM meta WHERE name = 'generation'")[0][0])
+
+    def digest(self) -> str:
+        """32 hex digits over the contents of all documents, in the order of their rows; new with each generation."""
+        with self.snapshot():
+            if self._digested[0] != (generation := self.generation):
+                rows = self.execute("SELECT xxh3 FROM documents ORDER BY row")
+                self._digested = generation, xxhash.xxh3_128_hexdigest("".join(xxh3 for (xxh3,) in rows).encode())
+            return self._digested[1]
+
+    def document_totals(self) -> tuple[int, int]:
+        """Number of documents and of their tokens."""
+        count, tokens = self.execute("SELECT count(*), total(tokens) FROM documents")[0]
+        return count, int(tokens)
+
+    def row_of(self, id: str) -> int | None:
+        """The row of the document with that id."""
+        found = self.execute("SELECT row FROM documents WHERE id = ?", (id,))
+        return found[0][0] if found else None
+
+    def ids(self) -> list[str]:
+        """Every id, oldest document first."""
+        return [id for (id,) in self.execute("SELECT id FROM documents ORDER BY row")]
+
+    def document(self, row: int) -> Document | None:
+        """The document in that row; None where it has been deleted or replaced since."""
+        return next((entry.document for _, entry in self._stored("row = ?", row)), None)
+
+    def entry(self, id: str) -> Entry | None:
+        """Everything about the document with that id."""
+        return next((entry for _, entry in self._stored("id = ?", id)), None)
+
+    def entry_of(self, document: Document) -> Entry | None:
+        """As `entry`, for a document as it was found; None where it is no longer here, or not so."""
+        entry = self.entry(document.id)
+        return entry if entry is not None and entry.document.content == document.content else None
+
+    def entries(self, ids: Sequence[str]) -> list[Entry]:
+        """As `entry`, for all of `ids` at one commit. A ValueError names those that are not there."""
+        with self.snapshot():
+            found = {id: self.entry(id) for id in ids}
+        missing = [id for id, entry in found.items() if entry is None]
+        if missing:
+            shown = ", ".join(repr(id) for id in missing[:5])
+            raise ValueError(f"{len(missing)} of {len(ids)} ids are not in the index: {shown}")
+        return [entry for id in ids if (entry := found[id]) is not None]
+
+    def entry_read_as(self, state_key: str) -> Entry | None:
+        """A document whose reading has that key: its vector serves every other text with the same tokens."""
+        return next((entry for _, entry in self._stored("state_key = ? LIMIT 1", state_key)), None)
+
+    def _stored(self, condition: str, *parameters: Any) -> Iterator[tuple[int, Entry]]:
+        """Rows and their documents, each compared with the checksum that it was written with."""
+        sql = f"SELECT row, xxh3, {AS_BLOBS} FROM {BOTH} WHERE {condition}"
+        for row, stored, *values in self.execute(sql, parameters):
+            if stored != checksum(values):
+                remedy = "delete it and add it again"
+                raise DamagedIndex(
+                    self.path, f"document {values[0].decode(errors='replace')!r} is not as written", remedy
+                )
+            id, title, text, metadata, token_ids, vector, state_key = values
+            document = Document(text.decode(), id.decode(), title.decode(), json.loads(metadata))
+            arrays = np.frombuffer(token_ids, np.int32), np.frombuffer(vector, np.float32)
+            yield row, Entry(document, *arrays, state_key.decode())
+
+    def damaged_ids(self) -> list[str]:
+        """Documents whose row no longer has the checksum it was written with."""
+        # one at a time, as all contents may not fit into memory
+        damaged = []
+        for (row,) in self.execute("SELECT row FROM documents ORDER BY row"):
+            sql = f"SELECT xxh3, {AS_BLOBS} FROM documents LEFT JOIN contents USING (row) WHERE row = ?"
+            for stored, *values in self.execute(sql, (row,)):
+                if None in values or stored != checksum(values):
+                    damaged.append(values[0].decode(errors="replace"))
+        return damaged
+
+    def words_problem(self) -> str | None:
+        """What is wrong with the full-text index, None if nothing is. For SQLite the check is a write."""
+        try:
+            self.execute("INSERT INTO words (words, rank) VALUES ('integrity-check', 1)")
+        except DamagedIndex:
+            return "the full-text index does not fit the documents"
+        return None
+
+    def rebuild_words(self) -> None:
+        """Make the full-text index anew from the documents. Inside a transaction."""
+        self.execute("INSERT INTO words (words) VALUES ('rebuild')")
+
+    # Rows
+
+    def rows(self, where: Compiled = ("1", [])) -> np.ndarray:
+        """int64 rows of the documents that satisfy a compiled filter, ascending."""
+        sql, parameters = where
+        found = self.execute(f"SELECT row FROM documents WHERE {sql} ORDER BY row", parameters)
+        return np.fromiter((row for (row,) in found), np.int64, len(found))
+
+    def vectors(self, rows: np.ndarray, dim: int) -> tuple[np.ndarray, np.ndarray]:
+        """Those of `rows` (ascending) that still exist, and their vectors float32 `[N, D]`."""
+        if len(rows) and rows[-1] - rows[0] < 4 * len(rows):  # dense enough: one scan beats a query for each row
+            wanted = set(rows.tolist())
+            scan = self._stored("row BETWEEN ? AND ? ORDER BY row", int(rows[0]), int(rows[-1]))
+            found = [(row, entry.vector) for row, entry in scan if row in wanted]
+        else:
+            found = [(row, entry.vector) for each in rows.tolist() for row, entry in self._stored("row = ?", each)]
+        kept = np.fromiter((row for row, _ in found), np.int64, len(found))
+        return kept, np.concatenate([np.zeros(0, np.float32), *(vector for _, vector in found)]).reshape(-1, dim)
+
+    def match(self, expression: str, k: int, where: Compiled | None = None) -> list[tuple[int, float]]:
+        """The `k` best rows and BM25 scores (higher is better) for an FTS5 expression, filtered first."""
+        sql, parameters = where or ("1", [])
+        found = self.execute(
+            "SELECT documents.row, -bm25(words) AS score FROM words JOIN documents ON documents.row = words.rowid "
+            f"WHERE words MATCH ? AND {sql} ORDER BY score DESC, documents.row LIMIT ?",
+            (expression, *parameters, k),
+        )
+        return [(row, score) for row, score in found]
+
+    # States
+
+    def put_states(self, rows: Iterable[StateRow]) -> None:
+        """Inside a transaction, after the files are durable."""
+        self.execute_many("INSERT OR REPLACE INTO states VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
+
+    def states(self) -> list[StateRow]:
+        """Every state file that should exist."""
+        return [StateRow(*row) for row in self.execute("SELECT * FROM states ORDER BY key")]
+
+    def state(self, key: str) -> StateRow | None:
+        """The file of that key, if one was stored."""
+        found = self.execute("SELECT * FROM states WHERE key = ?", (key,))
+        return StateRow(*found[0]) if found else None
+
+    def state_totals(self) -> dict[str, tuple[int, int, int]]:
+        """By codec: number of state files, their bytes and their tokens."""
+        sql = "SELECT codec, count(*), sum(bytes), sum(tokens) FROM states GROUP BY codec ORDER BY codec"
+        return {codec: tuple(totals) for codec, *totals in self.execute(sql)}
+
+    def put_uses(self, uses: Iterable[tuple[float, int, str]], requests: int) -> None:
+        """How useful state files are: `(uses, used, key)`. Inside a transaction."""
+        self.execute_many("UPDATE states SET uses = ?, used = ? WHERE key = ?", uses)
+        self.set_meta("requests", str(requests))
+
+    def forget_states(self, keys: Iterable[str]) -> None:
+        """Drop state rows; their files become garbage. Inside a transaction."""
+        self.execute_many("DELETE FROM states WHERE key = ?", ((key,) for key in keys))
+
+    def forget_unread_states(self, keys: Iterable[str]) -> list[str]:
+        """Drop those of the state rows `keys` that no document reads any more; return which. Inside a transaction."""
+        sql = "DELETE FROM states WHERE key = ?1 AND ?1 NOT IN (SELECT state_key FROM documents) RETURNING key"
+        return [dropped for key in keys for (dropped,) in self.execute(sql, (key,))]
+
+    # Meta
+
+    def meta(self, name: str) -> str | None:
+        """A named string that belongs to the index."""
+        found = self.execute("SELECT value FROM meta WHERE name = ?", (name,))
+        return str(found[0][0]) if found else None
+
+    def set_meta(self, name: str, value: str) -> None:
+        """Inside a transaction."""
+        self.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (name, value))
+
+
+def metadata_json(document: Document) -> str:
+    """Metadata as it is stored. Raises TypeError or ValueError where it is not JSON (NaN is not)."""
+    return json.dumps(dict(document.metadata), ensure_ascii=False, allow_nan=False)
+
+
+def checksum(values: Sequence[Any]) -> str:
+    """xxh3-64 over a row: neither SQLite nor FAISS notices a flipped bit inside a value."""
+    digest = xxhash.xxh3_64()
+    for value in values:
+        data = value.encode() if isinstance(value, str) else value
+        digest.update(len(data).to_bytes(8, "little"))
+        digest.update(data)
+    return digest.hexdigest()

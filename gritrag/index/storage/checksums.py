@@ -1,0 +1,249 @@
+"""A seal: what the catalog's file has to be, page by page, and how far its log has to reach.
+
+SQLite believes every page that it reads: a flipped bit in a table, an index over it or the words of the full-text index
+changes answers in silence. So a small file beside the catalog, written anew with every commit, holds xxh3-64 of every
+page and the place in the log where the last acknowledged commit ends. All of it is compared when an index is opened.
+"""
+
+import json
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Literal, NamedTuple, Self
+
+import numpy as np
+import xxhash
+
+from gritrag.index.errors import DamagedIndex
+from gritrag.index.storage.durable import PLAIN, read_file, replace_files, sync
+from gritrag.index.storage.log import Log, LogEnd, read_log
+
+__all__ = ["Seal", "Sealer", "check_catalog", "first_seal", "hold", "let_go"]
+
+NAME = "catalog.seal"
+DIGEST_BYTES = 16
+HEADER_LIMIT = 4096
+BATCH_BYTES = 1 << 24
+ATTEMPTS = 3
+
+Folding = Literal["no", "begun", "done"]
+
+
+class Seal(NamedTuple):
+    """What the catalog is at a commit.
+
+    Args:
+        page_size: bytes of a page.
+        pages: xxh3-64 of every page, uint64. While folding has begun they are those of when it will be done.
+        log: where the log has to reach; None where the file alone holds everything.
+        folding: whether SQLite may be copying the log into the file (``"begun"``), or has done so while a reader kept
+            the log from being emptied (``"done"``). Then the file may stand without its log.
+    """
+
+    page_size: int
+    pages: np.ndarray
+    log: LogEnd | None = None
+    folding: Folding = "no"
+
+    def save(self, root: Path) -> None:
+        """Write `catalog.seal` durably."""
+        header = {"pages": len(self.pages), "page_size": self.page_size, "log": self.log, "folding": self.folding}
+        data = json.dumps(header).encode() + b"\n" + self.pages.astype("<u8").tobytes()
+        replace_files([(root / NAME, data + xxhash.xxh3_128_digest(data))])
+        sync(root)
+
+    @classmethod
+    def load(cls, root: Path, catalog_bytes: int) -> Self:
+        """The seal of the index at `root`. `catalog_bytes` bounds what is read: no page has less than 512 bytes."""
+        path = root / NAME
+        try:
+            # twice as long, because a log may hold as many pages again, and then some for a small catalog
+            data = read_file(path, HEADER_LIMIT + 8 * (catalog_bytes // 256 + (1 << 20)))
+        except OSError as error:
+            raise DamagedIndex(path, error.strerror or str(error)) from error
+        data, digest = data[:-DIGEST_BYTES], data[-DIGEST_BYTES:]
+        if xxhash.xxh3_128_digest(data) != digest:
+            raise DamagedIndex(path, "its checksum is not that of its content")
+        header, _, pages = data.partition(b"\n")
+        content = json.loads(header)
+        salts, frames, sums = content["log"] or ((0, 0), 0, (0, 0))
+        end = LogEnd(tuple(salts), frames, tuple(sums)) if content["log"] else None
+        return cls(content["page_size"], np.frombuffer(pages, "<u8"), end, content["folding"])
+
+    def same_as(self, other: "Seal") -> bool:
+        """Whether nothing was committed or folded in between."""
+        return (self.log, self.folding) == (other.log, other.folding) and np.array_equal(self.pages, other.pages)
+
+    def after(self, log: Log) -> np.ndarray:
+        """The pages as they are once `log` has been folded in."""
+        pages = np.zeros(log.size, np.uint64)
+        pages[: len(self.pages)] = self.pages[: log.size]
+        for page, digest in log.pages.items():
+            if page <= log.size:
+                pages[page - 1] = digest
+        return pages
+
+
+def check_catalog(catalog: Path, descriptor: int) -> Seal:
+    """Compare the catalog's file (open as `descriptor`) and its log with the seal, and return it.
+
+    A writer may be at work meanwhile: where something does not fit and the seal has changed since, all is read again.
+
+    Raises:
+        DamagedIndex: they differ; the message names the file, and how many pages of it.
+    """
+    seal = Seal.load(catalog.parent, os.fstat(descriptor).st_size)
+    for attempt in range(ATTEMPTS):
+        try:
+            _check(catalog, descriptor, seal)
+            break
+        except DamagedIndex:
+            time.sleep(0.01 * attempt)
+            again = Seal.load(catalog.parent, os.fstat(descriptor).st_size)
+            if attempt == ATTEMPTS - 1 or (again.same_as(seal) and seal.folding == "no"):
+                raise
+            seal = again
+    return seal
+
+
+def _check(catalog: Path, descriptor: int, seal: Seal) -> None:
+    wrong = _differing(hash_pages(descriptor, seal.page_size), seal.pages, seal.folding == "begun")
+    if seal.log is None:
+        covered: set[int] = set()
+    else:
+        path = catalog.with_name(f"{catalog.name}-wal")
+        log = read_log(path, frames=seal.log.frames)
+        if log is not None and log.end == seal.log:
+            # what SQLite reads from the log, it does not read from the file
+            covered = set() if seal.folding == "done" else set(log.pages)
+        elif seal.folding == "no" or wrong or (log is not None and log.end.salts == seal.log.salts):
+            raise DamagedIndex(path, "it ends before the last acknowledged commit")
+        else:
+            covered = set()
+    if wrong := wrong - covered:
+        raise DamagedIndex(catalog, f"{len(wrong)} of {len(seal.pages)} pages are not what was written")
+
+
+def _differing(found: np.ndarray, expected: np.ndarray, shrinking: bool) -> set[int]:
+    """Numbers, from 1, of pages that are missing, too many or other than expected."""
+    common = min(len(found), len(expected))
+    wrong = set((np.flatnonzero(found[:common] != expected[:common]) + 1).tolist())
+    longest = len(expected) if shrinking else max(len(found), len(expected))
+    return wrong | set(range(common + 1, longest + 1))
+
+
+def hash_pages(descriptor: int, page_size: int) -> np.ndarray:
+    """xxh3-64 of every page of an open file, uint64; a torn last page counts as one."""
+    return np.fromiter(
+        (
+            xxhash.xxh3_64_intdigest(batch[start : start + page_size])
+            for batch in _batches(descriptor, BATCH_BYTES // page_size * page_size)
+            for start in range(0, len(batch), page_size)
+        ),
+        np.uint64,
+    )
+
+
+def _batches(descriptor: int, size: int) -> Iterator[memoryview]:
+    offset = 0
+    while batch := os.pread(descriptor, size, offset):
+        offset += len(batch)
+        yield memoryview(batch)
+
+
+class Sealer:
+    """The writer's side: seals every commit, and folds the log into the file when it is time.
+
+    SQLite never does that of itself (see `schema`), so pages of the file change only between two seals that say so.
+    """
+
+    def __init__(self, catalog: Path, seal: Seal) -> None:
+        """For a catalog that SQLite has opened, and with that recovered. `seal` is what it was found to be before."""
+        self._root = catalog.parent
+        self._log_path = catalog.with_name(f"{catalog.name}-wal")
+        self._seal = seal
+        self._log = read_log(self._log_path)
+        self._knows_log = True
+
+    @property
+    def log_bytes(self) -> int:
+        """Bytes of pages in the log that are not yet in the file."""
+        return 0 if self._log is None else self._log.end.frames * self._seal.page_size
+
+    @property
+    def file_bytes(self) -> int:
+        """Bytes of the file without its log."""
+        return len(self._seal.pages) * self._seal.page_size
+
+    def committed(self) -> None:
+        """Acknowledge the commits that the log holds by now."""
+        self._knows_log = False
+        self._log = read_log(self._log_path, self._log)
+        self._knows_log = True
+        if self._log is not None:
+            self._save(self._seal._replace(log=self._log.end, folding="no"))
+
+    def fold(self, checkpoint: Callable[[], Sequence[int]]) -> bool:
+        """Copy the log into the file and empty it; False where a reader's snapshot is still in the way.
+
+        `checkpoint` is SQLite's, in its mode TRUNCATE: it returns (busy, frames, frames copied). Where it dies
+        half-way, the pages that it was to write are known already, and the log still has them.
+        """
+        if not self._knows_log:  # reading it has failed; who opens the index next will read it
+            return False
+        if self._log is None:
+            return not checkpoint()[0]
+        self._save(self._seal._replace(pages=self._seal.after(self._log), log=self._log.end, folding="begun"))
+        busy, frames, copied = checkpoint()
+        if not busy:
+            self._log = None
+            self._save(self._seal._replace(log=None, folding="no"))
+        elif frames == copied:
+            self._save(self._seal._replace(folding="done"))
+        return not busy
+
+    def _save(self, seal: Seal) -> None:
+        seal.save(self._root)
+        self._seal = seal
+
+
+def first_seal(catalog: Path) -> None:
+    """Seal a catalog that has just been made, and has no log, as it is."""
+    descriptor = hold(catalog)
+    try:
+        page_size = int.from_bytes(os.pread(descriptor, 2, 16), "big")  # a field of the file's header
+        Seal(page_size, hash_pages(descriptor, page_size)).save(catalog.parent)
+    finally:
+        let_go(descriptor)
+
+
+# POSIX drops all locks that a process holds on a file as soon as it closes any descriptor of it, and SQLite's locks on
+# the catalog are of that kind. So all who look at a file in one process share a descriptor; the last of them closes it.
+_held: dict[tuple[int, int], tuple[int, int]] = {}
+_holding = threading.Lock()
+
+
+def hold(path: Path) -> int:
+    """A descriptor to read a catalog by, until as many calls of `let_go`. A ValueError where there is no plain file."""
+    with _holding:
+        try:
+            status = path.lstat()
+            key = status.st_dev, status.st_ino
+            descriptor, users = _held.get(key) or (os.open(path, PLAIN), 0)
+        except OSError as error:
+            raise ValueError(f"cannot open {path}: {error.strerror}. Is the index complete?") from error
+        _held[key] = descriptor, users + 1
+    return descriptor
+
+
+def let_go(descriptor: int) -> None:
+    """The caller needs it no more: its own connection to the catalog is closed."""
+    with _holding:
+        key, users = next((key, users) for key, (held, users) in _held.items() if held == descriptor)
+        if users == 1:
+            del _held[key]
+            os.close(descriptor)
+        else:
+            _held[key] = descriptor, users - 1

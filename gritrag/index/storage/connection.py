@@ -1,0 +1,160 @@
+"""A connection: the one way in which an index talks to its SQLite file. Sealed commits, snapshots, errors by name.
+
+It knows pages, never tables; those are the catalog's.
+"""
+
+import os
+import threading
+import weakref
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from gritrag.index.errors import DamagedIndex, named_errors
+from gritrag.index.storage.checksums import Sealer, check_catalog, first_seal, hold, let_go
+from gritrag.index.storage.durable import sync
+from gritrag.index.storage.schema import anchor, connect
+
+__all__ = ["Connection"]
+
+LOG_BYTES = 1 << 26  # beyond this, and a quarter of the file, a commit folds the log in
+
+
+class Connection:
+    """All threads share it, one at a time; writes happen inside `transaction`."""
+
+    def __init__(self, path: Path, mode: str) -> None:
+        """Open the SQLite file at `path`; `mode` is that of `schema.connect`.
+
+        Raises:
+            DamagedIndex: the file or its log is not what was last committed.
+            ValueError: it cannot be opened.
+        """
+        self.path = path
+        self.lock = threading.RLock()
+        self._pid = os.getpid()
+        self._sealer: Sealer | None = None
+        with ExitStack() as closing:
+            if mode == "rwc":
+                connect(path, mode).close()
+                first_seal(path)
+            self._file = hold(path)
+            closing.callback(let_go, self._file)
+            seal = check_catalog(path, self._file)
+            if mode != "r":
+                self._anchor = anchor(path)
+                closing.callback(self._anchor.close)
+            self._connection = connect(path, "r" if mode == "r" else "rw")
+            closing.callback(self._connection.close)
+            if mode != "r":
+                self._sealer = Sealer(path, seal)
+            self._close = weakref.finalize(self, _close, closing.pop_all(), self._pid)
+        if self._sealer is not None and self._sealer.log_bytes:  # of a writer that died
+            self.fold()
+
+    def close(self) -> None:
+        """Fold the log in, if writable, and let go of the file. A second call does nothing."""
+        with self.lock:
+            try:
+                if self._close.alive and os.getpid() == self._pid and self.fold():
+                    self._anchor.close()  # nothing is left to fold, so SQLite may tidy up behind itself
+            finally:
+                self._close()
+
+    def execute(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """All rows of one statement."""
+        self._require_own_process()
+        with self.lock, named_errors(self.path):
+            return self._connection.execute(sql, parameters).fetchall()
+
+    def execute_many(self, sql: str, rows: Iterable[Sequence[Any]]) -> None:
+        """One statement for each of `rows`."""
+        with self.lock:
+            self._connection.executemany(sql, rows)
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """All of the block is on disk when it ends, or none of it."""
+        assert self._sealer is not None
+        self._require_own_process()
+        with self.lock, named_errors(self.path):
+            if self._in_transaction():
+                raise ValueError("a snapshot of this index is open in this thread: write after it has ended")
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self._connection.execute("COMMIT")
+            finally:
+                if self._in_transaction():  # the block or the commit (a full disk) has failed
+                    self._connection.execute("ROLLBACK")
+            self._sealer.committed()
+            if self._sealer.log_bytes > max(LOG_BYTES, self._sealer.file_bytes // 4):
+                self.fold()
+
+    @contextmanager
+    def snapshot(self) -> Iterator[None]:
+        """Everything read in the block is of one commit. Other threads wait for its end."""
+        self._require_own_process()
+        with self.lock, named_errors(self.path):
+            if self._in_transaction():
+                yield
+                return
+            self._connection.execute("BEGIN")
+            try:
+                yield
+            finally:
+                if self._in_transaction():
+                    self._connection.execute("ROLLBACK")
+
+    def fold(self) -> bool:
+        """Move what the log holds into the file and empty the log; False if a reader's snapshot is in the way."""
+        if self._sealer is None:
+            return False
+        with self.lock:
+            return self._sealer.fold(lambda: self.execute("PRAGMA wal_checkpoint (TRUNCATE)")[0])
+
+    def shrink(self) -> None:
+        """Give the space of deleted rows back to the file system."""
+        assert self._sealer is not None
+        with self.lock:
+            self.execute("VACUUM")
+            self._sealer.committed()
+            self.fold()
+
+    def copy(self, path: Path) -> None:
+        """Make a catalog at `path` that holds what this one does at one commit, and no garbage."""
+        self.execute("VACUUM INTO ?", (os.fspath(path),))
+        connect(path, "rw").close()  # which makes it one that keeps a log
+        sync(path)
+        first_seal(path)
+
+    def problem(self) -> str | None:
+        """What is wrong with the pages of the file and with its log; None if nothing is."""
+        try:
+            lines = [line for (line,) in self.execute("PRAGMA integrity_check") if line != "ok"]
+            check_catalog(self.path, self._file)
+        except DamagedIndex as damage:
+            return str(damage)
+        return "; ".join(lines) or None
+
+    def _in_transaction(self) -> bool:
+        return self._connection.in_transaction
+
+    def _require_own_process(self) -> None:
+        if os.getpid() != self._pid:
+            raise ValueError(
+                f"the index at {self.path.parent} was opened by process {self._pid} and this is its child "
+                f"{os.getpid()}: SQLite does not survive a fork, open the index anew with Index.open in each process"
+            )
+
+
+def _close(closing: ExitStack, pid: int) -> None:
+    """Also for an index that was dropped without `close`; in a forked child it is the parent's, and left alone."""
+    if os.getpid() == pid:
+        closing.close()
+    else:
+        _of_parents.append(closing)
+
+
+_of_parents: list[ExitStack] = []

@@ -1,0 +1,147 @@
+"""The manifest: what an index was built with. It is written last, so a directory that has one is an index."""
+
+import json
+import os
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import xxhash
+
+from gritrag.index.errors import DamagedIndex
+from gritrag.index.storage.durable import read_file, replace_files, sync
+from gritrag.records import Fingerprint
+
+__all__ = ["CATALOG", "Manifest", "check_names", "check_replaceable", "parse_bytes", "wipe"]
+
+NAME = "manifest.json"
+FORMAT = "gritrag-index"
+VERSION = 2
+# Everything an index ever puts into its directory; the lock stays when an index is replaced.
+LOCKS = {"lock", "lock.pid"}
+CATALOG = "catalog.sqlite"
+JOURNAL = f"{CATALOG}-journal"  # while a catalog is made, and never later
+LOGS = (f"{CATALOG}-wal", f"{CATALOG}-shm", JOURNAL)
+OWN = (NAME, "catalog.seal", "vectors", "states", *LOGS, CATALOG)  # in the order in which `wipe` removes
+LIMIT = 1 << 20  # bytes of a manifest
+UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Fixed when an index is created: its reader, the length of a vector, the codec and most bytes of states."""
+
+    fingerprint: Fingerprint
+    dim: int
+    codec: str
+    state_quota: int | None = None
+
+    def save(self, root: Path) -> None:
+        """Write `manifest.json` durably."""
+        content = {
+            "format": FORMAT,
+            "version": VERSION,
+            "fingerprint": {"digest": self.fingerprint.digest, "parts": dict(self.fingerprint.parts)},
+            "dim": self.dim,
+            "codec": self.codec,
+            "state_quota": self.state_quota,
+        }
+        replace_files([(root / NAME, _seal(content))])
+        sync(root)
+        sync(root.parent)
+
+    @classmethod
+    def load(cls, root: Path) -> "Manifest":
+        """The manifest of the index at `root`.
+
+        Raises:
+            ValueError: there is none, it is damaged, or another version of GritRAG wrote it.
+        """
+        if not root.is_dir():
+            raise ValueError(f"there is no index at {root}: make one with Index.create or `gritrag index`")
+        try:
+            data = read_file(root / NAME, LIMIT)
+            content = json.loads(data)
+        except FileNotFoundError:
+            raise ValueError(
+                f"{root} has no {NAME}, so it is no finished index: make it (again) with "
+                "Index.create(..., overwrite=True) or `gritrag index`"
+            ) from None
+        except (OSError, ValueError, RecursionError) as error:
+            raise DamagedIndex(root / NAME, str(error)) from error
+        known = isinstance(content, dict) and content.get("version") == VERSION
+        if isinstance(content, dict) and (known or "xxh3" in content):  # version 1 had none
+            content.pop("xxh3", None)
+            if _seal(content) != data:
+                raise DamagedIndex(root / NAME, "its checksum is not that of its content")
+        if not isinstance(content, dict) or content.get("format") != FORMAT:
+            raise ValueError(f"{root / NAME} is not the manifest of a GritRAG index")
+        if not known:
+            raise ValueError(
+                f"{root} has index format {content.get('version')!r}, this GritRAG reads format {VERSION}: "
+                "open it with the version that built it, or build it anew"
+            )
+        return cls._from_content(root, content)
+
+    @classmethod
+    def _from_content(cls, root: Path, content: dict) -> "Manifest":
+        fingerprint = Fingerprint(dict(content["fingerprint"]["parts"]))
+        if fingerprint.digest != content["fingerprint"]["digest"]:
+            raise DamagedIndex(root / NAME, "its fingerprint is not the digest of its parts")
+        return cls(fingerprint, int(content["dim"]), str(content["codec"]), content["state_quota"])
+
+
+def _seal(content: dict) -> bytes:
+    """The bytes of a manifest, its own checksum among them: whatever else decodes to the same is not the manifest."""
+    plain = json.dumps(content, indent=2, sort_keys=True)
+    sealed = content | {"xxh3": xxhash.xxh3_128_hexdigest(plain.encode())}
+    return (json.dumps(sealed, indent=2, sort_keys=True) + "\n").encode()
+
+
+def check_names(root: Path) -> None:
+    """Refuse an index with a link for a part, which could lead anywhere, or with a journal that SQLite would play."""
+    links = [name for name in (*OWN, *LOCKS) if (root / name).is_symlink()]
+    if links:
+        raise DamagedIndex(
+            root, f"{links[0]} is a symbolic link, and no part of an index is", "put the file itself there"
+        )
+    if os.path.lexists(root / JOURNAL) and (root / NAME).exists():
+        raise DamagedIndex(root, f"{JOURNAL} is no part of an index, and SQLite would follow it", "move it away")
+
+
+def check_replaceable(root: Path, overwrite: bool) -> None:
+    """Refuse to create an index where something else lies, or over an index that nobody gave up."""
+    if not root.exists():
+        return
+    if not root.is_dir():
+        raise ValueError(f"{root} is a file: an index needs a directory")
+    names = {path.name for path in root.iterdir()} - LOCKS
+    foreign = sorted(names.difference(OWN) or (names if CATALOG not in names else ()))
+    if foreign:
+        raise ValueError(
+            f"{root} holds other things than an index ({', '.join(foreign[:3])}): choose another directory"
+        )
+    if names and not overwrite:
+        raise ValueError(f"{root} already holds an index: open it with Index.open, or replace it with overwrite=True")
+
+
+def wipe(root: Path) -> None:
+    """Remove the index at `root`, its manifest first, so that no half of it can be taken for whole."""
+    for name in OWN:
+        path = root / name
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+        sync(root)
+
+
+def parse_bytes(size: "str | int | None") -> int | None:
+    """``"20GB"``, ``"512 MiB"``, a number of bytes, or None for no limit."""
+    if size is None or (isinstance(size, int) and not isinstance(size, bool) and size >= 0):
+        return size
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]I?|)B?\s*", size.upper()) if isinstance(size, str) else None
+    if match is None:
+        raise ValueError(f"{size!r} is no size: give bytes as a number, or a string such as '20GB' or '512MiB'")
+    return int(float(match[1]) * UNITS[match[2]])

@@ -1,0 +1,41 @@
+"""The bench of decoding compares like with like: every way goes on from the same states with the same tokens."""
+
+import re
+
+import pytest
+
+from gritrag.evaluate.decoding import BASELINE, WAYS, Setting, contexts, decoding, show
+from gritrag.model.context import Context
+from gritrag.model.grit import GritModel
+
+SETTING = Setting(documents=2, tokens=60, new_tokens=6, repetitions=2)
+
+
+@pytest.fixture(scope="module")
+def given(tiny_model: GritModel) -> dict[str, Context]:
+    return contexts(tiny_model, SETTING)
+
+
+def test_contexts_hold_the_states_and_end_with_tokens(given: dict[str, Context]) -> None:
+    cached = [context.cached_tokens for context in given.values()]
+    assert cached == [2 * 60, 2 * 60, 0, 0]
+    assert all(context.fresh_ids for context in given.values())
+    quoting = next(iter(given.values()))
+    text = " ".join(map(str, quoting.token_ids))
+    assert text.count(" ".join(map(str, quoting.fresh_ids))) == 2
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_every_way_decodes_the_same_tokens(way: str, tiny_model: GritModel, given: dict[str, Context]) -> None:
+    for context in given.values():
+        run = WAYS[way](tiny_model, context, 6)
+        assert run.token_ids == WAYS[BASELINE](tiny_model, context, 6).token_ids
+        assert run.seconds > 0
+
+
+def test_the_table_has_a_row_for_every_way_and_counts_same_tokens(tiny_model: GritModel) -> None:
+    result = decoding(tiny_model, SETTING)
+    printed = show(result)
+    assert len(re.findall(r"2 of 2 runs", printed)) == 4 * len(WAYS)
+    assert all(way in printed for way in WAYS)
+    assert "equals the model's forward" in printed
