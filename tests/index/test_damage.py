@@ -135,8 +135,8 @@ def test_files_of_two_moments_are_no_index(tmp_path: Path) -> None:
 def test_a_large_catalog_is_checked_like_a_small_one(tmp_path: Path) -> None:
     """More pages than fit one batch of the hashing, and a log of more than one batch of frames."""
     with pytest.MonkeyPatch.context() as patch, small_pages():
-        for module in ("seal", "log"):
-            patch.setattr(f"gritrag.index.{module}.BATCH_BYTES", 4096)
+        for module in ("checksums", "log"):
+            patch.setattr(f"gritrag.index.storage.{module}.BATCH_BYTES", 4096)
         with make_tiny(tmp_path / "index") as index:
             index.add([f"word{i} more{i}" for i in range(200)])
             living = shutil.copytree(index.path, tmp_path / "living")
