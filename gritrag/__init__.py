@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from gritrag.records import Answer, Document, Fingerprint, FingerprintMismatch, Hit
     from gritrag.tokens import chunk_documents
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "RAG",
