@@ -34,7 +34,7 @@ def first_token(
     as_json: Json = False,
 ) -> None:
     """Time from hits to first token, answering from text and from states."""
-    from gritrag.evaluate import latency
+    from gritrag.evaluate import first_token as latency
 
     setting = latency.Setting(documents, tokens, states, repetitions)
     typer.echo(latency.main(model, dtype, device, as_json, setting))
@@ -61,7 +61,7 @@ def training(
     as_json: Json = False,
 ) -> None:
     """Compare read-once training with two separate streams, or two ways of LoRA, in examples per second."""
-    from gritrag.evaluate import training
+    from experiments import training
 
     if compared not in training.WAYS:
         raise typer.BadParameter(f"{compared!r} is none of: {', '.join(training.WAYS)}", param_hint="--compared")
@@ -129,7 +129,7 @@ def grid(
     as_json: Json = False,
 ) -> None:
     """Measure a grid of modes and contexts, quality beside speed. The same command resumes a run that was stopped."""
-    settings, run = bench_part("config"), bench_part("run")
+    settings, run = bench_part("config"), bench_part("grid")
     asked = settings.BenchConfig.load(config, overrides or ())
     typer.echo(run.main(asked, out or BENCHES / config.stem, as_json))
 
@@ -150,7 +150,7 @@ def table7(
     as_json: Json = False,
 ) -> None:
     """GritLM's table 7 for a model: every mode with 1 and k documents, match, F1, first token, total and storage."""
-    settings, run = bench_part("config"), bench_part("run")
+    settings, run = bench_part("config"), bench_part("grid")
     quality = {"file": file, "questions": questions, "documents": sorted({1, k}), "codecs": [states]}
     quality |= {"context": context, "new_tokens": max_new_tokens}
     asked = settings.BenchConfig.model_validate({**named(model, dtype, device, seed), "quality": quality})
@@ -175,7 +175,7 @@ def steady(
     as_json: Json = False,
 ) -> None:
     """A stream of new combinations of documents, drawn by Zipf's law: hit rate, p50 and p95 over time."""
-    settings, run = bench_part("config"), bench_part("run")
+    settings, run = bench_part("config"), bench_part("grid")
     stream = {"requests": requests, "documents": documents, "tokens": tokens, "k": k, "mode": mode, "codec": states}
     stream |= {"quota": quota, "window": window}
     asked = settings.BenchConfig.model_validate({**named(model, dtype, device, seed), "steady": stream})
@@ -189,6 +189,6 @@ def report(
     as_json: Json = False,
 ) -> None:
     """Write report.md and report.html of a folder anew, from its results.jsonl alone."""
-    typer.echo(bench_part("run").show(folder, as_json))
+    typer.echo(bench_part("grid").show(folder, as_json))
     if readme is not None:
         bench_part("full_report").write_readme(folder, readme)

@@ -126,7 +126,7 @@ def whiten(
     device: Device = "auto",
 ) -> None:
     """Fit a layer behind the pooling that lets no few directions of vectors outweigh the others; takes minutes."""
-    from gritrag.evaluate.questions import choose, read_questions
+    from gritrag.evaluate.rows import choose, read_questions
     from gritrag.folders import check_new
     from gritrag.train.after.whiten import QUESTIONS_PER_DOCUMENT, Sample, whiten, write
 

@@ -19,12 +19,12 @@ import torch
 from gritrag.answer import MODES, plan_context
 from gritrag.config import DEFAULT_MODEL
 from gritrag.evaluate import quality, scores
-from gritrag.evaluate.clock import in_turn
-from gritrag.evaluate.latency import documents_of
+from gritrag.evaluate.facts import Spread, as_json, header, machine_of, table
+from gritrag.evaluate.first_token import documents_of
 from gritrag.evaluate.process import drop_from_page_cache
 from gritrag.evaluate.quality import Asked, gold_contexts
-from gritrag.evaluate.questions import choose, read_questions
-from gritrag.evaluate.report import Spread, as_json, header, machine_of, table
+from gritrag.evaluate.rows import choose, read_questions
+from gritrag.evaluate.timing import in_turn
 from gritrag.index.storage.catalog import StateRow
 from gritrag.index.storage.codecs import get_codec
 from gritrag.index.storage.states import DocumentState, StateStore, relative_path, state_key

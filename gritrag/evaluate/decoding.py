@@ -17,8 +17,8 @@ from transformers import Cache, DynamicCache, GenerationConfig, StaticCache
 from transformers.generation.streamers import BaseStreamer
 
 from gritrag.config import DEFAULT_MODEL
-from gritrag.evaluate.latency import documents_of
-from gritrag.evaluate.report import Spread, as_json, header, machine_of, table
+from gritrag.evaluate.facts import Spread, as_json, header, machine_of, table
+from gritrag.evaluate.first_token import documents_of
 from gritrag.model.context import Context
 from gritrag.model.decode import Sampling
 from gritrag.model.grit import GritModel

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 
 from gritrag.config import DEFAULT_MODEL
+from gritrag.evaluate.facts import as_json, header, machine, table
 from gritrag.evaluate.labelled import Labelled, keys_of, read_labelled, read_pairs
-from gritrag.evaluate.questions import choose, evenly, read_questions
-from gritrag.evaluate.report import as_json, header, machine, table
-from gritrag.evaluate.sampling import Sampled
+from gritrag.evaluate.rows import choose, evenly, read_questions
+from gritrag.evaluate.statistics import Sampled
 from gritrag.evaluate.tasks import WORDS, Classification, Clustering, Embed, Retrieval, Similarity, Task
 from gritrag.index.protocol import Reader
 from gritrag.model.encoders import check_names, load_encoder

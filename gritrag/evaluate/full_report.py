@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from gritrag.evaluate import limits_report, quality_report, speed_report, steady_report
-from gritrag.evaluate.page import Section, Table, html, markdown, put_between_markers
+from gritrag.evaluate.facts import table
 from gritrag.evaluate.quality_report import Graded
-from gritrag.evaluate.report import table
-from gritrag.evaluate.results import FILE, RUN, Row, latest, read_rows
+from gritrag.evaluate.report import Section, Table, html, markdown, put_between_markers
 from gritrag.evaluate.speed_report import BASELINE, Grid, context
+from gritrag.evaluate.suite import FILE, RUN, Row, latest, read_rows
 
 TITLE = "What reuse saves, and what it costs"
 NOT_REUSE = (BASELINE, "no-retrieval", "query-doc")

@@ -1,201 +1,84 @@
-"""The grid: how long an answer takes, in every mode, from contexts of an exact length.
+"""A benchmark run: a configuration, measured into `results.jsonl`, and its reports."""
 
-A group is what has the same context: its cells take turns, round by round, on the same new question, so each ratio
-compares neighbours in time.
-"""
-
-import random
-import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+import json
+import os
+import tempfile
+from datetime import UTC, datetime
 from pathlib import Path
-from time import perf_counter
-from typing import Any, NamedTuple
 
-import torch
-
-from gritrag.answer import MODES, RAG
-from gritrag.corpus import questions
-from gritrag.evaluate.clock import PARTS, cost_of, in_turn
-from gritrag.evaluate.config import SpeedConfig
-from gritrag.evaluate.latency import documents_of
-from gritrag.evaluate.process import drop_from_page_cache, files_below, peak_memory
-from gritrag.evaluate.results import Results
-from gritrag.index.index import Index
+from gritrag.answer import MODES
+from gritrag.evaluate import full_report, limits, modes, speed, steady
+from gritrag.evaluate.config import BenchConfig
+from gritrag.evaluate.facts import machine_of
+from gritrag.evaluate.process import how_memory
+from gritrag.evaluate.report import markdown
+from gritrag.evaluate.suite import Results
+from gritrag.index.storage.codecs import get_codec
 from gritrag.model.grit import GritModel
-from gritrag.progress import ProgressBar
-from gritrag.records import Document
-
-BARE = "bare forward"
-"""Not a mode: one forward over the question's tokens alone, which no first token can be sooner than."""
-
-NO_CODEC = "-"
-INDEXING_RUNS = 4
 
 
-class Cell(NamedTuple):
-    """One combination; its fields are those of `SpeedConfig`."""
-
-    mode: str
-    documents: int
-    tokens: int
-    codec: str
-    cache: str
-    batch: int
+def main(config: BenchConfig, out: Path, as_json_text: bool = False) -> str:
+    """Run and return what to print: the report, as Markdown or as JSON."""
+    measure(config, out)
+    return show(out, as_json_text)
 
 
-def groups(setting: SpeedConfig, modes: Sequence[str]) -> dict[int, list[list[Cell]]]:
-    """By tokens per document, the groups of cells that take turns."""
-    found: dict[int, list[list[Cell]]] = {}
-    for tokens in dict.fromkeys(setting.tokens):
-        found[tokens] = [
-            _group(setting, modes, documents, tokens, batch)
-            for documents in dict.fromkeys(setting.documents)
-            for batch in dict.fromkeys(setting.batches)
-        ]
-    return found
-
-
-def _group(setting: SpeedConfig, modes: Sequence[str], documents: int, tokens: int, batch: int) -> list[Cell]:
-    cells = [Cell(BARE, documents, tokens, NO_CODEC, "warm", batch)] if batch == 1 else []
-    for mode in modes:
-        from_states = MODES[mode].reuses_documents
-        for codec in dict.fromkeys(setting.codecs) if from_states else [NO_CODEC]:
-            for cache in dict.fromkeys(setting.caches) if from_states else ["warm"]:
-                cells.append(Cell(mode, documents, tokens, codec, cache, batch))
-    return cells
-
-
-@dataclass
-class Shelf:
-    """The documents of one length in one codec: `warm` is open all the time, `cold` lies on disk."""
-
-    warm: Index
-    cold: Path | None
-    figures: dict[str, Any]
-
-    @contextmanager
-    def index(self, model: GritModel, cache: str) -> Iterator[Index]:
-        """The index to answer from; a cold one is opened anew, its files read by nobody since they were written."""
-        if cache == "warm":
-            yield self.warm
-            return
-        assert self.cold is not None, "a cold cell in a grid without cold ones"
-        drop_from_page_cache(files_below(self.cold))
-        with Index.open(self.cold, model=model, mode="r") as index:
-            yield index
-
-
-def measure(
-    model: GritModel, setting: SpeedConfig, modes: Sequence[str], seed: int, results: Results, scratch: Path
-) -> None:
-    """Measure what `results` do not have yet; indexes are made in `scratch`.
+def show(folder: Path, as_json_text: bool = False) -> str:
+    """Write the reports of a folder anew from its `results.jsonl`, and return what to print.
 
     Raises:
-        ValueError: a context that the model cannot take.
+        ValueError: no results there, or broken ones.
     """
-    _check_room(model, setting)
-    for tokens, every in groups(setting, modes).items():
-        pending = [group for group in every if not all(results.has("speed", cell._asdict()) for cell in group)]
-        if not pending:
-            continue
-        with ExitStack() as stack:
-            shelves = _shelves(model, setting, tokens, seed, scratch, stack)
-            for codec, shelf in shelves.items():
-                if not results.has("index", cell := {"tokens": tokens, "codec": codec}):
-                    results.write("index", [(cell, shelf.figures)])
-            for group in pending:
-                found = _rounds(model, setting, group, shelves, seed)
-                results.write("speed", [(cell._asdict(), found[cell]) for cell in group])
-        shutil.rmtree(scratch / str(tokens))
+    every = full_report.write(folder)
+    return json.dumps([section.as_json() for section in every]) if as_json_text else markdown(full_report.TITLE, every)
 
 
-def _check_room(model: GritModel, setting: SpeedConfig) -> None:
-    asked = max(len(model.question_token_ids(each.question, has_documents=True)) for each in questions())
-    needed = max(setting.documents) * max(setting.tokens) + asked + setting.new_tokens
-    if needed > model.max_tokens:
-        raise ValueError(
-            f"{max(setting.documents)} documents of {max(setting.tokens)} tokens, a question of up to {asked} and an "
-            f"answer of {setting.new_tokens} make {needed} tokens, this model takes {model.max_tokens}; measure fewer "
-            "or shorter documents"
-        )
+def measure(config: BenchConfig, out: Path) -> None:
+    """Measure what `out` does not have yet.
 
+    A run that was stopped goes on where it was; so does one whose files are there, if code, machine and model are the
+    same. Indexes are made in `out` and deleted, so that cold reads are of its disk.
 
-def _shelves(
-    model: GritModel, setting: SpeedConfig, tokens: int, seed: int, scratch: Path, stack: ExitStack
-) -> dict[str, Shelf]:
-    """By codec; modes that load no states use the first."""
-    pool = documents_of(model, tokens, setting.pool_documents, seed)
-    shelves = {}
-    for codec in dict.fromkeys(setting.codecs):
-        folder = scratch / str(tokens) / codec
-        figures = _build(model, pool, codec, folder)
-        cold = folder.with_name(f"{codec}-cold") if "cold" in setting.caches else None
-        if cold is not None:
-            shutil.copytree(folder, cold)
-        warm = stack.enter_context(Index.open(folder, model=model, mode="r"))
-        shelves[codec] = Shelf(warm, cold, figures)
-    return shelves
-
-
-def _build(model: GritModel, pool: Sequence[Document], codec: str, folder: Path) -> dict[str, Any]:
-    """Index the pool in a few calls, so that there is a spread."""
-    seconds, tokens = [], []
-    with Index.create(folder, model=model, states=codec) as index:
-        for number in range(min(INDEXING_RUNS, len(pool))):
-            part = pool[number::INDEXING_RUNS]
-            start = perf_counter()
-            index.add(part)
-            seconds.append(perf_counter() - start)
-            tokens.append(sum(len(model.document_token_ids(document)) for document in part))
-        stats = index.stats()
-    return {"seconds": seconds, "tokens_read": tokens, "documents": stats["documents"], "bytes": stats["bytes"]}
-
-
-def _rounds(
-    model: GritModel, setting: SpeedConfig, group: Sequence[Cell], shelves: dict[str, Shelf], seed: int
-) -> dict[Cell, dict[str, Any]]:
-    """For each cell its timed rounds, and the memory of the last round that warmed up."""
-    asked = random.Random(seed).sample(every := [each.question for each in questions()], len(every))
-    found: dict[Cell, dict[str, Any]] = {cell: {"memory": None, "rounds": []} for cell in group}
-    one = group[0]
-    about = f"{one.documents} x {one.tokens} tokens, batch {one.batch}"
-    turns = in_turn(group, setting.warmup, setting.repetitions)
-    runs = len(group) * (setting.warmup + setting.repetitions)
-    for number, cell in ProgressBar(turns, total=runs, desc=about, unit="run"):
-        texts = [asked[(number * cell.batch + row) % len(asked)] for row in range(cell.batch)]
-        shelf = shelves.get(cell.codec, next(iter(shelves.values())))
-        if number >= 0:
-            found[cell]["rounds"].append({"round": number, **_sample(model, setting, cell, shelf, texts)})
-        else:
-            with peak_memory(model.lm.device) as memory:
-                _sample(model, setting, cell, shelf, texts)
-            found[cell]["memory"] = vars(memory)
-    return found
-
-
-def _sample(model: GritModel, setting: SpeedConfig, cell: Cell, shelf: Shelf, texts: Sequence[str]) -> dict[str, Any]:
-    if cell.mode == BARE:
-        return _bare(model, texts[0])
-    with shelf.index(model, cell.cache) as index:
-        rag = RAG(index, mode=cell.mode, k=cell.documents)
-        if cell.batch == 1:
-            return cost_of([rag.ask(texts[0], max_new_tokens=setting.new_tokens)])
-        return cost_of(rag.ask_many(texts, batch_size=cell.batch, max_new_tokens=setting.new_tokens))
-
-
-def _bare(model: GritModel, question: str) -> dict[str, Any]:
-    ids = torch.tensor([model.question_token_ids(question, has_documents=True)], device=model.lm.device)
-    start = perf_counter()
-    with torch.inference_mode():
-        model.lm(input_ids=ids, use_cache=False, logits_to_keep=1).logits[0, -1].argmax().item()
-    seconds = perf_counter() - start
-    return {
-        "first_token": seconds,
-        "total": seconds,
-        "parts": {**dict.fromkeys(PARTS, 0.0), "question": seconds},
-        "prompt_tokens": ids.shape[1],
-        "cached_tokens": 0,
-        "generated_tokens": 1,
+    Raises:
+        ValueError: an unknown mode, codec or model, a broken file of questions, a context that is too long.
+    """
+    names = list(config.modes or MODES)
+    _check(config, names)
+    model = GritModel.from_pretrained(config.model, dtype=config.dtype, device=config.device)
+    facts = {
+        "model": config.model,
+        "fingerprint": model.fingerprint.digest,
+        **machine_of(model),
+        "cores": os.cpu_count(),
+        "memory": how_memory(model.lm.device),
     }
+    notes = {"started": datetime.now(UTC).isoformat(timespec="seconds"), "load average": os.getloadavg()[0]}
+    results = Results(out, config.model_dump(mode="json"), facts, notes)
+    with tempfile.TemporaryDirectory(prefix="indexes-", dir=out) as scratch:
+        folder = Path(scratch)
+        if config.speed is not None:
+            if not results.has("limits", {}):
+                results.write("limits", [({}, limits.ceilings(model, config.speed.codecs[0], folder / "limits"))])
+            speed.measure(model, config.speed, names, config.seed, results, folder / "speed")
+        if config.quality is not None:
+            modes.measure(model, config.quality, names, config.seed, results, folder / "quality")
+        if config.steady is not None and not results.has("steady", {}):
+            figures = steady.measure(model, config.steady, config.seed, folder / "steady")
+            results.write("steady", [({}, figures)])
+
+
+def _check(config: BenchConfig, names: list[str]) -> None:
+    """What would be found out late."""
+    asked = [*names, *([config.steady.mode] if config.steady else [])]
+    if unknown := [mode for mode in asked if mode not in MODES]:
+        raise ValueError(f"no mode {', '.join(unknown)}; there are: {', '.join(MODES)}")
+    parts = [part for part in (config.speed, config.quality, config.steady) if part is not None]
+    if not parts:
+        raise ValueError("nothing to measure: give speed, quality or steady, see configs/bench/default.yaml")
+    for codec in (*(config.speed.codecs if config.speed else ()), *(config.quality.codecs if config.quality else ())):
+        get_codec(codec)
+    if config.quality is not None:
+        modes.sheets(config.quality, config.seed)
+    if config.steady is not None:
+        get_codec(config.steady.codec)
+        next(steady.combinations(config.steady, config.seed))

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from gritrag.evaluate.questions import numbered_lines
+from gritrag.evaluate.rows import numbered_lines
 
 
 class Labelled(NamedTuple):

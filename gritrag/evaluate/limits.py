@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from gritrag.corpus import questions
-from gritrag.evaluate.latency import documents_of
+from gritrag.evaluate.first_token import documents_of
 from gritrag.evaluate.process import drop_from_page_cache, files_below
 from gritrag.index.index import Index
 from gritrag.model.attention import decoder_stack

@@ -3,12 +3,12 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from gritrag.evaluate.grid import BARE
+from gritrag.evaluate.facts import Spread
 from gritrag.evaluate.limits import LONG, Limits
-from gritrag.evaluate.page import Section, Table
-from gritrag.evaluate.report import Spread
-from gritrag.evaluate.results import Row
+from gritrag.evaluate.report import Section, Table
+from gritrag.evaluate.speed import BARE
 from gritrag.evaluate.speed_report import BASELINE, Grid, context, from_hits, ms
+from gritrag.evaluate.suite import Row
 
 
 def section(grid: Grid, indexes: Sequence[Row], ceilings: Row) -> Section:

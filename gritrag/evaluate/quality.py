@@ -16,9 +16,9 @@ from typing import IO, Any, NamedTuple
 from gritrag.answer import RAG, check_relevance_bias
 from gritrag.config import DEFAULT_MODEL, DENSE_WEIGHT, RELEVANCE_BIAS
 from gritrag.evaluate import scores
-from gritrag.evaluate.questions import Question, QuestionSet, choose, evenly, read_questions
-from gritrag.evaluate.report import as_json, machine, machine_of
+from gritrag.evaluate.facts import as_json, machine, machine_of
 from gritrag.evaluate.retrieval import rank
+from gritrag.evaluate.rows import Question, QuestionSet, choose, evenly, read_questions
 from gritrag.evaluate.scores import ANSWER, Scores
 from gritrag.evaluate.summary import Evaluated, show, summarise
 from gritrag.index.index import Index

@@ -3,11 +3,11 @@
 from collections.abc import Mapping, Sequence
 
 from gritrag.evaluate import scores
-from gritrag.evaluate.page import Section, Table
-from gritrag.evaluate.report import Spread
-from gritrag.evaluate.results import Row
+from gritrag.evaluate.facts import Spread
+from gritrag.evaluate.report import Section, Table
 from gritrag.evaluate.scores import Interval
 from gritrag.evaluate.speed_report import BASELINE, ms, name
+from gritrag.evaluate.suite import Row
 from gritrag.evaluate.svg import Point, Series, scatter_chart
 
 

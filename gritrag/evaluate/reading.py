@@ -13,8 +13,8 @@ from typing import Any
 import torch
 
 from gritrag.config import DEFAULT_MODEL
-from gritrag.evaluate.latency import documents_of
-from gritrag.evaluate.report import Spread, as_json, header, machine_of, table
+from gritrag.evaluate.facts import Spread, as_json, header, machine_of, table
+from gritrag.evaluate.first_token import documents_of
 from gritrag.model.attention import decoder_stack
 from gritrag.model.grit import GritModel
 from gritrag.progress import ProgressBar

@@ -1,102 +1,98 @@
-"""What a benchmark says of itself: the machine it ran on, medians with their spread, and a table.
+"""A report: sections of text, charts and tables, as Markdown and as one HTML file that needs nothing beside it."""
 
-Figures are seconds or ratios of two runs of the same process, never of different ones.
-"""
-
-import platform
-import subprocess
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, is_dataclass
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
 from pathlib import Path
-from statistics import median, quantiles
 from typing import Any
 
-import torch
-import transformers
+from gritrag.evaluate import facts
 
-from gritrag import GritModel, __version__
+BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
+
+STYLE = """
+body { font: 15px/1.5 sans-serif; color: #111; background: #fff; max-width: 66em; margin: 2em auto; padding: 0 1em }
+h1 { font-size: 1.5em } h2 { font-size: 1.2em; margin-top: 2.2em } p { max-width: 48em }
+table { border-collapse: collapse; margin: 1em 0; font-size: .87em; font-variant-numeric: tabular-nums }
+th, td { padding: .2em .7em; border-bottom: 1px solid #ccc; text-align: left; vertical-align: top }
+th { border-bottom: 2px solid #555 } td.number, th.number { text-align: right; white-space: nowrap }
+.wide { overflow-x: auto } svg { max-width: 100%; height: auto; margin: .5em 0 }
+@media print { body { margin: 0; max-width: none; font-size: 11px } section { break-inside: avoid-page } }
+"""
+NUMBER = re.compile(r"[-+]?[\d.,]+( ?\[.*\]| .?B)?|-")
 
 
 @dataclass(frozen=True)
-class Spread:
-    """Median and quartiles of repeated measurements."""
+class Table:
+    """Cells are text; numbers with their unit in the column's name."""
 
-    median: float
-    low: float
-    high: float
-    n: int
-
-    @classmethod
-    def of(cls, values: Sequence[float]) -> "Spread":
-        if len(values) < 2:
-            return cls(values[0], values[0], values[0], len(values))
-        low, _, high = quantiles(values, n=4, method="inclusive")
-        return cls(median(values), low, high, len(values))
-
-    def show(self, form: str) -> str:
-        return f"{self.median:{form}} [{self.low:{form}}, {self.high:{form}}]"
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
 
 
-def machine(dtype: torch.dtype, device: torch.device) -> dict[str, Any]:
-    """Commit, hardware and versions."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
-    return {
-        "commit": _commit(),
-        "hardware": name,
-        "threads": torch.get_num_threads(),
-        "dtype": str(dtype).removeprefix("torch."),
-        "gritrag": __version__,
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "python": platform.python_version(),
-    }
+@dataclass(frozen=True)
+class Section:
+    """What was measured, then charts as SVG, then tables; a table that is empty is not shown."""
+
+    title: str
+    text: str
+    charts: Sequence[str] = ()
+    tables: Sequence[Table] = ()
+
+    def as_json(self) -> dict[str, Any]:
+        """Without charts; each row of a table as an object."""
+        tables = [[dict(zip(table.columns, row, strict=True)) for row in table.rows] for table in self.tables]
+        return {"title": self.title, "text": self.text, "tables": tables}
 
 
-def machine_of(model: GritModel) -> dict[str, Any]:
-    """`machine`, and in how many bits the model's weights are read."""
-    return {**machine(model.lm.dtype, model.lm.device), "weights": model.weights}
+def markdown(title: str, sections: Sequence[Section]) -> str:
+    """Without charts: those are in the HTML file."""
+    parts = [f"# {title}"]
+    for section in sections:
+        parts += [f"## {section.title}", section.text]
+        parts += [facts.table(table.columns, table.rows) for table in section.tables if table.rows]
+    return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _processor() -> str:
-    names = [line.partition(":")[2].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")]
-    return f"{names[0] if names else platform.processor() or 'unknown processor'}, {platform.machine()}"
-
-
-def _lines(path: str) -> list[str]:
-    file = Path(path)
-    return file.read_text("utf-8").splitlines() if file.is_file() else []
-
-
-def _commit() -> str:
-    """Of the source tree this file lies in, with ``+`` if that differs from what is committed; empty outside of one."""
-    home = Path(__file__).parent
-    try:
-        run = [
-            subprocess.run(["git", *words], cwd=home, capture_output=True, text=True, check=True).stdout.strip()
-            for words in (("rev-parse", "--short", "HEAD"), ("status", "--porcelain", "--untracked-files=no"))
-        ]
-    except (OSError, subprocess.CalledProcessError):
-        return ""
-    return run[0] + ("+" if run[1] else "")
-
-
-def header(facts: Mapping[str, Any]) -> str:
-    return "\n".join(f"{name}: {value}" for name, value in facts.items())
-
-
-def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table whose columns also line up in a terminal."""
-    widths = [max(len(row[i]) for row in (columns, *rows)) for i in range(len(columns))]
-    lines = [columns, ["-" * width for width in widths], *rows]
-    return "\n".join(
-        "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |" for line in lines
+def html(title: str, sections: Sequence[Section]) -> str:
+    """Charts as inline SVG, no scripts, nothing to load."""
+    body = []
+    for section in sections:
+        text = "".join(f"<p>{escape(line)}</p>" for line in section.text.split("\n") if line)
+        shown = [*(chart for chart in section.charts if chart), *(_table(table) for table in section.tables)]
+        body.append(f"<section>\n<h2>{escape(section.title)}</h2>\n{text}\n" + "\n".join(shown) + "\n</section>")
+    return (
+        f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{escape(title)}</title>\n'
+        f"<style>{STYLE}</style>\n</head>\n<body>\n<h1>{escape(title)}</h1>\n"
+        + "\n".join(body)
+        + "\n</body>\n</html>\n"
     )
 
 
-def as_json(value: Any) -> Any:
-    """Dataclasses inside become objects."""
-    if isinstance(value, Mapping):
-        return {key: as_json(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [as_json(item) for item in value]
-    return asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
+def _table(table: Table) -> str:
+    if not table.rows:
+        return ""
+    numeric = [all(NUMBER.fullmatch(row[i]) for row in table.rows) for i in range(len(table.columns))]
+
+    def line(tag: str, cells: Sequence[str]) -> str:
+        marks = [' class="number"' if is_number else "" for is_number in numeric]
+        return "<tr>" + "".join(f"<{tag}{m}>{escape(c)}</{tag}>" for m, c in zip(marks, cells, strict=True)) + "</tr>"
+
+    head, rows = line("th", table.columns), "\n".join(line("td", row) for row in table.rows)
+    return f'<div class="wide"><table>\n<thead>{head}</thead>\n<tbody>\n{rows}\n</tbody></table></div>'
+
+
+def put_between_markers(path: Path, block: str) -> None:
+    """Replace what stands between the markers of a Markdown file.
+
+    Raises:
+        ValueError: the file does not have both markers, each once and in their order.
+    """
+    text = path.read_text("utf-8")
+    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
+        raise ValueError(
+            f"{path} must have one line {BEGIN} and, below it, one line {END}: what is between is replaced"
+        )
+    before, after = text[: text.index(BEGIN)], text[text.index(END) :]
+    path.write_text(f"{before}{BEGIN}\n\n{block.strip()}\n\n{after}", "utf-8")

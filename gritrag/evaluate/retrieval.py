@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from gritrag.config import DENSE_WEIGHT
 from gritrag.evaluate import scores
-from gritrag.evaluate.questions import Question
+from gritrag.evaluate.rows import Question
 from gritrag.evaluate.scores import Scores
 from gritrag.index.index import Index
 from gritrag.index.search import MODES

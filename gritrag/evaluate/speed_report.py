@@ -3,12 +3,12 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from gritrag.evaluate.clock import PARTS
-from gritrag.evaluate.grid import BARE
-from gritrag.evaluate.page import Section, Table
-from gritrag.evaluate.report import Spread
-from gritrag.evaluate.results import Row
+from gritrag.evaluate.facts import Spread
+from gritrag.evaluate.report import Section, Table
+from gritrag.evaluate.speed import BARE
+from gritrag.evaluate.suite import Row
 from gritrag.evaluate.svg import Point, Series, bar_chart, line_chart
+from gritrag.evaluate.timing import PARTS
 
 BASELINE = "doc-query"
 

@@ -15,7 +15,7 @@ import numpy as np
 from gritrag.answer import RAG
 from gritrag.corpus import questions
 from gritrag.evaluate.config import SteadyConfig
-from gritrag.evaluate.latency import documents_of
+from gritrag.evaluate.first_token import documents_of
 from gritrag.index.index import Index
 from gritrag.index.storage.states import DocumentState
 from gritrag.model.grit import GritModel

@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from gritrag.evaluate.page import Section, Table
-from gritrag.evaluate.results import Row
+from gritrag.evaluate.report import Section, Table
 from gritrag.evaluate.scores import RESAMPLES, Interval
+from gritrag.evaluate.suite import Row
 from gritrag.evaluate.svg import Point, Series, line_chart
 
 TOLERANCE = 0.1

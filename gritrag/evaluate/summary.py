@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gritrag.evaluate import scores
-from gritrag.evaluate.report import header, table
+from gritrag.evaluate.facts import header, table
 from gritrag.evaluate.scores import ANSWER, RANKING, Interval, Scores
 
 

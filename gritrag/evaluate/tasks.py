@@ -14,9 +14,9 @@ from typing import Protocol
 import numpy as np
 
 from gritrag.evaluate.labelled import Labelled, Pair
-from gritrag.evaluate.questions import QuestionSet
 from gritrag.evaluate.retrieval import rank
-from gritrag.evaluate.sampling import Sampled, draws
+from gritrag.evaluate.rows import QuestionSet
+from gritrag.evaluate.statistics import Sampled, draws
 from gritrag.index.index import Index
 from gritrag.index.protocol import Reader
 

@@ -11,7 +11,7 @@ from gritrag.cli import app
 from gritrag.evaluate.codecs import Setting, compare, main, show
 from gritrag.evaluate.quality import Asked, gold_contexts
 from gritrag.evaluate.quality import Setting as Asking
-from gritrag.evaluate.questions import choose, read_questions
+from gritrag.evaluate.rows import choose, read_questions
 from gritrag.index.storage.codecs import get_codec
 from gritrag.model.grit import GritModel
 

@@ -23,7 +23,7 @@ from gritrag.evaluate.embedding import (
     summarise,
 )
 from gritrag.evaluate.labelled import Labelled, Pair
-from gritrag.evaluate.sampling import Sampled, draws
+from gritrag.evaluate.statistics import Sampled, draws
 from gritrag.evaluate.tasks import Classification, Clustering, Retrieval, Similarity, spearman
 from gritrag.model.encoders import MiniLM, load_encoder
 from gritrag.model.grit import GritModel

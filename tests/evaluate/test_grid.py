@@ -9,12 +9,12 @@ import pytest
 import yaml
 
 from gritrag.answer import MODES
-from gritrag.evaluate.clock import PARTS, in_turn
 from gritrag.evaluate.config import BenchConfig, SpeedConfig
-from gritrag.evaluate.grid import BARE, Cell, groups
+from gritrag.evaluate.grid import main
 from gritrag.evaluate.limits import LONG, Limits
-from gritrag.evaluate.results import FILE, Results, latest, read_rows
-from gritrag.evaluate.run import main
+from gritrag.evaluate.speed import BARE, Cell, groups
+from gritrag.evaluate.suite import FILE, Results, latest, read_rows
+from gritrag.evaluate.timing import PARTS, in_turn
 from gritrag.index.storage.codecs import CODECS
 
 ROOT = Path(__file__).parents[2]

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from gritrag.cli import app
 from gritrag.evaluate import quality
 from gritrag.evaluate.quality import Asked, Setting, answered, evaluate, gold_contexts, main
-from gritrag.evaluate.questions import QuestionSet, choose, read_questions
+from gritrag.evaluate.rows import QuestionSet, choose, read_questions
 from gritrag.evaluate.scores import score_answer
 from gritrag.evaluate.summary import Evaluated, pairs, show, summarise
 from gritrag.index.index import Index

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from gritrag.evaluate.questions import Question, choose, evenly, read_questions
+from gritrag.evaluate.rows import Question, choose, evenly, read_questions
 from gritrag.records import Document
 
 ROW = {"question": "When?", "passage": "At noon.", "answers": ["noon"]}

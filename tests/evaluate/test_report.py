@@ -13,8 +13,8 @@ from typer.testing import CliRunner
 
 from gritrag.cli import app
 from gritrag.evaluate import full_report
-from gritrag.evaluate.page import BEGIN, END, Section, Table, html, markdown, put_between_markers
-from gritrag.evaluate.results import FILE
+from gritrag.evaluate.report import BEGIN, END, Section, Table, html, markdown, put_between_markers
+from gritrag.evaluate.suite import FILE
 from gritrag.evaluate.svg import LINE, Point, Scale, Series, bar_chart, line_chart
 
 ROOT = Path(__file__).parents[2]

@@ -17,16 +17,17 @@ from typing import Any
 import numpy as np
 import yaml
 
+from experiments import attention
+from experiments.attention_report import PARTS
+from experiments.comparison import ComparisonConfig, EvaluationConfig, SystemConfig
+from experiments.likelihood import likelihoods
+from experiments.recipes_report import show, summarise
 from gritrag.config import CHECKPOINT_FILE
-from gritrag.evaluate import attention, embedding, quality
-from gritrag.evaluate.attention_report import PARTS
-from gritrag.evaluate.comparison import ComparisonConfig, EvaluationConfig, SystemConfig
-from gritrag.evaluate.likelihood import likelihoods
-from gritrag.evaluate.questions import choose, read_questions
-from gritrag.evaluate.recipes_report import show, summarise
-from gritrag.evaluate.report import as_json
-from gritrag.evaluate.sampling import Sampled
+from gritrag.evaluate import embedding, quality
+from gritrag.evaluate.facts import as_json
+from gritrag.evaluate.rows import choose, read_questions
 from gritrag.evaluate.scores import score_answer
+from gritrag.evaluate.statistics import Sampled
 from gritrag.index.index import Index
 from gritrag.index.protocol import Reader
 from gritrag.model.grit import GritModel
@@ -139,7 +140,7 @@ def answer_scores(model: GritModel, settings: EvaluationConfig) -> dict[str, Sam
 
 
 def likelihood_scores(model: GritModel, file: str, settings: EvaluationConfig) -> dict[str, Sampled]:
-    """How probable right answers of a file are, from text and from states: `gritrag.evaluate.likelihood`."""
+    """How probable right answers of a file are, from text and from states: `experiments.likelihood`."""
     _, asked = _asked(settings, file, settings.likelihood_questions)
     return {
         f"{Path(file).stem}/{way}": Sampled.mean(values, settings.seed)

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from gritrag.answer import MODES, RAG
-from gritrag.evaluate.clock import cost_of, in_turn
 from gritrag.evaluate.config import QualityConfig
-from gritrag.evaluate.grid import NO_CODEC
 from gritrag.evaluate.quality import Asked, Setting, gold_contexts
-from gritrag.evaluate.questions import QuestionSet, choose, invented_questions, read_questions
-from gritrag.evaluate.results import Results
+from gritrag.evaluate.rows import QuestionSet, choose, invented_questions, read_questions
 from gritrag.evaluate.scores import ANSWER, score_answer
+from gritrag.evaluate.speed import NO_CODEC
+from gritrag.evaluate.suite import Results
+from gritrag.evaluate.timing import cost_of, in_turn
 from gritrag.index.index import Index
 from gritrag.model.grit import GritModel
 from gritrag.progress import ProgressBar

@@ -15,7 +15,7 @@ from typing import Any
 from gritrag.answer import RAG
 from gritrag.config import DEFAULT_MODEL
 from gritrag.corpus import documents
-from gritrag.evaluate.report import Spread, as_json, header, machine_of, table
+from gritrag.evaluate.facts import Spread, as_json, header, machine_of, table
 from gritrag.index.index import Index
 from gritrag.model.grit import GritModel
 from gritrag.progress import ProgressBar

@@ -45,7 +45,7 @@ class EvaluationConfig(Recipe):
         train: labelled rows that a probe learns from.
         answers: questions that are answered, from a right passage among distractors.
         likelihoods: files of questions whose right answers are weighed: how probable they are, from text and from
-            states; see `gritrag.evaluate.likelihood`.
+            states; see `experiments.likelihood`.
         attention: texts that attention is looked at on.
         demonstrations: questions whose pairs are shown as demonstrations.
         instructions: of the sets of labels and pairs, by their names without ``.jsonl``.

@@ -12,10 +12,10 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from experiments.attention import Setting, measure, read_texts, recorded, shares, watched
+from experiments.attention_report import FIRST, PARTS, draw, summarise
 from gritrag.cli import app
 from gritrag.config import CheckpointConfig
-from gritrag.evaluate.attention import Setting, measure, read_texts, recorded, shares, watched
-from gritrag.evaluate.attention_report import FIRST, PARTS, draw, summarise
 from gritrag.model.adapter import attach
 from gritrag.model.grit import GritModel
 

@@ -9,12 +9,12 @@ import yaml
 from places import PLACES
 from typer.testing import CliRunner
 
+from experiments.comparison import ComparisonConfig
+from experiments.recipes import main, recipe_of
+from experiments.recipes_report import show, summarise, verdict
 from gritrag.cli import app
-from gritrag.evaluate.comparison import ComparisonConfig
-from gritrag.evaluate.recipes import main, recipe_of
-from gritrag.evaluate.recipes_report import show, summarise, verdict
-from gritrag.evaluate.sampling import Sampled
 from gritrag.evaluate.scores import Interval
+from gritrag.evaluate.statistics import Sampled
 from gritrag.model.grit import GritModel
 from gritrag.train.config import TrainConfig
 

@@ -8,8 +8,8 @@ from xml.sax.saxutils import escape
 
 import numpy as np
 
-from gritrag.evaluate.report import header, table
-from gritrag.evaluate.sampling import Sampled
+from gritrag.evaluate.facts import header, table
+from gritrag.evaluate.statistics import Sampled
 
 PARTS = ("prompt", "content", "self")
 """They sum to one."""

@@ -3,9 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from gritrag.evaluate.report import header, table
-from gritrag.evaluate.sampling import Sampled
+from gritrag.evaluate.facts import header, table
 from gritrag.evaluate.scores import Interval
+from gritrag.evaluate.statistics import Sampled
 
 HELD, FELL, OPEN = "confirmed", "refuted", "undecided"
 

@@ -18,11 +18,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from experiments.attention_report import draw, show, summarise
 from gritrag.config import DEFAULT_MODEL, CheckpointConfig
-from gritrag.evaluate.attention_report import draw, show, summarise
+from gritrag.evaluate.facts import as_json, machine
 from gritrag.evaluate.labelled import keys_of, read_labelled, read_pairs
-from gritrag.evaluate.questions import evenly, read_questions
-from gritrag.evaluate.report import as_json, machine
+from gritrag.evaluate.rows import evenly, read_questions
 from gritrag.model.attention import decoder_stack
 from gritrag.model.grit import GritModel
 from gritrag.progress import ProgressBar

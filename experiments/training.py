@@ -16,7 +16,7 @@ from typing import Any, Literal
 import torch
 
 from gritrag.corpus import documents, questions
-from gritrag.evaluate.report import Spread, as_json, header, machine, table
+from gritrag.evaluate.facts import Spread, as_json, header, machine, table
 from gritrag.model.adapter import attach
 from gritrag.model.grit import GritModel
 from gritrag.model.low_rank import sum_layers

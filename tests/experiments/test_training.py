@@ -5,8 +5,8 @@ from pathlib import Path
 
 from typer.testing import CliRunner
 
+from experiments.training import Setting, main, show, training
 from gritrag.cli import app
-from gritrag.evaluate.training import Setting, main, show, training
 
 TINY = str(Path(__file__).parents[2] / "configs" / "tiny" / "model")
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 from places import PLACES
 
-from gritrag.evaluate.likelihood import ROW, TEXT, WAYS, WEIGHED, likelihoods
+from experiments.likelihood import ROW, TEXT, WAYS, WEIGHED, likelihoods
 from gritrag.evaluate.quality import Asked
-from gritrag.evaluate.questions import Question
+from gritrag.evaluate.rows import Question
 from gritrag.model.grit import GritModel
 from gritrag.records import Document, Hit, as_hits
 
@@ -58,7 +58,7 @@ def test_documents_that_far_outweigh_the_others_are_as_if_alone(
     tiny_model: GritModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With a bias beyond measure only the nearest document counts, at the place where it stands alone."""
-    monkeypatch.setattr("gritrag.evaluate.likelihood.RELEVANCE_BIAS", 1e6)
+    monkeypatch.setattr("experiments.likelihood.RELEVANCE_BIAS", 1e6)
     rows = asked(3)
     nearest = []
     for each in rows:

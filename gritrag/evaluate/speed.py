@@ -1,0 +1,201 @@
+"""The grid: how long an answer takes, in every mode, from contexts of an exact length.
+
+A group is what has the same context: its cells take turns, round by round, on the same new question, so each ratio
+compares neighbours in time.
+"""
+
+import random
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import Any, NamedTuple
+
+import torch
+
+from gritrag.answer import MODES, RAG
+from gritrag.corpus import questions
+from gritrag.evaluate.config import SpeedConfig
+from gritrag.evaluate.first_token import documents_of
+from gritrag.evaluate.process import drop_from_page_cache, files_below, peak_memory
+from gritrag.evaluate.suite import Results
+from gritrag.evaluate.timing import PARTS, cost_of, in_turn
+from gritrag.index.index import Index
+from gritrag.model.grit import GritModel
+from gritrag.progress import ProgressBar
+from gritrag.records import Document
+
+BARE = "bare forward"
+"""Not a mode: one forward over the question's tokens alone, which no first token can be sooner than."""
+
+NO_CODEC = "-"
+INDEXING_RUNS = 4
+
+
+class Cell(NamedTuple):
+    """One combination; its fields are those of `SpeedConfig`."""
+
+    mode: str
+    documents: int
+    tokens: int
+    codec: str
+    cache: str
+    batch: int
+
+
+def groups(setting: SpeedConfig, modes: Sequence[str]) -> dict[int, list[list[Cell]]]:
+    """By tokens per document, the groups of cells that take turns."""
+    found: dict[int, list[list[Cell]]] = {}
+    for tokens in dict.fromkeys(setting.tokens):
+        found[tokens] = [
+            _group(setting, modes, documents, tokens, batch)
+            for documents in dict.fromkeys(setting.documents)
+            for batch in dict.fromkeys(setting.batches)
+        ]
+    return found
+
+
+def _group(setting: SpeedConfig, modes: Sequence[str], documents: int, tokens: int, batch: int) -> list[Cell]:
+    cells = [Cell(BARE, documents, tokens, NO_CODEC, "warm", batch)] if batch == 1 else []
+    for mode in modes:
+        from_states = MODES[mode].reuses_documents
+        for codec in dict.fromkeys(setting.codecs) if from_states else [NO_CODEC]:
+            for cache in dict.fromkeys(setting.caches) if from_states else ["warm"]:
+                cells.append(Cell(mode, documents, tokens, codec, cache, batch))
+    return cells
+
+
+@dataclass
+class Shelf:
+    """The documents of one length in one codec: `warm` is open all the time, `cold` lies on disk."""
+
+    warm: Index
+    cold: Path | None
+    figures: dict[str, Any]
+
+    @contextmanager
+    def index(self, model: GritModel, cache: str) -> Iterator[Index]:
+        """The index to answer from; a cold one is opened anew, its files read by nobody since they were written."""
+        if cache == "warm":
+            yield self.warm
+            return
+        assert self.cold is not None, "a cold cell in a grid without cold ones"
+        drop_from_page_cache(files_below(self.cold))
+        with Index.open(self.cold, model=model, mode="r") as index:
+            yield index
+
+
+def measure(
+    model: GritModel, setting: SpeedConfig, modes: Sequence[str], seed: int, results: Results, scratch: Path
+) -> None:
+    """Measure what `results` do not have yet; indexes are made in `scratch`.
+
+    Raises:
+        ValueError: a context that the model cannot take.
+    """
+    _check_room(model, setting)
+    for tokens, every in groups(setting, modes).items():
+        pending = [group for group in every if not all(results.has("speed", cell._asdict()) for cell in group)]
+        if not pending:
+            continue
+        with ExitStack() as stack:
+            shelves = _shelves(model, setting, tokens, seed, scratch, stack)
+            for codec, shelf in shelves.items():
+                if not results.has("index", cell := {"tokens": tokens, "codec": codec}):
+                    results.write("index", [(cell, shelf.figures)])
+            for group in pending:
+                found = _rounds(model, setting, group, shelves, seed)
+                results.write("speed", [(cell._asdict(), found[cell]) for cell in group])
+        shutil.rmtree(scratch / str(tokens))
+
+
+def _check_room(model: GritModel, setting: SpeedConfig) -> None:
+    asked = max(len(model.question_token_ids(each.question, has_documents=True)) for each in questions())
+    needed = max(setting.documents) * max(setting.tokens) + asked + setting.new_tokens
+    if needed > model.max_tokens:
+        raise ValueError(
+            f"{max(setting.documents)} documents of {max(setting.tokens)} tokens, a question of up to {asked} and an "
+            f"answer of {setting.new_tokens} make {needed} tokens, this model takes {model.max_tokens}; measure fewer "
+            "or shorter documents"
+        )
+
+
+def _shelves(
+    model: GritModel, setting: SpeedConfig, tokens: int, seed: int, scratch: Path, stack: ExitStack
+) -> dict[str, Shelf]:
+    """By codec; modes that load no states use the first."""
+    pool = documents_of(model, tokens, setting.pool_documents, seed)
+    shelves = {}
+    for codec in dict.fromkeys(setting.codecs):
+        folder = scratch / str(tokens) / codec
+        figures = _build(model, pool, codec, folder)
+        cold = folder.with_name(f"{codec}-cold") if "cold" in setting.caches else None
+        if cold is not None:
+            shutil.copytree(folder, cold)
+        warm = stack.enter_context(Index.open(folder, model=model, mode="r"))
+        shelves[codec] = Shelf(warm, cold, figures)
+    return shelves
+
+
+def _build(model: GritModel, pool: Sequence[Document], codec: str, folder: Path) -> dict[str, Any]:
+    """Index the pool in a few calls, so that there is a spread."""
+    seconds, tokens = [], []
+    with Index.create(folder, model=model, states=codec) as index:
+        for number in range(min(INDEXING_RUNS, len(pool))):
+            part = pool[number::INDEXING_RUNS]
+            start = perf_counter()
+            index.add(part)
+            seconds.append(perf_counter() - start)
+            tokens.append(sum(len(model.document_token_ids(document)) for document in part))
+        stats = index.stats()
+    return {"seconds": seconds, "tokens_read": tokens, "documents": stats["documents"], "bytes": stats["bytes"]}
+
+
+def _rounds(
+    model: GritModel, setting: SpeedConfig, group: Sequence[Cell], shelves: dict[str, Shelf], seed: int
+) -> dict[Cell, dict[str, Any]]:
+    """For each cell its timed rounds, and the memory of the last round that warmed up."""
+    asked = random.Random(seed).sample(every := [each.question for each in questions()], len(every))
+    found: dict[Cell, dict[str, Any]] = {cell: {"memory": None, "rounds": []} for cell in group}
+    one = group[0]
+    about = f"{one.documents} x {one.tokens} tokens, batch {one.batch}"
+    turns = in_turn(group, setting.warmup, setting.repetitions)
+    runs = len(group) * (setting.warmup + setting.repetitions)
+    for number, cell in ProgressBar(turns, total=runs, desc=about, unit="run"):
+        texts = [asked[(number * cell.batch + row) % len(asked)] for row in range(cell.batch)]
+        shelf = shelves.get(cell.codec, next(iter(shelves.values())))
+        if number >= 0:
+            found[cell]["rounds"].append({"round": number, **_sample(model, setting, cell, shelf, texts)})
+        else:
+            with peak_memory(model.lm.device) as memory:
+                _sample(model, setting, cell, shelf, texts)
+            found[cell]["memory"] = vars(memory)
+    return found
+
+
+def _sample(model: GritModel, setting: SpeedConfig, cell: Cell, shelf: Shelf, texts: Sequence[str]) -> dict[str, Any]:
+    if cell.mode == BARE:
+        return _bare(model, texts[0])
+    with shelf.index(model, cell.cache) as index:
+        rag = RAG(index, mode=cell.mode, k=cell.documents)
+        if cell.batch == 1:
+            return cost_of([rag.ask(texts[0], max_new_tokens=setting.new_tokens)])
+        return cost_of(rag.ask_many(texts, batch_size=cell.batch, max_new_tokens=setting.new_tokens))
+
+
+def _bare(model: GritModel, question: str) -> dict[str, Any]:
+    ids = torch.tensor([model.question_token_ids(question, has_documents=True)], device=model.lm.device)
+    start = perf_counter()
+    with torch.inference_mode():
+        model.lm(input_ids=ids, use_cache=False, logits_to_keep=1).logits[0, -1].argmax().item()
+    seconds = perf_counter() - start
+    return {
+        "first_token": seconds,
+        "total": seconds,
+        "parts": {**dict.fromkeys(PARTS, 0.0), "question": seconds},
+        "prompt_tokens": ids.shape[1],
+        "cached_tokens": 0,
+        "generated_tokens": 1,
+    }
