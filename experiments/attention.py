@@ -1,9 +1,11 @@
-"""Where the pooled position looks: at the prompt (template and instruction), at the content, or at itself.
+"""Where does the pooled position look, before and after training: at the prompt, at the content, or at itself?
 
-Per layer, before and after training. Roth et al. (arXiv 2507.22729) find that contrastive tuning moves the attention of
-the last token off the prompt and onto the content. A mean over heads and texts; where more than one position is
-pooled, the mean over these. The first token of a prompt takes much attention in any model (Xiao et al. 2023, attention
-sinks), so its part of the prompt's share is told too.
+Roth et al. (arXiv 2507.22729) find that contrastive tuning moves the attention of the last token off the prompt
+(template and instruction) and onto the content. `python -m experiments.attention rows.jsonl --out attention.svg`
+prints the shares of attention of each layer, their means over layers with intervals and the paired change, and draws
+them. Shares are means over heads and texts; where more than one position is pooled, the mean over these. The first
+token of a prompt takes much attention in any model (Xiao et al. 2023, attention sinks), so its part of the prompt's
+share is told too.
 
 Shape letters: `N` texts, `L` layers, `B` batch, `H` heads, `T` tokens, `P` parts.
 """
@@ -13,16 +15,20 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+from xml.sax.saxutils import escape
 
 import numpy as np
 import torch
+import typer
 
-from experiments.attention_report import draw, show, summarise
+from experiments.script import run
+from gritrag.cli.options import Device, Dtype, Instruction, Json, Model, Side
 from gritrag.config import DEFAULT_MODEL, CheckpointConfig
-from gritrag.evaluate.facts import as_json, machine
+from gritrag.evaluate.facts import as_json, header, machine, table
 from gritrag.evaluate.labelled import keys_of, read_labelled, read_pairs
 from gritrag.evaluate.rows import evenly, read_questions
+from gritrag.evaluate.statistics import Sampled
 from gritrag.model.attention import decoder_stack
 from gritrag.model.grit import GritModel
 from gritrag.progress import ProgressBar
@@ -214,3 +220,114 @@ def _base(model: str, config: CheckpointConfig) -> str:
     """What an adapter was trained on, which may lie in the checkpoint's own folder; empty where there is no adapter."""
     beside = Path(model) / config.base
     return "" if not config.adapter else str(beside) if beside.is_dir() else config.base
+
+
+PARTS = ("prompt", "content", "self")
+"""They sum to one."""
+FIRST = "of prompt: first token"
+
+WIDTH, HEIGHT, MARGIN = 320, 220, 40
+COLOURS = {"prompt": "#c2571a", "content": "#1f5fa8", "self": "#2a7f3f"}
+
+
+def summarise(found: dict[str, np.ndarray], facts: dict[str, Any], seed: int) -> dict[str, Any]:
+    """Shares per layer, and their means over layers with intervals over texts, paired with the first model's.
+
+    Args:
+        found: by model, the one before training first; shares `[N, L, P + 1]` of the same texts.
+        facts: what was looked at, and how.
+        seed: of resamples.
+    """
+    models = []
+    means = {name: shares_NLP.mean(1) for name, shares_NLP in found.items()}
+    first = next(iter(means.values()))
+    for name, shares_NLP in found.items():
+        by_part = {part: Sampled.mean(means[name][:, n], seed) for n, part in enumerate((*PARTS, FIRST))}
+        before = {part: Sampled.mean(first[:, n], seed) for n, part in enumerate((*PARTS, FIRST))}
+        models.append(
+            {
+                "model": name,
+                "layers": [dict(zip((*PARTS, FIRST), row, strict=True)) for row in shares_NLP.mean(0).tolist()],
+                "mean": {part: value.interval() for part, value in by_part.items()},
+                "change": {part: value.minus(before[part]).interval() for part, value in by_part.items()},
+            }
+        )
+    return {"facts": facts, "models": models}
+
+
+def show(result: dict[str, Any]) -> str:
+    """Facts, means over layers, and every layer; points of 100."""
+    names = (*PARTS, FIRST)
+    means = [[model["model"], "mean", *(model["mean"][part].show() for part in names)] for model in result["models"]]
+    means += [
+        [model["model"], "change", *(model["change"][part].show("+.1f") for part in names)]
+        for model in result["models"][1:]
+    ]
+    layers = [
+        [model["model"], str(number), *(f"{100 * layer[part]:.1f}" for part in names)]
+        for model in result["models"]
+        for number, layer in enumerate(model["layers"])
+    ]
+    told = "attention of the pooled position, points of 100, with 95% bootstrap intervals over texts"
+    return "\n\n".join(
+        [
+            header(result["facts"]),
+            told,
+            table(["model", "over layers", *names], means),
+            table(["model", "layer", *names], layers),
+        ]
+    )
+
+
+def draw(result: dict[str, Any]) -> str:
+    """SVG: a panel per model, layers from left to right, the parts stacked from prompt (bottom) to self (top)."""
+    panels = [_panel(model, number) for number, model in enumerate(result["models"])]
+    legend = [
+        f'<text x="{MARGIN + 90 * n}" y="{HEIGHT + 2 * MARGIN - 8}" fill="{colour}">{part}</text>'
+        for n, (part, colour) in enumerate(COLOURS.items())
+    ]
+    body = "\n".join([*panels, *legend])
+    width = len(panels) * (WIDTH + MARGIN) + MARGIN
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{HEIGHT + 2 * MARGIN}" '
+        f'font-family="sans-serif" font-size="12">\n<rect width="100%" height="100%" fill="white"/>\n{body}\n</svg>\n'
+    )
+
+
+def _panel(model: dict[str, Any], number: int) -> str:
+    left, layers = MARGIN + number * (WIDTH + MARGIN), model["layers"]
+
+    def at(layer: int, share: float) -> str:
+        return f"{left + WIDTH * layer / max(1, len(layers) - 1):.1f},{MARGIN + HEIGHT * (1 - share):.1f}"
+
+    below, areas = [0.0] * len(layers), []
+    for part, colour in COLOURS.items():
+        above = [low + layer[part] for low, layer in zip(below, layers, strict=True)]
+        outline = [at(n, share) for n, share in enumerate(above)]
+        outline += [at(n, share) for n, share in reversed(list(enumerate(below)))]
+        areas.append(f'<polygon fill="{colour}" fill-opacity="0.7" points="{" ".join(outline)}"/>')
+        below = above
+    title = f'<text x="{left}" y="{MARGIN - 10}">{escape(model["model"])}</text>'
+    axis = f'<text x="{left}" y="{MARGIN + HEIGHT + 14}">layer 0 to {len(layers) - 1}</text>'
+    return "\n".join([*areas, title, axis])
+
+
+def command(
+    path: Annotated[Path, typer.Argument(help="JSONL of texts with labels, sentence pairs, or questions.")],
+    texts: Annotated[int, typer.Option(help="Texts of the file, at most.", min=1)] = 64,
+    instruction: Instruction = None,
+    side: Side = "query",
+    seed: Annotated[int, typer.Option(help="Of resamples.")] = 0,
+    before: Annotated[str, typer.Option(help="Model before training; the base of the adapter if left out.")] = "",
+    out: Annotated[Path | None, typer.Option(help="Draw the shares of every layer here, as SVG.")] = None,
+    model: Model = DEFAULT_MODEL,
+    dtype: Dtype = "auto",
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Say how much the pooled position looks at prompt, content and itself, before and after training."""
+    typer.echo(main(path, model, before, out, dtype, device, as_json, Setting(texts, side, instruction, seed)))
+
+
+if __name__ == "__main__":
+    run(command)

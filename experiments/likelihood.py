@@ -1,17 +1,26 @@
-"""How probable a model finds right answers: from text, from states in a row, and from states weighed as in use.
+"""How probable does a model find right answers: from text, from states in a row, and from states weighed as in use?
 
-A few dozen answers are right or wrong by chance; the probability of each token of a right answer tells the same
-differences from far fewer questions, and no answer has to be decoded.
+`python -m experiments.likelihood questions.jsonl` prints the mean log-probability of a token of the right answers in
+these three ways, with intervals, and the paired differences to text. A few dozen answers are right or wrong by
+chance; this tells the same differences from far fewer questions, and no answer has to be decoded.
 """
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
 
 import torch
+import typer
 from torch.nn.functional import cross_entropy
 
-from gritrag.config import RELEVANCE_BIAS
-from gritrag.evaluate.quality import Asked
+from experiments.script import run
+from gritrag.cli.options import Device, Dtype, Model
+from gritrag.config import DEFAULT_MODEL, RELEVANCE_BIAS
+from gritrag.evaluate.facts import header, machine_of, table
+from gritrag.evaluate.quality import Asked, Setting, gold_contexts
+from gritrag.evaluate.rows import choose, read_questions
+from gritrag.evaluate.statistics import Sampled
 from gritrag.model.grit import GritModel
 from gritrag.plan import relevance_biases
 from gritrag.progress import ProgressBar
@@ -60,3 +69,42 @@ def likelihoods(model: GritModel, asked: Sequence[Asked]) -> dict[str, list[floa
 
 def _mean(logits_AV: torch.Tensor, target_A: torch.Tensor) -> float:
     return -cross_entropy(logits_AV.float(), target_A).item()
+
+
+def main(path: Path, model: str, dtype: str, device: str, options: Setting) -> str:
+    """Run and return what to print.
+
+    Raises:
+        ValueError: a broken file, too few documents or answers, or a model whose keys cannot be moved.
+    """
+    asked = gold_contexts(choose(read_questions(path), options.documents), options, path)
+    loaded = GritModel.from_pretrained(model, dtype=dtype, device=device)
+    found = {way: Sampled.mean(values, options.seed) for way, values in likelihoods(loaded, asked).items()}
+    rows = [
+        [
+            way,
+            f"{(value := sampled.interval()).mean:.3f} [{value.low:.3f}, {value.high:.3f}]",
+            f"{(change := sampled.minus(found[TEXT]).interval()).mean:+.3f} [{change.low:+.3f}, {change.high:+.3f}]",
+        ]
+        for way, sampled in found.items()
+    ]
+    facts = {"file": path, "model": model, "questions": len(asked), **machine_of(loaded), "seed": options.seed}
+    return "\n\n".join([header(facts), table(["nats per token", "mean", "against text"], rows)])
+
+
+def command(
+    path: Annotated[Path, typer.Argument(help="JSONL of questions with their passages and answers.")],
+    questions: Annotated[int, typer.Option(help="Questions to weigh.", min=1)] = 100,
+    distractors: Annotated[int, typer.Option(help="Passages beside the right one in a context.", min=0)] = 2,
+    seed: Annotated[int, typer.Option(help="Of distractors, their order and resamples.")] = 0,
+    model: Model = DEFAULT_MODEL,
+    dtype: Dtype = "float32",
+    device: Device = "auto",
+) -> None:
+    """Say how probable right answers are from text and from states."""
+    options = Setting(questions=questions, distractors=distractors, seed=seed, only="answers")
+    typer.echo(main(path, model, dtype, device, options))
+
+
+if __name__ == "__main__":
+    run(command)

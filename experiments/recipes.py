@@ -1,7 +1,8 @@
-"""Recipes at equal budget: each is trained, judged on the same rows, and set against the others and the untrained base.
+"""Do published recipes keep what their papers found, at equal budget and on the same rows?
 
-Everything is kept in a folder, one system at a time: what is trained is not trained again, what is judged is not judged
-again, and a run that was stopped goes on.
+`python -m experiments.recipes configs/compare-recipes.yaml` trains each recipe, judges its vectors, answers and
+attention beside the untrained base, and prints one table of scores and one of relations (confirmed, refuted,
+undecided). Everything is kept in a folder, one system at a time, so the same command goes on where a run was stopped:
 
     <runs_dir>/<system>/            the training run, see `gritrag.train.snapshot`
     <runs_dir>/<system>/scores.json every score on every resample, and the setting it was measured in
@@ -9,24 +10,26 @@ again, and a run that was stopped goes on.
 
 import json
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+import typer
 import yaml
 
 from experiments import attention
-from experiments.attention_report import PARTS
+from experiments.attention import PARTS
 from experiments.comparison import ComparisonConfig, EvaluationConfig, SystemConfig
 from experiments.likelihood import likelihoods
-from experiments.recipes_report import show, summarise
+from experiments.script import run
+from gritrag.cli.options import Json
 from gritrag.config import CHECKPOINT_FILE
 from gritrag.evaluate import embedding, quality
-from gritrag.evaluate.facts import as_json
+from gritrag.evaluate.facts import as_json, header, table
 from gritrag.evaluate.rows import choose, read_questions
-from gritrag.evaluate.scores import score_answer
+from gritrag.evaluate.scores import Interval, score_answer
 from gritrag.evaluate.statistics import Sampled
 from gritrag.index.index import Index
 from gritrag.index.protocol import Reader
@@ -232,3 +235,99 @@ def main(
     facts = {"base": config.base, "tokens": config.tokens, "systems": f"{len(found)} of {len(config.systems)}"}
     result = summarise(found, [relation.model_dump() for relation in config.relations], facts)
     return json.dumps(as_json(result), indent=2) if as_json_text else show(result)
+
+
+HELD, FELL, OPEN = "confirmed", "refuted", "undecided"
+
+
+def verdict(difference: Interval, expected: str, margin: float) -> str:
+    """Whether the interval of a difference lies where a claim would have it.
+
+    Args:
+        difference: paired, with its 95% interval.
+        expected: ``above`` or ``below`` zero; or ``not below``, by more than the margin.
+        margin: see above.
+
+    Returns:
+        ``confirmed`` if all of the interval lies there, ``refuted`` if none of it, else ``undecided``.
+    """
+    low, high = difference.low, difference.high
+    if expected == "below":
+        low, high = -high, -low
+    line = -margin if expected == "not below" else 0.0
+    return HELD if low > line else FELL if high <= line else OPEN
+
+
+def summarise(
+    found: Mapping[str, Mapping[str, Sampled]], relations: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Everything that `show` prints.
+
+    Args:
+        found: by system and score.
+        relations: fields of `recipes.RelationConfig`. One whose systems are not judged yet has no difference.
+        facts: what was compared.
+    """
+    judged = []
+    for relation in relations:
+        of = found.get(relation["of"], {}).get(relation["score"])
+        against = found.get(relation["against"], {}).get(_against(relation))
+        difference = None if of is None or against is None else of.minus(against).interval()
+        told = verdict(difference, relation["expected"], relation["margin"]) if difference else "not measured"
+        judged.append({**relation, "difference": difference, "verdict": told})
+    scores = {system: {key: value.interval() for key, value in each.items()} for system, each in found.items()}
+    return {"facts": dict(facts), "scores": scores, "relations": judged}
+
+
+def show(result: Mapping[str, Any]) -> str:
+    """Facts and two tables, in points of 100."""
+    scores = result["scores"]
+    keys = list(dict.fromkeys(key for each in scores.values() for key in each))
+    rows = [[name, *(each[key].show() if key in each else "-" for key in keys)] for name, each in scores.items()]
+    relations = [
+        [
+            relation["claim"],
+            relation["source"],
+            f"{relation['of']} - {relation['against']}",
+            _scores(relation),
+            _expected(relation),
+            relation["difference"].show("+.1f") if relation["difference"] else "-",
+            relation["verdict"],
+        ]
+        for relation in result["relations"]
+    ]
+    told = "points of 100, with 95% bootstrap intervals; differences are paired"
+    parts = [header(result["facts"]), told, table(["system", *keys], rows)]
+    if relations:
+        columns = ["claim", "source", "difference of", "score", "expected", "found", "verdict"]
+        parts.append(table(columns, relations))
+    return "\n\n".join(parts)
+
+
+def _against(relation: Mapping[str, Any]) -> str:
+    """The score of the other system."""
+    return str(relation.get("against_score") or relation["score"])
+
+
+def _scores(relation: Mapping[str, Any]) -> str:
+    return " - ".join(dict.fromkeys([relation["score"], _against(relation)]))
+
+
+def _expected(relation: Mapping[str, Any]) -> str:
+    return f"> -{100 * relation['margin']:g}" if relation["expected"] == "not below" else f"{relation['expected']} 0"
+
+
+def command(
+    config: Annotated[Path, typer.Argument(help="YAML file, such as configs/compare-recipes.yaml.")],
+    overrides: Annotated[list[str] | None, typer.Option("--set", help="A setting to change: tokens=3000.")] = None,
+    only: Annotated[
+        list[str] | None, typer.Option("--only", help="A system; again for more. Other processes may do the others.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Train recipes at equal budget, judge their vectors, answers and attention. The same command goes on."""
+    typer.echo(main(config, overrides or (), as_json, lambda line: typer.echo(line, err=True), only or ()))
+
+
+if __name__ == "__main__":
+    run(command)

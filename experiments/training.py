@@ -1,8 +1,9 @@
-"""What a way of training saves, in examples (question, context, answer) per second.
+"""How much faster is it to read documents once, and to train LoRA with summed weights?
 
-Read once against two separate streams: one embeds documents and queries, the other reads every context anew, with
-ordinary attention, which is GritLM's way. LoRA with summed weights against LoRA as peft computes it. Both ways of a
-comparison train on the same steps, forward and backward, and take turns.
+`python -m experiments.training` trains on the same steps in two ways that take turns, forward and backward, and
+prints examples (question, context, answer) per second and their ratio. `--compared streams`: read once against two
+separate streams, of which one embeds documents and queries and the other reads every context anew with ordinary
+attention, which is GritLM's way. `--compared lora`: LoRA with summed weights against LoRA as peft computes it.
 """
 
 import json
@@ -11,10 +12,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
+import typer
 
+from experiments.script import run
+from gritrag.cli.options import Json
 from gritrag.corpus import documents, questions
 from gritrag.evaluate.facts import Spread, as_json, header, machine, table
 from gritrag.model.adapter import attach
@@ -165,3 +169,22 @@ def main(as_json_text: bool = False, setting: Setting | None = None) -> str:
     with tempfile.TemporaryDirectory(prefix="gritrag-bench-") as folder:
         result = training(setting or Setting(), Path(folder))
     return json.dumps(as_json(result), indent=2) if as_json_text else show(result)
+
+
+def command(
+    base: Annotated[str, typer.Option(help="Model to train.")] = "smollm2-135m",
+    compared: Annotated[
+        str, typer.Option(help="streams: read once or twice. lora: one product a layer, or two.")
+    ] = "streams",
+    steps: Annotated[int, typer.Option(help="Of training, each in both ways.", min=1)] = 4,
+    tokens: Annotated[int, typer.Option(help="Of documents and queries in a step.", min=1)] = 1200,
+    as_json: Json = False,
+) -> None:
+    """Compare read-once training with two separate streams, or two ways of LoRA, in examples per second."""
+    if compared not in WAYS:
+        raise typer.BadParameter(f"{compared!r} is none of: {', '.join(WAYS)}", param_hint="--compared")
+    typer.echo(main(as_json, Setting(base=base, compared=compared, steps=steps, tokens_per_step=tokens)))
+
+
+if __name__ == "__main__":
+    run(command)

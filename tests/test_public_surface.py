@@ -44,12 +44,9 @@ COMMANDS = {
     f"--dense-weight --relevance-bias --compare --out {MODEL} --json",
     "eval embedding": "paths --train --rows --documents --shots --clusterings --instruction --side --seed --compare "
     f"{MODEL} --json",
-    "eval attention": f"path --texts --instruction --side --seed --before --out {MODEL} --json",
     "bench": "",
-    "bench recipes": "config --set --only --json",
     "bench first-token": f"--documents --tokens --states --repetitions {MODEL} --json",
     "bench reading": f"{MODEL} --json",
-    "bench training": "--base --compared --steps --tokens --json",
     "mine": f"path out --negatives --depth --margin {MODEL} --json",
     "bench codecs": f"--questions-file --codec --questions --documents --repetitions --seed {MODEL} --json",
     "bench decoding": f"--documents --tokens --new-tokens --repetitions {MODEL} --json",

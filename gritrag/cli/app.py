@@ -32,7 +32,7 @@ class Evaluations(TyperGroup):
 app = typer.Typer(cls=CleanErrors, no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
 bench = typer.Typer(no_args_is_help=True, help="Measure.")
 app.add_typer(bench, name="bench")
-evaluation = typer.Typer(cls=Evaluations, no_args_is_help=True, help="Score retrieval, answers, vectors and attention.")
+evaluation = typer.Typer(cls=Evaluations, no_args_is_help=True, help="Score retrieval, answers and vectors.")
 app.add_typer(evaluation, name="eval")
 
 

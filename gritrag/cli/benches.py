@@ -50,25 +50,6 @@ def reading(
     typer.echo(reading.main(model, dtype, device, as_json))
 
 
-@bench.command("training")
-def training(
-    base: Annotated[str, typer.Option(help="Model to train.")] = "smollm2-135m",
-    compared: Annotated[
-        str, typer.Option(help="streams: read once or twice. lora: one product a layer, or two.")
-    ] = "streams",
-    steps: Annotated[int, typer.Option(help="Of training, each in both ways.", min=1)] = 4,
-    tokens: Annotated[int, typer.Option(help="Of documents and queries in a step.", min=1)] = 1200,
-    as_json: Json = False,
-) -> None:
-    """Compare read-once training with two separate streams, or two ways of LoRA, in examples per second."""
-    from experiments import training
-
-    if compared not in training.WAYS:
-        raise typer.BadParameter(f"{compared!r} is none of: {', '.join(training.WAYS)}", param_hint="--compared")
-    setting = training.Setting(base=base, compared=compared, steps=steps, tokens_per_step=tokens)
-    typer.echo(training.main(as_json, setting))
-
-
 @bench.command("codecs")
 def codecs(
     questions_file: Annotated[list[Path], typer.Option(help="JSONL rows of question, passage, answers; or several.")],
@@ -105,20 +86,6 @@ def decoding(
 
     setting = decoding.Setting(documents, tokens, new_tokens, repetitions)
     typer.echo(decoding.main(model, dtype, device, as_json, setting))
-
-
-@bench.command("recipes")
-def recipes(
-    config: Annotated[Path, typer.Argument(help="YAML file, such as configs/compare-recipes.yaml.")],
-    overrides: Annotated[list[str] | None, typer.Option("--set", help="A setting to change: tokens=3000.")] = None,
-    only: Annotated[
-        list[str] | None, typer.Option("--only", help="A system; again for more. Other processes may do the others.")
-    ] = None,
-    as_json: Json = False,
-) -> None:
-    """Train recipes at equal budget, judge their vectors, answers and attention. The same command goes on."""
-    compared = bench_part("recipes")
-    typer.echo(compared.main(config, overrides or (), as_json, lambda line: typer.echo(line, err=True), only or ()))
 
 
 @bench.command("grid")

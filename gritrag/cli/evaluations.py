@@ -73,23 +73,3 @@ def evaluate_embedding(
     embedding = bench_part("embedding")
     setting = embedding.Setting(rows, documents, shots, clusterings, instruction, side, seed)
     typer.echo(embedding.main(paths, train, model, compare or (), dtype, device, as_json, setting))
-
-
-@evaluation.command("attention")
-def evaluate_attention(
-    path: Annotated[Path, typer.Argument(help="JSONL of texts with labels, sentence pairs, or questions.")],
-    texts: Annotated[int, typer.Option(help="Texts of the file, at most.", min=1)] = 64,
-    instruction: Instruction = None,
-    side: Side = "query",
-    seed: Annotated[int, typer.Option(help="Of resamples.")] = 0,
-    before: Annotated[str, typer.Option(help="Model before training; the base of the adapter if left out.")] = "",
-    out: Annotated[Path | None, typer.Option(help="Draw the shares of every layer here, as SVG.")] = None,
-    model: Model = DEFAULT_MODEL,
-    dtype: Dtype = "auto",
-    device: Device = "auto",
-    as_json: Json = False,
-) -> None:
-    """Say how much the pooled position looks at prompt, content and itself, before and after training."""
-    attention = bench_part("attention")
-    setting = attention.Setting(texts, side, instruction, seed)
-    typer.echo(attention.main(path, model, before, out, dtype, device, as_json, setting))

@@ -12,9 +12,20 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from experiments.attention import Setting, measure, read_texts, recorded, shares, watched
-from experiments.attention_report import FIRST, PARTS, draw, summarise
-from gritrag.cli import app
+from experiments.attention import (
+    FIRST,
+    PARTS,
+    Setting,
+    command,
+    draw,
+    measure,
+    read_texts,
+    recorded,
+    shares,
+    summarise,
+    watched,
+)
+from experiments.script import application
 from gritrag.config import CheckpointConfig
 from gritrag.model.adapter import attach
 from gritrag.model.grit import GritModel
@@ -141,12 +152,12 @@ def test_the_command_compares_a_checkpoint_with_its_base(make_model: Callable[..
     rows.write_text("\n".join(json.dumps({"text": text, "label": n}) for n, text in enumerate(TEXTS)))
     plot = tmp_path / "attention.svg"
     options = ["--model", str(checkpoint), "--dtype", "float32", "--out", str(plot)]
-    told = CliRunner().invoke(app, ["eval", "attention", str(rows), *options, "--json"])
+    told = CliRunner().invoke(application(command), [str(rows), *options, "--json"])
     assert told.exit_code == 0, told.output
     before, after = json.loads(told.stdout)["models"]
     assert before["model"].startswith("before: ")
     assert before["layers"] != after["layers"]
     assert all(sum(layer[part] for part in PARTS) == pytest.approx(1) for layer in after["layers"])
     assert ElementTree.parse(plot).getroot().tag.endswith("svg")
-    table = CliRunner().invoke(app, ["eval", "attention", str(rows), *options])
+    table = CliRunner().invoke(application(command), [str(rows), *options])
     assert "| change" in table.stdout

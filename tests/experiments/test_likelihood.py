@@ -1,16 +1,22 @@
 """How probable right answers are: the same as whoever reads everything says, where nothing is reused out of place."""
 
+import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
 from places import PLACES
+from typer.testing import CliRunner
 
-from experiments.likelihood import ROW, TEXT, WAYS, WEIGHED, likelihoods
+from experiments.likelihood import ROW, TEXT, WAYS, WEIGHED, command, likelihoods
+from experiments.script import application
 from gritrag.evaluate.quality import Asked
 from gritrag.evaluate.rows import Question
 from gritrag.model.grit import GritModel
 from gritrag.records import Document, Hit, as_hits
+
+TINY = str(Path(__file__).parents[2] / "configs" / "tiny" / "model")
 
 
 def asked(documents: int) -> list[Asked]:
@@ -75,3 +81,15 @@ def test_a_model_whose_keys_cannot_be_moved_is_told(tiny_model: GritModel, monke
     monkeypatch.setattr(tiny_model, "rotation", None)
     with pytest.raises(ValueError, match="keys cannot be moved"):
         likelihoods(tiny_model, asked(1))
+
+
+def test_the_command_tells_all_three_ways_and_their_difference_to_text(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    rows = [{"question": f"{p}?", "passage": f"{p} has {n} owls.", "answers": [f"{n}"]} for n, p in enumerate(PLACES)]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    told = CliRunner().invoke(application(command), [str(path), "--model", TINY, "--questions", "3"])
+    assert told.exit_code == 0, told.output
+    lines = told.stdout.splitlines()
+    assert all(any(line.startswith(f"| {way} ") for line in lines) for way in WAYS)
+    assert "+0.000 [+0.000, +0.000]" in next(line for line in lines if line.startswith(f"| {TEXT} "))
+    assert "questions: 3" in lines

@@ -10,9 +10,8 @@ from places import PLACES
 from typer.testing import CliRunner
 
 from experiments.comparison import ComparisonConfig
-from experiments.recipes import main, recipe_of
-from experiments.recipes_report import show, summarise, verdict
-from gritrag.cli import app
+from experiments.recipes import command, main, recipe_of, show, summarise, verdict
+from experiments.script import application
 from gritrag.evaluate.scores import Interval
 from gritrag.evaluate.statistics import Sampled
 from gritrag.model.grit import GritModel
@@ -215,11 +214,11 @@ def test_a_run_that_is_told_to_stop_leaves_the_table_of_what_is_done(
 
 def test_the_command_prints_both_tables(comparison: Path, done: tuple[str, list[str]]) -> None:
     settings = [word for setting in QUICK for word in ("--set", setting)]
-    result = CliRunner().invoke(app, ["bench", "recipes", str(comparison), *settings])
+    result = CliRunner().invoke(application(command), [str(comparison), *settings])
     assert result.exit_code == 0, result.output
     assert "| system" in result.stdout
     assert "| both embed as well as one" in result.stdout
-    refused = CliRunner().invoke(app, ["bench", "recipes", str(comparison), "--set", "token=3"])
+    refused = CliRunner().invoke(application(command), [str(comparison), "--set", "token=3"])
     assert refused.exit_code == 2
 
 

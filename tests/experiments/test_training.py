@@ -5,8 +5,8 @@ from pathlib import Path
 
 from typer.testing import CliRunner
 
-from experiments.training import Setting, main, show, training
-from gritrag.cli import app
+from experiments.script import application
+from experiments.training import Setting, command, main, show, training
 
 TINY = str(Path(__file__).parents[2] / "configs" / "tiny" / "model")
 
@@ -35,6 +35,6 @@ def test_two_ways_of_lora_read_the_same_tokens(tmp_path: Path) -> None:
 
 
 def test_an_unknown_comparison_is_refused() -> None:
-    result = CliRunner().invoke(app, ["bench", "training", "--compared", "speed"])
+    result = CliRunner().invoke(application(command), ["--compared", "speed"])
     assert result.exit_code == 2
     assert "none of: streams, lora" in " ".join(result.output.split())
