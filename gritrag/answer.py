@@ -17,10 +17,10 @@ from gritrag.index.search import MODES as SEARCH_MODES
 from gritrag.model.decode import Completion, Sampling
 from gritrag.model.grit import GritModel
 from gritrag.model.state import DocumentState, Reading
-from gritrag.plan import MODES, ContextPlan, Mode, check_relevance_bias, plan_context
+from gritrag.plan import MODES, ContextPlan, Mode, Retrieved, check_relevance_bias, plan_context
 from gritrag.records import Answer, Document, Event, Hit, Timings, Usage, as_hits
 
-__all__ = ["MODES", "RAG", "ContextPlan", "Mode", "check_relevance_bias", "plan_context"]
+__all__ = ["MODES", "RAG", "ContextPlan", "Mode", "Retrieved", "check_relevance_bias", "plan_context"]
 
 Where = Mapping[str, Any] | None
 Given = Sequence[Hit | Document | str]
@@ -227,17 +227,9 @@ class RAG:
             states, readings = self._states(hits)
         if found.vector is not None:
             hits = self._scored(hits, found.vector, readings)
+        retrieved = Retrieved(found.question, hits, states, found.state, readings, found.is_ranked)
         return plan_context(
-            self.model,
-            self.mode,
-            found.question,
-            hits,
-            states,
-            found.state,
-            options.max_new_tokens,
-            readings,
-            found.is_ranked,
-            self.relevance_bias,
+            self.model, self.mode, retrieved, room=options.max_new_tokens, relevance_bias=self.relevance_bias
         )
 
     def _states(self, hits: Sequence[Hit]) -> tuple[list[DocumentState], dict[int, Reading]]:

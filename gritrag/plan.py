@@ -6,17 +6,17 @@ Shape letters: `T` tokens.
 import logging
 import math
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 
 import torch
 
-from gritrag.model.context import Context, Piece
+from gritrag.model.context import Context, Part
 from gritrag.model.grit import GritModel
 from gritrag.model.state import DocumentState
 from gritrag.records import Citation, Hit
 
-__all__ = ["MODES", "ContextPlan", "Mode", "check_relevance_bias", "plan_context"]
+__all__ = ["MODES", "ContextPlan", "Mode", "Retrieved", "check_relevance_bias", "plan_context"]
 
 logger = logging.getLogger(__name__)
 
@@ -39,16 +39,22 @@ class Mode:
     reuses_documents: bool = False
     reuses_question: bool = False
 
-    def frame(self, model: GritModel, question: str, asked: DocumentState | None) -> tuple[list[Piece], list[Piece]]:
-        """What stands before and behind the documents; `asked` is the question's state where the mode reuses it."""
+    def frame(
+        self, model: GritModel, question: str, question_state: DocumentState | None
+    ) -> tuple[tuple[Part, ...], tuple[Part, ...]]:
+        """What stands before and behind the documents; `question_state` is there where the mode reuses it."""
         if not self.has_documents:
-            return [], [tuple(model.question_token_ids(question, has_documents=False))]
+            return (), (_tokens(model.question_token_ids(question, has_documents=False)),)
         if self.is_question_first:
-            first = asked or tuple(model.question_first_token_ids(question))
-            return [first], [tuple(model.answer_start_ids(question_is_last=False))]
-        if asked is not None:
-            return [], [asked, tuple(model.answer_start_ids(question_is_last=True))]
-        return [], [tuple(model.question_token_ids(question, has_documents=True))]
+            first = Part(question_state) if question_state else _tokens(model.question_first_token_ids(question))
+            return (first,), (_tokens(model.answer_start_ids(question_is_last=False)),)
+        if question_state is not None:
+            return (), (Part(question_state), _tokens(model.answer_start_ids(question_is_last=True)))
+        return (), (_tokens(model.question_token_ids(question, has_documents=True)),)
+
+
+def _tokens(ids: Sequence[int]) -> Part:
+    return Part(tuple(ids))
 
 
 MODES = {
@@ -64,6 +70,27 @@ MODES = {
     )
 }
 NO_RETRIEVAL = MODES["no-retrieval"]
+
+
+@dataclass(frozen=True)
+class Retrieved:
+    """What the context of one answer is planned from.
+
+    Args:
+        question: its text.
+        hits: as they were found or given.
+        states: of the hits, where they are reused; None to read the documents again.
+        question_state: that of the question, likewise.
+        computed: numbers of the states that were missing and have been read for this answer.
+        is_best_last: the context has the hits in reverse, the first one next to what comes behind the documents.
+    """
+
+    question: str
+    hits: Sequence[Hit]
+    states: Sequence[DocumentState] | None = None
+    question_state: DocumentState | None = None
+    computed: Collection[int] = ()
+    is_best_last: bool = False
 
 
 @dataclass(frozen=True)
@@ -84,16 +111,7 @@ class ContextPlan:
 
 
 def plan_context(
-    model: GritModel,
-    mode: Mode,
-    question: str,
-    hits: Sequence[Hit],
-    states: Sequence[DocumentState] | None = None,
-    asked: DocumentState | None = None,
-    room: int = 0,
-    computed: Collection[int] = (),
-    is_best_last: bool = False,
-    relevance_bias: float = 0.0,
+    model: GritModel, mode: Mode, retrieved: Retrieved, *, room: int = 0, relevance_bias: float = 0.0
 ) -> ContextPlan:
     """Documents and question in the order of the mode. Cached and uncached plans are the same token ids.
 
@@ -101,43 +119,40 @@ def plan_context(
     not citations.
 
     Args:
-        states: of the hits, where they are to be reused; None to read the documents again.
-        asked: state of the question, likewise.
         room: tokens to leave for the answer.
-        computed: numbers of the states that were missing and have been read for this answer.
-        is_best_last: the context has the hits in reverse, the first one next to what comes behind the documents.
-        relevance_bias: of states of documents; see `RAG`. Those that are weighed stand abreast.
+        relevance_bias: of states of documents; see `RAG`. Those that have one share their positions.
 
     Raises:
         ValueError: not even one document fits.
     """
-    before, after = (mode if hits else NO_RETRIEVAL).frame(model, question, asked)
-    documents: list[Piece] = [tuple(model.document_token_ids(hit.document)) for hit in hits] if states is None else []
-    documents += states or []
+    hits, states = retrieved.hits, retrieved.states
+    before, after = (mode if hits else NO_RETRIEVAL).frame(model, retrieved.question, retrieved.question_state)
+    if states is None:
+        documents = [_tokens(model.document_token_ids(hit.document)) for hit in hits]
+    else:
+        documents = [Part(state) for state in states]
     start = sum(map(len, before))
     fitting = _count_fitting(model, hits, documents, start, sum(map(len, after)), room)
-    turn = slice(None, None, -1 if is_best_last else 1)
-    pieces = documents[:fitting][turn]
+    biases = [0.0] * fitting if states is None else relevance_biases(hits[:fitting], relevance_bias)
+    weighed = [
+        replace(part, relevance_bias=bias, shares_positions=any(biases))
+        for part, bias in zip(documents[:fitting], biases, strict=True)
+    ]
+    order = range(fitting)[:: -1 if retrieved.is_best_last else 1]
+    placed = [weighed[number] for number in order]
+    ends = dict(zip(order, _ends(start, placed), strict=True))
     citations = tuple(
-        Citation(hit.document.id, hit.document.title, end - len(piece), end)
-        for hit, piece, end in zip(hits[:fitting], pieces[turn], _ends(start, pieces)[turn], strict=True)
+        Citation(hit.document.id, hit.document.title, ends[number] - len(weighed[number]), ends[number])
+        for number, hit in enumerate(hits[:fitting])
     )
-    biases = relevance_biases(hits[:fitting], relevance_bias)[turn] if states is not None else [0.0] * len(pieces)
-    are_abreast = [any(biases)] * len(pieces)
-    context = model.usable(
-        Context(
-            (*before, *pieces, *after),
-            (*[0.0] * len(before), *biases, *[0.0] * len(after)),
-            (*[False] * len(before), *are_abreast, *[False] * len(after)),
-        )
-    )
-    new = {id(documents[number]) for number in computed}
-    cached = sum(len(state) for state, _ in context.states if id(state) not in new)
+    context = model.usable(Context((*before, *placed, *after)))
+    new = {id(documents[number].content) for number in retrieved.computed}
+    cached = sum(len(each.state) for each in context.states if id(each.state) not in new)
     return ContextPlan(context, citations, _is_exact(model, context), cached)
 
 
 def _count_fitting(
-    model: GritModel, hits: Sequence[Hit], documents: Sequence[Piece], start: int, behind: int, room: int
+    model: GritModel, hits: Sequence[Hit], documents: Sequence[Part], start: int, behind: int, room: int
 ) -> int:
     """How many of the documents fit between `start` tokens, `behind` others and `room` for the answer.
 
@@ -173,15 +188,19 @@ def check_relevance_bias(value: float) -> None:
         raise ValueError(f"relevance_bias must be at least 0 and finite (0: none), got {value!r}")
 
 
-def _ends(start: int, pieces: Sequence[Piece]) -> list[int]:
-    return list(accumulate(map(len, pieces), initial=start))[1:]
+def _ends(start: int, parts: Sequence[Part]) -> list[int]:
+    return list(accumulate(map(len, parts), initial=start))[1:]
 
 
 def _is_exact(model: GritModel, context: Context) -> bool:
     """Nothing is reused, or one state that stands where it was read, as it was computed. In fewer bits than float32,
     keys are rounded again where they are placed."""
-    return not context.states or (
-        context.states == [(state := context.states[0][0], 0)]
+    if not context.states:
+        return True
+    (state, position, _), *others = context.states
+    return (
+        not others
+        and position == 0
         and state.is_lossless  # first: to look at the keys of a packed state unpacks it
         and state.reading == "causal"
         and model.shape.dtype == state.keys.dtype == torch.float32

@@ -14,7 +14,7 @@ from architectures import MOVABLE, WITH_STATES
 from ferry import DOCUMENTS, QUESTION
 
 from gritrag import RAG, Document, GritModel, Index
-from gritrag.answer import MODES, ContextPlan, plan_context
+from gritrag.answer import MODES, ContextPlan, Retrieved, plan_context
 from gritrag.model import generator
 from gritrag.model.context import Context, inputs
 from gritrag.model.decode import Sampling
@@ -67,10 +67,10 @@ def test_one_causal_document_is_answered_token_for_token_as_uncached(
         index.add(DOCUMENTS)
         for document in DOCUMENTS:
             hits = as_hits([document])
-            plan = plan_context(model, MODES["doc-cache"], QUESTION, hits, index.load_states([document.id]))
+            plan = plan_context(model, MODES["doc-cache"], Retrieved(QUESTION, hits, index.load_states([document.id])))
             assert plan.context.cached_tokens == len(model.document_token_ids(document))
             cached = list(model_tokens(model, plan))
-            uncached = list(model_tokens(model, plan_context(model, MODES["doc-query"], QUESTION, hits)))
+            uncached = list(model_tokens(model, plan_context(model, MODES["doc-query"], Retrieved(QUESTION, hits))))
             assert cached == uncached
             answers = [
                 RAG(index, mode=mode).ask(QUESTION, hits=hits, max_new_tokens=24) for mode in ("doc-cache", "doc-query")
@@ -86,11 +86,13 @@ def model_tokens(model: GritModel, plan: ContextPlan) -> list[int]:
     return decoding.completions[0].token_ids
 
 
+def state_biases(context: Context) -> list[float]:
+    return [placed.relevance_bias for placed in context.states]
+
+
 def block_mask(context: Context) -> torch.Tensor:
     """Who sees whom, spelt out: a state sees only itself, tokens see all that stands before them."""
-    owner = torch.cat(
-        [torch.full((len(p),), n if isinstance(p, DocumentState) else -1) for n, p in enumerate(context.pieces)]
-    )
+    owner = torch.cat([torch.full((len(p),), -1 if p.state is None else n) for n, p in enumerate(context.parts)])
     causal = torch.ones(len(context), len(context), dtype=torch.bool).tril()
     return causal & ((owner[:, None] == owner[None, :]) | (owner[:, None] == -1))
 
@@ -104,7 +106,7 @@ def test_each_mode_equals_one_long_forward_in_which_states_see_only_themselves(
     chosen = [DOCUMENTS[i] for i in (2, 0, 1)]
     states = [reading.state for reading in model.read_documents(chosen)] if MODES[mode].reuses_documents else None
     asked = model.read_queries([QUESTION])[0].state if MODES[mode].reuses_question else None
-    context = plan_context(model, MODES[mode], QUESTION, as_hits(chosen), states, asked).context
+    context = plan_context(model, MODES[mode], Retrieved(QUESTION, as_hits(chosen), states, asked)).context
     assert context.cached_tokens == sum(map(len, states or [])) + (0 if asked is None else len(asked))
     cache = model.place([context], Sampling(max_new_tokens=1))
     given = inputs([context], model.lm.device)
@@ -125,7 +127,8 @@ def positions_abreast(context: Context, documents: Sequence[DocumentState]) -> l
     """Where each token stands, spelt out: the documents end together, all else stands one behind the other."""
     start, room = 0, 0
     positions: list[int] = []
-    for piece in context.pieces:
+    for part in context.parts:
+        piece = part.content
         if any(piece is document for document in documents):
             room = max(map(len, documents))
             positions += range(start + room - len(piece), start + room)
@@ -148,18 +151,16 @@ def test_a_relevance_bias_is_added_to_the_scores_of_attention(
     hits = [Hit(DOCUMENTS[n], score, rank) for rank, (n, score) in enumerate([(2, 0.8), (0, 0.6), (1, 0.0)], start=1)]
     states = [reading.state for reading in model.read_documents([hit.document for hit in hits])]
     asked = model.read_queries([QUESTION])[0].state if MODES[mode].reuses_question else None
-    context = plan_context(model, MODES[mode], QUESTION, hits, states, asked, relevance_bias=2.0).context
+    context = plan_context(model, MODES[mode], Retrieved(QUESTION, hits, states, asked), relevance_bias=2.0).context
     expected = {id(state): bias for state, bias in zip(states, [0.0, -0.5, -2.0], strict=True)}
-    biases = [expected.get(id(state), 0.0) for state, _ in context.states]
-    assert context.state_biases == pytest.approx(biases)
+    biases = [expected.get(id(placed.state), 0.0) for placed in context.states]
+    assert state_biases(context) == pytest.approx(biases)
     seen = torch.zeros(len(context), len(context)).masked_fill(~block_mask(context), -1e9)
-    lengths = list(map(len, context.pieces))
+    lengths = list(map(len, context.parts))
     columns = [range(end - length, end) for length, end in zip(lengths, accumulate(lengths), strict=True)]
-    fresh_columns = [
-        c for piece, own in zip(context.pieces, columns, strict=True) if isinstance(piece, tuple) for c in own
-    ]
-    for piece, own in zip(context.pieces, columns, strict=True):
-        seen[fresh_columns, own.start : own.stop] += expected.get(id(piece), 0.0)
+    fresh_columns = [c for part, own in zip(context.parts, columns, strict=True) if part.state is None for c in own]
+    for part, own in zip(context.parts, columns, strict=True):
+        seen[fresh_columns, own.start : own.stop] += expected.get(id(part.content), 0.0)
     positions = positions_abreast(context, states)
     assert context.fresh_positions == [positions[column] for column in fresh_columns]
     given, fresh = inputs([context], model.lm.device), len(context.fresh_ids)
@@ -187,8 +188,8 @@ def test_documents_that_are_weighed_answer_alike_in_any_order(tiny_model: GritMo
     hits = [Hit(document, 1 / rank, rank) for rank, document in enumerate(DOCUMENTS, start=1)]
 
     def logits(rows: list[int], bias: float) -> torch.Tensor:
-        given = [hits[row] for row in rows], [states[row] for row in rows]
-        context = plan_context(tiny_model, MODES["doc-cache"], QUESTION, *given, relevance_bias=bias).context
+        given = Retrieved(QUESTION, [hits[row] for row in rows], [states[row] for row in rows])
+        context = plan_context(tiny_model, MODES["doc-cache"], given, relevance_bias=bias).context
         cache = tiny_model.place([context], Sampling(max_new_tokens=1))
         ids, positions, mask, _ = inputs([context], tiny_model.lm.device)
         with torch.inference_mode():
@@ -203,8 +204,8 @@ def test_scores_that_say_nothing_give_no_bias(make_model: Callable[..., GritMode
     def biases(model: GritModel, given: list[Any]) -> list[float]:
         hits = as_hits(given)
         states = [reading.state for reading in model.read_documents([hit.document for hit in hits])]
-        plan = plan_context(model, MODES["doc-cache"], QUESTION, hits, states, relevance_bias=3.0)
-        return plan.context.state_biases
+        plan = plan_context(model, MODES["doc-cache"], Retrieved(QUESTION, hits, states), relevance_bias=3.0)
+        return state_biases(plan.context)
 
     def scored(*scores: float) -> list[Hit]:
         return [Hit(DOCUMENTS[n], score, n + 1) for n, score in enumerate(scores)]
@@ -240,11 +241,10 @@ def test_documents_without_scores_are_weighed_by_vectors(
     expected = pytest.approx(3 * (cosines.clip(0) / cosines.max() - 1), abs=1e-4)
     read_as = [tuple(tiny_model.document_token_ids(document)) for document in given]
     for context in (placed[0], placed[1], placed[4], placed[6]):
-        pairs = zip(context.states, context.state_biases, strict=True)
-        biases = {tuple(state.token_ids.tolist()): bias for (state, _), bias in pairs}
+        biases = {tuple(state.token_ids.tolist()): bias for state, _, bias in context.states}
         assert [biases[ids] for ids in read_as] == expected
-    assert sorted(b for b in placed[2].state_biases if b) == pytest.approx([-2.25]), "scores that came are kept"
-    assert not any(placed[3].state_biases)
+    assert sorted(b for b in state_biases(placed[2]) if b) == pytest.approx([-2.25]), "scores that came are kept"
+    assert not any(state_biases(placed[3]))
 
 
 def test_nothing_is_embedded_where_nothing_is_weighed(
@@ -300,13 +300,15 @@ def test_orders_and_reuse_of_the_modes(tiny_model: GritModel) -> None:
         plan = plan_context(
             tiny_model,
             mode,
-            QUESTION,
-            hits if mode.has_documents else [],
-            states if mode.reuses_documents else None,
-            asked if mode.reuses_question else None,
+            Retrieved(
+                QUESTION,
+                hits if mode.has_documents else [],
+                states if mode.reuses_documents else None,
+                asked if mode.reuses_question else None,
+            ),
         )
         assert plan.context.token_ids == [i for run in runs for i in run]
-        assert [s is asked for s, _ in plan.context.states] == [c == "q" for c in reused if c != "-"]
+        assert [placed.state is asked for placed in plan.context.states] == [c == "q" for c in reused if c != "-"]
         for citation, document in zip(plan.citations, documents, strict=False):
             assert plan.context.token_ids[citation.start : citation.end] == document
         assert len(plan.citations) == (2 if mode.has_documents else 0)
@@ -372,8 +374,8 @@ def test_all_modes_answer_with_any_number_of_documents(
 def test_cached_and_uncached_runs_hold_the_same_tokens(index: Index, tiny_model: GritModel) -> None:
     hits = index.search(QUESTION, k=3)
     states = index.load_states([h.document.id for h in hits])
-    cached = plan_context(tiny_model, MODES["doc-cache"], QUESTION, hits, states)
-    uncached = plan_context(tiny_model, MODES["doc-query"], QUESTION, hits)
+    cached = plan_context(tiny_model, MODES["doc-cache"], Retrieved(QUESTION, hits, states))
+    uncached = plan_context(tiny_model, MODES["doc-query"], Retrieved(QUESTION, hits))
     assert cached.context.token_ids == uncached.context.token_ids == uncached.context.fresh_ids
     assert cached.citations == uncached.citations
     for citation, hit in zip(cached.citations, hits, strict=True):

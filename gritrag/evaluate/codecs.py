@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from gritrag.answer import MODES, plan_context
+from gritrag.answer import MODES, Retrieved, plan_context
 from gritrag.config import DEFAULT_MODEL
 from gritrag.evaluate import quality, scores
 from gritrag.evaluate.facts import Spread, as_json, header, machine_of, table
@@ -158,7 +158,8 @@ def _answers(
     for each in ProgressBar(asked, desc=f"answering, {codec}", unit="question"):
         hits = each.contexts["gold"]
         loaded = _loaded(store, stored, [hit.document.id for hit in hits], states)
-        plan = plan_context(model, MODES["doc-cache"], each.question.text, hits, loaded, room=setting.max_new_tokens)
+        retrieved = Retrieved(each.question.text, hits, loaded)
+        plan = plan_context(model, MODES["doc-cache"], retrieved, room=setting.max_new_tokens)
         decoding = model.decode([plan.context], options)
         for _ in decoding:
             pass
@@ -170,7 +171,7 @@ def _answers(
 
 def _along(model: GritModel, context: Context, answer_ids: Sequence[int]) -> torch.Tensor:
     """Log-probabilities of what follows the context and each token of an answer but its last, `[A, V]`."""
-    whole = Context.of(*context.pieces, answer_ids[:-1])
+    whole = Context.of(*(part.content for part in context.parts), answer_ids[:-1])
     cache = model.place([whole], Sampling(max_new_tokens=1))
     start = whole.cached_tokens
     ids = torch.tensor([whole.fresh_ids], device=model.lm.device)

@@ -53,7 +53,7 @@ def plan_reuse(model: GritModel, index: Index | None, parts: Sequence[list[int] 
             pieces.append(part)
     context = model.usable(Context.of(*pieces))
     new = {id(states[number]) for number in computed}
-    lengths = [(len(state), id(state) in new) for state, _ in context.states]
+    lengths = [(len(placed.state), id(placed.state) in new) for placed in context.states]
     return Reuse(context, sum(n for n, is_new in lengths if not is_new), sum(n for n, is_new in lengths if is_new))
 
 

@@ -4,7 +4,7 @@ Shape letters: `B` contexts, `T` tokens that are still to be read, `C` columns o
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import accumulate, groupby
 from typing import NamedTuple
@@ -15,121 +15,161 @@ from torch.nn.functional import pad
 from gritrag.model.rotation import Rotation
 from gritrag.model.state import CacheShape, DocumentState, PlacedCache
 
-Piece = DocumentState | tuple[int, ...]
-"""Part of a context: reused as it was read, or token ids that are read now."""
+
+@dataclass(frozen=True)
+class Part:
+    """A stretch of a context.
+
+    Args:
+        content: a state, which is reused as it was read, or token ids, which are read now.
+        relevance_bias: added to the attention scores of all tokens of a state, for whatever comes behind it.
+        shares_positions: neighbouring states that share positions all end where what comes behind them begins, as if
+            each were there alone (Ratner et al. 2023, arXiv 2212.10947, section 2, where they begin together). The
+            other parts stand one behind the other.
+    """
+
+    content: DocumentState | tuple[int, ...]
+    relevance_bias: float = 0.0
+    shares_positions: bool = False
+
+    def __post_init__(self) -> None:
+        is_plain = not self.relevance_bias and not self.shares_positions
+        assert is_plain or self.state is not None, "tokens have no bias and stand one behind the other"
+
+    def __len__(self) -> int:
+        """Tokens."""
+        return len(self.content)
+
+    @property
+    def state(self) -> DocumentState | None:
+        """The content, if it is a state."""
+        return self.content if isinstance(self.content, DocumentState) else None
+
+    @property
+    def token_ids(self) -> Sequence[int]:
+        """All tokens, those of a state included."""
+        return self.content.token_ids.tolist() if isinstance(self.content, DocumentState) else self.content
+
+    @property
+    def fresh_ids(self) -> Sequence[int]:
+        """Tokens that are still to be read: none of a state."""
+        return () if isinstance(self.content, DocumentState) else self.content
+
+
+class PlacedState(NamedTuple):
+    """A state, the position of its first token, and what is added to the attention scores of its tokens."""
+
+    state: DocumentState
+    position: int
+    relevance_bias: float
 
 
 @dataclass(frozen=True)
 class Context:
-    """Pieces in order. Each sees all that stand before it, but a state only as much as it saw when it was read.
+    """Parts in order. Each sees all that stand before it, but a state only as much as it saw when it was read.
 
     Args:
-        pieces: states and runs of token ids. To be answered from, a context must end with tokens.
-        biases: one for each piece, added to the attention scores of all tokens of a state, for whatever comes behind
-            it; of no effect on a run of tokens. Empty for none.
-        abreast: one for each piece: neighbouring states that stand abreast all end at the position where what comes
-            behind them begins, as if each were there alone (shared positions: Ratner et al. 2023, arXiv 2212.10947,
-            section 2, where they begin together). The others stand one behind the other. Empty for none.
+        parts: to be answered from, a context must end with tokens.
+        start: position of the first token.
     """
 
-    pieces: tuple[Piece, ...]
-    biases: tuple[float, ...] = ()
-    abreast: tuple[bool, ...] = ()
-
-    def __post_init__(self) -> None:
-        assert len(self.biases) in (0, len(self.pieces)), "one bias for each piece, or none"
-        assert len(self.abreast) in (0, len(self.pieces)), "each piece stands abreast or does not, or none does"
-        pairs = zip(self.pieces, self.abreast, strict=False)
-        assert all(isinstance(piece, DocumentState) for piece, is_abreast in pairs if is_abreast), "tokens in a row"
+    parts: tuple[Part, ...]
+    start: int = 0
 
     @classmethod
-    def of(cls, *pieces: DocumentState | Sequence[int]) -> "Context":
+    def of(cls, *contents: DocumentState | Sequence[int]) -> "Context":
         """From states and lists of token ids, empty ones left out."""
-        given = (piece if isinstance(piece, DocumentState) else tuple(piece) for piece in pieces)
-        return cls(tuple(piece for piece in given if len(piece)))
+        given = (each if isinstance(each, DocumentState) else tuple(each) for each in contents)
+        return cls(tuple(Part(content) for content in given if len(content)))
 
     def __len__(self) -> int:
         """Tokens, those of states included."""
-        return sum(map(len, self.pieces))
+        return sum(map(len, self.parts))
 
     @cached_property
-    def states(self) -> list[tuple[DocumentState, int]]:
-        """Each state with the position of its first token."""
-        return [(piece, start) for piece, start in self._placed() if isinstance(piece, DocumentState)]
+    def states(self) -> list[PlacedState]:
+        """The states, in order."""
+        placed = zip(self.parts, self._positions, strict=True)
+        return [PlacedState(p.state, first, p.relevance_bias) for p, first in placed if p.state is not None]
 
     @property
     def cached_tokens(self) -> int:
         """Tokens that are not read again."""
-        return sum(len(state) for state, _ in self.states)
+        return sum(len(placed.state) for placed in self.states)
 
     @property
     def token_ids(self) -> list[int]:
         """All tokens in order, those of states included: what the uncached run reads."""
-        return [
-            id
-            for piece in self.pieces
-            for id in (piece.token_ids.tolist() if isinstance(piece, DocumentState) else piece)
-        ]
+        return [id for part in self.parts for id in part.token_ids]
 
     @property
     def fresh_ids(self) -> list[int]:
         """Tokens that are still to be read, in order."""
-        return [id for piece in self.pieces if not isinstance(piece, DocumentState) for id in piece]
+        return [id for part in self.parts for id in part.fresh_ids]
 
     @property
     def fresh_positions(self) -> list[int]:
         """Where they stand."""
-        runs = (range(s, s + len(piece)) for piece, s in self._placed() if not isinstance(piece, DocumentState))
+        runs = (range(s, s + len(p.fresh_ids)) for p, s in zip(self.parts, self._positions, strict=True))
         return [position for run in runs for position in run]
 
     @property
     def is_interleaved(self) -> bool:
         """Whether a state stands behind a token that is still to be read."""
-        is_state = [isinstance(piece, DocumentState) for piece in self.pieces]
+        is_state = [part.state is not None for part in self.parts]
         return is_state != sorted(is_state, reverse=True)
 
     def read_again(self, is_kept: Sequence[bool]) -> "Context":
-        """The same tokens one behind the other, with only some of the states kept, as they are weighed; one answer for
-        each piece (tokens are always kept)."""
-        pairs = zip(self.pieces, is_kept, strict=True)
-        return Context(
-            tuple(
-                tuple(piece.token_ids.tolist()) if isinstance(piece, DocumentState) and not kept else piece
-                for piece, kept in pairs
-            ),
-            self.biases,
-        )
+        """The same tokens one behind the other, with no bias, and with only some of the states kept; one answer for
+        each part (tokens are always kept)."""
+        kept = zip(self.parts, is_kept, strict=True)
+        return replace(self, parts=tuple(Part(p.content if k else tuple(p.token_ids)) for p, k in kept))
 
-    @property
-    def state_biases(self) -> list[float]:
-        """The bias of each of `states`."""
-        pairs = zip(self.pieces, self.biases or [0.0] * len(self.pieces), strict=True)
-        return [bias for piece, bias in pairs if isinstance(piece, DocumentState)]
-
-    def _placed(self) -> Iterator[tuple[Piece, int]]:
-        return zip(self.pieces, first_positions(list(map(len, self.pieces)), self.abreast)[0], strict=True)
+    @cached_property
+    def _positions(self) -> list[int]:
+        """Of the first token of each part."""
+        firsts: list[int] = []
+        start = self.start
+        for shares_positions, group in groupby(self.parts, key=lambda part: part.shares_positions):
+            own = list(map(len, group))
+            end = start + (max(own) if shares_positions else sum(own))
+            firsts += [end - length for length in own] if shares_positions else accumulate(own[:-1], initial=start)
+            start = end
+        return firsts
 
 
-def first_positions(lengths: Sequence[int], abreast: Sequence[bool] = (), start: int = 0) -> tuple[list[int], int]:
-    """Where pieces of these lengths begin, the first of them at `start`, and where begins what comes behind them.
+class Cell(NamedTuple):
+    """Where a state lies in the cache of a batch: its row, and its columns."""
 
-    Args:
-        abreast: see `Context`; empty for none.
-    """
-    firsts: list[int] = []
-    marked = zip(lengths, abreast or [False] * len(lengths), strict=True)
-    for is_abreast, group in groupby(marked, key=lambda pair: pair[1]):
-        own = [length for length, _ in group]
-        end = start + (max(own) if is_abreast else sum(own))
-        firsts += [end - length for length in own] if is_abreast else accumulate(own[:-1], initial=start)
-        start = end
-    return firsts, start
+    row: int
+    columns: slice
+    placed: PlacedState
+
+
+def cells(contexts: Sequence[Context]) -> Iterator[Cell]:
+    """The states of all contexts, one row for each, one behind the other. Rows are aligned at the right end: this is
+    where answers and training alike put what they place."""
+    width = max(context.cached_tokens for context in contexts)
+    for row, context in enumerate(contexts):
+        column = width - context.cached_tokens
+        for placed in context.states:
+            end = column + len(placed.state)
+            yield Cell(row, slice(column, end), placed)
+            column = end
+
+
+def column_biases(contexts: Sequence[Context]) -> torch.Tensor | None:
+    """What is added to the attention scores of all `cells`, float32 `[B, C]`; None where that is nothing."""
+    bias_BC = torch.zeros(len(contexts), max(context.cached_tokens for context in contexts))
+    for row, columns, placed in cells(contexts):
+        bias_BC[row, columns] = placed.relevance_bias
+    return bias_BC if bool(bias_BC.any()) else None
 
 
 def place(contexts: Sequence[Context], shape: CacheShape, rotation: Rotation | None, room: int) -> PlacedCache:
-    """Write the states of each context into a cache, one behind the other, rotated to where they stand.
+    """Write the states of each context into a cache, rotated to where they stand; see `cells`.
 
-    Rows with fewer states are aligned at the right end; the columns on their left are zero and are to be masked.
+    The columns on the left of rows with fewer states are zero and are to be masked.
 
     Args:
         contexts: one for each row.
@@ -139,17 +179,14 @@ def place(contexts: Sequence[Context], shape: CacheShape, rotation: Rotation | N
     """
     width = max(context.cached_tokens for context in contexts)
     keys, values = shape.empty(len(contexts), width + room)
-    biases = torch.zeros(len(contexts), width, dtype=shape.dtype)
     for row, context in enumerate(contexts):
-        column = width - context.cached_tokens
-        keys[:, row, :, :column] = 0
-        values[:, row, :, :column] = 0
-        for (state, start), bias in zip(context.states, context.state_biases, strict=True):
-            end = column + len(state)
-            state.write(keys[:, row, :, column:end], values[:, row, :, column:end], rotation, start)
-            biases[row, column:end] = bias
-            column = end
-    return PlacedCache(keys, values, width, biases.to(shape.device) if bool(biases.any()) else None)
+        gap = width - context.cached_tokens
+        keys[:, row, :, :gap] = 0
+        values[:, row, :, :gap] = 0
+    for row, columns, placed in cells(contexts):
+        placed.state.write(keys[:, row, :, columns], values[:, row, :, columns], rotation, placed.position)
+    bias_BC = column_biases(contexts)
+    return PlacedCache(keys, values, width, None if bias_BC is None else bias_BC.to(shape.device, shape.dtype))
 
 
 class Inputs(NamedTuple):
@@ -192,11 +229,8 @@ def _mask_by_position(
 ) -> torch.Tensor:
     """Columns lie in the order of the cache, not of the context: who sees whom is asked of their positions."""
     columns_BK = torch.cat([torch.zeros(len(contexts), cached, dtype=torch.long), positions_BT], dim=1)
-    for row, context in enumerate(contexts):
-        column = cached - context.cached_tokens
-        for state, start in context.states:
-            columns_BK[row, column : column + len(state)] = torch.arange(start, start + len(state))
-            column += len(state)
+    for row, columns, placed in cells(contexts):
+        columns_BK[row, columns] = torch.arange(placed.position, placed.position + len(placed.state))
     mask_BTK = is_real_BK[:, None] & (columns_BK[:, None] <= positions_BT[:, :, None])
     # a padding token must see something, or softmax gives NaN, which spreads through everything that it is added to
     width = positions_BT.shape[1]

@@ -20,7 +20,7 @@ from transformers import (
 
 from gritrag.model.context import Context, inputs
 from gritrag.model.lookup import Lookup
-from gritrag.model.state import DocumentState, PlacedCache
+from gritrag.model.state import PlacedCache
 from gritrag.model.step import Forward
 from gritrag.model.text import TextStream
 
@@ -127,7 +127,7 @@ class Decoding:
         contexts: Sequence[Context],
         sampling: Sampling,
     ) -> None:
-        assert not any(isinstance(context.pieces[-1], DocumentState) for context in contexts), "nothing to read"
+        assert all(context.parts[-1].state is None for context in contexts), "nothing to read"
         self._forward, self._cache, self._sampling, self._contexts = forward, cache, sampling, contexts
         self._device = lm.device
         self._processors = sampling.processors()

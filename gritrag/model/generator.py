@@ -4,7 +4,6 @@ Shape letters: `B` batch, `T` tokens.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import Any, cast
 
 import torch
@@ -14,7 +13,7 @@ from gritrag.model.context import Context, place
 from gritrag.model.decode import Completion, Decoding, Sampling
 from gritrag.model.probes import Probe, Probed
 from gritrag.model.rotation import Rotation
-from gritrag.model.state import CacheShape, DocumentState, PlacedCache
+from gritrag.model.state import CacheShape, PlacedCache
 from gritrag.model.step import ModuleForward, Step
 from gritrag.prompts import Message, chat_segments
 from gritrag.tokens import Encoder
@@ -141,10 +140,10 @@ class Generator:
         """
         if self.takes_biases:
             return context
-        is_state = [isinstance(piece, DocumentState) for piece in context.pieces]
+        is_state = [part.state is not None for part in context.parts]
         leading = is_state.index(False) if False in is_state else len(is_state)
         kept = min(leading, 1) if self.rotation is None else leading
-        return replace(context, biases=()).read_again([number < kept for number in range(len(is_state))])
+        return context.read_again([number < kept for number in range(len(is_state))])
 
     def decode(self, contexts: Sequence[Context], sampling: Sampling) -> Decoding:
         """Place the states of each context, read what remains, and go on; see `Decoding`."""

@@ -55,6 +55,10 @@ class DocumentState:
             self.keys[:, :, tokens], self.values[:, :, tokens], self.token_ids[tokens], self.reading, self.is_lossless
         )
 
+    def with_tensors(self, keys: torch.Tensor, values: torch.Tensor) -> "DocumentState":
+        """The state of the same tokens with other numbers."""
+        return DocumentState(keys, values, self.token_ids, self.reading)
+
     @property
     def nbytes(self) -> int:
         """Bytes of keys and values as they are held now."""
@@ -77,24 +81,6 @@ class DocumentState:
                 out[:] = keys
             else:
                 rotation.apply(keys.to(out.device), start + tokens.start, out=out, layers=layers)
-
-
-def concatenate(states: Sequence[DocumentState]) -> DocumentState:
-    """One state of all tokens in the order given: tokens of each see only their own document, as they were read.
-
-    Raises:
-        ValueError: no state, or states that were read in different ways.
-    """
-    readings = sorted({state.reading for state in states})
-    if len(readings) != 1:
-        raise ValueError(f"can only join states of one reading, got {readings or 'no state'}")
-    return DocumentState(
-        torch.cat([state.keys for state in states], dim=2),
-        torch.cat([state.values for state in states], dim=2),
-        torch.cat([state.token_ids for state in states]),
-        readings[0],
-        all(state.is_lossless for state in states),
-    )
 
 
 class Reading(NamedTuple):

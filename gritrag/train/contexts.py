@@ -5,23 +5,19 @@ tokens of a chunk, `V` vocabulary.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from itertools import groupby
 
 import torch
+from torch.nn.functional import pad
 from transformers import Cache
 from transformers.cache_utils import CacheLayerMixin
 
 from gritrag.model.attention import decoder_stack
-from gritrag.model.context import added, first_positions
+from gritrag.model.context import Context, Part, added, cells, column_biases
 from gritrag.model.grit import GritModel
+from gritrag.model.rotation import Rotation
+from gritrag.model.state import DocumentState
 from gritrag.train.data.steps import Prompted
-
-
-class StateTensors(NamedTuple):
-    """Un-rotated keys and values `[L, H, T, K]` of one document, with gradients."""
-
-    keys: torch.Tensor
-    values: torch.Tensor
 
 
 class GrowingLayer(CacheLayerMixin):
@@ -69,16 +65,23 @@ class Contexts:
         self._decoder = decoder_stack(model.lm)
         self._head = model.lm.get_output_embeddings()
 
-    def placed(self, states: Sequence[StateTensors], answers: Sequence[Prompted]) -> tuple[torch.Tensor, torch.Tensor]:
+    def placed(self, states: Sequence[DocumentState], answers: Sequence[Prompted]) -> tuple[torch.Tensor, torch.Tensor]:
         """Logits `[A, V]` of answer tokens over placed states, and the tokens `[A]`. Documents are not read again.
 
         Args:
-            states: of all documents of the step.
+            states: of all documents of the step, with gradients.
             answers: their contexts name rows of `states`.
         """
-        cache, lengths, starts = self._place(states, answers)
-        ids = [answer.question_ids + answer.answer_ids[:-1] for answer in answers]
-        hidden = self.run(ids, starts, cache, lengths, self._biases(states, answers, max(lengths)))
+        contexts = [_context(states, answer) for answer in answers]
+        assert self._model.rotation is not None, "the loop refuses models whose keys cannot be moved"
+        cache = place(contexts, self._model.rotation, self._model.lm.device)
+        hidden = self.run(
+            [context.fresh_ids for context in contexts],
+            [context.fresh_positions[0] for context in contexts],
+            cache,
+            [context.cached_tokens for context in contexts],
+            column_biases(contexts),
+        )
         return self._answer_logits(hidden, answers, [0] * len(answers))
 
     def full(
@@ -125,7 +128,11 @@ class Contexts:
         seen = None if bool(mask.all()) else mask.to(device)
         if bias_BC is not None:
             seen = added(
-                seen, width, cached + width, torch.empty(0, dtype=self._model.lm.dtype, device=device), bias_BC
+                seen,
+                width,
+                cached + width,
+                torch.empty(0, dtype=self._model.lm.dtype, device=device),
+                bias_BC.to(device),
             )
         output = self._decoder(
             input_ids=input_ids.to(device),
@@ -142,43 +149,6 @@ class Contexts:
         logits: torch.Tensor = self._head(hidden_BTD[list(rows), list(columns)])
         return logits
 
-    def _place(self, states: Sequence[StateTensors], answers: Sequence[Prompted]) -> tuple[Cache, list[int], list[int]]:
-        """A cache with each answer's context placed, aligned at the right end; the contexts' lengths; and the positions
-        behind them."""
-        parts_of = [_lengths(states, answer) for answer in answers]
-        lengths, starts = list(map(sum, parts_of)), []
-        width, device = max(lengths), self._model.lm.device
-        positions_BT = torch.zeros(len(answers), width, dtype=torch.long)
-        for row, (answer, parts) in enumerate(zip(answers, parts_of, strict=True)):
-            firsts, start = first_positions(parts, answer.abreast, answer.start)
-            starts.append(start)
-            own = [torch.arange(first, first + length) for first, length in zip(firsts, parts, strict=True)]
-            positions_BT[row, width - lengths[row] :] = torch.cat(own)
-        positions_BT = positions_BT.to(device)
-        keys_LBHTK, values_LBHTK = (
-            torch.stack([_joined([states[r][part] for r in a.context], width) for a in answers], dim=1)
-            for part in (0, 1)
-        )
-        assert self._model.rotation is not None, "the loop refuses models whose keys cannot be moved"
-        keys_LBHTK = self._model.rotation.rotate(keys_LBHTK, positions_BT)
-        return (
-            Cache(layers=[GrowingLayer(k, v) for k, v in zip(keys_LBHTK, values_LBHTK, strict=True)]),
-            lengths,
-            starts,
-        )
-
-    def _biases(self, states: Sequence[StateTensors], answers: Sequence[Prompted], width: int) -> torch.Tensor | None:
-        """Of all columns of placed contexts, float32 `[B, C]`; None where no answer has any."""
-        if not any(any(answer.biases) for answer in answers):
-            return None
-        bias_BC = torch.zeros(len(answers), width)
-        for row, answer in enumerate(answers):
-            if answer.biases:
-                lengths = _lengths(states, answer)
-                own = [torch.full((n,), bias) for n, bias in zip(lengths, answer.biases, strict=True)]
-                bias_BC[row, width - sum(lengths) :] = torch.cat(own)
-        return bias_BC.to(self._model.lm.device)
-
     def _answer_logits(
         self, hidden_BTD: torch.Tensor, answers: Sequence[Prompted], offsets: Sequence[int]
     ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -192,12 +162,31 @@ class Contexts:
         return self.logits(hidden_BTD, picked), target_A
 
 
-def _lengths(states: Sequence[StateTensors], answer: Prompted) -> list[int]:
-    return [states[row].keys.shape[2] for row in answer.context]
+def _context(states: Sequence[DocumentState], answer: Prompted) -> Context:
+    """States of the context, and the tokens behind them: all of the answer but its last, which predicts nothing."""
+    rows = len(answer.context)
+    biases, shared = answer.biases or (0.0,) * rows, answer.abreast or (False,) * rows
+    placed = zip(answer.context, biases, shared, strict=True)
+    parts = [Part(states[row], bias, shares_positions) for row, bias, shares_positions in placed]
+    return Context((*parts, Part((*answer.question_ids, *answer.answer_ids[:-1]))), answer.start)
 
 
-def _joined(parts: Sequence[torch.Tensor], width: int) -> torch.Tensor:
-    """Join `[L, H, T, K]` along tokens and pad on the left to `width`."""
-    layers, heads, _, head_dim = parts[0].shape
-    gap = width - sum(part.shape[2] for part in parts)
-    return torch.cat([parts[0].new_zeros(layers, heads, gap, head_dim), *parts], dim=2)
+def place(contexts: Sequence[Context], rotation: Rotation, device: torch.device) -> Cache:
+    """As `gritrag.model.context.place`, with the same `cells`, but out of place, so that gradients flow into states."""
+    width = max(context.cached_tokens for context in contexts)
+    positions_BT = torch.zeros(len(contexts), width, dtype=torch.long)
+    rows: list[tuple[torch.Tensor, torch.Tensor]] = []
+    for row, group in groupby(cells(contexts), key=lambda cell: cell.row):
+        own = [(cell.columns, cell.placed) for cell in group]
+        for columns, placed in own:
+            positions_BT[row, columns] = torch.arange(placed.position, placed.position + len(placed.state))
+        gap = own[0][0].start
+        keys, values = (
+            pad(torch.cat(tensors, dim=2), (0, 0, gap, 0))
+            for tensors in zip(*((placed.state.keys, placed.state.values) for _, placed in own), strict=True)
+        )
+        rows.append((keys, values))
+    assert len(rows) == len(contexts), "every context has a state"
+    keys_LBHTK, values_LBHTK = (torch.stack(tensors, dim=1) for tensors in zip(*rows, strict=True))
+    keys_LBHTK = rotation.rotate(keys_LBHTK, positions_BT.to(device))
+    return Cache(layers=[GrowingLayer(k, v) for k, v in zip(keys_LBHTK, values_LBHTK, strict=True)])

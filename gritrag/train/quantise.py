@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from gritrag.codecs import Quantiser, get_quantiser
-from gritrag.train.contexts import StateTensors
+from gritrag.model.state import DocumentState
 
 
 class _ThereAndBack(torch.autograd.Function):
@@ -41,12 +41,12 @@ class FakeQuantise:
     def __init__(self, name: str) -> None:
         self._quantiser: Quantiser = get_quantiser(name)
 
-    def __call__(self, states: Sequence[StateTensors]) -> list[StateTensors]:
+    def __call__(self, states: Sequence[DocumentState]) -> list[DocumentState]:
         """In the forward pass exactly what decoding the written state would give."""
         pairs = zip(states, self._left(states), strict=True)
-        return [StateTensors(*_ThereAndBack.apply(state.keys, state.values, left)) for state, left in pairs]
+        return [state.with_tensors(*_ThereAndBack.apply(state.keys, state.values, left)) for state, left in pairs]
 
-    def _left(self, states: Sequence[StateTensors]) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    def _left(self, states: Sequence[DocumentState]) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """Codecs compute on the processor: where a faster device waits for it, with all of its cores."""
         given = [(state.keys.detach(), state.values.detach()) for state in states]
         if not given or given[0][0].device.type == "cpu":

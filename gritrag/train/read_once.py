@@ -12,9 +12,10 @@ from dataclasses import dataclass, replace
 import torch
 
 from gritrag.model.grit import GritModel
+from gritrag.model.state import DocumentState
 from gritrag.tokens import TokenIds, length_sorted_batches
 from gritrag.train.config import TrainConfig
-from gritrag.train.contexts import Contexts, StateTensors
+from gritrag.train.contexts import Contexts
 from gritrag.train.data.steps import ChatStep, Prompted, RetrievalStep
 from gritrag.train.objectives.cross_batch_memory import Memory
 from gritrag.train.objectives.losses import Contrastive, Distill, Generative, Similarities
@@ -189,16 +190,16 @@ class ReadOnce:
         (loss * self.config.contrastive.weight).backward()
         return losses
 
-    def _answer(self, step: RetrievalStep, states: Sequence[StateTensors]) -> dict[str, float]:
+    def _answer(self, step: RetrievalStep, states: Sequence[DocumentState]) -> dict[str, float]:
         """Losses of all answers over placed states, back-propagated into the states.
 
         Chunks of answers gather their gradients in each document's own tensors, which go into the reading's at the
         end: every part that is cut from a larger tensor costs a gradient as large as that.
         """
         losses = {"placed": 0.0, "distill": 0.0}
-        given = [tensor for state in states for tensor in state]
+        given = [tensor for state in states for tensor in (state.keys, state.values)]
         leaves = [tensor.detach().clone().requires_grad_(tensor.requires_grad) for tensor in given]
-        states = [StateTensors(*pair) for pair in zip(leaves[::2], leaves[1::2], strict=True)]
+        states = [state.with_tensors(*pair) for state, *pair in zip(states, leaves[::2], leaves[1::2], strict=True)]
         ids = [prompt.ids for prompt in step.readable]
         chunks = self.chunks(step, is_full=False)
         for chunk, weight_A in self._weighted(chunks):

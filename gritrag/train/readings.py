@@ -9,9 +9,8 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 
 from gritrag.model.grit import GritModel
-from gritrag.model.state import RecordingCache
+from gritrag.model.state import DocumentState, RecordingCache
 from gritrag.tokens import TokenIds, length_sorted_batches
-from gritrag.train.contexts import StateTensors
 from gritrag.train.objectives.gradcache import GradCache
 
 
@@ -38,7 +37,7 @@ class Readings:
         demonstrations: Sequence[torch.Tensor] | None = None,
         around: Callable[[Sequence[int]], AbstractContextManager[None]] = lambda rows: nullcontext(),
     ) -> None:
-        self._lengths = [len(prompt.ids) for prompt in prompts]
+        self._ids, self._reading = [prompt.ids for prompt in prompts], model.config.reading
 
         def read(rows: list[int]) -> tuple[torch.Tensor, ...]:
             batch = model.encoder.pad([prompts[row] for row in rows]).to(model.lm.device)
@@ -48,7 +47,9 @@ class Readings:
                 vectors = model.read_batch(batch, cache, soft)
             return (vectors, *cache.unrotated(model.rotation)) if cache else (vectors,)
 
-        self._chunks = list(length_sorted_batches(self._lengths, len(prompts), chunk_tokens)) if prompts else []
+        self._chunks = (
+            list(length_sorted_batches(list(map(len, self._ids)), len(prompts), chunk_tokens)) if prompts else []
+        )
         self._cache = GradCache(read, self._chunks, recompute)
         self.backward = self._cache.backward
 
@@ -60,11 +61,12 @@ class Readings:
         return torch.cat([leaves[0] for leaves in self._cache.leaves])[places]
 
     @property
-    def states(self) -> list[StateTensors]:
+    def states(self) -> list[DocumentState]:
         """The state of each prompt, trimmed of padding."""
-        found: dict[int, StateTensors] = {}
+        found: dict[int, DocumentState] = {}
         for rows, (_, keys, values) in zip(self._chunks, self._cache.leaves, strict=True):
             for place, row in enumerate(rows):
-                tokens = slice(self._lengths[row])
-                found[row] = StateTensors(keys[:, place, :, tokens], values[:, place, :, tokens])
+                ids = torch.tensor(self._ids[row])
+                own = keys[:, place, :, : len(ids)], values[:, place, :, : len(ids)]
+                found[row] = DocumentState(*own, ids, self._reading)
         return [found[row] for row in range(len(found))]

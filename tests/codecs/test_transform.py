@@ -14,7 +14,7 @@ from gritrag.index.storage.codecs import CODECS, get_codec
 from gritrag.model.grit import GritModel
 from gritrag.model.state import DocumentState
 from gritrag.train.after.calibrate import calibrate, fisher
-from gritrag.train.contexts import Contexts, StateTensors
+from gritrag.train.contexts import Contexts
 from gritrag.train.data.steps import Prompted
 
 LAYERS, HEADS, HEAD_DIM = 4, 2, 8
@@ -219,21 +219,20 @@ def test_errors_cost_what_the_fisher_information_says(tiny_model: GritModel, mon
     state = tiny_model.read_documents(TEXTS[:1])[0].state
     costs = fisher(tiny_model, [state] * 60, 0, seed=0)
     ids, draw = state.token_ids.tolist(), torch.Generator().manual_seed(0)
-    read = [StateTensors(state.keys, state.values)]
 
-    def logs(states: list[StateTensors]) -> torch.Tensor:
+    def logs(state: DocumentState) -> torch.Tensor:
         with torch.no_grad():
-            logits_AV, _ = Contexts(tiny_model).placed(states, [Prompted(ids[:1], ids[1:], (0,))])
+            logits_AV, _ = Contexts(tiny_model).placed([state], [Prompted(ids[:1], ids[1:], (0,))])
         return logits_AV.double().log_softmax(-1)
 
-    undisturbed = logs(read)
+    undisturbed = logs(state)
     for part, cost in enumerate(costs):
         assert cost.shape == (*tiny_model.shape[:2], *[tiny_model.shape.head_dim] * 2)
-        size, found = 0.03 * read[0][part].std(), []
+        size, found = 0.03 * (state.keys, state.values)[part].std(), []
         for _ in range(20):
-            disturbed = list(read[0])
+            disturbed = [state.keys, state.values]
             disturbed[part] = disturbed[part] + size * torch.randn(disturbed[part].shape, generator=draw)
-            divergence = (undisturbed.exp() * (undisturbed - logs([StateTensors(*disturbed)]))).sum()
+            divergence = (undisturbed.exp() * (undisturbed - logs(state.with_tensors(*disturbed)))).sum()
             found.append(float(divergence / size**2 / len(ids)))
         expected = float(cost.diagonal(dim1=-2, dim2=-1).sum()) / 2
         assert sum(found) / len(found) == pytest.approx(expected, rel=0.2)

@@ -126,7 +126,7 @@ def test_answers_from_states_weigh_scores_as_told(
     biases: list[list[float]] = []
 
     def place(contexts: Sequence[Context], *others: object) -> PlacedCache:
-        biases.extend(context.state_biases for context in contexts if context.states)
+        biases.extend([s.relevance_bias for s in context.states] for context in contexts if context.states)
         return original(contexts, *others)
 
     original = generator.place

@@ -11,7 +11,6 @@ from gritrag.index.storage.codecs import get_codec
 from gritrag.model.grit import GritModel
 from gritrag.model.state import DocumentState
 from gritrag.train.config import TrainConfig
-from gritrag.train.contexts import StateTensors
 from gritrag.train.data.mixture import Mixture
 from gritrag.train.data.steps import RetrievalStep
 from gritrag.train.quantise import FakeQuantise
@@ -21,10 +20,10 @@ Recipe = Callable[..., TrainConfig]
 LOSSY = ("int8", "int4")
 
 
-def tensors(tokens: int, head_dim: int, seed: int, dtype: torch.dtype = torch.float32) -> StateTensors:
+def tensors(tokens: int, head_dim: int, seed: int, dtype: torch.dtype = torch.float32) -> DocumentState:
     draw = torch.Generator().manual_seed(seed)
     keys, values = torch.randn(2, 2, 3, tokens, head_dim, generator=draw).to(dtype)
-    return StateTensors(keys.requires_grad_(), values.requires_grad_())
+    return DocumentState(keys.requires_grad_(), values.requires_grad_(), torch.arange(tokens), "causal")
 
 
 @pytest.mark.parametrize("name", LOSSY)
@@ -117,5 +116,6 @@ def test_states_that_a_device_holds_come_back_in_order(monkeypatch: pytest.Monke
     """They are packed side by side; there is no such device here, so their shapes tell who is who."""
     fake = FakeQuantise("int4")
     monkeypatch.setattr(fake, "_quantiser", lambda keys, values: (tuple(keys.shape), tuple(values.shape)))
-    states = [StateTensors(*torch.empty(2, 1, 1, tokens, 4, device="meta")) for tokens in range(1, 40)]
+    lengths = range(1, 40)
+    states = [DocumentState(*torch.empty(2, 1, 1, n, 4, device="meta"), torch.arange(n), "causal") for n in lengths]
     assert fake._left(states) == [(tuple(state.keys.shape), tuple(state.values.shape)) for state in states]

@@ -21,7 +21,7 @@ from gritrag.model.grit import GritModel
 from gritrag.model.state import DocumentState
 from gritrag.progress import ProgressBar
 from gritrag.records import Document
-from gritrag.train.contexts import Contexts, StateTensors
+from gritrag.train.contexts import Contexts
 from gritrag.train.data.steps import Prompted
 
 BITS = 2.045
@@ -114,7 +114,7 @@ def _gradients(
     the context, which begins at position `start`, and for their values."""
     device = model.lm.device
     leaves = [
-        StateTensors(*(part.to(device).detach().clone().requires_grad_() for part in (state.keys, state.values)))
+        state.with_tensors(*(t.to(device).detach().clone().requires_grad_() for t in (state.keys, state.values)))
         for state in context
     ]
     with torch.enable_grad():
@@ -123,6 +123,5 @@ def _gradients(
         logs_AV = logits_AV.float().log_softmax(-1)
         drawn_A = torch.multinomial(logs_AV.detach().exp().cpu(), 1, generator=labels).to(device)
         chosen = logs_AV.gather(1, drawn_A).sum()
-    keys, values = zip(*leaves, strict=True)
-    found = torch.autograd.grad(chosen, [*keys, *values])
+    found = torch.autograd.grad(chosen, [*(leaf.keys for leaf in leaves), *(leaf.values for leaf in leaves)])
     return [found[: len(context)], found[len(context) :]]
