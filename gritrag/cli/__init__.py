@@ -1,6 +1,6 @@
 """The command line. Heavy imports stand inside the commands, so that `gritrag --help` is instant."""
 
-from gritrag.cli import benches, evaluations, indexes, project
+from gritrag.cli import benches, evaluations, indexes, project, serving
 from gritrag.cli.app import app
 
-__all__ = ["app", "benches", "evaluations", "indexes", "project"]
+__all__ = ["app", "benches", "evaluations", "indexes", "project", "serving"]

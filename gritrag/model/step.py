@@ -10,7 +10,8 @@ Shape letters: `B` batch, `T` tokens, `V` vocabulary, `D` hidden, `H` key/value 
 `K` head dim, `C` columns of the cache.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from itertools import accumulate
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -48,6 +49,23 @@ class Forward(Protocol):
 def bias_of(cache: Cache | None) -> torch.Tensor | None:
     """What is added to the attention scores of the first columns of a cache; None for nothing."""
     return cache.bias if isinstance(cache, PlacedCache) else None
+
+
+class Row(NamedTuple):
+    """One text of a ragged batch, with a cache of its own.
+
+    Args:
+        ids, positions: `[1, T]`, read now.
+        cache: of one row; what is read is left behind what it holds.
+        keep: of how many of the last tokens the outcome is wanted; 0 where more of the text is still to be read.
+        mask: that of `context.Inputs`, where states stand behind tokens.
+    """
+
+    ids: torch.Tensor
+    positions: torch.Tensor
+    cache: PlacedCache
+    keep: int
+    mask: torch.Tensor | None = None
 
 
 class ModuleForward:
@@ -160,6 +178,46 @@ class Step:
             x_BTD = x_BTD + layer.out(seen.attend(turn(query), key, value, layer.scale))
             x_BTD += layer.mlp(layer.before_mlp(x_BTD))
         return self._norm(x_BTD)
+
+    def ragged(self, rows: Sequence[Row]) -> torch.Tensor:
+        """Last hidden states `[S, D]` of the tokens that are kept, row behind row.
+
+        All tokens of all rows go through projections together; each row attends to its own cache. So rows of any
+        lengths, some that begin and some that go on, share the reading of the weights, and none is padded.
+        """
+        x_BTD = embedding(torch.cat([row.ids for row in rows], dim=1), self._table)
+        turn = Turn.of(self._rotary, x_BTD, torch.cat([row.positions for row in rows], dim=1))
+        lengths, kept = [row.ids.shape[1] for row in rows], [row.keep for row in rows]
+        parts = [slice(end - length, end) for end, length in zip(accumulate(lengths), lengths, strict=True)]
+        ends = [row.cache.length + length for row, length in zip(rows, lengths, strict=True)]
+
+        def columns(tokens: list[int]) -> "list[Seen]":
+            shapes = zip(rows, tokens, ends, strict=True)
+            return [Seen.of(row.mask, count, end, x_BTD, row.cache.bias) for row, count, end in shapes]
+
+        seen = columns(lengths)
+        for number, layer in enumerate(self._layers):
+            query, key, value = layer.project(layer.before_attention(x_BTD))
+            query, key, value = turn(query), turn(key).transpose(1, 2), value.transpose(1, 2)
+            pairs = [row.cache.update(key[:, :, p], value[:, :, p], number) for row, p in zip(rows, parts, strict=True)]
+            if layer is self._layers[-1] and kept != lengths:
+                seen = columns(kept)
+                parts = [slice(part.stop - keep, part.stop) for part, keep in zip(parts, kept, strict=True)]
+                x_BTD = torch.cat([x_BTD[:, part] for part in parts], dim=1)
+            mixed = [
+                look.attend(query[:, part], *pair, layer.scale)
+                for look, part, pair in zip(seen, parts, pairs, strict=True)
+                if part.stop > part.start
+            ]
+            if not mixed:
+                break
+            x_BTD = x_BTD + layer.out(torch.cat(mixed, dim=1))
+            x_BTD += layer.mlp(layer.before_mlp(x_BTD))
+        return self._norm(x_BTD)[0]
+
+    def words(self, hidden: torch.Tensor) -> torch.Tensor:
+        """float32 logits `[..., V]` of last hidden states `[..., D]`."""
+        return self._head(hidden).float()
 
 
 class Turn(NamedTuple):

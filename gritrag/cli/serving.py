@@ -1,0 +1,52 @@
+"""The command that serves indexes over HTTP."""
+
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from gritrag.cli.app import app
+from gritrag.cli.options import Device, Dtype, Model, load_model
+from gritrag.config import DEFAULT_MODEL
+
+
+def serve_part(name: str) -> Any:
+    """A module of `gritrag.serve`; what it lacks is told in one line."""
+    from importlib import import_module
+
+    try:
+        return import_module(f"gritrag.serve.{name}")
+    except ModuleNotFoundError as error:
+        raise ValueError(f"{error}; install it with: pip install 'gritrag[serve]'") from error
+
+
+@app.command()
+def serve(
+    indexes: Annotated[
+        list[str] | None,
+        typer.Argument(help="Folders of indexes, or NAME=FOLDER; new ones are made.", show_default=False),
+    ] = None,
+    host: Annotated[str, typer.Option(help="Address to listen on; those that others reach need keys.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on; 0 takes a free one.", min=0, max=65535)] = 8000,
+    keys: Annotated[
+        Path | None, typer.Option(help="YAML file of API keys and their rights; or one in GRITRAG_API_KEY.")
+    ] = None,
+    read_only: Annotated[bool, typer.Option("--read-only", help="Write no index.")] = False,
+    rows: Annotated[int, typer.Option(help="Answers that are written at once.", min=1)] = 32,
+    requests: Annotated[int, typer.Option(help="Requests that may wait; more are refused (429).", min=1)] = 256,
+    timeout: Annotated[float, typer.Option(help="Seconds after which a request ends with an error.", min=1)] = 300,
+    model: Model = DEFAULT_MODEL,
+    dtype: Dtype = "auto",
+    device: Device = "auto",
+) -> None:
+    """Serve indexes over HTTP: OpenAI's routes, /v1/rag, documents, and a page at /."""
+    server, limits, tenants = serve_part("server"), serve_part("limits"), serve_part("tenants")
+    known = tenants.load_tenants(keys, os.environ.get("GRITRAG_API_KEY", ""))
+    served = [server.Served.of(each) for each in indexes or ()]
+    bounds = limits.Limits(rows=rows, requests=requests, seconds=timeout)
+    service = server.make_service(
+        load_model(model, dtype, device), Path(model).name, served, known, bounds, reads_only=read_only
+    )
+    typer.echo(f"serving {', '.join(service.indexes) or 'no index'} on http://{host}:{port}", err=True)
+    server.run(service, host, port)

@@ -1,0 +1,72 @@
+"""The application: all routes over one service, its page, its health and its guards."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from fastapi import FastAPI, Request, Response
+from fastapi.staticfiles import StaticFiles
+from starlette.types import Scope
+
+import gritrag
+from gritrag.serve import chat, completions, embeddings, models, rag
+from gritrag.serve.errors import ApiError, install_errors
+from gritrag.serve.service import Service
+
+PAGE = Path(__file__).parent / "page"
+POLICY = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; " + (
+    "form-action 'none'; base-uri 'none'; frame-ancestors 'none'"
+)
+"""The page loads nothing from elsewhere, and nobody frames it."""
+
+
+class Page(StaticFiles):
+    """The files of the page, with headers that keep everything else out."""
+
+    async def get_response(self, path: str, scope: Scope) -> Response:
+        response = await super().get_response(path, scope)
+        response.headers.update(
+            {
+                "Content-Security-Policy": POLICY,
+                "X-Content-Type-Options": "nosniff",
+                "Referrer-Policy": "no-referrer",
+                "Cache-Control": "no-cache",
+            }
+        )
+        return response
+
+
+def create_app(service: Service) -> FastAPI:
+    """The application of a service whose engine has not been started yet."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        service.engine.start()
+        yield
+        service.admission.is_draining = True
+        service.close()
+
+    app = FastAPI(
+        title="GritRAG",
+        version=gritrag.__version__,
+        description="Retrieval-augmented generation with one model that reads every document once.",
+        lifespan=lifespan,
+        max_body_size=service.limits.body_bytes,
+    )
+    app.state.service = service
+    install_errors(app)
+    app.middleware("http")(refuse_other_origins)
+    for module in (rag, chat, completions, embeddings, models):
+        app.include_router(module.router)
+    if PAGE.is_dir():
+        app.mount("/", Page(directory=PAGE, html=True), name="page")
+    return app
+
+
+async def refuse_other_origins(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
+    """A page of another site must not use a server through the browser of somebody who reaches it."""
+    origin = request.headers.get("origin")
+    if origin is not None and urlsplit(origin).netloc != request.headers.get("host"):
+        return ApiError(403, "requests from pages of other sites are refused", "cross_origin").response
+    return await call_next(request)

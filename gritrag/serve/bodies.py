@@ -1,0 +1,384 @@
+"""What requests and answers look like: the part of OpenAI's API that is spoken here. Unknown fields are ignored."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, Field
+
+from gritrag.plan import MODES
+from gritrag.records import Answer, Citation, Hit
+
+Mode = Literal[
+    "no-retrieval", "query-doc", "doc-query", "query-cache", "doc-cache", "query-doc-cache", "doc-query-cache"
+]
+SearchMode = Literal["dense", "sparse", "hybrid"]
+Metadata = dict[str, Any]
+Where = Mapping[str, Any]
+
+assert set(MODES) == set(Mode.__args__)  # type: ignore[attr-defined]
+
+
+# --- documents and answers -------------------------------------------------------------------------------------------
+
+
+class DocumentBody(BaseModel):
+    """A document that comes with a request."""
+
+    text: str
+    id: str = ""
+    title: str = ""
+    metadata: Metadata = {}
+
+
+class HitBody(BaseModel):
+    """A document that a search found; `score` is higher for better."""
+
+    id: str
+    title: str
+    text: str
+    metadata: Metadata
+    score: float
+    rank: int
+
+    @classmethod
+    def of(cls, hit: Hit) -> "HitBody":
+        document = hit.document
+        return cls(
+            id=document.id,
+            title=document.title,
+            text=document.text,
+            metadata=dict(document.metadata),
+            score=hit.score,
+            rank=hit.rank,
+        )
+
+
+class CitationBody(BaseModel):
+    """A document whose tokens were in the context: `[start, end)` in tokens."""
+
+    id: str
+    title: str
+    start: int
+    end: int
+
+    @classmethod
+    def of(cls, citation: Citation) -> "CitationBody":
+        return cls(**citation._asdict())
+
+
+class TimingsBody(BaseModel):
+    """Seconds; `first_token` and `total` count from the moment when the request was taken up."""
+
+    retrieve: float
+    load: float
+    place: float
+    first_token: float
+    total: float
+
+
+class CachedDetails(BaseModel):
+    cached_tokens: int = 0
+
+
+class ReasoningDetails(BaseModel):
+    reasoning_tokens: int = 0
+
+
+class UsageBody(BaseModel):
+    """Tokens. `cached_tokens` are those of the prompt that were not read again."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    prompt_tokens_details: CachedDetails
+    completion_tokens_details: ReasoningDetails = ReasoningDetails()
+
+    @classmethod
+    def of(cls, prompt: int, completion: int, cached: int) -> "UsageBody":
+        return cls(
+            prompt_tokens=prompt,
+            completion_tokens=completion,
+            total_tokens=prompt + completion,
+            prompt_tokens_details=CachedDetails(cached_tokens=cached),
+        )
+
+
+class AnswerBody(BaseModel):
+    """An answer from documents; see `gritrag.Answer`."""
+
+    text: str
+    hits: list[HitBody]
+    citations: list[CitationBody]
+    usage: UsageBody
+    timings: TimingsBody
+    exact: bool
+    mode: str
+    finish_reason: str
+
+    @classmethod
+    def of(cls, answer: Answer) -> "AnswerBody":
+        usage = answer.usage
+        return cls(
+            text=answer.text,
+            hits=[HitBody.of(hit) for hit in answer.hits],
+            citations=[CitationBody.of(citation) for citation in answer.citations],
+            usage=UsageBody.of(usage.prompt_tokens, usage.generated_tokens, usage.cached_tokens),
+            timings=TimingsBody(**vars(answer.timings)),
+            exact=answer.exact,
+            mode=answer.mode,
+            finish_reason=answer.finish_reason,
+        )
+
+
+class Extension(BaseModel):
+    """How to answer from documents, in the field `gritrag` of a request.
+
+    Args:
+        index: name of the index; or the model ``rag/NAME``.
+        documents: to answer from instead of a search.
+        mode: ``doc-cache`` answers from states, ``doc-query`` reads the documents again.
+        k, where, search_mode, relevance_bias: of the search, see `gritrag.RAG`.
+    """
+
+    index: str | None = None
+    documents: list[str | DocumentBody] | None = Field(None, max_length=64)
+    mode: Mode = "doc-cache"
+    k: int = Field(5, ge=1, le=64)
+    where: Where | None = None
+    search_mode: SearchMode = "hybrid"
+    relevance_bias: float | None = Field(None, ge=0, le=100)
+
+
+# --- sampling, shared by all that generate ---------------------------------------------------------------------------
+
+
+class StreamOptions(BaseModel):
+    include_usage: bool | None = False
+
+
+class SamplingBody(BaseModel):
+    """How to choose tokens. Nothing given is greedy."""
+
+    model: str = "gritrag"
+    temperature: float | None = Field(None, ge=0, le=2)
+    top_p: float | None = Field(None, gt=0, le=1)
+    top_k: int | None = Field(None, ge=0)
+    repetition_penalty: float | None = Field(None, gt=0, le=10)
+    seed: int | None = Field(None, ge=-(2**63), le=2**63 - 1)
+    stop: str | list[str] | None = None
+    n: int | None = Field(None, ge=1)
+    stream: bool | None = False
+    stream_options: StreamOptions | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    logit_bias: dict[str, float] | None = None
+    user: str | None = None
+    gritrag: Extension | None = None
+
+
+# --- chat ------------------------------------------------------------------------------------------------------------
+
+
+class ContentPart(BaseModel):
+    """Part of a message; only text is read."""
+
+    type: str
+    text: str | None = None
+
+
+class ChatMessage(BaseModel):
+    role: str
+    content: str | list[ContentPart] | None = None
+
+
+class ResponseFormat(BaseModel):
+    type: str = "text"
+
+
+class ChatBody(SamplingBody):
+    """`POST /v1/chat/completions`."""
+
+    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=4096)]
+    max_tokens: int | None = Field(None, ge=1)
+    max_completion_tokens: int | None = Field(None, ge=1)
+    logprobs: bool | None = False
+    top_logprobs: int | None = Field(None, ge=0, le=20)
+    tools: list[Any] | None = None
+    tool_choice: Any = None
+    functions: list[Any] | None = None
+    response_format: ResponseFormat | None = None
+
+
+class TopLogprob(BaseModel):
+    token: str
+    logprob: float
+    bytes: list[int] | None
+
+
+class ChatLogprob(TopLogprob):
+    top_logprobs: list[TopLogprob]
+
+
+class ChatLogprobs(BaseModel):
+    content: list[ChatLogprob]
+    refusal: None = None
+
+
+class AssistantMessage(BaseModel):
+    role: Literal["assistant"] = "assistant"
+    content: str
+    refusal: None = None
+
+
+class ChatChoice(BaseModel):
+    index: int
+    message: AssistantMessage
+    logprobs: ChatLogprobs | None = None
+    finish_reason: str
+
+
+class ChatCompletion(BaseModel):
+    id: str
+    object: Literal["chat.completion"] = "chat.completion"
+    created: int
+    model: str
+    choices: list[ChatChoice]
+    usage: UsageBody
+    system_fingerprint: str
+    gritrag: AnswerBody | None = None
+
+
+# --- completions -----------------------------------------------------------------------------------------------------
+
+
+class CompletionBody(SamplingBody):
+    """`POST /v1/completions`."""
+
+    prompt: str | list[str] | list[int] | list[list[int]]
+    max_tokens: int | None = Field(16, ge=1)
+    logprobs: int | None = Field(None, ge=0, le=5)
+    echo: bool | None = False
+    suffix: str | None = None
+    best_of: int | None = None
+
+
+class CompletionLogprobs(BaseModel):
+    tokens: list[str]
+    token_logprobs: list[float]
+    top_logprobs: list[dict[str, float]]
+    text_offset: list[int]
+
+
+class CompletionChoice(BaseModel):
+    index: int
+    text: str
+    logprobs: CompletionLogprobs | None = None
+    finish_reason: str
+
+
+class TextCompletion(BaseModel):
+    id: str
+    object: Literal["text_completion"] = "text_completion"
+    created: int
+    model: str
+    choices: list[CompletionChoice]
+    usage: UsageBody
+    system_fingerprint: str
+
+
+# --- embeddings and rerank -------------------------------------------------------------------------------------------
+
+
+class EmbeddingBody(BaseModel):
+    """`POST /v1/embeddings`. `input_type` says which side of a search a text is on; `instruction` goes on queries."""
+
+    input: str | list[str] | list[int] | list[list[int]]
+    model: str = "gritrag"
+    encoding_format: Literal["float", "base64"] | None = "float"
+    dimensions: int | None = Field(None, ge=1)
+    user: str | None = None
+    input_type: Literal["document", "query", "search_document", "search_query"] | None = "document"
+    instruction: str | None = None
+
+
+class EmbeddingRow(BaseModel):
+    object: Literal["embedding"] = "embedding"
+    index: int
+    embedding: list[float] | str
+
+
+class EmbeddingUsage(BaseModel):
+    prompt_tokens: int
+    total_tokens: int
+
+
+class Embeddings(BaseModel):
+    object: Literal["list"] = "list"
+    data: list[EmbeddingRow]
+    model: str
+    usage: EmbeddingUsage
+
+
+class RerankDocument(BaseModel):
+    text: str
+
+
+class RerankBody(BaseModel):
+    """`POST /v1/rerank`, as Jina and Cohere have it."""
+
+    query: str
+    documents: list[str | RerankDocument] = Field(min_length=1)
+    model: str = "gritrag"
+    top_n: int | None = Field(None, ge=1)
+    return_documents: bool | None = False
+    instruction: str | None = None
+
+
+class RerankRow(BaseModel):
+    index: int
+    relevance_score: float
+    document: RerankDocument | None = None
+
+
+class Reranked(BaseModel):
+    id: str
+    model: str
+    results: list[RerankRow]
+    usage: EmbeddingUsage
+
+
+# --- models ----------------------------------------------------------------------------------------------------------
+
+
+class ModelBody(BaseModel):
+    id: str
+    object: Literal["model"] = "model"
+    created: int
+    owned_by: str = "gritrag"
+    max_model_len: int
+    index: str | None = None
+
+
+class Models(BaseModel):
+    object: Literal["list"] = "list"
+    data: list[ModelBody]
+
+
+# --- rag -------------------------------------------------------------------------------------------------------------
+
+
+class RagBody(Extension):
+    """`POST /v1/rag`: one question, answered from an index or from documents that come with it.
+
+    With `stream`, events named ``hits``, ``text`` and ``answer`` follow one another.
+    """
+
+    question: str
+    max_new_tokens: int | None = Field(None, ge=1)
+    temperature: float | None = Field(None, ge=0, le=2)
+    top_p: float | None = Field(None, gt=0, le=1)
+    top_k: int | None = Field(None, ge=0)
+    repetition_penalty: float | None = Field(None, gt=0, le=10)
+    seed: int | None = Field(None, ge=-(2**63), le=2**63 - 1)
+    stop: str | list[str] | None = None
+    stream: bool | None = False

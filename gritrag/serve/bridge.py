@@ -1,0 +1,137 @@
+"""Between the event loop, where requests live, and the engine's thread: streams of events, and a model for an index."""
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Sequence
+
+import numpy as np
+
+from gritrag.model.context import Context
+from gritrag.model.decode import Sampling
+from gritrag.model.grit import GritModel
+from gritrag.model.state import Reading
+from gritrag.records import Document, Fingerprint
+from gritrag.serve.engine import Engine
+from gritrag.serve.generation import Generation
+from gritrag.serve.jobs import Event, Failed, Finished
+from gritrag.serve.reading import Outcome, ReadingJob
+from gritrag.tokens import TokenIds
+
+
+async def generate(
+    engine: Engine,
+    context: Context,
+    sampling: Sampling,
+    client: str,
+    deadline: float,
+    salt: bytes | None = None,
+    top_logprobs: int | None = None,
+) -> AsyncGenerator[Event, None]:
+    """Pieces of text, and `Finished` last. Whoever stops listening ends the generation."""
+    loop, events = asyncio.get_running_loop(), asyncio.Queue[Event]()
+
+    def sink(event: Event) -> None:
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(events.put_nowait, event)
+
+    job = Generation(context, sampling, client, sink, deadline, salt, top_logprobs)
+    engine.submit(job)
+    try:
+        while True:
+            event = await events.get()
+            if isinstance(event, Failed):
+                raise event.error
+            yield event
+            if isinstance(event, Finished):
+                return
+    finally:
+        job.is_cancelled = True
+
+
+async def read(
+    engine: Engine,
+    prompts: Sequence[TokenIds],
+    client: str,
+    deadline: float,
+    is_urgent: bool = False,
+    wants_states: bool = False,
+) -> list[Outcome]:
+    """Vectors and, where wanted, states. Whoever stops waiting ends the reading."""
+    if not prompts:
+        return []
+    job = ReadingJob(prompts, client, deadline, is_urgent, wants_states)
+    engine.submit(job)
+    return await asyncio.wrap_future(job.future)
+
+
+class EngineReader:
+    """A model as an index sees it, whose forwards are the engine's: an index can be written while others are answered.
+
+    Calls block, so they belong in a thread of their own.
+
+    Args:
+        engine: runs.
+        client: whose turns it takes.
+        seconds: after which a call gives up.
+    """
+
+    def __init__(self, engine: Engine, client: str, seconds: float) -> None:
+        self._engine, self._client, self._seconds = engine, client, seconds
+
+    @property
+    def model(self) -> GritModel:
+        return self._engine.model
+
+    @property
+    def dim(self) -> int:
+        return self.model.dim
+
+    @property
+    def fingerprint(self) -> Fingerprint:
+        return self.model.fingerprint
+
+    @property
+    def max_document_tokens(self) -> int:
+        return self.model.max_document_tokens
+
+    @property
+    def state_elements_per_token(self) -> int:
+        return self.model.state_elements_per_token
+
+    def document_token_ids(self, document: str | Document) -> list[int]:
+        return self.model.document_token_ids(document)
+
+    def encode_query(self, texts: Sequence[str], instruction: str | None = None) -> np.ndarray:
+        outcomes = self._read(query_prompts(self.model, texts, instruction), wants_states=False)
+        return np.stack([outcome.vector for outcome in outcomes])
+
+    def encode_document(self, texts: Sequence[str | Document], *, show_progress_bar: bool = False) -> np.ndarray:
+        outcomes = self._read(document_prompts(self.model, texts), wants_states=False)
+        return np.stack([outcome.vector for outcome in outcomes])
+
+    def read_documents(self, texts: Sequence[str | Document], *, show_progress_bar: bool = False) -> list[Reading]:
+        outcomes = self._read(document_prompts(self.model, texts), wants_states=True)
+        return [Reading(outcome.vector, outcome.state) for outcome in outcomes if outcome.state is not None]
+
+    def _read(self, prompts: Sequence[TokenIds], wants_states: bool) -> list[Outcome]:
+        job = ReadingJob(prompts, self._client, time.monotonic() + self._seconds, wants_states=wants_states)
+        self._engine.submit(job)
+        return job.future.result()
+
+
+def document_prompts(model: GritModel, documents: Sequence[str | Document]) -> list[TokenIds]:
+    """As the read pass takes them.
+
+    Raises:
+        ValueError: one is empty, no text, or too long.
+    """
+    return model._document_prompts(documents)
+
+
+def query_prompts(model: GritModel, texts: Sequence[str], instruction: str | None = None) -> list[TokenIds]:
+    """As `GritModel.encode_query` takes them.
+
+    Raises:
+        ValueError: one is empty, no text, or too long.
+    """
+    return model._query_prompts(texts, instruction)

@@ -1,0 +1,287 @@
+"""The engine: one thread that holds the model, and steps in which the tokens of all requests go through it together.
+
+A step reads the tokens that answers chose last, then prompts and questions that answers wait for, then texts to embed
+or to index, until its budget is spent. Requests join and leave between steps; each has a cache of its own.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+import torch
+
+from gritrag.model.grit import GritModel
+from gritrag.model.step import ModuleForward, Row
+from gritrag.serve.generation import Generation
+from gritrag.serve.jobs import FairQueue, StoppingError
+from gritrag.serve.limits import Limits
+from gritrag.serve.memory import Memory
+from gritrag.serve.reading import ReadingJob, TextReading, read_whole
+
+logger = logging.getLogger(__name__)
+
+Job = Generation | ReadingJob
+
+GUESSING_ROWS = 4
+"""Up to so many texts guess tokens; more fill a forward by themselves."""
+
+JOINS = 4
+"""Requests that join in one step while others wait for their next token."""
+
+FIRST_COST = 1e-3
+"""Seconds that a token to embed is taken to cost until it has been measured."""
+
+
+@dataclass
+class Plan:
+    """What one step does: rows of one forward with their owners, and texts that are read whole, each job by itself."""
+
+    rows: list[Row] = field(default_factory=list)
+    owners: list[Generation | tuple[ReadingJob, TextReading]] = field(default_factory=list)
+    whole: list[tuple[ReadingJob, list[TextReading]]] = field(default_factory=list)
+
+    def add(self, row: Row, owner: Generation | tuple[ReadingJob, TextReading]) -> int:
+        """Returns its tokens."""
+        self.rows.append(row)
+        self.owners.append(owner)
+        return row.ids.shape[1]
+
+    def add_texts(self, job: ReadingJob, model: GritModel, budget: int, in_rows: bool) -> int:
+        """What `budget` tokens allow of a job; returns how many it took. A text that is read whole may take more."""
+        taken = 0
+        texts: list[TextReading] = []
+        for text in job.texts:
+            if taken >= budget:
+                break
+            if text.left and in_rows:
+                taken += self.add(text.next_row(model, budget - taken), (job, text))
+            elif text.left:
+                taken += text.left
+                texts.append(text)
+        if texts:
+            self.whole.append((job, texts))
+        return taken
+
+
+class Engine:
+    """Runs until it is stopped. `submit` may be called from any thread.
+
+    Args:
+        model: what computes. Nobody else may use it for a forward while the engine runs.
+        limits: of the server.
+        memory: of conversations.
+    """
+
+    def __init__(self, model: GritModel, limits: Limits, memory: Memory) -> None:
+        self.model, self.limits, self.memory = model, limits, memory
+        self.on_step: Callable[[int, float], None] = lambda rows, seconds: None
+        """Told of every step: rows and seconds."""
+        self._module_forward = ModuleForward(model.lm)
+        self._changed = threading.Condition()
+        self._inbox: list[Job] = []
+        self._waiting: FairQueue[Generation] = FairQueue()
+        self._running: list[Generation] = []
+        self._urgent: FairQueue[ReadingJob] = FairQueue()
+        self._background: FairQueue[ReadingJob] = FairQueue()
+        self._is_stopping = False
+        self._token_cost, self._credit = FIRST_COST, 0.0
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+
+    # --- from any thread ----------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Take nothing more on, finish what was taken on, and end the thread."""
+        with self._changed:
+            self._is_stopping = True
+            self._changed.notify()
+        self._thread.join()
+
+    def submit(self, job: Job) -> None:
+        """Take a job on.
+
+        Raises:
+            StoppingError: the engine is being stopped.
+        """
+        with self._changed:
+            if self._is_stopping:
+                raise StoppingError("the server is stopping")
+            self._inbox.append(job)
+            self._changed.notify()
+
+    @property
+    def running(self) -> int:
+        """Texts that are generated now."""
+        return len(self._running)
+
+    @property
+    def waiting(self) -> int:
+        """Texts that wait for a place."""
+        return len(self._waiting)
+
+    @property
+    def is_alive(self) -> bool:
+        return self._thread.is_alive()
+
+    # --- the loop -----------------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        with torch.inference_mode():
+            while self._wait():
+                self._sort()
+                self._drop()
+                self._join()
+                self._step()
+
+    def _wait(self) -> bool:
+        """Until there is something to do; False if there never will be."""
+        with self._changed:
+            while not (self._inbox or self._waiting or self._running or self._urgent or self._background):
+                if self._is_stopping:
+                    return False
+                self._changed.wait()
+        return True
+
+    def _sort(self) -> None:
+        with self._changed:
+            inbox, self._inbox = self._inbox, []
+        for job in inbox:
+            if isinstance(job, Generation):
+                self._waiting.push(job)
+            else:
+                (self._urgent if job.is_urgent else self._background).push(job)
+
+    def _drop(self) -> None:
+        """Let go of everything that nobody waits for: its place and its cache are free for the next."""
+        self._waiting.remove(lambda job: job.is_gone())
+        for readings in (self._urgent, self._background):
+            readings.remove(lambda job: job.is_gone())
+        self._running = [job for job in self._running if not job.is_gone()]
+
+    def _join(self) -> None:
+        most = JOINS if any(not job.is_reading for job in self._running) else self.limits.rows
+        columns = sum(job.columns for job in self._running)
+        while most and len(self._running) < self.limits.rows and (job := self._waiting.peek()) is not None:
+            if self._running and columns + job.columns > self.limits.cache_tokens:
+                return
+            self._waiting.pop()
+            if self._survives(job, partial(job.join, self.model, self.memory)):
+                self._running.append(job)
+                columns += job.columns
+            most -= 1
+
+    def _step(self) -> None:
+        began = time.perf_counter()
+        is_busy = bool(self._running or self._urgent)
+        plan, embedded = self._plan(is_busy)
+        self._compute(plan)
+        for job, texts in plan.whole:
+            self._survives(job, partial(read_whole, self.model, texts))
+        for readings in (self._urgent, self._background):
+            for done in readings.remove(lambda job: job.is_done):
+                done.finish()
+        seconds = time.perf_counter() - began
+        self._account(embedded, seconds, is_busy)
+        self.on_step(len(plan.rows) + len(plan.whole), seconds)
+
+    def _survives(self, job: Job, work: Callable[[], object]) -> bool:
+        """Whether it went well. If not, this job has failed, and no other."""
+        try:
+            work()
+        except Exception as error:  # whatever one request does, the loop goes on for the others
+            if not isinstance(error, ValueError):
+                logger.exception("a request failed")
+            job.fail(error)
+            job.is_cancelled = True
+            return False
+        return True
+
+    # --- what a step is made of ---------------------------------------------------------------------------------------
+
+    @property
+    def _is_ragged(self) -> bool:
+        """Whether texts of any lengths can go through one forward."""
+        return self.model.step is not None and self.model.rotation is not None
+
+    def _plan(self, is_busy: bool) -> tuple[Plan, int]:
+        """The plan, and how many of its tokens nobody waits for."""
+        plan = Plan()
+        in_rows = self._is_ragged and self.model.config.reading == "causal"
+        budget, guesses = self.limits.step_tokens, len(self._running) <= GUESSING_ROWS
+        for generation in sorted(self._running, key=lambda job: job.is_reading):
+            row = generation.next_row(max(budget, 0), guesses)
+            budget -= 0 if row is None else plan.add(row, generation)
+        for job in self._urgent:
+            budget -= plan.add_texts(job, self.model, budget, in_rows)
+        allowed = min(budget, int(self._credit / self._token_cost)) if is_busy else budget
+        embedded = 0
+        for job in self._background:
+            embedded += plan.add_texts(job, self.model, allowed - embedded, in_rows)
+        self._background.rotate()
+        return plan, embedded
+
+    def _account(self, embedded: int, seconds: float, is_busy: bool) -> None:
+        """While somebody waits for an answer, embedding saves up a share of the time, and spends what it has saved."""
+        if not is_busy:
+            self._credit = 0.0
+            if embedded:
+                self._token_cost += 0.2 * (seconds / embedded - self._token_cost)
+        elif self._background:
+            self._credit += self.limits.background_share * seconds - embedded * self._token_cost
+
+    def _compute(self, plan: Plan) -> None:
+        if not self._is_ragged:
+            for row, owner in zip(plan.rows, plan.owners, strict=True):
+                assert isinstance(owner, Generation), "texts are read whole by this model"
+                self._survives(owner, partial(self._compute_alone, row, owner))
+        elif plan.rows:
+            self._compute_together(plan.rows, plan.owners)
+        self._running = [job for job in self._running if not job.is_cancelled]
+
+    def _compute_alone(self, row: Row, owner: Generation) -> None:
+        forward = self.model.step or self._module_forward
+        logits_1SV = forward.logits(row.ids, row.positions, row.mask, row.cache, max(row.keep, 1))
+        if row.keep:
+            self._take(owner, logits_1SV[0])
+
+    def _compute_together(
+        self, rows: Sequence[Row], owners: Sequence[Generation | tuple[ReadingJob, TextReading]]
+    ) -> None:
+        assert self.model.step is not None
+        lengths = [row.cache.length for row in rows]
+        try:
+            hidden_SD = self.model.step.ragged(rows)
+        except Exception as error:  # one of them may be at fault: the others are not to suffer for it
+            if len(rows) == 1:
+                job = owners[0] if isinstance(owners[0], Generation) else owners[0][0]
+                logger.exception("a request failed")
+                job.fail(error)
+                job.is_cancelled = True
+                return
+            for row, owner, length in zip(rows, owners, lengths, strict=True):
+                row.cache.cut(length)
+                self._compute_together([row], [owner])
+            return
+        parts = hidden_SD.split([row.keep for row in rows])
+        writing = [(owner, part) for owner, part in zip(owners, parts, strict=True) if isinstance(owner, Generation)]
+        logits_SV = self.model.step.words(torch.cat([part for _, part in writing])) if writing else hidden_SD[:0]
+        logits = logits_SV.split([len(part) for _, part in writing])
+        for (generation, part), chosen_from_SV in zip(writing, logits, strict=True):
+            if len(part):
+                self._survives(generation, partial(self._take, generation, chosen_from_SV))
+        for owner, part in zip(owners, parts, strict=True):
+            if not isinstance(owner, Generation):
+                job, text = owner
+                self._survives(job, partial(text.take, self.model, part))
+
+    def _take(self, job: Generation, logits_SV: torch.Tensor) -> None:
+        finished = job.take(logits_SV)
+        if finished is not None:
+            self._running.remove(job)
+            job.remember(self.memory)  # before the end is told, so that the next turn finds it
+            job.sink(finished)

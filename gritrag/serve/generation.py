@@ -1,0 +1,245 @@
+"""One text that the engine writes: its cache, what is still to be read of it, and how its tokens are chosen.
+
+Shape letters: `T` tokens, `V` vocabulary, `S` positions that are chosen for in one forward, `D` hidden.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from gritrag.model.context import Context, inputs
+from gritrag.model.decode import Completion, FinishReason, Sampling, end_token_ids, stop_token_ids
+from gritrag.model.grit import GritModel
+from gritrag.model.lookup import Lookup
+from gritrag.model.state import DocumentState, PlacedCache
+from gritrag.model.step import Row
+from gritrag.model.text import TextStream
+from gritrag.serve.jobs import DeadlineError, Failed, Finished, Piece, Sink, TokenLogprob
+from gritrag.serve.memory import ConversationState, Memory
+
+
+@dataclass(eq=False)
+class Generation:
+    """A job of the engine: a context to go on from.
+
+    Args:
+        context: ends with tokens that are still to be read.
+        sampling: how to choose and when to stop.
+        client: whose turn this takes.
+        sink: told of every piece and of the end.
+        deadline: of `time.monotonic`.
+        salt: of the tenant, under which the conversation is remembered; None where nothing is to be reused or kept.
+        top_logprobs: how many likeliest tokens to tell for each place; None to tell nothing.
+    """
+
+    context: Context
+    sampling: Sampling
+    client: str
+    sink: Sink
+    deadline: float
+    salt: bytes | None = None
+    top_logprobs: int | None = None
+    is_cancelled: bool = False
+    cached_tokens: int = 0
+    place_seconds: float = 0.0
+    _told: list[TokenLogprob] = field(default_factory=list)
+
+    @property
+    def columns(self) -> int:
+        """Of the cache that it needs."""
+        return len(self.context) + self.sampling.max_new_tokens
+
+    @property
+    def is_reading(self) -> bool:
+        """Whether some of its context is still to be read."""
+        return self._read < self._ids.shape[1] - 1 or not self._generated
+
+    # --- joining and leaving ------------------------------------------------------------------------------------------
+
+    def join(self, model: GritModel, memory: Memory) -> None:
+        """Place its states, and whatever of its conversation is remembered.
+
+        Raises:
+            ValueError: it is longer than the model takes.
+        """
+        began = time.perf_counter()
+        self._recall(memory)
+        self.context = model.usable(self.context)
+        self._cache: PlacedCache = model.place([self.context], self.sampling)
+        given = inputs([self.context], model.lm.device)
+        self._ids, self._positions, self._mask = given.ids, given.positions, given.mask
+        self._read, self._guess = 0, list[int]()
+        self._columns_before = self._cache.length
+        self._generated: list[int] = []
+        self._reason: FinishReason | None = None
+        self._text = TextStream(model.tokenizer, self.sampling.stop)
+        self._ends = end_token_ids(model.lm, model.tokenizer) | stop_token_ids(model.tokenizer, self.sampling.stop)
+        self._processors = self.sampling.processors()
+        self._chosen_1T = torch.zeros(1, 0, dtype=torch.long, device=model.lm.device)
+        self._is_greedy = self.sampling.temperature == 0 and not self._processors
+        self._generator = torch.Generator(device=model.lm.device)
+        if self.sampling.seed is None:
+            self._generator.seed()
+        else:
+            self._generator.manual_seed(self.sampling.seed)
+        wanted = model.lm.dtype == torch.float32 if self.sampling.lookup is None else self.sampling.lookup
+        can_guess = wanted and self._is_greedy and self.top_logprobs is None
+        words = model.lm.config.get_text_config().vocab_size
+        self._lookup = Lookup(self.context.token_ids, words) if can_guess else None
+        self.place_seconds = time.perf_counter() - began
+
+    def _recall(self, memory: Memory) -> None:
+        """Put what is remembered of the conversation in the place of its first tokens."""
+        first, *rest = self.context.pieces
+        if self.salt is None or isinstance(first, DocumentState):
+            return
+        most = len(first) - (not rest)  # the last token is always read: what follows it is asked of the model
+        known = memory.conversation(self.salt, first[:most])
+        if known is None:
+            return
+        self.cached_tokens = len(known)
+        left = [first[len(known) :]] if len(known) < len(first) else []
+        extra = len(left) if rest or left else 0
+        biases, abreast = self.context.biases, self.context.abreast
+        self.context = Context(
+            (known, *left, *rest),
+            (0.0, *[0.0] * extra, *biases[1:]) if biases else (),
+            (False, *[False] * extra, *abreast[1:]) if abreast else (),
+        )
+
+    def remember(self, memory: Memory) -> None:
+        """Keep the leading tokens for the next turn: all of a plain chat, else what stood before the documents."""
+        if self.salt is None:
+            return
+        pieces = list(self.context.pieces)
+        known = pieces.pop(0) if isinstance(pieces[0], ConversationState) else None
+        buffers = [buffer[:, 0] for buffer in self._cache.buffers]
+        if not any(isinstance(piece, DocumentState) for piece in pieces):
+            ids = [*self.context.token_ids, *self._generated][: self._cache.length]
+            keys, values = (buffer[:, :, : len(ids)] for buffer in buffers)
+            held = sum(buffer.nbytes for buffer in buffers)
+        elif isinstance(pieces[0], DocumentState):
+            return
+        else:  # these tokens saw no document, for documents stand behind them
+            before, start = 0 if known is None else len(known), self._columns_before
+            ids = self.context.token_ids[: before + len(pieces[0])]
+            parts = [slice(0, before), slice(start, start + len(pieces[0]))]
+            keys, values = (torch.cat([buffer[:, :, part] for part in parts], dim=2) for buffer in buffers)
+            held = keys.nbytes + values.nbytes
+        memory.keep_conversation(
+            self.salt, ConversationState(keys, values, torch.tensor(ids), "causal", True, held_bytes=held)
+        )
+
+    def fail(self, error: Exception) -> None:
+        self.sink(Failed(error))
+
+    def is_gone(self) -> bool:
+        """Whether nobody waits for it any more; one whose time is over is told so."""
+        if not self.is_cancelled and time.monotonic() > self.deadline:
+            self.is_cancelled = True
+            self.fail(DeadlineError("this request took longer than the server allows"))
+        return self.is_cancelled
+
+    # --- steps --------------------------------------------------------------------------------------------------------
+
+    def next_row(self, most: int, guesses: bool) -> Row | None:
+        """What it reads in the next forward: some of its context, or the token chosen last and guesses behind it.
+
+        Args:
+            most: tokens of its context that may be read now.
+            guesses: whether tokens may be guessed.
+        """
+        if self._generated:
+            self._guess = self._lookup.guess(self._left - 1) if self._lookup and guesses else []
+            ids = torch.tensor([[self._generated[-1], *self._guess]], device=self._ids.device)
+            positions = torch.arange(self._position, self._position + ids.shape[1], device=ids.device)[None]
+            return Row(ids, positions, self._cache, ids.shape[1])
+        end = self._ids.shape[1]
+        if self._mask is None:  # a mask by position is that of the whole context
+            end = min(end, self._read + most)
+        if end == self._read or (self._mask is not None and most <= 0):
+            return None
+        part = slice(self._read, end)
+        self._read = end
+        keep = 1 if end == self._ids.shape[1] else 0
+        return Row(self._ids[:, part], self._positions[:, part], self._cache, keep, self._mask)
+
+    @property
+    def _left(self) -> int:
+        return self.sampling.max_new_tokens - len(self._generated)
+
+    @property
+    def _position(self) -> int:
+        """Of the token that was chosen last."""
+        return int(self._positions[0, -1]) + len(self._generated)
+
+    def take(self, logits_SV: torch.Tensor) -> Finished | None:
+        """Choose from what its row gave, and tell what became certain. The end is returned, and not yet told."""
+        chosen, told = self._choose(logits_SV)
+        right = self._count_right(chosen)
+        # of a row of guesses the cache holds all: forget those behind the first wrong one
+        self._cache.cut(self._cache.length - len(self._guess) + right)
+        pieces = []
+        taken = 0
+        for token in chosen[: right + 1]:
+            taken += 1
+            pieces.append(self._push(token))
+            if self._reason:
+                break
+        self._cache.cut(self._cache.length - (right + 1 - taken))
+        if self._lookup is not None:
+            self._lookup.extend(chosen[:taken])
+        self._guess = []
+        self._told += told
+        if self._reason is None and self._left == 0:
+            self._reason = "length"
+            pieces.append(self._text.flush())
+        text = "".join(pieces)
+        if text or told:
+            self.sink(Piece(text, tuple(told)))
+        if self._reason is None:
+            return None
+        completion = Completion(self._text.text, self._generated, self._reason)
+        return Finished(completion, self.cached_tokens, self.place_seconds, tuple(self._told))
+
+    def _push(self, token: int) -> str:
+        self._generated.append(token)
+        if token in self._ends:
+            self._reason = "stop"
+            return self._text.flush()
+        piece = self._text.push(token)
+        if self._text.is_stopped:
+            self._reason = "stop"
+        return piece
+
+    def _count_right(self, chosen: Sequence[int]) -> int:
+        """Guesses that were what would have been chosen."""
+        if not self._guess or self._lookup is None:
+            return 0
+        pairs = enumerate(zip(self._guess, chosen, strict=False))
+        right = next((number for number, (guessed, token) in pairs if guessed != token), len(self._guess))
+        self._lookup.learn(len(self._guess), right)
+        return right
+
+    def _choose(self, logits_SV: torch.Tensor) -> tuple[list[int], list[TokenLogprob]]:
+        if self._is_greedy:
+            chosen = logits_SV.argmax(-1).tolist()
+        else:
+            logits_1V = self._processors(self._chosen_1T, logits_SV[-1:])  # type: ignore[arg-type]
+            if self.sampling.temperature == 0:
+                chosen_11 = logits_1V.argmax(-1, keepdim=True)
+            else:
+                chosen_11 = torch.multinomial(logits_1V.softmax(-1), 1, generator=self._generator)
+            self._chosen_1T = torch.cat([self._chosen_1T, chosen_11], dim=1)
+            chosen = chosen_11[0].tolist()
+        if self.top_logprobs is None:
+            return chosen, []
+        return chosen, [_logprob(logits_SV[-1], chosen[-1], self.top_logprobs)]
+
+
+def _logprob(logits_V: torch.Tensor, token: int, top: int) -> TokenLogprob:
+    logprobs_V = logits_V.log_softmax(-1)
+    values, ids = logprobs_V.topk(top) if top else (logprobs_V[:0], torch.zeros(0, dtype=torch.long))
+    return TokenLogprob(token, float(logprobs_V[token]), tuple(zip(ids.tolist(), values.tolist(), strict=True)))

@@ -1,0 +1,331 @@
+"""Service: what a running server holds, and the steps from a question to an answer.
+
+Shape letters: `D` length of a vector.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
+
+import numpy as np
+
+from gritrag.config import RELEVANCE_BIAS
+from gritrag.index.index import Index
+from gritrag.model.context import Context
+from gritrag.model.decode import Sampling
+from gritrag.model.grit import GritModel
+from gritrag.model.state import DocumentState, Reading
+from gritrag.plan import MODES, ContextPlan, plan_context
+from gritrag.records import Answer, Citation, Document, Hit, Timings, Usage, as_hits
+from gritrag.serve.admission import Admission
+from gritrag.serve.bridge import document_prompts, generate, query_prompts, read
+from gritrag.serve.engine import Engine
+from gritrag.serve.errors import too_long
+from gritrag.serve.jobs import Finished, Piece, TokenLogprob
+from gritrag.serve.limits import Limits
+from gritrag.serve.memory import Memory
+from gritrag.serve.tenants import Tenant, Tenants
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Asker:
+    """Who asks, and until when.
+
+    Args:
+        tenant: whose key it was.
+        client: whose turns the request takes.
+        deadline: of `time.monotonic`.
+    """
+
+    tenant: Tenant
+    client: str
+    deadline: float
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked, and from what it is to be answered.
+
+    Args:
+        text: the question.
+        sampling: how to choose tokens and when to stop.
+        index: to search; None where `hits` are given or nothing is to be found.
+        hits: to answer from instead of a search.
+        mode: one of `MODES`.
+        k, where, search_mode, relevance_bias: see `RAG`.
+        history: token ids of what was said before, which stand before the documents.
+        top_logprobs: how many likeliest tokens to tell; None for none.
+        remembers: whether the conversation is kept for the next turn.
+    """
+
+    text: str
+    sampling: Sampling
+    index: Index | None = None
+    hits: Sequence[Hit] | None = None
+    mode: str = "doc-cache"
+    k: int = 5
+    where: Mapping[str, Any] | None = None
+    search_mode: str = "hybrid"
+    relevance_bias: float = RELEVANCE_BIAS
+    history: tuple[int, ...] = ()
+    top_logprobs: int | None = None
+    remembers: bool = False
+
+
+@dataclass(frozen=True)
+class Told:
+    """One step of an answer: exactly one of the first three is set."""
+
+    hits: Sequence[Hit] | None = None
+    piece: Piece | None = None
+    answer: Answer | None = None
+    logprobs: tuple[TokenLogprob, ...] = ()
+
+
+@dataclass
+class Found:
+    """What a search has found for a question, and what embedding it left."""
+
+    hits: list[Hit]
+    is_ranked: bool
+    state: DocumentState | None = None
+    vector: np.ndarray | None = None
+
+
+@dataclass
+class Service:
+    """Everything that requests share.
+
+    Args:
+        model: of all indexes.
+        model_id: what clients call it.
+        indexes: by the names that clients know them by.
+    """
+
+    model: GritModel
+    model_id: str
+    indexes: dict[str, Index]
+    engine: Engine
+    tenants: Tenants
+    limits: Limits
+    started: float = field(default_factory=time.time)
+
+    def __post_init__(self) -> None:
+        self.admission = Admission(self.limits)
+
+    @property
+    def memory(self) -> Memory:
+        return self.engine.memory
+
+    @property
+    def system_fingerprint(self) -> str:
+        """Which model answers, for clients that want to know when that changes."""
+        return "fp_" + self.model.fingerprint.digest[:12]
+
+    @property
+    def most_tokens(self) -> int:
+        """Of a context with its answer."""
+        return min(self.limits.input_tokens or self.model.max_tokens, self.model.max_tokens)
+
+    def check_length(self, tokens: int, param: str) -> None:
+        """Refuse what the model cannot take.
+
+        Raises:
+            ApiError: 413.
+        """
+        if tokens > self.most_tokens:
+            raise too_long(tokens, self.most_tokens, param)
+
+    def close(self) -> None:
+        """Finish what was taken on, and let go of the indexes."""
+        self.engine.stop()
+        for index in self.indexes.values():
+            index.close()
+
+    # --- plain text -------------------------------------------------------------------------------------------------
+
+    async def go_on(
+        self,
+        asker: Asker,
+        ids: Sequence[int],
+        sampling: Sampling,
+        top_logprobs: int | None = None,
+        remembers: bool = True,
+    ) -> AsyncGenerator[Piece | Finished, None]:
+        """From a prompt of token ids, without documents."""
+        salt = asker.tenant.salt if remembers else None
+        stream = generate(self.engine, Context.of(ids), sampling, asker.client, asker.deadline, salt, top_logprobs)
+        async with aclosing(stream) as events:
+            async for event in events:
+                assert isinstance(event, Piece | Finished)
+                yield event
+
+    # --- answers ----------------------------------------------------------------------------------------------------
+
+    async def answer(self, asker: Asker, question: Question) -> AsyncGenerator[Told, None]:
+        """Hits, pieces of text, and the whole `Answer` last: what `RAG.stream` tells.
+
+        Raises:
+            ValueError, ApiError: see `RAG.ask`; 413 for what is too long.
+        """
+        began = time.perf_counter()
+        template_stop = self.model.template.stop
+        sampling = replace(question.sampling, stop=(*question.sampling.stop, *template_stop))
+        parts = {"retrieve": 0.0, "load": 0.0, "place": 0.0}
+        asked = await in_thread(self.model.question_token_ids, question.text, True)
+        self.check_length(len(asked) + len(question.history) + sampling.max_new_tokens, "max_tokens")
+        found = await self._find(asker, question)
+        parts["retrieve"] = time.perf_counter() - began
+        yield Told(hits=found.hits)
+        loading = time.perf_counter()
+        plan = await self._plan(asker, question, found, sampling)
+        parts["load"] = time.perf_counter() - loading
+        salt = asker.tenant.salt if question.remembers else None
+        stream = generate(
+            self.engine, plan.context, sampling, asker.client, asker.deadline, salt, question.top_logprobs
+        )
+        async with aclosing(stream) as events:
+            async for event in events:
+                parts.setdefault("first_token", time.perf_counter() - began)
+                if isinstance(event, Piece):
+                    yield Told(piece=event)
+                    continue
+                assert isinstance(event, Finished)
+                parts["place"] = event.place
+                timings = Timings(**parts, total=time.perf_counter() - began)
+                yield Told(answer=_answer(question, found.hits, plan, event, timings), logprobs=event.logprobs)
+
+    async def _find(self, asker: Asker, question: Question) -> Found:
+        """Hits, with the question's state or vector where they are needed."""
+        mode = MODES[question.mode]
+        hits = list(question.hits) if question.hits is not None else []
+        searches = mode.has_documents and question.hits is None and question.index is not None
+        is_ranked = question.hits is None
+        weighs = question.relevance_bias > 0 and mode.reuses_documents and self.model.takes_biases
+        unscored = weighs and len(hits) > 1 and not any(hit.score > 0 for hit in hits)
+        needs_vector = (searches and question.search_mode != "sparse") or unscored
+        vector: np.ndarray | None = None
+        state: DocumentState | None = None
+        if needs_vector or mode.reuses_question:
+            prompts = await in_thread(query_prompts, self.model, [question.text])
+            (outcome,) = await read(
+                self.engine, prompts, asker.client, asker.deadline, True, wants_states=mode.reuses_question
+            )
+            vector, state = outcome.vector, outcome.state
+        if searches:
+            assert question.index is not None
+            (hits,) = await in_thread(
+                question.index.search_many,
+                [question.text],
+                question.k,
+                where=question.where,
+                mode=question.search_mode,
+                vectors=None if vector is None else vector[None],
+            )
+            unscored = weighs and len(hits) > 1 and not any(hit.score > 0 for hit in hits)
+        return Found(hits if mode.has_documents else [], is_ranked, state, vector if unscored else None)
+
+    async def _plan(self, asker: Asker, question: Question, found: Found, sampling: Sampling) -> ContextPlan:
+        mode, hits = MODES[question.mode], found.hits
+        states: list[DocumentState] | None = None
+        computed: set[int] = set()
+        vectors: dict[int, np.ndarray] = {}
+        if mode.reuses_documents and hits:
+            states, computed, vectors = await self._states(asker, question.index, hits)
+        if found.vector is not None:
+            hits = await self._scored(question.index, hits, found.vector, vectors)
+        plan = await in_thread(
+            plan_context,
+            self.model,
+            mode,
+            question.text,
+            hits,
+            states,
+            found.state,
+            sampling.max_new_tokens + len(question.history),
+            computed,
+            found.is_ranked,
+            question.relevance_bias,
+        )
+        return _behind(question.history, plan) if question.history else plan
+
+    async def _states(
+        self, asker: Asker, index: Index | None, hits: Sequence[Hit]
+    ) -> tuple[list[DocumentState], set[int], dict[int, np.ndarray]]:
+        """States of all hits, the numbers of those that had to be read, and the vectors that reading left."""
+        documents = [hit.document for hit in hits]
+        states: list[DocumentState | None] = [None] * len(hits)
+        vectors: dict[int, np.ndarray] = {}
+        if index is not None:
+            states = await in_thread(index.states_of, documents)
+        missing = [number for number, state in enumerate(states) if state is None]
+        if not missing:
+            return [state for state in states if state is not None], set(), vectors
+        salt = asker.tenant.salt
+        dressed = await in_thread(document_prompts, self.model, [documents[n] for n in missing])
+        prompts = dict(zip(missing, dressed, strict=True))
+        known = {n: reading for n in missing if (reading := self.memory.document(salt, prompts[n].ids)) is not None}
+        computed = [n for n in missing if n not in known]
+        outcomes = await read(
+            self.engine, [prompts[n] for n in computed], asker.client, asker.deadline, True, wants_states=True
+        )
+        for number, reading in known.items():
+            states[number], vectors[number] = reading.state, reading.vector
+        for number, outcome in zip(computed, outcomes, strict=True):
+            states[number], vectors[number] = outcome.state, outcome.vector
+        for number, outcome in zip(computed, outcomes, strict=True):
+            assert outcome.state is not None
+            if index is not None:
+                await in_thread(index.keep_state, documents[number], outcome.state)
+            else:
+                self.memory.keep_document(salt, prompts[number].ids, Reading(outcome.vector, outcome.state))
+        return [state for state in states if state is not None], set(computed), vectors
+
+    async def _scored(
+        self, index: Index | None, hits: Sequence[Hit], vector_D: np.ndarray, vectors: Mapping[int, np.ndarray]
+    ) -> list[Hit]:
+        """The hits with the similarity to the question as score."""
+        stored = await in_thread(index.vectors_of, [hit.document for hit in hits]) if index is not None else []
+        known = {number: vector for number, vector in enumerate(stored) if vector is not None} | dict(vectors)
+        return [replace(hit, score=float(known[n] @ vector_D) if n in known else 0.0) for n, hit in enumerate(hits)]
+
+
+def _behind(history: tuple[int, ...], plan: ContextPlan) -> ContextPlan:
+    """The plan behind what was said before: documents and question stand further on."""
+    context = plan.context
+    moved = Context(
+        (history, *context.pieces),
+        (0.0, *context.biases) if context.biases else (),
+        (False, *context.abreast) if context.abreast else (),
+    )
+    citations = tuple(Citation(c.id, c.title, c.start + len(history), c.end + len(history)) for c in plan.citations)
+    return replace(plan, context=moved, citations=citations, is_exact=plan.is_exact and not context.states)
+
+
+def _answer(question: Question, hits: Sequence[Hit], plan: ContextPlan, finished: Finished, timings: Timings) -> Answer:
+    completion = finished.completion
+    return Answer(
+        text=completion.text.strip(),
+        hits=tuple(hits),
+        citations=plan.citations,
+        usage=Usage(len(plan.context), plan.cached_tokens + finished.cached_tokens, len(completion.token_ids)),
+        timings=timings,
+        exact=plan.is_exact and (question.sampling.temperature == 0 or not plan.context.states),
+        mode=question.mode,
+        finish_reason=completion.finish_reason,
+    )
+
+
+def given_hits(documents: Sequence[str | Document]) -> list[Hit]:
+    """Documents that came with a request, in their order."""
+    return as_hits(documents)
+
+
+async def in_thread(function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+    """Run what takes a while or waits for a file beside the event loop."""
+    return await asyncio.to_thread(function, *args, **kwargs)

@@ -1,0 +1,155 @@
+"""Laws of the engine: what is computed together is what is computed alone."""
+
+import asyncio
+import random
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+import torch
+from architectures import VOCABULARY, make_lm
+from serving import QUESTIONS, Running
+
+from gritrag import RAG, GritModel, Index
+from gritrag.model.state import PlacedCache
+from gritrag.model.step import Row, Step
+
+HELLO = [{"role": "user", "content": "hello"}]
+
+
+def cache_of(capacity: int) -> PlacedCache:
+    return PlacedCache(*(torch.full((3, 1, 2, capacity, 8), torch.nan) for _ in range(2)), 0)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "llama-yarn", "qwen2", "qwen3"])
+def test_a_ragged_forward_equals_each_row_alone(architecture: str) -> None:
+    """Rows begin, go on in chunks and keep different numbers of tokens in the same forwards."""
+    step, draw = Step(make_lm(architecture)), random.Random(0)
+    lengths = [1, 5, 12, 20, 7]
+    texts = [torch.randint(3, VOCABULARY, (1, length)) for length in lengths]
+    caches = [cache_of(length) for length in lengths]
+    done, found = [0] * len(texts), [[] for _ in texts]
+    with torch.inference_mode():
+        while any(d < length for d, length in zip(done, lengths, strict=True)):
+            rows, numbers = [], []
+            for number, text in enumerate(texts):
+                count = min(draw.randint(0, 6), lengths[number] - done[number])
+                if count:
+                    part = slice(done[number], done[number] + count)
+                    keep = draw.choice([0, 1, count])
+                    rows.append(Row(text[:, part], torch.arange(part.start, part.stop)[None], caches[number], keep))
+                    numbers.append((number, part.stop, keep))
+                    done[number] += count
+            if not rows:
+                continue
+            logits = step.words(step.ragged(rows)).split([row.keep for row in rows])
+            for (number, stop, keep), part in zip(numbers, logits, strict=True):
+                found[number].append((stop, keep, part))
+        for text, parts in zip(texts, found, strict=True):
+            positions = torch.arange(text.shape[1])[None]
+            whole = step.logits(text, positions, None, cache_of(text.shape[1]), text.shape[1])[0]
+            for stop, keep, part in parts:
+                torch.testing.assert_close(part, whole[stop - keep : stop], atol=1e-4, rtol=0)
+
+
+def together(server: Running, bodies: Sequence[tuple[str, dict[str, Any]]]) -> list[dict[str, Any]]:
+    """All requests at once, their answers in order."""
+
+    async def ask() -> list[httpx.Response]:
+        async with httpx.AsyncClient(base_url=server.url, timeout=120) as client:
+            return await asyncio.gather(*(client.post(path, json=body) for path, body in bodies))
+
+    responses = asyncio.run(ask())
+    assert [response.status_code for response in responses] == [200] * len(bodies), responses[0].text
+    return [response.json() for response in responses]
+
+
+@pytest.mark.parametrize("mode", ["doc-cache", "doc-query", "query-doc-cache", "doc-query-cache", "no-retrieval"])
+def test_answers_together_are_those_of_one_after_the_other(
+    mode: str, server: Running, tiny_model: GritModel, tmp_path: Path
+) -> None:
+    server.service.indexes["docs"].export(tmp_path / "copy")
+    with Index.open(tmp_path / "copy", model=tiny_model, mode="r") as index:
+        rag = RAG(index, mode=mode, k=3)
+        expected = [rag.ask(question, max_new_tokens=12) for question in QUESTIONS]
+    bodies = [("/v1/rag", {"question": q, "mode": mode, "k": 3, "max_new_tokens": 12}) for q in QUESTIONS] * 3
+    for answer, alone in zip(together(server, bodies), expected * 3, strict=True):
+        assert answer["text"] == alone.text
+        assert [hit["id"] for hit in answer["hits"]] == [hit.document.id for hit in alone.hits]
+        assert [tuple(c.values()) for c in answer["citations"]] == [tuple(c) for c in alone.citations]
+        assert answer["exact"] == alone.exact
+        assert answer["usage"]["prompt_tokens"] == alone.usage.prompt_tokens
+        assert answer["usage"]["prompt_tokens_details"]["cached_tokens"] == alone.usage.cached_tokens
+
+
+@pytest.mark.parametrize(
+    ("architecture", "reading"),
+    [("llama", "bidirectional"), ("qwen3", "causal"), ("gemma3", "causal"), ("gpt2", "causal"), ("mistral", "causal")],
+)
+def test_models_of_every_kind_are_served(
+    architecture: str,
+    reading: str,
+    make_model: Callable[..., GritModel],
+    make_index: Callable[..., Path],
+    start: Callable[..., Running],
+) -> None:
+    """Those that read in whole batches, that have windows, and whose keys cannot be moved, answer as they do alone."""
+    model = make_model(architecture, reading=reading)
+    folder = make_index(model)
+    with Index.open(folder, model=model, mode="r") as index:
+        expected = [RAG(index, k=2).ask(question, max_new_tokens=8).text for question in QUESTIONS]
+        vectors = model.encode_document(QUESTIONS)
+    server = start(model, {"docs": folder}, step_tokens=16)
+    bodies = [("/v1/rag", {"question": q, "k": 2, "max_new_tokens": 8}) for q in QUESTIONS]
+    bodies.append(("/v1/embeddings", {"input": QUESTIONS}))
+    *answers, embedded = together(server, bodies)
+    assert [answer["text"] for answer in answers] == expected
+    found = np.array([row["embedding"] for row in embedded["data"]])
+    np.testing.assert_allclose(found, vectors, atol=1e-5)
+
+
+def test_chats_together_are_those_of_generate(server: Running, tiny_model: GritModel) -> None:
+    chats = [[{"role": "user", "content": question}] for question in QUESTIONS]
+    expected = [tiny_model.generate(chat, max_new_tokens=16) for chat in chats]
+    bodies = [("/v1/chat/completions", {"model": "tiny", "messages": chat, "max_tokens": 16}) for chat in chats]
+    answers = together(server, bodies * 2)
+    assert [answer["choices"][0]["message"]["content"] for answer in answers] == expected * 2
+    raw = [("/v1/completions", {"model": "tiny", "prompt": question, "max_tokens": 9}) for question in QUESTIONS]
+    texts = [answer["choices"][0]["text"] for answer in together(server, raw)]
+    assert texts == [tiny_model.generate(question, max_new_tokens=9) for question in QUESTIONS]
+
+
+def test_small_steps_change_nothing(
+    tiny_model: GritModel, make_index: Callable[..., Path], start: Callable[..., Running]
+) -> None:
+    """A budget of a few tokens cuts every text and every prompt into chunks."""
+    server = start(tiny_model, {"docs": make_index(tiny_model)}, step_tokens=3, rows=2)
+    embedded, chat, *_ = together(
+        server,
+        [
+            ("/v1/embeddings", {"input": QUESTIONS}),
+            (
+                "/v1/chat/completions",
+                {"model": "tiny", "messages": [{"role": "user", "content": "hello"}], "max_tokens": 8},
+            ),
+            *[("/v1/rag", {"question": question, "max_new_tokens": 4}) for question in QUESTIONS],
+        ],
+    )
+    found = np.array([row["embedding"] for row in embedded["data"]])
+    np.testing.assert_allclose(found, tiny_model.encode_document(QUESTIONS), atol=1e-5)
+    expected = tiny_model.generate(HELLO, max_new_tokens=8)
+    assert chat["choices"][0]["message"]["content"] == expected
+
+
+def test_the_real_model_answers_sixteen_at_once_token_for_token(
+    real_model: GritModel, make_index: Callable[..., Path], start: Callable[..., Running]
+) -> None:
+    folder = make_index(real_model)
+    with Index.open(folder, model=real_model, mode="r") as index:
+        expected = [RAG(index, k=3).ask(question, max_new_tokens=12).text for question in QUESTIONS]
+    server = start(real_model, {"docs": folder})
+    bodies = [("/v1/rag", {"question": q, "k": 3, "max_new_tokens": 12}) for q in (QUESTIONS * 3)[:16]]
+    assert [answer["text"] for answer in together(server, bodies)] == (expected * 3)[:16]
