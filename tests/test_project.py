@@ -39,6 +39,7 @@ EXTRAS = {
     "faiss-gpu": {"faiss-gpu"},
     "train": {"accelerate", "datasets"},
     "langchain": {"langchain-core", "langchain-text-splitters"},
+    "serve": {"fastapi", "starlette", "uvicorn", "prometheus-client", "python-multipart"},
     "eval": {"ir-measures", "scikit-learn", "scipy"},
     "mteb": {"mteb"},
     "site": {"mkdocs-material", "mkdocstrings"},
@@ -48,6 +49,10 @@ EXTRAS = {
         "pytest-timeout",
         "hypothesis",
         "langchain-tests",
+        "langchain-openai",
+        "openai",
+        "schemathesis",
+        "httpx",
         "ruff",
         "mypy",
         "types-pyyaml",
@@ -58,8 +63,8 @@ MODULES = {"pyyaml": "yaml", "faiss-cpu": "faiss", "faiss-gpu": "faiss", "scikit
 """Distributions whose module has another name."""
 NEVER_IMPORTED = {"site", "dev"}
 """Extras for tools, which the package does not import."""
-THROUGH_OTHERS = {"gguf"}
-"""transformers needs it to read GGUF files."""
+THROUGH_OTHERS = {"gguf", "python-multipart"}
+"""transformers needs the one to read GGUF files, FastAPI the other to read uploads."""
 MAX_BYTES = 4 * 2**20
 
 

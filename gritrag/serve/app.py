@@ -1,13 +1,14 @@
 """The application: all routes over one service, its page, its health and its guards."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from fastapi import FastAPI, Request, Response
+from fastapi import FastAPI, Response
 from fastapi.staticfiles import StaticFiles
-from starlette.types import Scope
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import gritrag
 from gritrag.serve import chat, completions, embeddings, models, rag
@@ -56,7 +57,7 @@ def create_app(service: Service) -> FastAPI:
     )
     app.state.service = service
     install_errors(app)
-    app.middleware("http")(refuse_other_origins)
+    app.add_middleware(Guard, service=service)
     for module in (rag, chat, completions, embeddings, models):
         app.include_router(module.router)
     if PAGE.is_dir():
@@ -64,9 +65,28 @@ def create_app(service: Service) -> FastAPI:
     return app
 
 
-async def refuse_other_origins(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
-    """A page of another site must not use a server through the browser of somebody who reaches it."""
-    origin = request.headers.get("origin")
-    if origin is not None and urlsplit(origin).netloc != request.headers.get("host"):
-        return ApiError(403, "requests from pages of other sites are refused", "cross_origin").response
-    return await call_next(request)
+class Guard:
+    """Counts every request by the route that answered it, and refuses pages of other sites: none of them is to use a
+    server through the browser of somebody who reaches it."""
+
+    def __init__(self, app: ASGIApp, service: Service) -> None:
+        self._app, self._service = app, service
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+
+        async def counted(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                route = getattr(scope.get("route"), "path", "other")
+                self._service.metrics.requests.labels(route, str(message["status"])).inc()
+            await send(message)
+
+        headers = Headers(scope=scope)
+        origin = headers.get("origin")
+        if origin is not None and urlsplit(origin).netloc != headers.get("host"):
+            refused = ApiError(403, "requests from pages of other sites are refused", "cross_origin")
+            await refused.response(scope, receive, counted)
+            return
+        await self._app(scope, receive, counted)

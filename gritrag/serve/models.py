@@ -3,7 +3,7 @@
 from typing import Any, Literal
 
 from fastapi import APIRouter, Response
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, PlainTextResponse
 from pydantic import BaseModel
 
 from gritrag.serve.asked import DEFAULT, RAG, readable_names
@@ -81,6 +81,12 @@ async def _index(service: Service, tenant: Tenant, name: str) -> IndexBody:
 async def health() -> Health:
     """Whether the process answers."""
     return Health(status="ok")
+
+
+@router.get("/metrics", response_class=PlainTextResponse, responses=ERRORS, tags=["health"])
+async def metrics(service: Serving, asker: Asking) -> Response:
+    """Counters for Prometheus."""
+    return service.metrics.response()
 
 
 @router.get("/ready", response_model=Health, responses=ERRORS, tags=["health"])

@@ -27,6 +27,7 @@ from gritrag.serve.errors import too_long
 from gritrag.serve.jobs import Finished, Piece, TokenLogprob
 from gritrag.serve.limits import Limits
 from gritrag.serve.memory import Memory
+from gritrag.serve.metrics import Metrics
 from gritrag.serve.tenants import Tenant, Tenants
 
 T = TypeVar("T")
@@ -117,6 +118,11 @@ class Service:
 
     def __post_init__(self) -> None:
         self.admission = Admission(self.limits)
+        self.metrics = Metrics()
+        self.engine.on_step = self.metrics.step
+        self.metrics.running.set_function(lambda: self.engine.running)
+        self.metrics.waiting.set_function(lambda: self.admission.taken)
+        self.metrics.memory.set_function(lambda: self.memory.bytes)
 
     @property
     def memory(self) -> Memory:
@@ -158,11 +164,15 @@ class Service:
         remembers: bool = True,
     ) -> AsyncGenerator[Piece | Finished, None]:
         """From a prompt of token ids, without documents."""
+        began, first = time.perf_counter(), 0.0
         salt = asker.tenant.salt if remembers else None
         stream = generate(self.engine, Context.of(ids), sampling, asker.client, asker.deadline, salt, top_logprobs)
         async with aclosing(stream) as events:
             async for event in events:
                 assert isinstance(event, Piece | Finished)
+                first = first or time.perf_counter() - began
+                if isinstance(event, Finished):
+                    self.metrics.answer(len(ids), event.cached_tokens, len(event.completion.token_ids), first)
                 yield event
 
     # --- answers ----------------------------------------------------------------------------------------------------
@@ -198,7 +208,12 @@ class Service:
                 assert isinstance(event, Finished)
                 parts["place"] = event.place
                 timings = Timings(**parts, total=time.perf_counter() - began)
-                yield Told(answer=_answer(question, found.hits, plan, event, timings), logprobs=event.logprobs)
+                answer = _answer(question, found.hits, plan, event, timings)
+                usage = answer.usage
+                self.metrics.answer(
+                    usage.prompt_tokens, usage.cached_tokens, usage.generated_tokens, timings.first_token
+                )
+                yield Told(answer=answer, logprobs=event.logprobs)
 
     async def _find(self, asker: Asker, question: Question) -> Found:
         """Hits, with the question's state or vector where they are needed."""
