@@ -5,15 +5,15 @@ Shape letters: `T` tokens, `V` vocabulary, `S` positions that are chosen for in 
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 
-from gritrag.model.context import Context, inputs
+from gritrag.model.context import Context, Part, inputs
 from gritrag.model.decode import Completion, FinishReason, Sampling, end_token_ids, stop_token_ids
 from gritrag.model.grit import GritModel
 from gritrag.model.lookup import Lookup
-from gritrag.model.state import DocumentState, PlacedCache
+from gritrag.model.state import PlacedCache
 from gritrag.model.step import Row
 from gritrag.model.text import TextStream
 from gritrag.serve.jobs import DeadlineError, Failed, Finished, Piece, Sink, TokenLogprob
@@ -92,41 +92,34 @@ class Generation:
 
     def _recall(self, memory: Memory) -> None:
         """Put what is remembered of the conversation in the place of its first tokens."""
-        first, *rest = self.context.pieces
-        if self.salt is None or isinstance(first, DocumentState):
+        first, *rest = self.context.parts
+        if self.salt is None or first.state is not None:
             return
-        most = len(first) - (not rest)  # the last token is always read: what follows it is asked of the model
-        known = memory.conversation(self.salt, first[:most])
+        ids = first.fresh_ids[: len(first) - (not rest)]  # the last token is always read: what comes next is asked
+        known = memory.conversation(self.salt, ids)
         if known is None:
             return
         self.cached_tokens = len(known)
-        left = [first[len(known) :]] if len(known) < len(first) else []
-        extra = len(left) if rest or left else 0
-        biases, abreast = self.context.biases, self.context.abreast
-        self.context = Context(
-            (known, *left, *rest),
-            (0.0, *[0.0] * extra, *biases[1:]) if biases else (),
-            (False, *[False] * extra, *abreast[1:]) if abreast else (),
-        )
+        left = [Part(tuple(first.fresh_ids[len(known) :]))] if len(known) < len(first) else []
+        self.context = replace(self.context, parts=(Part(known), *left, *rest))
 
     def remember(self, memory: Memory) -> None:
         """Keep the leading tokens for the next turn: all of a plain chat, else what stood before the documents."""
         if self.salt is None:
             return
-        pieces = list(self.context.pieces)
-        known = pieces.pop(0) if isinstance(pieces[0], ConversationState) else None
+        parts = list(self.context.parts)
+        before = len(parts.pop(0)) if isinstance(parts[0].state, ConversationState) else 0
         buffers = [buffer[:, 0] for buffer in self._cache.buffers]
-        if not any(isinstance(piece, DocumentState) for piece in pieces):
+        if not any(part.state for part in parts):
             ids = [*self.context.token_ids, *self._generated][: self._cache.length]
             keys, values = (buffer[:, :, : len(ids)] for buffer in buffers)
             held = sum(buffer.nbytes for buffer in buffers)
-        elif isinstance(pieces[0], DocumentState):
+        elif parts[0].state is not None:
             return
         else:  # these tokens saw no document, for documents stand behind them
-            before, start = 0 if known is None else len(known), self._columns_before
-            ids = self.context.token_ids[: before + len(pieces[0])]
-            parts = [slice(0, before), slice(start, start + len(pieces[0]))]
-            keys, values = (torch.cat([buffer[:, :, part] for part in parts], dim=2) for buffer in buffers)
+            ids = self.context.token_ids[: before + len(parts[0])]
+            columns = [slice(0, before), slice(self._columns_before, self._columns_before + len(parts[0]))]
+            keys, values = (torch.cat([buffer[:, :, part] for part in columns], dim=2) for buffer in buffers)
             held = keys.nbytes + values.nbytes
         memory.keep_conversation(
             self.salt, ConversationState(keys, values, torch.tensor(ids), "causal", True, held_bytes=held)

@@ -14,11 +14,11 @@ import numpy as np
 
 from gritrag.config import RELEVANCE_BIAS
 from gritrag.index.index import Index
-from gritrag.model.context import Context
+from gritrag.model.context import Context, Part
 from gritrag.model.decode import Sampling
 from gritrag.model.grit import GritModel
 from gritrag.model.state import DocumentState, Reading
-from gritrag.plan import MODES, ContextPlan, plan_context
+from gritrag.plan import MODES, ContextPlan, Retrieved, plan_context
 from gritrag.records import Answer, Citation, Document, Hit, Timings, Usage, as_hits
 from gritrag.serve.admission import Admission
 from gritrag.serve.bridge import document_prompts, generate, query_prompts, read
@@ -254,19 +254,10 @@ class Service:
             states, computed, vectors = await self._states(asker, question.index, hits)
         if found.vector is not None:
             hits = await self._scored(question.index, hits, found.vector, vectors)
-        plan = await in_thread(
-            plan_context,
-            self.model,
-            mode,
-            question.text,
-            hits,
-            states,
-            found.state,
-            sampling.max_new_tokens + len(question.history),
-            computed,
-            found.is_ranked,
-            question.relevance_bias,
-        )
+        retrieved = Retrieved(question.text, hits, states, found.state, computed, found.is_ranked)
+        room = sampling.max_new_tokens + len(question.history)
+        bias = question.relevance_bias
+        plan = await in_thread(plan_context, self.model, mode, retrieved, room=room, relevance_bias=bias)
         return _behind(question.history, plan) if question.history else plan
 
     async def _states(
@@ -313,11 +304,7 @@ class Service:
 def _behind(history: tuple[int, ...], plan: ContextPlan) -> ContextPlan:
     """The plan behind what was said before: documents and question stand further on."""
     context = plan.context
-    moved = Context(
-        (history, *context.pieces),
-        (0.0, *context.biases) if context.biases else (),
-        (False, *context.abreast) if context.abreast else (),
-    )
+    moved = replace(context, parts=(Part(history), *context.parts))
     citations = tuple(Citation(c.id, c.title, c.start + len(history), c.end + len(history)) for c in plan.citations)
     return replace(plan, context=moved, citations=citations, is_exact=plan.is_exact and not context.states)
 
