@@ -29,7 +29,7 @@ FLOORS = [
 FLOOR = {part: height for height, parts in enumerate(FLOORS) for part in parts}
 ONE_DOOR = ("faiss", "peft", "datasets", "accelerate", "langchain_core", "fastapi", "ray", "mteb", "sklearn", "tqdm")
 NO_TORCH = ("records", "config", "prompts")
-SEES_STATES = {"gritrag.index.storage.states", "gritrag.index.storage.codecs", "gritrag.index.protocol"}
+SEES_STATES = {"gritrag.index.storage.states", "gritrag.index.storage.packed", "gritrag.index.protocol"}
 
 
 class Import(NamedTuple):

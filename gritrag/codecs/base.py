@@ -1,4 +1,4 @@
-"""A quantiser: keys and values in fewer bits, as named tensors, and back.
+"""A codec: keys and values as named tensors, in full or in fewer bits, and back.
 
 Arithmetic only: of states, files and training steps it knows nothing.
 
@@ -12,10 +12,10 @@ from typing import ClassVar, NamedTuple
 import torch
 
 Packed = Mapping[str, torch.Tensor]
-"""What a quantiser made of a state: CPU tensors by name."""
+"""What a codec made of keys and values: CPU tensors by name."""
 
 LARGEST = torch.finfo(torch.float16).max
-"""What is beyond is clipped: scales are in float16, and no model computes such keys and values."""
+"""Codecs of fewer than 16 bits clip what is beyond: their scales are in float16, and no model computes such numbers."""
 
 
 class Region(NamedTuple):
@@ -25,7 +25,7 @@ class Region(NamedTuple):
     tokens: slice
 
 
-class Quantiser(ABC):
+class Codec(ABC):
     """The contract: `unpack(pack(keys, values))` are the keys and values again, nearly; and always the same."""
 
     name: ClassVar[str]
@@ -34,12 +34,12 @@ class Quantiser(ABC):
     def pack(self, keys: torch.Tensor, values: torch.Tensor) -> dict[str, torch.Tensor]:
         """Un-rotated keys and values `[L, H, T, K]` of one document, in any floating-point type, as contiguous tensors.
 
-        Numbers beyond `LARGEST` are clipped.
+        Codecs of fewer than 16 bits clip numbers beyond `LARGEST`.
         """
 
     @abstractmethod
     def check(self, packed: Packed) -> None:
-        """See whether this is what this quantiser has packed.
+        """See whether this is what this codec has packed.
 
         Raises:
             ValueError: it is not, and other numbers would be made of it.
@@ -59,7 +59,11 @@ class Quantiser(ABC):
 
     @abstractmethod
     def bytes_per_token(self, elements: int) -> float:
-        """At most, for one token with `elements` numbers, in documents that are long enough to share scales."""
+        """Bytes for one token whose state has `elements` numbers, at most.
+
+        Scales that tokens share are counted as in documents of a few hundred tokens. Documents of a few tokens pay more
+        for each; of one or two, less than 16 bits can take more bytes than `bf16`.
+        """
 
     def unpack(self, packed: Packed) -> tuple[torch.Tensor, torch.Tensor]:
         """Keys and values, float32 `[L, H, T, K]`."""

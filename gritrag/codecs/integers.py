@@ -15,7 +15,7 @@ from typing import ClassVar
 
 import torch
 
-from gritrag.codecs.base import LARGEST, Packed, Quantiser, Region
+from gritrag.codecs.base import LARGEST, Codec, Packed, Region
 
 HEAD_DIM = 64
 """Heads have seldom less; with more, values share their scales with more."""
@@ -27,7 +27,7 @@ RUN = 400_000
 """Numbers that are unpacked at a time, where a layer has no more: so many stay in a processor's cache."""
 
 
-class Integers(Quantiser):
+class Integers(Codec):
     """Rounds to the nearest level.
 
     Args:

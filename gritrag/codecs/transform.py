@@ -21,7 +21,7 @@ import xxhash
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
-from gritrag.codecs.base import LARGEST, Packed, Quantiser, Region
+from gritrag.codecs.base import LARGEST, Codec, Packed, Region
 
 RUN = 128
 """Tokens that are unpacked at a time."""
@@ -151,7 +151,7 @@ def in_blocks(numbers: torch.Tensor, blocks: int) -> torch.Tensor:
     return numbers.unflatten(0, (blocks, -1)).flatten(1, 2).transpose(1, 2).flatten(2)
 
 
-class Transform(Quantiser):
+class Transform(Codec):
     """Packs with what a calibration has found for one model; other models' states are refused.
 
     Args:

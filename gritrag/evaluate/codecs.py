@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import torch
 
 from gritrag.answer import MODES, Retrieved, plan_context
+from gritrag.codecs import get_codec
 from gritrag.config import DEFAULT_MODEL
 from gritrag.evaluate import quality, scores
 from gritrag.evaluate.facts import Spread, as_json, header, machine_of, table
@@ -26,7 +27,7 @@ from gritrag.evaluate.quality import Asked, gold_contexts
 from gritrag.evaluate.rows import choose, read_questions
 from gritrag.evaluate.timing import in_turn
 from gritrag.index.storage.catalog import StateRow
-from gritrag.index.storage.codecs import get_codec
+from gritrag.index.storage.packed import encode
 from gritrag.index.storage.states import DocumentState, StateStore, relative_path, state_key
 from gritrag.model.context import Context
 from gritrag.model.decode import Sampling
@@ -210,12 +211,12 @@ def _timed(model: GritModel, codecs: Sequence[str], setting: Setting, folder: Pa
             loaded = _loaded(stores[codec], stored[codec], list(states), states)
             model.place([Context.of(*loaded, [0])], Sampling(max_new_tokens=1))
 
-        def encode(codec: str = codec) -> None:
+        def write(codec: str = codec) -> None:
             for state in states.values():
-                get_codec(codec).encode(state)
+                encode(state, codec)
 
         place()  # the pages of these files, and nobody else's, are what the processor has seen last
-        spent = {"warm": _seconds(place), "encode": _seconds(encode)}
+        spent = {"warm": _seconds(place), "encode": _seconds(write)}
         drop_from_page_cache(stored[codec].files)
         spent["cold"] = _seconds(place)
         if number >= 0:  # the first round warms up

@@ -7,13 +7,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from gritrag.answer import MODES
+from gritrag.codecs import get_codec
 from gritrag.evaluate import full_report, limits, modes, speed, steady
 from gritrag.evaluate.config import BenchConfig
 from gritrag.evaluate.facts import machine_of
 from gritrag.evaluate.process import how_memory
 from gritrag.evaluate.report import markdown
 from gritrag.evaluate.suite import Results
-from gritrag.index.storage.codecs import get_codec
 from gritrag.model.grit import GritModel
 
 

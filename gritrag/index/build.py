@@ -10,9 +10,9 @@ import numpy as np
 
 from gritrag.index.documents import Checked
 from gritrag.index.filters import Compiled
+from gritrag.index.parts import Parts
 from gritrag.index.protocol import Reader
 from gritrag.index.storage.catalog import Catalog, Entry, metadata_json
-from gritrag.index.storage.quota import Shelf
 from gritrag.index.storage.states import DocumentState
 from gritrag.progress import ProgressBar
 from gritrag.records import Fingerprint
@@ -32,7 +32,7 @@ class AddReport(NamedTuple):
 
 
 def build(
-    model: Reader, shelf: Shelf, documents: Sequence[Checked], on_conflict: str, show_progress_bar: bool
+    model: Reader, parts: Parts, documents: Sequence[Checked], on_conflict: str, show_progress_bar: bool
 ) -> AddReport:
     """Bring `documents` into the index; `Index.add` documents the arguments.
 
@@ -40,7 +40,7 @@ def build(
         ValueError: `on_conflict` is ``"error"`` and an id already names another content; nothing is added then.
     """
     if on_conflict == "error":
-        taken = [document.id for document in documents if _conflicts(shelf.catalog, document)]
+        taken = [document.id for document in documents if _conflicts(parts.catalog, document)]
         if taken:
             raise ValueError(
                 f"{len(taken)} ids already name other documents (first: {taken[0]!r}): "
@@ -51,25 +51,25 @@ def build(
         for chunk in _chunks(documents, model.state_elements_per_token):
             todo = []
             for document in chunk:
-                entry = shelf.catalog.entry(document.id)
+                entry = parts.catalog.entry(document.id)
                 if entry is not None and (on_conflict == "skip" or _unchanged(entry, document)):
                     skipped += 1
                     continue
                 todo.append(document)
                 added, replaced = added + (entry is None), replaced + (entry is not None)
             if todo:
-                _commit(model, shelf, todo)
+                _commit(model, parts, todo)
             bar.update(len(chunk))
     return AddReport(added, replaced, skipped)
 
 
-def _commit(model: Reader, shelf: Shelf, chunk: Sequence[Checked]) -> None:
+def _commit(model: Reader, parts: Parts, chunk: Sequence[Checked]) -> None:
     """Read what nobody has read yet, make the state files durable, then commit all rows at once."""
-    catalog = shelf.catalog
+    catalog = parts.catalog
     vectors = {document.key: vector for document in chunk if (vector := _known_vector(catalog, document)) is not None}
     unread = list({document.key: document for document in chunk if document.key not in vectors}.values())
     tokens = {document.key: len(document.token_ids) for document in unread}
-    room = shelf.make_room(tokens, model.state_elements_per_token)
+    room = parts.quota.make_room(tokens, model.state_elements_per_token)
     with_state = [document for document in unread if document.key in room.chosen]
     vector_only = [document for document in unread if document.key not in room.chosen]
     states = []
@@ -85,23 +85,23 @@ def _commit(model: Reader, shelf: Shelf, chunk: Sequence[Checked]) -> None:
     for document in chunk:
         vector = check_vector(f"document {document.id!r}", vectors[document.key], model.dim)
         entries.append(Entry(document.document, document.token_ids, vector, document.key))
-    rows = shelf.write(states)
+    rows = parts.quota.write(states)
     with catalog.transaction():
-        shelf.commit(rows, room.evicted)
+        parts.quota.commit(rows, room.evicted)
         garbage = catalog.forget_unread_states(catalog.put(entries))
-    shelf.files.remove([*room.evicted, *garbage])
+    parts.files.remove([*room.evicted, *garbage])
 
 
-def remove(shelf: Shelf, ids: set[str] | None, where: Compiled) -> int:
+def remove(parts: Parts, ids: set[str] | None, where: Compiled) -> int:
     """Delete the documents that satisfy `where`, among `ids` if they are given; return how many."""
-    catalog = shelf.catalog
+    catalog = parts.catalog
     rows = catalog.rows(where).tolist()
     if ids is not None:
         rows = sorted({catalog.row_of(id) for id in ids} & set(rows))
     if rows:
         with catalog.transaction():
             garbage = catalog.forget_unread_states(catalog.remove(rows))
-        shelf.files.remove(garbage)
+        parts.files.remove(garbage)
     return len(rows)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from gritrag.index.filters import metadata_fields
 from gritrag.index.protocol import Reader
 from gritrag.index.storage.catalog import metadata_json
-from gritrag.index.storage.codecs import get_codec
+from gritrag.index.storage.packed import bytes_per_token
 from gritrag.index.storage.states import DocumentState, encoded, state_key
 from gritrag.records import Document, as_documents
 
@@ -68,7 +68,7 @@ def estimate(model: Reader, documents: Iterable[str | Document], states: str) ->
 
     Of a state file the header, and scales that tokens share, take what they take with those few on average.
     """
-    per_token = 0.0 if states == "none" else get_codec(states).bytes_per_token(model.state_elements_per_token)
+    per_token = 0.0 if states == "none" else bytes_per_token(states, model.state_elements_per_token)
     checked, _ = check_documents(model, documents)
     if not checked:
         return Estimate(0, 0, 0, 0, 0, 0.0)

@@ -1,7 +1,7 @@
 """An index: documents, their vectors and their states in one directory, searched and loaded through one model.
 
 `Index` joins the parts and holds no logic of its own: `catalog` is the truth, `vectors` and `states` are files beside
-it, `build` fills them, `shelf` says which states are kept, `search` asks them, `check` mistrusts them.
+it, `build` fills them, `quota` says which states are kept, `search` asks them, `check` mistrusts them.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -129,7 +129,7 @@ class Index:
             raise ValueError(f"on_conflict must be one of {', '.join(CONFLICTS)}, not {on_conflict!r}")
         with self._parts.writing():
             checked, repeated = check_documents(self.model, documents)
-            report = build(self.model, self._parts.shelf, checked, on_conflict, show_progress_bar)
+            report = build(self.model, self._parts, checked, on_conflict, show_progress_bar)
         return report._replace(skipped=report.skipped + repeated)
 
     def delete(self, ids: Iterable[str] | None = None, where: Mapping[str, Any] | None = None) -> int:
@@ -141,7 +141,7 @@ class Index:
             raise ValueError("say what to delete: ids=[...] or where={...} (where={} deletes every document)")
         wanted = None if ids is None else set(id_list(ids))
         with self._parts.writing():
-            return remove(self._parts.shelf, wanted, compile_filter(where))
+            return remove(self._parts, wanted, compile_filter(where))
 
     def get(self, ids: Iterable[str]) -> list[Document]:
         """The documents of these ids, in their order. Unknown ids are a ValueError that names them."""
@@ -254,13 +254,13 @@ class Index:
 
         Tensors are mapped from the files: cheap to load, paged in when used, and never to be written to.
         """
-        return self._parts.shelf.load(self._parts.catalog.entries(id_list(ids)))
+        return self._parts.quota.load(self._parts.catalog.entries(id_list(ids)))
 
     def states_of(self, documents: Iterable[Document]) -> list[DocumentState | None]:
         """As `load_states`, for documents as they were found: one that is no longer here, or not so, has no state."""
         with self._parts.catalog.snapshot():
             entries = [self._parts.catalog.entry_of(document) for document in documents]
-        return self._parts.shelf.load(entries)
+        return self._parts.quota.load(entries)
 
     def vectors_of(self, documents: Iterable[Document]) -> list[np.ndarray | None]:
         """The stored vectors, float32 `[dim]`, of documents as they were found: none of one that is no longer here."""
@@ -280,7 +280,7 @@ class Index:
         check_state(id, state, entry.token_ids, self._parts.manifest.fingerprint)
         if self.writable:
             with self._parts.writing():
-                self._parts.shelf.put(entry.state_key, state)
+                self._parts.quota.put(entry.state_key, state)
 
     def keep_state(self, document: Document, state: DocumentState) -> None:
         """As `store_state`, for a document as it was found: one that is no longer here, or not so, is no error.
@@ -292,7 +292,7 @@ class Index:
                 entry = self._parts.catalog.entry_of(document) if is_our_turn else None
                 if entry is not None:
                     check_state(document.id, state, entry.token_ids, self._parts.manifest.fingerprint)
-                    self._parts.shelf.put(entry.state_key, state)
+                    self._parts.quota.put(entry.state_key, state)
 
     # Care
 

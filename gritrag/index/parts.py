@@ -1,4 +1,4 @@
-"""The parts of an open index: catalog, vectors, state files and shelf in one directory, and the right to write it."""
+"""The parts of an open index: catalog, vectors, state files and their quota, and the right to write them."""
 
 import threading
 import warnings
@@ -7,14 +7,14 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Self
 
+from gritrag.codecs import get_codec
 from gritrag.index.check import collect
 from gritrag.index.protocol import Reader
 from gritrag.index.storage.catalog import Catalog
-from gritrag.index.storage.codecs import get_codec
 from gritrag.index.storage.durable import make_folder, sync
 from gritrag.index.storage.lock import WriterLock
 from gritrag.index.storage.manifest import CATALOG, Manifest, check_names, check_replaceable, parse_bytes, wipe
-from gritrag.index.storage.quota import Shelf
+from gritrag.index.storage.quota import StateQuota
 from gritrag.index.storage.states import Checks, StateStore
 from gritrag.index.storage.vectors import VectorIndex
 
@@ -31,7 +31,7 @@ class Parts:
         self.catalog = Catalog(root / CATALOG, mode)
         self.files = StateStore(root, checks)
         self.vectors = VectorIndex(root, self.catalog, manifest.dim)
-        self.shelf = Shelf(self.catalog, self.files, manifest.codec, manifest.state_quota)
+        self.quota = StateQuota(self.catalog, self.files, manifest.codec, manifest.state_quota)
         self._writing = threading.Lock()
 
     @classmethod
@@ -94,7 +94,7 @@ class Parts:
         lock, self.lock = self.lock, None
         try:
             if lock is not None and lock.is_ours:
-                self.shelf.save_uses()
+                self.quota.save_uses()
                 self.vectors.save()
         finally:
             try:

@@ -9,12 +9,12 @@ from typing import Any
 
 import torch
 
-from gritrag.codecs import Quantiser, get_quantiser
+from gritrag.codecs import Cast, get_codec
 from gritrag.model.state import DocumentState
 
 
 class _ThereAndBack(torch.autograd.Function):
-    """What a quantiser left of keys and values, and their gradients as they come."""
+    """What a codec left of keys and values, and their gradients as they come."""
 
     @staticmethod
     def forward(
@@ -39,7 +39,9 @@ class FakeQuantise:
     """
 
     def __init__(self, name: str) -> None:
-        self._quantiser: Quantiser = get_quantiser(name)
+        self._codec = get_codec(name)
+        if isinstance(self._codec, Cast):
+            raise ValueError(f"codec {name!r} loses nothing; use int8, int4 or transform")
 
     def __call__(self, states: Sequence[DocumentState]) -> list[DocumentState]:
         """In the forward pass exactly what decoding the written state would give."""
@@ -50,6 +52,6 @@ class FakeQuantise:
         """Codecs compute on the processor: where a faster device waits for it, with all of its cores."""
         given = [(state.keys.detach(), state.values.detach()) for state in states]
         if not given or given[0][0].device.type == "cpu":
-            return [self._quantiser(*pair) for pair in given]
+            return [self._codec(*pair) for pair in given]
         with ThreadPoolExecutor() as pool:
-            return list(pool.map(lambda pair: self._quantiser(*pair), given))
+            return list(pool.map(lambda pair: self._codec(*pair), given))

@@ -12,7 +12,7 @@ from gritrag.evaluate.codecs import Setting, compare, main, show
 from gritrag.evaluate.quality import Asked, gold_contexts
 from gritrag.evaluate.quality import Setting as Asking
 from gritrag.evaluate.rows import choose, read_questions
-from gritrag.index.storage.codecs import get_codec
+from gritrag.index.storage.packed import bytes_per_token
 from gritrag.model.grit import GritModel
 
 TINY = str(Path(__file__).parents[2] / "configs" / "tiny" / "model")
@@ -56,7 +56,7 @@ def test_bytes_are_those_of_the_files(tiny_model: GritModel, asked: list[Asked],
     tokens = result["machine"]["tokens_read"]
     found = {row["bytes_per_token"] * tokens for row in result["rows"].values()}
     assert sum(found) == pytest.approx(sum(path.stat().st_size for path in files))
-    least = get_codec("bf16").bytes_per_token(tiny_model.state_elements_per_token)
+    least = bytes_per_token("bf16", tiny_model.state_elements_per_token)
     assert least < result["rows"]["bf16"]["bytes_per_token"]
 
 
@@ -97,5 +97,5 @@ def test_questions_of_several_files_are_asked_in_one_table(path: Path, tmp_path:
 
 
 def test_an_unknown_codec_is_told_before_a_model_is_loaded(path: Path) -> None:
-    with pytest.raises(ValueError, match="unknown state codec 'int3'"):
+    with pytest.raises(ValueError, match="unknown codec 'int3'"):
         main([path], "no-such-model", setting=Setting(codecs=("int3",)))

@@ -9,13 +9,13 @@ import pytest
 import yaml
 
 from gritrag.answer import MODES
+from gritrag.codecs import CODECS
 from gritrag.evaluate.config import BenchConfig, SpeedConfig
 from gritrag.evaluate.grid import main
 from gritrag.evaluate.limits import LONG, Limits
 from gritrag.evaluate.speed import BARE, Cell, groups
 from gritrag.evaluate.suite import FILE, Results, latest, read_rows
 from gritrag.evaluate.timing import PARTS, in_turn
-from gritrag.index.storage.codecs import CODECS
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted((ROOT / "configs" / "bench").glob("*.yaml"))
@@ -59,7 +59,7 @@ def test_configurations_of_the_repository_are_understood(path: Path) -> None:
         ("speed.pool=1", "a pool of 1 documents holds no context of 2"),
         ("speed.caches=[hot]", "'warm' or 'cold'"),
         ("modes=[doc-cash]", "no mode doc-cash; there are: no-retrieval"),
-        ("speed.codecs=[int3]", "unknown state codec 'int3'"),
+        ("speed.codecs=[int3]", "unknown codec 'int3'"),
         ("speed=null", "nothing to measure"),
         ("quality.file=gone.jsonl", "cannot read gone.jsonl"),
         ("steady.mode=doc-cash", "no mode doc-cash"),

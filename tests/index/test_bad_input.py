@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 from hash_reader import HashReader
 
+from gritrag.codecs import get_codec
 from gritrag.index.errors import DamagedIndex
 from gritrag.index.index import Index
 from gritrag.index.storage.catalog import Catalog
-from gritrag.index.storage.checksums import first_seal
-from gritrag.index.storage.codecs import get_codec
+from gritrag.index.storage.checksums import first_checksums
 from gritrag.index.storage.manifest import parse_bytes
+from gritrag.index.storage.packed import bytes_per_token, decode, encode
 from gritrag.records import Document
 
 Make = Callable[..., Index]
@@ -167,14 +168,14 @@ def test_what_is_no_size(size: Any) -> None:
 @pytest.mark.parametrize("name", ["float32", "bf16"])
 def test_a_codec_keeps_its_contract(name: str, reader: HashReader) -> None:
     state = reader.state(range(1, 20))
-    tensors = get_codec(name).encode(state)
-    again = get_codec(name).decode(tensors, "causal")
+    tensors = encode(state, name)
+    again = decode(tensors, name, "causal")
     assert again.token_ids.tolist() == state.token_ids.tolist()
     assert (again.keys - state.keys).abs().max() <= 2**-8 * state.keys.abs().max()
     assert (again.values - state.values).abs().max() <= 2**-8 * state.values.abs().max()
     assert all(tensor.is_contiguous() for tensor in tensors.values())
     size = sum(tensor.nbytes for tensor in tensors.values())
-    assert size == get_codec(name).bytes_per_token(reader.state_elements_per_token) * 19
+    assert size == bytes_per_token(name, reader.state_elements_per_token) * 19
 
 
 def test_a_file_that_is_no_catalog_is_refused(tmp_path: Path) -> None:
@@ -183,9 +184,9 @@ def test_a_file_that_is_no_catalog_is_refused(tmp_path: Path) -> None:
         Catalog(file, "r")
     file.write_bytes(b"this is no database" * 100)
     for mode in ("r", "rw"):
-        with pytest.raises(DamagedIndex, match=r"catalog\.seal"):
+        with pytest.raises(DamagedIndex, match=r"catalog\.checksums"):
             Catalog(file, mode)
-    first_seal(file)
+    first_checksums(file)
     for mode in ("r", "rw"):
         with pytest.raises(ValueError, match=r"catalog\.sqlite.*not a database"):
             Catalog(file, mode)

@@ -11,11 +11,11 @@ from tiny import DOCUMENTS, READER, agree, answers, make_tiny, small_pages
 
 from gritrag.index.errors import DamagedIndex
 from gritrag.index.index import Index
-from gritrag.index.storage.checksums import Seal, first_seal
+from gritrag.index.storage.checksums import Checksums, first_checksums
 from gritrag.index.storage.states import StateFileWarning, relative_path, state_key
 from gritrag.records import Document
 
-FILES = ["manifest.json", "catalog.seal", "catalog.sqlite", "vectors", "states"]
+FILES = ["manifest.json", "catalog.checksums", "catalog.sqlite", "vectors", "states"]
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +109,7 @@ def test_a_writer_brings_home_the_log_of_a_dead_one(crashed: Path, tmp_path: Pat
     assert not (root / "catalog.sqlite-wal").exists()
 
 
-@pytest.mark.parametrize("missing", ["catalog.seal", "catalog.sqlite", "manifest.json"])
+@pytest.mark.parametrize("missing", ["catalog.checksums", "catalog.sqlite", "manifest.json"])
 @pytest.mark.parametrize("mode", ["r", "rw"])
 def test_a_file_that_is_gone_is_named(tiny: Path, tmp_path: Path, missing: str, mode: str) -> None:
     root = shutil.copytree(tiny, tmp_path / "index")
@@ -125,7 +125,7 @@ def test_files_of_two_moments_are_no_index(tmp_path: Path) -> None:
     older = shutil.copytree(index.path, tmp_path / "older")
     with Index.open(index.path, model=READER) as index:
         index.delete(ids=["a"])
-    for name in ("catalog.sqlite", "catalog.seal"):
+    for name in ("catalog.sqlite", "catalog.checksums"):
         mixed = shutil.copytree(index.path, tmp_path / f"mixed-{name}")
         shutil.copyfile(older / name, mixed / name)
         with pytest.raises(DamagedIndex, match="pages are not what was written"):
@@ -220,7 +220,7 @@ def test_a_folder_of_states_that_is_a_link_is_not_written_through(tmp_path: Path
     assert [path.name for path in outside.iterdir()] == ["precious"]
 
 
-@pytest.mark.parametrize("name", ["manifest.json", "catalog.seal", "catalog.sqlite", "vectors", "states", "lock"])
+@pytest.mark.parametrize("name", ["manifest.json", "catalog.checksums", "catalog.sqlite", "vectors", "states", "lock"])
 @pytest.mark.parametrize("mode", ["r", "rw"])
 def test_a_part_that_is_a_link_is_refused(tiny: Path, tmp_path: Path, name: str, mode: str) -> None:
     root = shutil.copytree(tiny, tmp_path / "index")
@@ -243,7 +243,7 @@ def test_no_file_is_read_beyond_what_it_can_be(tiny: Path, tmp_path: Path) -> No
     with Index.open(tiny, model=READER, mode="r") as index:
         expected = answers(index)
     derived = {"vectors", "states"}
-    for name in ("manifest.json", "catalog.seal", *derived):
+    for name in ("manifest.json", "catalog.checksums", *derived):
         root = shutil.copytree(tiny, tmp_path / name)
         for file in files_of(root, name):
             os.truncate(file, 2**40)
@@ -269,13 +269,13 @@ def test_checks_always_means_at_every_load(tiny: Path, tmp_path: Path) -> None:
         Index.open(root, model=READER, checks="never")
 
 
-def test_a_seal_says_every_page(tiny: Path) -> None:
+def test_checksums_are_of_every_page(tiny: Path) -> None:
     size = (tiny / "catalog.sqlite").stat().st_size
-    seal = Seal.load(tiny, size)
-    assert len(seal.pages) * seal.page_size == size
-    before = (tiny / "catalog.seal").read_bytes()
-    first_seal(tiny / "catalog.sqlite")
-    assert (tiny / "catalog.seal").read_bytes() == before
+    checksums = Checksums.load(tiny, size)
+    assert len(checksums.pages) * checksums.page_size == size
+    before = (tiny / "catalog.checksums").read_bytes()
+    first_checksums(tiny / "catalog.sqlite")
+    assert (tiny / "catalog.checksums").read_bytes() == before
 
 
 @pytest.mark.parametrize("mode", ["r", "rw"])

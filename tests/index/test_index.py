@@ -183,7 +183,7 @@ def test_ids_are_names_and_never_paths(make: Make) -> None:
     assert [document.id for document in index.get(named)] == named
     assert all(state is not None for state in index.load_states(named))
     inside = {path.relative_to(index.path).parts[0] for path in index.path.rglob("*")}
-    assert inside <= {"states", "lock", "lock.pid", "manifest.json", "vectors", "catalog.seal"} | {
+    assert inside <= {"states", "lock", "lock.pid", "manifest.json", "vectors", "catalog.checksums"} | {
         f"catalog.sqlite{end}" for end in ("", "-wal", "-shm")
     }
 

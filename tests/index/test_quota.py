@@ -9,7 +9,7 @@ import pytest
 from hash_reader import HashReader
 
 from gritrag.index.index import Index
-from gritrag.index.storage import quota as shelf
+from gritrag.index.storage import quota
 from gritrag.records import Document
 
 Make = Callable[..., Index]
@@ -92,7 +92,7 @@ def test_two_documents_do_not_keep_evicting_each_other(full: Index, reader: Hash
 
 
 def test_old_use_counts_less_than_new(full: Index, reader: HashReader, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shelf, "HALF_LIFE", 4)
+    monkeypatch.setattr(quota, "HALF_LIFE", 4)
     fashion = held(full)
     for _ in range(5):
         ask(full, reader, *fashion)

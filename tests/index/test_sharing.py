@@ -128,7 +128,7 @@ def test_a_closed_index_says_so(make: Make, corpus) -> None:
 
 
 def test_an_index_that_is_forgotten_and_not_closed_is_whole(tmp_path: Path) -> None:
-    """SQLite would fold its log into the file as the last connection goes, and no seal would know of it."""
+    """SQLite would fold its log into the file as the last connection goes, and no checksums would know of it."""
     index = make_tiny(tmp_path / "index")
     expected = answers(index)
     index._parts.lock.release()
@@ -219,6 +219,6 @@ def test_a_file_by_file_copy_of_a_closed_index_is_an_index(tmp_path: Path) -> No
     moved = shutil.move(index.path, tmp_path / "elsewhere")
     with Index.open(moved, model=READER) as again:
         assert answers(again) == expected
-    (tmp_path / "elsewhere" / "catalog.seal").write_bytes(b"")
-    with pytest.raises(DamagedIndex, match=r"catalog\.seal"):
+    (tmp_path / "elsewhere" / "catalog.checksums").write_bytes(b"")
+    with pytest.raises(DamagedIndex, match=r"catalog\.checksums"):
         Index.open(moved, model=READER)

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gritrag.index.storage.codecs import get_codec
+from gritrag.index.storage.packed import decode, encode
 from gritrag.model.grit import GritModel
 from gritrag.model.state import DocumentState
 from gritrag.train.config import TrainConfig
@@ -33,9 +33,8 @@ def test_fake_is_exactly_what_writing_and_reading_gives(
     name: str, tokens: int, head_dim: int, seed: int, is_short: bool
 ) -> None:
     state = tensors(tokens, head_dim, seed, torch.bfloat16 if is_short else torch.float32)
-    codec = get_codec(name)
-    written = codec.encode(DocumentState(state.keys, state.values, torch.arange(tokens), "causal"))
-    back = codec.decode(written, "causal")
+    written = encode(DocumentState(state.keys, state.values, torch.arange(tokens), "causal"), name)
+    back = decode(written, name, "causal")
     (fake,) = FakeQuantise(name)([state])
     assert torch.equal(fake.keys, back.keys.to(state.keys.dtype))
     assert torch.equal(fake.values, back.values.to(state.values.dtype))
@@ -53,8 +52,10 @@ def test_gradients_pass_as_they_come(name: str) -> None:
 
 
 def test_a_codec_that_is_none_is_refused_before_training(recipe: Recipe, tiny_model: GritModel) -> None:
-    with pytest.raises(ValueError, match="unknown quantiser 'int3'"):
+    with pytest.raises(ValueError, match="unknown codec 'int3'"):
         ReadOnce(tiny_model, recipe(generative={"quantise": "int3"}))
+    with pytest.raises(ValueError, match="'bf16' loses nothing"):
+        ReadOnce(tiny_model, recipe(generative={"quantise": "bf16"}))
 
 
 def kinds(mixture: Mixture, steps: int) -> list[bool]:
@@ -115,7 +116,7 @@ def test_a_quantised_step_learns_from_what_the_codec_leaves(
 def test_states_that_a_device_holds_come_back_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
     """They are packed side by side; there is no such device here, so their shapes tell who is who."""
     fake = FakeQuantise("int4")
-    monkeypatch.setattr(fake, "_quantiser", lambda keys, values: (tuple(keys.shape), tuple(values.shape)))
+    monkeypatch.setattr(fake, "_codec", lambda keys, values: (tuple(keys.shape), tuple(values.shape)))
     lengths = range(1, 40)
     states = [DocumentState(*torch.empty(2, 1, 1, n, 4, device="meta"), torch.arange(n), "causal") for n in lengths]
     assert fake._left(states) == [(tuple(state.keys.shape), tuple(state.values.shape)) for state in states]

@@ -1,4 +1,4 @@
-"""A seal: what the catalog's file has to be, page by page, and how far its log has to reach.
+"""Checksums: what the catalog's file has to be, page by page, and how far its log has to reach.
 
 SQLite believes every page that it reads: a flipped bit in a table, an index over it or the words of the full-text index
 changes answers in silence. So a small file beside the catalog, written anew with every commit, holds xxh3-64 of every
@@ -20,9 +20,9 @@ from gritrag.index.errors import DamagedIndex
 from gritrag.index.storage.durable import PLAIN, read_file, replace_files, sync
 from gritrag.index.storage.log import Log, LogEnd, read_log
 
-__all__ = ["Seal", "Sealer", "check_catalog", "first_seal", "hold", "let_go"]
+__all__ = ["ChecksumWriter", "Checksums", "check_catalog", "first_checksums", "hold", "let_go"]
 
-NAME = "catalog.seal"
+NAME = "catalog.checksums"
 DIGEST_BYTES = 16
 HEADER_LIMIT = 4096
 BATCH_BYTES = 1 << 24
@@ -31,7 +31,7 @@ ATTEMPTS = 3
 Folding = Literal["no", "begun", "done"]
 
 
-class Seal(NamedTuple):
+class Checksums(NamedTuple):
     """What the catalog is at a commit.
 
     Args:
@@ -48,7 +48,7 @@ class Seal(NamedTuple):
     folding: Folding = "no"
 
     def save(self, root: Path) -> None:
-        """Write `catalog.seal` durably."""
+        """Write `catalog.checksums` durably."""
         header = {"pages": len(self.pages), "page_size": self.page_size, "log": self.log, "folding": self.folding}
         data = json.dumps(header).encode() + b"\n" + self.pages.astype("<u8").tobytes()
         replace_files([(root / NAME, data + xxhash.xxh3_128_digest(data))])
@@ -56,7 +56,7 @@ class Seal(NamedTuple):
 
     @classmethod
     def load(cls, root: Path, catalog_bytes: int) -> Self:
-        """The seal of the index at `root`. `catalog_bytes` bounds what is read: no page has less than 512 bytes."""
+        """Those of the index at `root`. `catalog_bytes` bounds what is read: no page has less than 512 bytes."""
         path = root / NAME
         try:
             # twice as long, because a log may hold as many pages again, and then some for a small catalog
@@ -72,7 +72,7 @@ class Seal(NamedTuple):
         end = LogEnd(tuple(salts), frames, tuple(sums)) if content["log"] else None
         return cls(content["page_size"], np.frombuffer(pages, "<u8"), end, content["folding"])
 
-    def same_as(self, other: "Seal") -> bool:
+    def same_as(self, other: "Checksums") -> bool:
         """Whether nothing was committed or folded in between."""
         return (self.log, self.folding) == (other.log, other.folding) and np.array_equal(self.pages, other.pages)
 
@@ -86,44 +86,45 @@ class Seal(NamedTuple):
         return pages
 
 
-def check_catalog(catalog: Path, descriptor: int) -> Seal:
-    """Compare the catalog's file (open as `descriptor`) and its log with the seal, and return it.
+def check_catalog(catalog: Path, descriptor: int) -> Checksums:
+    """Compare the catalog's file (open as `descriptor`) and its log with the checksums, and return these.
 
-    A writer may be at work meanwhile: where something does not fit and the seal has changed since, all is read again.
+    A writer may be at work meanwhile: where something does not fit and the checksums have changed since, all is read
+    again.
 
     Raises:
         DamagedIndex: they differ; the message names the file, and how many pages of it.
     """
-    seal = Seal.load(catalog.parent, os.fstat(descriptor).st_size)
+    checksums = Checksums.load(catalog.parent, os.fstat(descriptor).st_size)
     for attempt in range(ATTEMPTS):
         try:
-            _check(catalog, descriptor, seal)
+            _check(catalog, descriptor, checksums)
             break
         except DamagedIndex:
             time.sleep(0.01 * attempt)
-            again = Seal.load(catalog.parent, os.fstat(descriptor).st_size)
-            if attempt == ATTEMPTS - 1 or (again.same_as(seal) and seal.folding == "no"):
+            again = Checksums.load(catalog.parent, os.fstat(descriptor).st_size)
+            if attempt == ATTEMPTS - 1 or (again.same_as(checksums) and checksums.folding == "no"):
                 raise
-            seal = again
-    return seal
+            checksums = again
+    return checksums
 
 
-def _check(catalog: Path, descriptor: int, seal: Seal) -> None:
-    wrong = _differing(hash_pages(descriptor, seal.page_size), seal.pages, seal.folding == "begun")
-    if seal.log is None:
+def _check(catalog: Path, descriptor: int, checksums: Checksums) -> None:
+    wrong = _differing(hash_pages(descriptor, checksums.page_size), checksums.pages, checksums.folding == "begun")
+    if checksums.log is None:
         covered: set[int] = set()
     else:
         path = catalog.with_name(f"{catalog.name}-wal")
-        log = read_log(path, frames=seal.log.frames)
-        if log is not None and log.end == seal.log:
+        log = read_log(path, frames=checksums.log.frames)
+        if log is not None and log.end == checksums.log:
             # what SQLite reads from the log, it does not read from the file
-            covered = set() if seal.folding == "done" else set(log.pages)
-        elif seal.folding == "no" or wrong or (log is not None and log.end.salts == seal.log.salts):
+            covered = set() if checksums.folding == "done" else set(log.pages)
+        elif checksums.folding == "no" or wrong or (log is not None and log.end.salts == checksums.log.salts):
             raise DamagedIndex(path, "it ends before the last acknowledged commit")
         else:
             covered = set()
     if wrong := wrong - covered:
-        raise DamagedIndex(catalog, f"{len(wrong)} of {len(seal.pages)} pages are not what was written")
+        raise DamagedIndex(catalog, f"{len(wrong)} of {len(checksums.pages)} pages are not what was written")
 
 
 def _differing(found: np.ndarray, expected: np.ndarray, shrinking: bool) -> set[int]:
@@ -153,29 +154,29 @@ def _batches(descriptor: int, size: int) -> Iterator[memoryview]:
         yield memoryview(batch)
 
 
-class Sealer:
-    """The writer's side: seals every commit, and folds the log into the file when it is time.
+class ChecksumWriter:
+    """The writer's side: writes checksums with every commit, and folds the log into the file when it is time.
 
-    SQLite never does that of itself (see `schema`), so pages of the file change only between two seals that say so.
+    SQLite never does that of itself (see `schema`), so pages of the file change only where the checksums say so.
     """
 
-    def __init__(self, catalog: Path, seal: Seal) -> None:
-        """For a catalog that SQLite has opened, and with that recovered. `seal` is what it was found to be before."""
+    def __init__(self, catalog: Path, checksums: Checksums) -> None:
+        """For a catalog that SQLite has opened, and with that recovered. `checksums` are those from before."""
         self._root = catalog.parent
         self._log_path = catalog.with_name(f"{catalog.name}-wal")
-        self._seal = seal
+        self._checksums = checksums
         self._log = read_log(self._log_path)
         self._knows_log = True
 
     @property
     def log_bytes(self) -> int:
         """Bytes of pages in the log that are not yet in the file."""
-        return 0 if self._log is None else self._log.end.frames * self._seal.page_size
+        return 0 if self._log is None else self._log.end.frames * self._checksums.page_size
 
     @property
     def file_bytes(self) -> int:
         """Bytes of the file without its log."""
-        return len(self._seal.pages) * self._seal.page_size
+        return len(self._checksums.pages) * self._checksums.page_size
 
     def committed(self) -> None:
         """Acknowledge the commits that the log holds by now."""
@@ -183,7 +184,7 @@ class Sealer:
         self._log = read_log(self._log_path, self._log)
         self._knows_log = True
         if self._log is not None:
-            self._save(self._seal._replace(log=self._log.end, folding="no"))
+            self._save(self._checksums._replace(log=self._log.end, folding="no"))
 
     def fold(self, checkpoint: Callable[[], Sequence[int]]) -> bool:
         """Copy the log into the file and empty it; False where a reader's snapshot is still in the way.
@@ -195,26 +196,26 @@ class Sealer:
             return False
         if self._log is None:
             return not checkpoint()[0]
-        self._save(self._seal._replace(pages=self._seal.after(self._log), log=self._log.end, folding="begun"))
+        self._save(self._checksums._replace(pages=self._checksums.after(self._log), log=self._log.end, folding="begun"))
         busy, frames, copied = checkpoint()
         if not busy:
             self._log = None
-            self._save(self._seal._replace(log=None, folding="no"))
+            self._save(self._checksums._replace(log=None, folding="no"))
         elif frames == copied:
-            self._save(self._seal._replace(folding="done"))
+            self._save(self._checksums._replace(folding="done"))
         return not busy
 
-    def _save(self, seal: Seal) -> None:
-        seal.save(self._root)
-        self._seal = seal
+    def _save(self, checksums: Checksums) -> None:
+        checksums.save(self._root)
+        self._checksums = checksums
 
 
-def first_seal(catalog: Path) -> None:
-    """Seal a catalog that has just been made, and has no log, as it is."""
+def first_checksums(catalog: Path) -> None:
+    """Write the checksums of a catalog that has just been made, and has no log, as it is."""
     descriptor = hold(catalog)
     try:
         page_size = int.from_bytes(os.pread(descriptor, 2, 16), "big")  # a field of the file's header
-        Seal(page_size, hash_pages(descriptor, page_size)).save(catalog.parent)
+        Checksums(page_size, hash_pages(descriptor, page_size)).save(catalog.parent)
     finally:
         let_go(descriptor)
 

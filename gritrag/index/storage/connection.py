@@ -1,6 +1,7 @@
-"""A connection: the one way in which an index talks to its SQLite file. Sealed commits, snapshots, errors by name.
+"""A connection: the one way in which an index talks to its SQLite file.
 
-It knows pages, never tables; those are the catalog's.
+It writes checksums with every commit, takes snapshots and names errors. It knows pages, never tables; those are the
+catalog's.
 """
 
 import os
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from gritrag.index.errors import DamagedIndex, named_errors
-from gritrag.index.storage.checksums import Sealer, check_catalog, first_seal, hold, let_go
+from gritrag.index.storage.checksums import ChecksumWriter, check_catalog, first_checksums, hold, let_go
 from gritrag.index.storage.durable import sync
 from gritrag.index.storage.schema import anchor, connect
 
@@ -34,23 +35,23 @@ class Connection:
         self.path = path
         self.lock = threading.RLock()
         self._pid = os.getpid()
-        self._sealer: Sealer | None = None
+        self._checksums: ChecksumWriter | None = None
         with ExitStack() as closing:
             if mode == "rwc":
                 connect(path, mode).close()
-                first_seal(path)
+                first_checksums(path)
             self._file = hold(path)
             closing.callback(let_go, self._file)
-            seal = check_catalog(path, self._file)
+            checksums = check_catalog(path, self._file)
             if mode != "r":
                 self._anchor = anchor(path)
                 closing.callback(self._anchor.close)
             self._connection = connect(path, "r" if mode == "r" else "rw")
             closing.callback(self._connection.close)
             if mode != "r":
-                self._sealer = Sealer(path, seal)
+                self._checksums = ChecksumWriter(path, checksums)
             self._close = weakref.finalize(self, _close, closing.pop_all(), self._pid)
-        if self._sealer is not None and self._sealer.log_bytes:  # of a writer that died
+        if self._checksums is not None and self._checksums.log_bytes:  # of a writer that died
             self.fold()
 
     def close(self) -> None:
@@ -76,7 +77,7 @@ class Connection:
     @contextmanager
     def transaction(self) -> Iterator[None]:
         """All of the block is on disk when it ends, or none of it."""
-        assert self._sealer is not None
+        assert self._checksums is not None
         self._require_own_process()
         with self.lock, named_errors(self.path):
             if self._in_transaction():
@@ -88,8 +89,8 @@ class Connection:
             finally:
                 if self._in_transaction():  # the block or the commit (a full disk) has failed
                     self._connection.execute("ROLLBACK")
-            self._sealer.committed()
-            if self._sealer.log_bytes > max(LOG_BYTES, self._sealer.file_bytes // 4):
+            self._checksums.committed()
+            if self._checksums.log_bytes > max(LOG_BYTES, self._checksums.file_bytes // 4):
                 self.fold()
 
     @contextmanager
@@ -109,17 +110,17 @@ class Connection:
 
     def fold(self) -> bool:
         """Move what the log holds into the file and empty the log; False if a reader's snapshot is in the way."""
-        if self._sealer is None:
+        if self._checksums is None:
             return False
         with self.lock:
-            return self._sealer.fold(lambda: self.execute("PRAGMA wal_checkpoint (TRUNCATE)")[0])
+            return self._checksums.fold(lambda: self.execute("PRAGMA wal_checkpoint (TRUNCATE)")[0])
 
     def shrink(self) -> None:
         """Give the space of deleted rows back to the file system."""
-        assert self._sealer is not None
+        assert self._checksums is not None
         with self.lock:
             self.execute("VACUUM")
-            self._sealer.committed()
+            self._checksums.committed()
             self.fold()
 
     def copy(self, path: Path) -> None:
@@ -127,7 +128,7 @@ class Connection:
         self.execute("VACUUM INTO ?", (os.fspath(path),))
         connect(path, "rw").close()  # which makes it one that keeps a log
         sync(path)
-        first_seal(path)
+        first_checksums(path)
 
     def problem(self) -> str | None:
         """What is wrong with the pages of the file and with its log; None if nothing is."""

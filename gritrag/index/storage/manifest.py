@@ -17,13 +17,13 @@ __all__ = ["CATALOG", "Manifest", "check_names", "check_replaceable", "parse_byt
 
 NAME = "manifest.json"
 FORMAT = "gritrag-index"
-VERSION = 2
+VERSION = 3
 # Everything an index ever puts into its directory; the lock stays when an index is replaced.
 LOCKS = {"lock", "lock.pid"}
 CATALOG = "catalog.sqlite"
 JOURNAL = f"{CATALOG}-journal"  # while a catalog is made, and never later
 LOGS = (f"{CATALOG}-wal", f"{CATALOG}-shm", JOURNAL)
-OWN = (NAME, "catalog.seal", "vectors", "states", *LOGS, CATALOG)  # in the order in which `wipe` removes
+OWN = (NAME, "catalog.checksums", "vectors", "states", *LOGS, CATALOG)  # in the order in which `wipe` removes
 LIMIT = 1 << 20  # bytes of a manifest
 UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
 
@@ -47,7 +47,7 @@ class Manifest:
             "codec": self.codec,
             "state_quota": self.state_quota,
         }
-        replace_files([(root / NAME, _seal(content))])
+        replace_files([(root / NAME, _with_checksum(content))])
         sync(root)
         sync(root.parent)
 
@@ -70,14 +70,12 @@ class Manifest:
             ) from None
         except (OSError, ValueError, RecursionError) as error:
             raise DamagedIndex(root / NAME, str(error)) from error
-        known = isinstance(content, dict) and content.get("version") == VERSION
-        if isinstance(content, dict) and (known or "xxh3" in content):  # version 1 had none
-            content.pop("xxh3", None)
-            if _seal(content) != data:
-                raise DamagedIndex(root / NAME, "its checksum is not that of its content")
-        if not isinstance(content, dict) or content.get("format") != FORMAT:
+        if not isinstance(content, dict) or not ("xxh3" in content or content.get("format") == FORMAT):
             raise ValueError(f"{root / NAME} is not the manifest of a GritRAG index")
-        if not known:
+        content.pop("xxh3", None)
+        if _with_checksum(content) != data:
+            raise DamagedIndex(root / NAME, "its checksum is not that of its content")
+        if content.get("version") != VERSION:
             raise ValueError(
                 f"{root} has index format {content.get('version')!r}, this GritRAG reads format {VERSION}: "
                 "open it with the version that built it, or build it anew"
@@ -92,11 +90,11 @@ class Manifest:
         return cls(fingerprint, int(content["dim"]), str(content["codec"]), content["state_quota"])
 
 
-def _seal(content: dict) -> bytes:
+def _with_checksum(content: dict) -> bytes:
     """The bytes of a manifest, its own checksum among them: whatever else decodes to the same is not the manifest."""
     plain = json.dumps(content, indent=2, sort_keys=True)
-    sealed = content | {"xxh3": xxhash.xxh3_128_hexdigest(plain.encode())}
-    return (json.dumps(sealed, indent=2, sort_keys=True) + "\n").encode()
+    whole = content | {"xxh3": xxhash.xxh3_128_hexdigest(plain.encode())}
+    return (json.dumps(whole, indent=2, sort_keys=True) + "\n").encode()
 
 
 def check_names(root: Path) -> None:

@@ -1,4 +1,4 @@
-"""A shelf: the states of an index, as many as its quota allows, and of those the ones that are asked for most.
+"""A quota: which states an index keeps, namely as many as it has room for, and those that are asked for most.
 
 How useful a state is: the requests for its document, each worth half after `HALF_LIFE` later requests, per byte. A new
 state takes the place of less useful ones and never of equally useful ones, so reading a large corpus beyond the quota
@@ -11,10 +11,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from gritrag.index.storage.catalog import Catalog, Entry, StateRow
-from gritrag.index.storage.codecs import get_codec
+from gritrag.index.storage.packed import bytes_per_token
 from gritrag.index.storage.states import DocumentState, StateFileWarning, StateStore, relative_path
 
-__all__ = ["Room", "Shelf"]
+__all__ = ["Room", "StateQuota"]
 
 HALF_LIFE = 10_000
 HEADER_BYTES = 512
@@ -27,7 +27,7 @@ class Room(NamedTuple):
     evicted: set[str]
 
 
-class Shelf:
+class StateQuota:
     """State files under a quota, and their rows. Uses are counted in memory and written with what is written anyway."""
 
     def __init__(self, catalog: Catalog, files: StateStore, codec: str, quota: int | None) -> None:
@@ -83,7 +83,7 @@ class Shelf:
             return Room(set(), set())
         if self._quota is None:
             return Room(set(tokens), set())
-        per_token = get_codec(self.codec).bytes_per_token(elements_per_token)
+        per_token = bytes_per_token(self.codec, elements_per_token)
         sizes = {key: HEADER_BYTES + math.ceil(per_token * count) for key, count in tokens.items()}
         stored = {row.key: row for row in self.catalog.states()}
         sizes |= {key: stored.pop(key).bytes for key in tokens if key in stored}  # written anew, in its own place

@@ -86,7 +86,7 @@ def _prepare(connection: sqlite3.Connection, path: Path, mode: str) -> None:
     if journal != "wal":  # SQLite takes no for an answer: a full disk, or a file system without shared memory
         raise ValueError(f"cannot open {path}: SQLite can keep no log beside it (journal mode {journal!r})")
     connection.execute("PRAGMA synchronous = FULL")
-    connection.execute("PRAGMA wal_autocheckpoint = 0")  # the log is folded in where the seal can be kept: `seal`
+    connection.execute("PRAGMA wal_autocheckpoint = 0")  # the log is folded in where checksums are written
     connection.execute("PRAGMA secure_delete = ON")
     connection.execute(f"PRAGMA busy_timeout = {BUSY_MS}")
     connection.execute("PRAGMA cache_size = -65536")
@@ -99,7 +99,7 @@ def anchor(path: Path) -> sqlite3.Connection:
     """A read-only connection to keep open beside the writer's, and to close after it.
 
     SQLite folds its log into the file when the last connection closes, be it because an index was forgotten or because
-    of an error, and there is no seal for that. A connection that only reads cannot, and is the last.
+    of an error, and no checksums are written then. A connection that only reads cannot, and is the last.
     """
     try:
         connection = _open(path, "mode=ro")

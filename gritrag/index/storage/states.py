@@ -19,8 +19,8 @@ import xxhash
 from safetensors.torch import save
 
 from gritrag.index.storage.catalog import StateRow
-from gritrag.index.storage.codecs import get_codec
 from gritrag.index.storage.durable import is_folder, make_folder, open_file, remove_files, replace_files, sync
+from gritrag.index.storage.packed import decode, encode
 from gritrag.model.state import DocumentState, Reading
 from gritrag.records import Fingerprint
 
@@ -92,7 +92,7 @@ class StateStore:
             raise ValueError("its token ids are not the document's")
         if notes["codec"] != row.codec:
             raise ValueError(f"it is of codec {notes['codec']}, the catalog says {row.codec}")
-        state = get_codec(row.codec).decode(tensors, notes["reading"])
+        state = decode(tensors, row.codec, notes["reading"])
         computed: torch.dtype = getattr(torch, notes["dtype"])
         if type(state) is not DocumentState or computed.itemsize >= state.keys.dtype.itemsize:
             return state
@@ -156,7 +156,7 @@ class StateStore:
 def encoded(state: DocumentState, codec: str) -> bytes:
     """The file of a state."""
     notes = {"codec": codec, "reading": state.reading, "dtype": str(state.keys.dtype).removeprefix("torch.")}
-    return save(get_codec(codec).encode(state), notes)
+    return save(encode(state, codec), notes)
 
 
 def relative_path(key: str) -> str:
