@@ -3,36 +3,51 @@
 #     make demo TORCH_FLAGS="--index-url https://download.pytorch.org/whl/cpu"
 
 TORCH_FLAGS ?=
+export TORCH_FLAGS
+EXTRAS := faiss,train,eval,mteb,langchain,site,dev
 PIP := .venv/bin/python -m pip --disable-pip-version-check install --quiet
 
-.PHONY: demo test test-langchain-oldest kill-loop soak lint clean
+.PHONY: demo test quick docs package test-langchain-oldest kill-loop soak lint clean
 .SECONDARY:
 
 demo: .venv/.installed-faiss
 	.venv/bin/gritrag demo
 
-test: .venv/.installed-faiss,train,eval,mteb,langchain,dev
+test: .venv/.installed-$(EXTRAS)
 	.venv/bin/python -m pytest
 
+# What is fast: tiny models only, under a minute. Run it while you work.
+quick: .venv/.installed-$(EXTRAS)
+	.venv/bin/python -m pytest -m "not slow and not model"
+
+# The documentation as a site, in site/.
+docs: .venv/.installed-$(EXTRAS)
+	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict
+
+# Wheel and sdist in dist/, and the wheel tried in an environment of its own.
+package: .venv/.installed-$(EXTRAS)
+	.venv/bin/python -m build --outdir dist
+	.venv/bin/python -m pytest tests/test_package.py
+
 # The newest LangChain is what the other tests run with; this is the oldest that the extra allows, laid over it.
-test-langchain-oldest: .venv/.installed-faiss,train,eval,mteb,langchain,dev
+test-langchain-oldest: .venv/.installed-$(EXTRAS)
 	$(PIP) --no-deps --upgrade --target .venv/langchain-oldest langchain-core==1.4.0 langchain-text-splitters==1.1.2
 	PYTHONPATH=.venv/langchain-oldest .venv/bin/python -m pytest tests/langchain
 
 # What `make test` does in ten rounds and ten seconds, for longer.
-kill-loop: .venv/.installed-faiss,train,eval,mteb,langchain,dev
+kill-loop: .venv/.installed-$(EXTRAS)
 	GRITRAG_KILL_ROUNDS=200 .venv/bin/python -m pytest --timeout=3600 tests/index/test_kill.py
 
-soak: .venv/.installed-faiss,train,eval,mteb,langchain,dev
+soak: .venv/.installed-$(EXTRAS)
 	GRITRAG_SOAK_SECONDS=60 .venv/bin/python -m pytest tests/index/test_soak.py
 
-lint: .venv/.installed-faiss,train,eval,mteb,langchain,dev
+lint: .venv/.installed-$(EXTRAS)
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 
 clean:
-	rm -rf .venv .pytest_cache .ruff_cache .mypy_cache .hypothesis build dist
+	rm -rf .venv site .pytest_cache .ruff_cache .mypy_cache .hypothesis build dist
 	find gritrag tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # torch in a step of its own, so that the resolver meets it installed and never goes looking for a CUDA build.

@@ -6,12 +6,18 @@ run by the tests" in the line above it, so that readers see it too. How many the
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+import typer
+from test_public_surface import surface
+
+import gritrag
+from gritrag.cli import app
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -29,8 +35,8 @@ class Block(NamedTuple):
     code: str
 
 
-def blocks(page: Path) -> list[Block]:
-    """All fences of a page that hold Python."""
+def fences(page: Path, language: str) -> list[Block]:
+    """All fences of a page in one language."""
     found: list[Block] = []
     above, opened, code = "", None, []
     for line in page.read_text("utf-8").splitlines():
@@ -45,15 +51,15 @@ def blocks(page: Path) -> list[Block]:
         elif line.strip():
             above = line.strip()
     assert opened is None, f"{page} has a fence that is never closed"
-    return [block for block in found if block.info.startswith("python")]
+    return [block for block in found if block.info.split() and block.info.split()[0] == language]
 
 
 def runnable(page: Path) -> list[str]:
-    return [block.code for block in blocks(page) if ".no-run" not in block.info]
+    return [block.code for block in fences(page, "python") if ".no-run" not in block.info]
 
 
 def test_blocks_that_are_not_run_say_so_and_are_few() -> None:
-    marked = [block for page in PAGES for block in blocks(page) if ".no-run" in block.info]
+    marked = [block for page in PAGES for block in fences(page, "python") if ".no-run" in block.info]
     assert len(marked) == NOT_RUN
     assert all("not run by the tests" in block.above for block in marked)
 
@@ -87,3 +93,52 @@ def test_every_python_block_runs(tmp_path: Path) -> None:
         text=True,
     )
     assert run.returncode == 0, f"{run.stdout[-2000:]}\n{run.stderr[-4000:]}"
+
+
+def prose() -> list[Path]:
+    """All pages that readers see in the repository."""
+    return [*PAGES, *ROOT.glob("*.md"), ROOT / "indexes" / "README.md", ROOT / "findings" / "README.md"]
+
+
+def test_relative_links_lead_somewhere() -> None:
+    broken = [
+        f"{page.relative_to(ROOT)}: {target}"
+        for page in prose()
+        for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text("utf-8"))
+        if "://" not in target and not (page.parent / target).exists()
+    ]
+    assert broken == []
+
+
+def commands(page: Path) -> list[list[str]]:
+    """Words of every line of a page's shell blocks that calls gritrag."""
+    lines = [line for _, _, code in fences(page, "sh") for line in code.splitlines()]
+    return [shlex.split(line, comments=True) for line in lines if line.startswith("gritrag ")]
+
+
+def test_commands_of_the_docs_exist_with_their_options() -> None:
+    """Experiments are left out: they say what was called then."""
+    app_commands = surface(typer.main.get_command(app))
+    pages = [page for page in prose() if "experiments" not in page.parts]
+    found = [(page.name, words) for page in pages for words in commands(page)]
+    assert len(found) > 20
+    for page, words in found:
+        name = " ".join(words[1:3]) if " ".join(words[1:3]) in app_commands else words[1]
+        options = {word.split("=")[0] for word in words[2:] if re.match(r"--?[a-z]", word)}
+        name = "eval questions" if name == "eval" else name
+        assert options <= set(app_commands[name].split()), f"{page}: {' '.join(words)}"
+
+
+@pytest.mark.slow
+def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
+    run = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path / "site")],
+        cwd=ROOT,
+        env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stderr[-4000:]
+    reference = (tmp_path / "site" / "reference" / "python" / "index.html").read_text("utf-8")
+    assert all(f">{name}<" in reference for name in gritrag.__all__)
+    assert "gritrag index" in (tmp_path / "site" / "reference" / "cli" / "index.html").read_text("utf-8")
