@@ -27,6 +27,8 @@ class SourceConfig(Recipe):
         gaps: so many questions a document are made of the document itself, other ones each time. They are answered, and
             never queries. See `gritrag.train.data.cloze`.
         literal_answers: drop answers that do not occur in their passage (for machine-made rows).
+        split_sentences: each sentence of a passage becomes a document of its own, and the answer needs all of them: for
+            passages that are lists of facts.
         label_negatives: of rows with a label: each gets so many rows of other labels as negatives of its own.
         augment: leave the file's questions aside; the queries of a passage are its own text, changed by each of these
             rules. See `gritrag.train.data.augment`.
@@ -42,6 +44,7 @@ class SourceConfig(Recipe):
     order: Literal["file", "words"] = "file"
     gaps: int = Field(0, ge=0)
     literal_answers: bool = False
+    split_sentences: bool = False
     label_negatives: int = Field(1, ge=1)
     augment: tuple[Literal["noise", "rewrite", "translate"], ...] = ()
 
@@ -133,6 +136,8 @@ class GenerativeConfig(Recipe):
         max_context_tokens: distractors that would make a context longer are left out.
         max_start: contexts start at a random position up to this one.
         p_unanswerable: share of questions whose own document is left out; the answer is then `not_found`.
+        p_two_documents: share of questions that are asked together with one on another document: "A? And B?", with the
+            answer "a and b". The context holds both documents.
         not_found: that answer.
         p_full: share of steps that read the same segments as one ordinary context, so that this stays good.
         p_chat: share of steps on plain chat.
@@ -152,6 +157,7 @@ class GenerativeConfig(Recipe):
     max_context_tokens: int = Field(1200, ge=8)
     max_start: int = Field(0, ge=0)
     p_unanswerable: float = Field(0.08, ge=0, le=1)
+    p_two_documents: float = Field(0.0, ge=0, le=1)
     not_found: str = "not in the documents"
     p_full: float = Field(0.15, ge=0, le=1)
     p_chat: float = Field(0.05, ge=0, le=1)

@@ -3,6 +3,7 @@
 import random
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 from xxhash import xxh3_64_intdigest
 
@@ -19,12 +20,38 @@ from gritrag.train.data.sentences import sentence_ends
 from gritrag.train.data.source import Source
 from gritrag.train.data.steps import ChatStep, Prompted, RetrievalStep
 
-Asked = tuple[int, int | None, Question]
-"""Row of the own document, row of the query or None where the question is none, and the question."""
+
+class Asked(NamedTuple):
+    """A question that may be answered.
+
+    Args:
+        row: of its document.
+        query: row of the query, None where it is none.
+        question: see `Question`.
+        evidence: rows of further documents that the answer needs.
+        beside: rows of the other documents of its row of the file, which do not hold the answer.
+    """
+
+    row: int
+    query: int | None
+    question: Question
+    evidence: tuple[int, ...] = ()
+    beside: tuple[int, ...] = ()
+
+    @property
+    def needed(self) -> tuple[int, ...]:
+        """Rows of all documents that the answer needs."""
+        return (self.row, *self.evidence)
 
 
 P_FOUND_FIRST = 0.85
 """Share of weighed contexts in which the own document has the best score, as hybrid search would about find it."""
+
+STRENGTHS = (0.25, 0.5, 1.0, 1.0)
+"""Shares of the relevance bias that weighed contexts are given."""
+
+LONGEST_JOINED = 12
+"""Words of an answer that may be joined with another one."""
 
 
 def identity(text: str) -> int:
@@ -60,17 +87,19 @@ class Dress:
             questions = rng.sample(questions, min(len(questions), self._data.questions_per_document))
             title = passage.title if rng.random() < self._data.p_title else ""
             row = len(documents)
-            negatives = questions[0].negatives if questions else ()
-            identities += [identity(known) for known in (passage.identity or passage.text, *negatives)]
-            for text in [Document(kept, title=title).content, *negatives]:
+            evidence, negatives = (questions[0].evidence, questions[0].negatives) if questions else ((), ())
+            identities += [identity(known) for known in (passage.identity or passage.text, *evidence, *negatives)]
+            for text in [Document(kept, title=title).content, *evidence, *negatives]:
                 texts.append(text)
                 documents.append(self.document(text))
-            own.append(list(range(row, len(documents))))
-            compared = questions[: self._data.queries_per_document]
+            needed, beside = tuple(range(row, row + 1 + len(evidence))), tuple(range(row, len(documents)))
+            own.append([row, *beside[len(needed) :]])
+            compared = [q for q in questions if q.is_query][: self._data.queries_per_document]
             free = self._data.questions_per_document - len(questions)
             made = ask(kept, min(source.config.gaps, free), rng) if source.config.gaps else []
-            asked += [(row, len(queries) + n if n < len(compared) else None, q) for n, q in enumerate(questions)]
-            asked += [(row, None, question) for question in made]
+            numbers = {question: len(queries) + number for number, question in enumerate(compared)}
+            asked += [Asked(row, numbers.get(q), q, needed[1:], beside[len(needed) :]) for q in questions]
+            asked += [Asked(row, None, question) for question in made]
             for question in compared:
                 instruction = question.instruction or source.config.instruction or self._instruction
                 queries.append(self.query(question.text, instruction))
@@ -123,33 +152,51 @@ class Dress:
             asked: what may be answered.
         """
         config = self._generative
+        answerable = [one for one in asked if one.question.answer or one.question.is_unanswerable]
+        chosen = _some(answerable, self._data.answers_per_step, rng)
         answers = []
-        answerable = [(row, query, question) for row, query, question in asked if question.answer]
-        for row, query, question in _some(answerable, self._data.answers_per_step, rng):
-            others = rng.sample([other for other in range(len(documents)) if other != row], len(documents) - 1)
-            if config.p_near and rng.random() < config.p_near:
-                others.sort(key=lambda other: abs(other - row))
-            size, answer = rng.choice(config.documents_per_context), question.answer
-            context = [row]
-            without = [other for other in others if answer.lower() not in texts[other].lower()]
-            if without and rng.random() < config.p_unanswerable:
-                context, others, answer = [without[0]], without[1:], config.not_found
-            room = config.max_context_tokens - len(documents[context[0]].ids)
-            for other in others[: size - 1]:
-                if len(documents[other].ids) <= room:
-                    context.append(other)
-                    room -= len(documents[other].ids)
-            best = context[0]
-            rng.shuffle(context)
-            start = rng.randint(0, config.max_start)
-            drawn = self.prompted(question.text, answer, tuple(context), start)
-            if config.p_weighed and len(context) > 1 and rng.random() < config.p_weighed:
-                biases = _biases(len(context), context.index(best), rng)
-                drawn = replace(drawn, biases=biases, abreast=(True,) * len(context))
-            if query is not None and config.p_question_state and rng.random() < config.p_question_state:
-                drawn = self._over_query(drawn, len(documents) + query, is_last=rng.random() < 0.5)
-            answers.append(drawn)
+        for one in chosen:
+            pair = one
+            if config.p_two_documents and rng.random() < config.p_two_documents:
+                pair = _with_another(one, answerable, rng)
+            answers.append(self._answer(pair, texts, documents, rng))
         return answers
+
+    def _answer(
+        self, asked: Asked, texts: Sequence[str], documents: Sequence[TokenIds], rng: random.Random
+    ) -> Prompted:
+        """One question with a context of its documents and others, and its answer."""
+        config, question = self._generative, asked.question
+        answer = config.not_found if question.is_unanswerable else question.answer
+        needed, others = list(asked.needed), self._others(asked, len(documents), rng)
+        if not question.is_unanswerable and not asked.evidence and rng.random() < config.p_unanswerable:
+            without = [row for row in others if answer.lower() not in texts[row].lower()]
+            if without:
+                needed, others, answer = without[:1], without[1:], config.not_found
+        size = rng.choice(config.documents_per_context)
+        if asked.beside:  # passages that belong together are seen together
+            size, others = len(others) + 1, [row for row in others if row in asked.beside]
+        context, room = needed, config.max_context_tokens - sum(len(documents[row].ids) for row in needed)
+        for row in others[: max(0, size - len(needed))]:
+            if len(documents[row].ids) <= room:
+                context = [*context, row]
+                room -= len(documents[row].ids)
+        rng.shuffle(context := list(context))
+        drawn = self.prompted(question.text, answer, tuple(context), rng.randint(0, config.max_start))
+        if config.p_weighed and len(context) > 1 and rng.random() < config.p_weighed:
+            biases = _biases(len(context), [context.index(row) for row in needed], rng)
+            drawn = replace(drawn, biases=biases, abreast=(True,) * len(context))
+        if asked.query is not None and config.p_question_state and rng.random() < config.p_question_state:
+            drawn = self._over_query(drawn, len(documents) + asked.query, is_last=rng.random() < 0.5)
+        return drawn
+
+    def _others(self, asked: Asked, count: int, rng: random.Random) -> list[int]:
+        """Rows of other documents as they are taken: in random order, or the nearest in the batch first."""
+        left = [row for row in range(count) if row not in asked.needed]
+        others = rng.sample(left, len(left))
+        if self._generative.p_near and rng.random() < self._generative.p_near:
+            others.sort(key=lambda row: abs(row - asked.row))
+        return others
 
     def _over_query(self, prompted: Prompted, row: int, is_last: bool) -> Prompted:
         """The question is not read again: its query stands in the context, before or behind the documents."""
@@ -228,19 +275,48 @@ class Dress:
         return ids, is_target
 
 
-def _biases(count: int, best: int, rng: random.Random) -> tuple[float, ...]:
-    """Of `count` documents, as a search might have scored them that puts document `best` first in most cases."""
+def _with_another(one: Asked, asked: Sequence[Asked], rng: random.Random) -> Asked:
+    """A question together with one on another document, the nearest of a few that chance draws; as it is where there
+    is no other, or where answers are too long to be told apart in a sentence."""
+
+    def is_short(other: Asked) -> bool:
+        question = other.question
+        return bool(question.answer) and not other.evidence and len(question.answer.split()) <= LONGEST_JOINED
+
+    others = [other for other in asked if is_short(other) and other.row != one.row]
+    if not others or not is_short(one) or one.question.is_unanswerable:
+        return one
+    few = rng.sample(others, min(len(others), 3))
+    other = min(few, key=lambda candidate: abs(candidate.row - one.row))
+    first, second = (one, other) if rng.random() < 0.5 else (other, one)
+    text = second.question.text
+    text = text if text.split()[0].isupper() else text[0].lower() + text[1:]
+    joined = Question(
+        f"{first.question.text.strip()} And {text}", f"{first.question.answer} and {second.question.answer}", None, ()
+    )
+    return Asked(first.row, None, joined, evidence=(second.row,))
+
+
+def _biases(count: int, needed: Sequence[int], rng: random.Random) -> tuple[float, ...]:
+    """Of `count` documents, as a search might have scored them: those that are needed first in most cases.
+
+    How strongly scores weigh differs, so that answers do not hang on one strength.
+    """
     scores = [rng.random() for _ in range(count)]
-    scores[best] = 1.0
+    for row in needed:
+        scores[row] = 1.0 if row == needed[0] else rng.uniform(0.7, 1.0)
     if rng.random() >= P_FOUND_FIRST:
-        scores[best] = rng.uniform(0.5, 1.0)
-        scores[rng.choice([row for row in range(count) if row != best])] = 1.0
-    return tuple(RELEVANCE_BIAS * (score - 1) for score in scores)
+        for row in needed:
+            scores[row] = rng.uniform(0.5, 1.0)
+        others = [row for row in range(count) if row not in needed]
+        scores[rng.choice(others or list(needed))] = 1.0
+    strength = RELEVANCE_BIAS * rng.choice(STRENGTHS)
+    return tuple(strength * (score - 1) for score in scores)
 
 
 def _some(asked: Sequence[Asked], count: int, rng: random.Random) -> list[Asked]:
     """So many of them; made ones fill what the others leave free."""
-    given = [one for one in asked if not one[-1].is_made]
-    made = [one for one in asked if one[-1].is_made]
+    given = [one for one in asked if not one.question.is_made]
+    made = [one for one in asked if one.question.is_made]
     chosen = rng.sample(given, min(len(given), count))
     return [*chosen, *rng.sample(made, min(len(made), count - len(chosen)))]

@@ -3,7 +3,9 @@
 Kinds of rows, told apart by their keys:
 
 - ``{"question", "passage", "answers", "title"}``: one passage, one question; `answers` may be empty;
-- ``{"question", "documents", "answers"}``: the first document answers the question, the others do not;
+- ``{"question", "passage", "unanswerable": true, "answers": []}``: the passage does not hold the answer;
+- ``{"question", "documents", "answers", "gold"}``: several passages; `gold` lists the numbers of those that hold the
+  answer, ``[0]`` where it is not given. With several the answer needs all of them;
 - ``{"query", "pos", "neg", "instruction"}``, where texts may be GritLM's ``[instruction, text]``: the first of `pos`;
 - ``{"text", "label"}``: a text whose query is another text of its label, and whose negatives are of other labels;
 - ``{"messages"}``: a chat; GritLM's ``{"text": [user, assistant, ...]}`` too.
@@ -13,6 +15,7 @@ import json
 import random
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +23,7 @@ from datasets import load_dataset
 from datasets.exceptions import DatasetsError
 
 from gritrag.train.config import SourceConfig
+from gritrag.train.data.sentences import sentence_ends
 
 HUB_NAME = re.compile(
     r"(?P<path>[\w-][\w.-]*/[\w-][\w.-]*)(/(?P<name>[\w.-]+))?(@(?P<revision>[\w.-]+))?(:(?P<split>[\w.]+))?"
@@ -31,13 +35,31 @@ SPLIT = "train"
 
 
 class Question(NamedTuple):
-    """`answer` is empty where there is none; what `is_made` (see `gaps.py`) is answered, but never a query."""
+    """A question on a passage.
+
+    Args:
+        text: the question.
+        answer: empty where it is not known: such a question is for retrieval only.
+        instruction: of the query; the source's where None.
+        negatives: further passages of its row, which do not hold the answer.
+        is_made: made of the passage itself (see `cloze`): answered, but never a query.
+        is_unanswerable: its passage does not hold the answer; answered with `GenerativeConfig.not_found`, never a
+            query.
+        evidence: further passages that the answer needs. With any, the question is never a query.
+    """
 
     text: str
     answer: str
     instruction: str | None
     negatives: tuple[str, ...]
     is_made: bool = False
+    is_unanswerable: bool = False
+    evidence: tuple[str, ...] = ()
+
+    @property
+    def is_query(self) -> bool:
+        """Whether retrieval should find its passage, and that one alone."""
+        return not (self.is_made or self.is_unanswerable or self.evidence)
 
 
 class Passage(NamedTuple):
@@ -69,7 +91,7 @@ def read_source(path: Path, config: SourceConfig) -> tuple[list[Passage], list[C
     Raises:
         ValueError: no such file or data set, a broken row (file and line are named), or questions and chats in one.
     """
-    questions: dict[tuple[str, str], list[Question]] = {}
+    questions: dict[tuple[str, str, tuple[str, ...]], list[Question]] = {}
     chats: list[Chat] = []
     labelled: list[tuple[str, str]] = []
     for number, (where, row) in enumerate(_rows(path, config)):
@@ -84,7 +106,9 @@ def read_source(path: Path, config: SourceConfig) -> tuple[list[Passage], list[C
                 text, title, question = _question(row)
                 if config.literal_answers and question.answer.lower() not in text.lower():
                     question = question._replace(answer="")
-                questions.setdefault((text, title), []).append(question)
+                if config.split_sentences:
+                    text, question = _split(text, question)
+                questions.setdefault((text, title, question.evidence), []).append(question)
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{where}: broken row: {_told(error)}") from None
     if sum(map(bool, (questions, chats, labelled))) != 1:
@@ -94,7 +118,15 @@ def read_source(path: Path, config: SourceConfig) -> tuple[list[Passage], list[C
         )
     if labelled:
         return _alike(labelled, config.label_negatives, path), []
-    return [Passage(text, title, tuple(found)) for (text, title), found in questions.items()], chats
+    return [Passage(text, title, tuple(found)) for (text, title, _), found in questions.items()], chats
+
+
+def _split(text: str, question: Question) -> tuple[str, Question]:
+    """The first sentence as the passage, the others as further evidence."""
+    ends = [0, *sentence_ends(text), len(text)]
+    sentences = [text[start:end].strip() for start, end in pairwise(ends)]
+    first, *others = [sentence for sentence in sentences if sentence]
+    return first, question._replace(evidence=(*others, *question.evidence))
 
 
 def _alike(labelled: Sequence[tuple[str, str]], negatives: int, path: Path) -> list[Passage]:
@@ -200,14 +232,29 @@ def _question(row: Mapping[str, Any]) -> tuple[str, str, Question]:
         instruction = row.get("instruction") or told
         return _text(positives[0], "pos"), "", Question(_text(query, "query"), "", instruction, negatives)
     answer = _shortest(_list(row, "answers"))
+    is_unanswerable = bool(row.get("unanswerable"))
+    if is_unanswerable and answer:
+        raise ValueError("it is marked unanswerable and has answers; remove one of the two")
+    question = Question(_text(row["question"], "question"), answer, None, (), is_unanswerable=is_unanswerable)
     if "documents" in row:
         documents = [_titled(document) for document in _list(row, "documents")]
-        if not documents:
-            raise ValueError("documents is empty")
-        negatives = tuple(f"{title}\n{text}".strip() for text, title in documents[1:])
-        return *documents[0], Question(_text(row["question"], "question"), answer, None, negatives)
-    title = row.get("title") or ""
-    return _text(row["passage"], "passage"), title, Question(_text(row["question"], "question"), answer, None, ())
+        first, *more = _gold(row, len(documents))
+        contents = [f"{title}\n{text}".strip() for text, title in documents]
+        others = [number for number in range(len(documents)) if number not in (first, *more)]
+        return *documents[first], question._replace(
+            negatives=tuple(contents[number] for number in others), evidence=tuple(contents[number] for number in more)
+        )
+    return _text(row["passage"], "passage"), row.get("title") or "", question
+
+
+def _gold(row: Mapping[str, Any], count: int) -> list[int]:
+    """Which of `count` documents hold the answer."""
+    if not count:
+        raise ValueError("documents is empty")
+    gold = list(_list(row, "gold")) if row.get("gold") is not None else [0]
+    if not gold or len(set(gold)) < len(gold) or not all(type(n) is int and 0 <= n < count for n in gold):
+        raise ValueError(f"gold must list different numbers of documents, from 0 to {count - 1}, got {gold}")
+    return gold
 
 
 def _chat(row: Mapping[str, Any]) -> Chat:
