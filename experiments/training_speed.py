@@ -20,6 +20,7 @@ import torch
 
 from gritrag.tokens import TokenIds
 from gritrag.train.config import TrainConfig
+from gritrag.train.data.steps import RetrievalStep
 from gritrag.train.loop import Trainer
 
 OPERATIONS_PER_WEIGHT = 6
@@ -32,7 +33,7 @@ def steps_of(trainer: Trainer, count: int) -> list[Any]:
     number = 0
     while len(found) < count:
         step = trainer.mixture.step(number)
-        if getattr(step, "answers", None) and not step.is_full and not step.is_quantised:
+        if isinstance(step, RetrievalStep) and step.answers and not step.is_full and not step.is_quantised:
             found.append(step)
         number += 1
     return found
@@ -81,7 +82,7 @@ def main() -> None:
     parser.add_argument("--batch", type=Path)
     parser.add_argument("--profile", action="store_true")
     parser.add_argument("--json", action="store_true")
-    given = parser.parse_args()
+    given = parser.parse_intermixed_args()
     trainer = Trainer(TrainConfig.load(Path(given.recipe), given.overrides))
     made = steps_of(trainer, 1 if given.batch else given.steps + 1)
     steps = [from_json(fields, made[0]) for fields in json.loads(given.batch.read_text())] if given.batch else made

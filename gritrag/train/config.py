@@ -268,7 +268,9 @@ class TrainConfig(Recipe):
         average: other runs, named as in `init`: what is shipped is the mean of their weights and those of this run, of
             ``adapter.method=full``. A run that is done is shipped anew by the same command.
         reading, pooling, template, instruction, links, parts: what the checkpoint will fix; see `CheckpointConfig`.
-        dtype: of the weights. ``autocast`` computes in bfloat16 on a GPU that does.
+        dtype: of the weights and of what the optimizer keeps.
+        autocast: compute in bfloat16 on a GPU that does; on a processor with instructions for it, the products of
+            linear layers.
         sharding: ``fsdp2``: of several processes each keeps a part of the language model; see `gritrag.train.sharding`.
         steps, seconds, tokens: the run ends at whichever comes first; the schedule goes by the same clock.
         stages: run one after the other, each with a schedule and an optimizer of its own; without any, the recipe is

@@ -27,6 +27,8 @@ from gritrag.train.data.mixture import Mixture
 from gritrag.train.data.prefetch import Ahead
 from gritrag.train.data.steps import RetrievalStep
 from gritrag.train.eta import mean_sizes, seconds_left
+from gritrag.train.grouped_attention import group_attention
+from gritrag.train.half_products import halve_products
 from gritrag.train.metrics import Metrics
 from gritrag.train.quantisation_aware import AsShipped
 from gritrag.train.ranks import Peers
@@ -110,6 +112,10 @@ class Trainer:
         trained = {id(p) for layer in linear_layers(lm).values() for p in layer.parameters(recurse=False)}
         for parameter in lm.parameters():
             parameter.requires_grad_(settings.embeddings or id(parameter) in trained)
+        if self.config.sharding == "none":
+            group_attention(lm)
+            if self.config.autocast:
+                halve_products(lm)
         return None
 
     # --- the run ----------------------------------------------------------------------------------------------------

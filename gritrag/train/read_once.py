@@ -78,10 +78,25 @@ class ReadOnce:
         return Readings(self.model, prompts, self.config.chunk_tokens, self.config.recompute, with_states)
 
     def chunks(self, step: RetrievalStep, is_full: bool) -> list[list[Prompted]]:
-        """A step's answers in chunks of one forward pass, those of like length together."""
+        """A step's answers in chunks of one forward pass, those of like length together.
+
+        Of placed contexts the length of question and answer counts: only their tokens are computed, and a padded one
+        costs as much as many padded columns of a context.
+        """
         lengths = [_length(answer, step.readable) for answer in step.answers]
-        budget = self.config.chunk_tokens if is_full else self.config.answer_chunk_tokens
-        return [[step.answers[row] for row in rows] for rows in length_sorted_batches(lengths, len(lengths), budget)]
+        if is_full:
+            batches = length_sorted_batches(lengths, len(lengths), self.config.chunk_tokens)
+            return [[step.answers[row] for row in rows] for rows in batches]
+        new = [len(answer.question_ids) + len(answer.answer_ids) for answer in step.answers]
+        chunks: list[list[int]] = []
+        widest = 0
+        for row in sorted(range(len(new)), key=lambda row: -new[row]):
+            widest = max(widest, lengths[row])
+            if not chunks or (len(chunks[-1]) + 1) * widest > self.config.answer_chunk_tokens:
+                chunks.append([])
+                widest = lengths[row]
+            chunks[-1].append(row)
+        return [[step.answers[row] for row in rows] for rows in chunks]
 
     @torch.no_grad()
     def forward(self, step: RetrievalStep | ChatStep) -> None:

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from answer_steps import assert_equal_gradients, gradients, retrieval_step
 from torch.nn.functional import cross_entropy
 
 from gritrag.model.attention import decoder_stack
@@ -18,20 +19,6 @@ from gritrag.train.read_once import ReadOnce
 
 Recipe = Callable[..., TrainConfig]
 MakeModel = Callable[..., GritModel]
-
-TEXTS = ["Varn lighthouse was built in 1871.", "Osk harbour freezes.", "The ferry carries ninety people, and no more."]
-
-
-def retrieval_step(model: GritModel, config: TrainConfig) -> RetrievalStep:
-    """Three documents of different lengths, a query each, and answers over contexts of every size and order."""
-    dress = Dress(model, config)
-    answers = [
-        dress.prompted("when?", "1871", (0,)),
-        dress.prompted("how many people?", "ninety", (2, 0, 1)),
-        dress.prompted("does it?", "yes, it does", (1, 0), start=7),
-    ]
-    queries = [dress.query(text, "Find it") for text in ("when?", "does it?", "how many people?")]
-    return RetrievalStep("test", [dress.document(t) for t in TEXTS], queries, [0, 1, 2], None, answers)
 
 
 def long_forward(model: GritModel, step: RetrievalStep, answer: Prompted) -> torch.Tensor:
@@ -64,18 +51,6 @@ def long_forward(model: GritModel, step: RetrievalStep, answer: Prompted) -> tor
     ).last_hidden_state[0]
     logits = model.lm.get_output_embeddings()(hidden[length + len(answer.question_ids) - 1 :])
     return cross_entropy(logits, torch.tensor(answer.answer_ids), reduction="none")
-
-
-def gradients(model: GritModel) -> dict[str, torch.Tensor]:
-    found = {name: p.grad.clone() for name, p in model.lm.named_parameters() if p.grad is not None}
-    model.lm.zero_grad()
-    return found
-
-
-def assert_equal_gradients(got: dict[str, torch.Tensor], want: dict[str, torch.Tensor], atol: float) -> None:
-    assert got.keys() == want.keys()
-    for name in want:
-        torch.testing.assert_close(got[name], want[name], atol=atol, rtol=1e-3, msg=lambda m, n=name: f"{n}: {m}")
 
 
 @pytest.mark.parametrize("architecture", ["llama", "qwen3", "phi"])

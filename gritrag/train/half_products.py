@@ -1,0 +1,69 @@
+"""Products of linear layers in bfloat16, on processors with instructions for it; everything else stays float32.
+
+Most of a step is products of activations and weights, and these instructions compute them twice as fast or faster, with
+sums in float32. Attention, norms and sums stay float32: on a processor they are no faster in bfloat16. So do weights,
+gradients and what the optimizer keeps (mixed precision: Micikevicius et al. 2018, arXiv 1710.03740, section 3.1). A
+weight is rounded once, for as long as it is not changed.
+
+Shape letters: `T` tokens, `I` and `O` numbers that go into and come out of a layer.
+"""
+
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.functional import linear
+
+from gritrag.model.adapter import linear_layers
+from gritrag.model.load import has_native_bf16
+from gritrag.model.packed import state_of
+
+
+class _Product(torch.autograd.Function):
+    """`x W^T`, float32, from factors in bfloat16. What is kept for the backward pass is in bfloat16 too."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, weight_OI: torch.Tensor, half_OI: torch.Tensor) -> torch.Tensor:
+        half_x = x.bfloat16()
+        ctx.save_for_backward(half_x if weight_OI.requires_grad else None)
+        ctx.half_OI = half_OI
+        return linear(half_x, half_OI).float()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        (x,) = ctx.saved_tensors
+        gradient_TO = gradient.flatten(0, -2).bfloat16()
+        of_x = (gradient_TO @ ctx.half_OI).float().view(*gradient.shape[:-1], -1) if ctx.needs_input_grad[0] else None
+        of_weight = (gradient_TO.T @ x.flatten(0, -2)).float() if ctx.needs_input_grad[1] else None
+        return of_x, of_weight, None
+
+
+class HalfForward:
+    """The forward pass of one linear layer.
+
+    Args:
+        layer: with float32 weights.
+    """
+
+    def __init__(self, layer: nn.Linear) -> None:
+        self._layer, self._state = layer, (-1, -1)
+        self._half_OI = torch.empty(0)
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        weight_OI = self._layer.weight
+        if (state := state_of(weight_OI)) != self._state:
+            self._half_OI, self._state = weight_OI.detach().bfloat16(), state
+        product: torch.Tensor = _Product.apply(x, weight_OI, self._half_OI)
+        return product if self._layer.bias is None else product + self._layer.bias
+
+
+def halve_products(lm: nn.Module) -> bool:
+    """Let the linear layers of a float32 model compute so, in place, where its processor gains by it; all but the LM
+    head. Returns whether they do."""
+    layers = [layer for layer in linear_layers(lm).values() if type(layer) is nn.Linear]
+    devices = {layer.weight.device for layer in layers if layer.weight.dtype == torch.float32}
+    if devices != {torch.device("cpu")} or not has_native_bf16(torch.device("cpu")):
+        return False
+    for layer in layers:
+        layer.forward = HalfForward(layer)  # type: ignore[method-assign,assignment]
+    return True
