@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from gritrag import Document, GritModel, Index, chunk_documents
-from gritrag.index.sources import FILE, ROOT, list_sources, read_sources
+from gritrag.documents.sources import FILE, ROOT, list_sources, read_sources
 
 DEFAULT_STATES = "bf16"
 

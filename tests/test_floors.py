@@ -15,7 +15,7 @@ PACKAGE = ROOT / "gritrag"
 FLOORS = [
     {"records", "config", "progress", "folders"},
     {"prompts", "corpus"},
-    {"tokens", "codecs"},
+    {"tokens", "codecs", "documents"},
     {"model"},
     {"index", "train"},
     {"plan"},

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gritrag.index.sources import FILE, ROOT, Source, list_sources, read_source, read_sources
+from gritrag.documents.sources import FILE, ROOT, Source, list_sources, read_source, read_sources
 from gritrag.records import Document
 
 
