@@ -2,24 +2,36 @@
 
 import stat
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from gritrag import Document, GritModel, Index, chunk_documents
-from gritrag.documents.sources import FILE, ROOT, list_sources, read_sources
+from gritrag.documents.sources import FILE, ROOT, Skipped, list_sources, read_source
+from gritrag.progress import ProgressBar
 
 DEFAULT_STATES = "bf16"
 
 
+class Gathered(NamedTuple):
+    """Chunks of the files that could be read; and files, or parts of them, that could not, with the reasons."""
+
+    chunks: list[Document]
+    skipped: list[Skipped]
+
+
 class Ingested(NamedTuple):
-    """What became of the chunks: new, changed, unchanged; chunks deleted; documents that the index now holds."""
+    """What became of the chunks: new, changed, unchanged; chunks deleted; documents that the index now holds.
+
+    And files, or parts of them, that could not be read.
+    """
 
     added: int
     replaced: int
     skipped: int
     removed: int
     documents: int
+    not_read: Sequence[Skipped] = ()
 
 
 def open_or_create(folder: Path, model: GritModel, states: str | None = None) -> Index:
@@ -40,31 +52,45 @@ def open_or_create(folder: Path, model: GritModel, states: str | None = None) ->
     return index
 
 
-def read_chunks(
-    paths: Sequence[Path], model: GritModel, max_tokens: int, overlap: int, say: Callable[[str], None]
-) -> list[Document]:
-    """Chunks of all files under `paths`. `say` is told what was left out.
+def read_chunks(paths: Sequence[Path], model: GritModel, max_tokens: int, overlap: int) -> Gathered:
+    """Chunks of all files under `paths`, and what was left out. A file that cannot be read never stops the others.
 
     Raises:
-        ValueError: there is no file to read, or one is broken; see `list_sources`, `read_source`, `chunk_documents`.
+        ValueError: a path does not exist, two files have one name, or there is nothing that can be read.
     """
     listing = list_sources(paths)
-    for reason, count in Counter(skipped.reason for skipped in listing.skipped).most_common():
-        first = next(skipped.path for skipped in listing.skipped if skipped.reason == reason)
-        say(f"skipped {count} ({reason}): {first}{' and others' if count > 1 else ''}")
-    if not listing.sources:
-        raise ValueError(
-            f"nothing to index in {', '.join(map(str, paths))}: no .txt, .md, .jsonl or .csv file with text"
-        )
-    return list(chunk_documents(read_sources(listing), model.count_tokens, max_tokens, overlap))
+    chunks: list[Document] = []
+    skipped = listing.skipped
+    for source in ProgressBar(listing.sources, desc="parse", unit="file", disable=len(listing.sources) < 2):
+        losses: list[str] = []
+        try:
+            documents = read_source(source, losses.append)
+            chunks += list(chunk_documents(documents, model.count_tokens, max_tokens, overlap))
+        except ValueError as error:
+            losses = [str(error).removeprefix(str(source.path)).lstrip(":, ")]
+        skipped += [Skipped(source.path, loss) for loss in losses]
+    if not chunks:
+        lines = "".join(f"\n  {line}" for line in skipped_lines(skipped)) or ": the folder is empty"
+        raise ValueError(f"nothing to index in {', '.join(map(str, paths))}{lines}")
+    return Gathered(chunks, skipped)
+
+
+def skipped_lines(skipped: Sequence[Skipped]) -> list[str]:
+    """One line per reason, the commonest first."""
+    lines = []
+    for reason, count in Counter(each.reason for each in skipped).most_common():
+        first = next(each.path for each in skipped if each.reason == reason)
+        lines.append(f"skipped {count} ({reason}): {first}{' and others' if count > 1 else ''}")
+    return lines
 
 
 def ingest(index: Index, chunks: Sequence[Document]) -> Ingested:
     """Add the chunks of whole files, as `read_chunks` gives them, and delete what their folders hold no more.
 
     Deleted are chunks that earlier versions of these files gave, and those of files below the same roots that are gone
-    or empty now. Files that are there but were not asked for keep theirs, and so do documents that came from no file.
-    Unchanged chunks are not read again, so a second call finishes what an interrupted one began.
+    or empty now. A file that cannot be read now keeps what it gave before. Files that are there but were not asked for
+    keep theirs, and so do documents that came from no file. Unchanged chunks are not read again, so a second call
+    finishes what an interrupted one began.
 
     Raises:
         ValueError: an id of `chunks` names a document of another root, or of none; nothing has been stored then.

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from gritrag.records import Answer, Hit
+from gritrag.documents.sections import place_in_words
+from gritrag.records import Answer, Citation, Hit
 
 SNIPPET = 80
 
@@ -29,12 +30,18 @@ def hit_line(hit: Hit) -> str:
 
 def footer(answer: Answer) -> str:
     """What stands below an answer: its sources, what was reused, and the times."""
-    ids = ", ".join(citation.id for citation in answer.citations) or "no documents"
+    places = {hit.document.id: place_in_words(hit.document.metadata) for hit in answer.hits}
+    cited = ", ".join(_cited(each, places.get(each.id, "")) for each in answer.citations) or "no documents"
     usage, times = answer.usage, answer.timings
     reused = (
         f"{usage.cached_tokens} of {usage.prompt_tokens} tokens reused, {'exact' if answer.exact else 'approximate'}"
     )
-    return f"[{ids}; {reused}; first token {times.first_token:.3f} s, all {times.total:.3f} s]"
+    return f"[{cited}; {reused}; first token {times.first_token:.3f} s, all {times.total:.3f} s]"
+
+
+def _cited(citation: Citation, place: str) -> str:
+    said = ", ".join(part for part in (citation.title, place) if part)
+    return f"{citation.id} ({said})" if said else citation.id
 
 
 def plain(value: Any) -> Any:

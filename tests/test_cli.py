@@ -55,6 +55,36 @@ def test_indexing_again_reads_nothing_again_and_says_what_was_skipped(built: tup
     assert "skipped 1 (unknown kind .png)" in result.stderr
 
 
+def test_files_that_cannot_be_read_are_listed_at_the_end_and_stop_nothing(built: tuple[str, ...], texts: Path) -> None:
+    (texts / "broken.pdf").write_bytes(b"%PDF-1.7 and no more")
+    (texts / "rows.jsonl").write_text('{"text": "fine"}\n{"text": \n')
+    (texts / "latin.txt").write_bytes(b"na\xefve")
+    (texts / "half.jsonl").write_text('{"text": "\\ud800"}\n')
+    (texts / "new.rst").write_text("A lamp burns in the window.")
+    result = run("index", texts, *built, "--json")
+    report = json.loads(result.stdout)
+    assert (report["added"], report["skipped"], report["removed"]) == (1, 2, 0)
+    reasons = {Path(each["path"]).name: each["reason"] for each in report["not_read"]}
+    assert reasons.keys() == {"c.png", "broken.pdf", "rows.jsonl", "latin.txt", "half.jsonl"}
+    assert reasons["broken.pdf"].startswith("it is broken")
+    assert "line 2: not valid JSON" in reasons["rows.jsonl"]
+    assert len([line for line in result.stderr.splitlines() if line.startswith("skipped 1 (")]) == 5
+
+
+def test_a_file_that_cannot_be_read_any_more_keeps_what_it_gave(built: tuple[str, ...], texts: Path) -> None:
+    before = held(built)
+    (texts / "a.txt").write_bytes(b"na\xefve")
+    run("index", texts, *built)
+    assert held(built) == before
+
+
+def test_nothing_that_can_be_read_is_an_error_that_says_why(tmp_path: Path, model_folder: str) -> None:
+    (tmp_path / "a.pdf").write_bytes(b"no PDF")
+    result = run("index", tmp_path / "a.pdf", "--index", tmp_path / "index", "--model", model_folder, code=2)
+    assert "nothing to index" in result.stderr
+    assert "it is no PDF" in result.stderr
+
+
 def test_an_index_keeps_the_codec_it_was_made_with(built: tuple[str, ...], texts: Path) -> None:
     assert "stores states as 'float32', not 'bf16'" in run("index", texts, *built, "--states", "bf16", code=2).stderr
     run("index", texts, *built, "--states", "float32")

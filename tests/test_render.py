@@ -1,6 +1,7 @@
 """What a terminal shows can be read back by a program."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 from gritrag import render
@@ -44,3 +45,9 @@ def test_fields_are_lines_with_the_fields_of_inner_records() -> None:
 
 def test_the_footer_says_what_was_reused_and_whether_that_was_exact() -> None:
     assert render.footer(ANSWER) == "[a; 7 of 10 tokens reused, approximate; first token 0.700 s, all 1.000 s]"
+
+
+def test_the_footer_names_title_and_page_of_what_it_cites() -> None:
+    page = Hit(Document("text", id="a.pdf#page=2", title="Osk", metadata={"page": 2}), score=0.5, rank=1)
+    answer = replace(ANSWER, hits=[page], citations=[Citation("a.pdf#page=2", "Osk", 0, 7)])
+    assert render.footer(answer).startswith("[a.pdf#page=2 (Osk, page 2); 7 of 10")

@@ -26,8 +26,10 @@ from gritrag.cli.options import (
     TopK,
     Where,
     chunks_of,
+    gather,
     load_model,
     open_index,
+    say_skipped,
     show,
 )
 from gritrag.config import DEFAULT_MODEL, RELEVANCE_BIAS
@@ -50,13 +52,17 @@ def index(
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
-    """Read files into an index. Run it again to resume or to update: what is unchanged is not read again."""
+    """Read files into an index. Run it again to resume or to update: what is unchanged is not read again.
+
+    Files that cannot be read are listed at the end, with the reason, and stop nothing.
+    """
     from gritrag.ingest import ingest, open_or_create
 
     reader = load_model(model, dtype, device)
-    chunks = chunks_of(paths, reader, max_tokens, overlap)
+    gathered = gather(paths, reader, max_tokens, overlap)
     with open_or_create(index, reader, states) as opened:
-        show(ingest(opened, chunks), as_json)
+        show(ingest(opened, gathered.chunks)._replace(not_read=gathered.skipped), as_json)
+    say_skipped(gathered)
 
 
 @app.command()

@@ -10,8 +10,10 @@ from gritrag import render
 
 if TYPE_CHECKING:
     from gritrag import Document, GritModel, Index
+    from gritrag.ingest import Gathered
 
-Paths = Annotated[list[Path], typer.Argument(help="Files and folders: .txt .md .jsonl .csv.", show_default=False)]
+KINDS = "text, code, .jsonl, .csv, .pdf, .docx, .pptx, .xlsx, .html, .epub"
+Paths = Annotated[list[Path], typer.Argument(help=f"Files and folders: {KINDS}.", show_default=False)]
 IndexFolder = Annotated[Path, typer.Option("--index", "-i", help="Folder of the index.")]
 Model = Annotated[str, typer.Option("--model", "-m", help="Built-in name, hub id, folder or .gguf file.")]
 Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")]
@@ -68,6 +70,20 @@ def show(record: Any, as_json: bool) -> None:
 
 
 def chunks_of(paths: Sequence[Path], model: "GritModel", max_tokens: int, overlap: int) -> "list[Document]":
+    """Chunks of files; what was left out is said at once."""
+    gathered = gather(paths, model, max_tokens, overlap)
+    say_skipped(gathered)
+    return gathered.chunks
+
+
+def gather(paths: Sequence[Path], model: "GritModel", max_tokens: int, overlap: int) -> "Gathered":
     from gritrag.ingest import read_chunks
 
-    return read_chunks(paths, model, max_tokens, overlap, lambda line: typer.echo(line, err=True))
+    return read_chunks(paths, model, max_tokens, overlap)
+
+
+def say_skipped(gathered: "Gathered") -> None:
+    from gritrag.ingest import skipped_lines
+
+    for line in skipped_lines(gathered.skipped):
+        typer.echo(line, err=True)

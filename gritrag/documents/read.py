@@ -1,0 +1,155 @@
+"""One file of any known kind becomes documents. Parsers are imported when the first file of their kind is met."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from importlib import import_module
+from pathlib import PurePath
+from types import MappingProxyType
+from typing import Any, BinaryIO
+
+from gritrag.documents.rows import decoded_lines, read_rows
+from gritrag.documents.sections import (
+    MAX_CHARACTERS,
+    MAX_FILE_BYTES,
+    Section,
+    Unreadable,
+    attempt,
+    place_in_words,
+    short_title,
+)
+from gritrag.records import Document
+
+PROSE_SUFFIXES = frozenset({".txt", ".md", ".markdown", ".rst", ".adoc", ".org", ".tex"})
+CODE_SUFFIXES = frozenset({".py", ".pyi", ".js", ".mjs", ".ts", ".jsx", ".tsx", ".java", ".kt", ".scala", ".c", ".h"})
+CODE_SUFFIXES |= {".cc", ".cpp", ".hpp", ".cs", ".go", ".rs", ".rb", ".php", ".pl", ".lua", ".r", ".jl", ".swift"}
+CODE_SUFFIXES |= {".sh", ".bash", ".ps1", ".sql", ".css", ".yaml", ".yml", ".toml", ".ini", ".cfg", ".proto"}
+ROW_SUFFIXES = frozenset({".jsonl", ".csv"})
+PARSERS: Mapping[str, tuple[str, str]] = MappingProxyType(
+    {
+        ".pdf": ("pdf", "read"),
+        ".docx": ("docx", "read"),
+        ".pptx": ("pptx", "read"),
+        ".xlsx": ("xlsx", "read"),
+        ".html": ("markup", "read_html"),
+        ".htm": ("markup", "read_html"),
+        ".xhtml": ("markup", "read_html"),
+        ".epub": ("markup", "read_epub"),
+    }
+)
+"""For each kind that a library parses: the module of this folder, and its function of an open file to sections."""
+SUFFIXES = PROSE_SUFFIXES | CODE_SUFFIXES | ROW_SUFFIXES | PARSERS.keys()
+SHOWN = 5  # places of what was left out, in a message
+OLDER = {".doc": ".docx", ".ppt": ".pptx", ".xls": ".xlsx", ".rtf": ".docx", ".odt": ".docx", ".mobi": ".epub"}
+
+
+def reason_to_refuse(name: str) -> str:
+    """Why a file of this name cannot be read; empty if it can."""
+    suffix = PurePath(name).suffix.lower()
+    if suffix in SUFFIXES:
+        return ""
+    if suffix in OLDER:
+        return f"unknown kind {suffix}: save it as {OLDER[suffix]}"
+    return f"unknown kind {suffix}" if suffix else "no suffix"
+
+
+def read_file(
+    file: BinaryIO,
+    name: str,
+    *,
+    where: str = "",
+    metadata: Mapping[str, Any] = MappingProxyType({}),
+    on_loss: Callable[[str], None] = lambda reason: None,
+) -> Iterator[Document]:
+    """Documents of an open file.
+
+    * Prose and code (.txt, .md, .rst, .py ...): one document of the whole text.
+    * Rows (.jsonl, .csv): one per row. A row is an object (.jsonl) or a line under a header (.csv) with a column `text`
+      or `passage`, and may have `id` and `title`; every other column becomes metadata. A row without an id is called
+      ``<name>#<line>``.
+    * PDF, DOCX, PPTX, XLSX, HTML and EPUB: one per page, slide, block of rows or heading, called ``<name>#page=3``,
+      ``<name>#slide=3`` or ``<name>#section=3``. Metadata say the place: ``page``, ``slide``, ``sheet``, ``row``,
+      ``heading``, ``part``, as far as the file does. The title is the file's own, with the heading.
+
+    Args:
+        file: open for reading bytes, and able to seek.
+        name: of the file, whose suffix says the kind; begins the ids.
+        where: what errors call the file; its name if left out.
+        metadata: given to every document.
+        on_loss: told in words of each part that holds nothing to read, such as scanned pages, though others do.
+
+    Raises:
+        ValueError: the file is of no known kind, broken, encrypted, empty, larger than the limits of
+            `gritrag.documents.sections`, not UTF-8, or a row is broken; names file, line and remedy. Or a library is
+            missing: the extra `documents` brings all.
+    """
+    where = where or name
+    suffix = PurePath(name).suffix.lower()
+    if reason := reason_to_refuse(name):
+        raise ValueError(f"{where}: {reason}; known are {', '.join(sorted(SUFFIXES))}")
+    if suffix in ROW_SUFFIXES:
+        yield from read_rows(file, name, where, metadata)
+    elif suffix in PARSERS:
+        try:
+            sections = _sections(file, suffix, on_loss)
+        except Unreadable as error:
+            raise ValueError(f"{where}: {error}") from error
+        for number, section in enumerate(sections, start=1):
+            yield _document(section, number, name, metadata)
+    else:
+        text = "".join(line for _, line in decoded_lines(file, where))
+        if not text.strip():
+            raise ValueError(f"{where}: holds nothing but white space; remove the file or give it text")
+        yield Document(text, id=name, metadata=metadata)
+
+
+def _sections(file: BinaryIO, suffix: str, on_loss: Callable[[str], None]) -> list[Section]:
+    """All sections with text. A file is read whole before the first is given: it is indexed as it is, or not at all."""
+    size = file.seek(0, 2)
+    file.seek(0)
+    if size > MAX_FILE_BYTES:
+        raise Unreadable(f"it has {size >> 20:,} MiB, more than the limit of {MAX_FILE_BYTES >> 20}: split it")
+    if not size:
+        raise Unreadable("the file is empty")
+    module, function = PARSERS[suffix]
+    try:
+        parse = getattr(import_module(f"gritrag.documents.{module}"), function)
+    except ModuleNotFoundError as error:
+        raise Unreadable(f"reading {suffix} needs {error.name}: pip install 'gritrag[documents]'") from error
+    return _with_text(attempt(lambda: list(_within_limit(parse(file)))), on_loss)
+
+
+def _within_limit(sections: Iterator[Section]) -> Iterator[Section]:
+    characters = 0
+    for section in sections:
+        characters += len(section.text)
+        if characters > MAX_CHARACTERS:
+            raise Unreadable(f"it holds more than {MAX_CHARACTERS:,} characters of text: split it")
+        yield section
+
+
+def _with_text(sections: Sequence[Section], on_loss: Callable[[str], None]) -> list[Section]:
+    read = [section for section in sections if section.text.strip()]
+    blank = [section for section in sections if not section.text.strip() and not section.problem]
+    remedy = "pictures of text, such as scans, need text recognition (OCR) first"
+    problems = [f"{place_in_words(section.place)}: {section.problem}" for section in sections if section.problem]
+    if not read:
+        raise Unreadable("; ".join(problems) or f"it holds no text: {remedy}")
+    if blank:
+        shown = ", ".join([place_in_words(section.place) for section in blank[:SHOWN]] + ["..."] * bool(blank[SHOWN:]))
+        problems.append(f"{len(blank)} of {len(sections)} parts hold no text ({shown}): {remedy}")
+    for problem in problems:
+        on_loss(problem)
+    return read
+
+
+def _document(section: Section, number: int, name: str, metadata: Mapping[str, Any]) -> Document:
+    return Document(
+        _clean(section.text),
+        id=f"{name}#{section.anchor or f'section={number}'}",
+        title=_clean(short_title(section.title, str(section.place.get("heading", "")))),
+        metadata={**section.place, **metadata},
+    )
+
+
+def _clean(text: str) -> str:
+    """Without what no text holds but broken fonts give: NUL and halves of surrogate pairs."""
+    return text.encode("utf-8", "replace").decode().replace("\0", "").strip()

@@ -1,0 +1,151 @@
+"""Every kind of file becomes documents that say their place; nothing of the text is lost on the way."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from files import PAGES, make_docx, make_epub, make_html, make_pdf, make_pptx, make_xlsx
+
+from gritrag.documents.read import read_file
+from gritrag.documents.sections import MAX_TITLE, place_in_words, short_title
+from gritrag.records import Document
+
+
+def documents(path: Path) -> list[Document]:
+    with path.open("rb") as file:
+        return list(read_file(file, path.name, metadata={"owner": "me"}))
+
+
+def places(found: list[Document]) -> list[dict[str, object]]:
+    return [{name: value for name, value in each.metadata.items() if name != "owner"} for each in found]
+
+
+def test_a_pdf_gives_its_pages(tmp_path: Path) -> None:
+    found = documents(make_pdf(tmp_path / "a.pdf"))
+    assert [" ".join(each.text.split()) for each in found] == list(PAGES)
+    assert [each.id for each in found] == ["a.pdf#page=1", "a.pdf#page=2", "a.pdf#page=3"]
+    assert {each.title for each in found} == {"Osk for visitors"}
+    assert found[1].metadata == {"page": 2, "owner": "me"}
+
+
+def test_a_password_that_only_restricts_is_no_hindrance(tmp_path: Path) -> None:
+    assert len(documents(make_pdf(tmp_path / "a.pdf", password="owner"))) == 3
+
+
+def test_words_that_a_pdf_cuts_at_the_end_of_a_line_are_whole_again(tmp_path: Path) -> None:
+    (found,) = documents(make_pdf(tmp_path / "a.pdf", ["A light-\nhouse on the North-\nEast cape"]))
+    assert found.text == "A lighthouse on the North-\nEast cape"
+
+
+def test_pages_without_text_are_left_out_and_said(tmp_path: Path) -> None:
+    path = make_pdf(tmp_path / "a.pdf", ["one", "", "three"])
+    losses: list[str] = []
+    with path.open("rb") as file:
+        found = list(read_file(file, "a.pdf", on_loss=losses.append))
+    assert [each.metadata["page"] for each in found] == [1, 3]
+    assert len(losses) == 1
+    assert "1 of 3 parts hold no text (page 2): pictures of text" in losses[0]
+
+
+def test_a_docx_gives_headings_pages_and_tables_and_what_its_library_leaves_out(tmp_path: Path) -> None:
+    found = documents(make_docx(tmp_path / "a.docx"))
+    assert places(found) == [
+        {"page": 1},
+        {"page": 1, "heading": "Getting there"},
+        {"page": 1, "heading": "Getting there > Timetable"},
+        {"page": 2, "heading": "Bakery"},
+    ]
+    assert found[0].title == "Osk handbook"
+    assert found[2].title == "Osk handbook > Getting there > Timetable"
+    assert found[2].text == "Port | Departure\nOsk | 16:00\nBefore the break."
+    assert found[3].text == "The baker opens at six.\nIn a content control.\nInserted."
+    assert [each.id for each in found] == [f"a.docx#section={number}" for number in range(1, 5)]
+
+
+def test_a_docx_without_page_breaks_says_no_page(tmp_path: Path) -> None:
+    import docx
+
+    document = docx.Document()
+    document.add_paragraph("One line.")
+    document.save(str(tmp_path / "a.docx"))
+    assert places(documents(tmp_path / "a.docx")) == [{}]
+
+
+def test_a_pptx_gives_slides_with_tables_and_notes(tmp_path: Path) -> None:
+    first, second = documents(make_pptx(tmp_path / "a.pptx"))
+    assert first.text == "Welcome\nAn island in the north."
+    assert second.text == "Ferries\nThe last one leaves at four.\nOsk | 16:00\nNotes: Mention the storm of 1911."
+    assert (second.id, second.title) == ("a.pptx#slide=2", "Osk in slides > Ferries")
+    assert places([second]) == [{"slide": 2, "heading": "Ferries"}]
+
+
+def test_an_xlsx_gives_blocks_of_rows_that_name_their_columns(tmp_path: Path) -> None:
+    found = documents(make_xlsx(tmp_path / "a.xlsx", rows=25))
+    assert places(found) == [{"sheet": "Ports", "row": 2}, {"sheet": "Ports", "row": 22}, {"sheet": "Notes", "row": 3}]
+    assert found[1].text.splitlines()[0] == "Port: Osk 20; Departure: 16:00; Fare: 4"
+    assert [len(each.text.splitlines()) for each in found] == [20, 5, 1]
+    assert found[2].text == "No ferry on Sundays."
+
+
+def test_html_gives_what_a_reader_sees(tmp_path: Path) -> None:
+    welcome, ferries, fares = documents(make_html(tmp_path / "a.html"))
+    assert welcome.text == "Welcome to Osk\u00a0island, friend."
+    assert (ferries.text, ferries.title) == ("The last leaves at four.", "Osk online > Ferries")
+    assert fares.text == "From | Fare\nOsk | 4 kr\na\n  b\n- bread\n- süße Milch"
+    assert places([fares]) == [{"heading": "Ferries > Fares"}]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        "<p>süß</p>".encode(),
+        "<p>süß</p>".encode("latin-1"),
+        '<meta charset="iso-8859-1"><p>süß</p>'.encode("latin-1"),
+        "<p>süß</p>".encode("utf-16"),
+        '<meta charset="no such"><p>süß</p>'.encode("latin-1"),
+        '<?xml version="1.0" encoding="utf-8"?><html><body><p>süß</p></body></html>'.encode(),
+    ],
+)
+def test_html_in_any_encoding(tmp_path: Path, data: bytes) -> None:
+    (tmp_path / "a.htm").write_bytes(data)
+    assert [each.text for each in documents(tmp_path / "a.htm")] == ["süß"]
+
+
+def test_an_epub_gives_chapters_in_the_order_of_the_book(tmp_path: Path) -> None:
+    smith, other = documents(make_epub(tmp_path / "a.epub"))
+    assert (smith.text, smith.title) == ("He never slept.", "Tales of Osk > The smith")
+    assert (other.text, places([other])) == ("No heading here.", [{"part": 2}])
+
+
+@pytest.mark.parametrize("name", ["a.py", "a.rst", "A.RS", "a.tex"])
+def test_code_and_markup_for_authors_are_text(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("def f():\n    return 1\n")
+    (found,) = documents(tmp_path / name)
+    assert (found.id, found.text) == (name, "def f():\n    return 1\n")
+
+
+@pytest.mark.parametrize("make", [make_pdf, make_docx, make_pptx, make_xlsx, make_html, make_epub])
+def test_reading_twice_gives_the_same_documents(tmp_path: Path, make: Callable[[Path], Path]) -> None:
+    path = make(tmp_path / f"a.{make.__name__.removeprefix('make_')}")
+    assert documents(path) == documents(path)
+
+
+def test_a_place_is_words_for_people() -> None:
+    assert place_in_words({"page": 3, "heading": "Fares"}) == "page 3, “Fares”"
+    assert place_in_words({"sheet": "Ports", "row": 22, "source": "x"}) == "sheet Ports, row 22"
+    assert place_in_words({}) == ""
+
+
+def test_a_title_says_nothing_twice_and_stays_short() -> None:
+    assert short_title("Osk", "Osk", "untitled", " Two\n lines ") == "Osk > Two lines"
+    assert len(short_title("x" * 500)) == MAX_TITLE
+
+
+def test_reading_text_imports_no_parser() -> None:
+    code = (
+        "import io, sys; from gritrag.documents.read import read_file; list(read_file(io.BytesIO(b'x'), 'a.txt'));"
+        "sys.exit(bool({'pypdf', 'docx', 'pptx', 'openpyxl', 'lxml'} & sys.modules.keys()))"
+    )
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
