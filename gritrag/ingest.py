@@ -61,7 +61,7 @@ def read_chunks(paths: Sequence[Path], model: GritModel, max_tokens: int, overla
     listing = list_sources(paths)
     chunks: list[Document] = []
     skipped = listing.skipped
-    for source in ProgressBar(listing.sources, desc="parse", unit="file", disable=len(listing.sources) < 2):
+    for source in ProgressBar(listing.sources, desc="parse", unit="file", disable=None):
         losses: list[str] = []
         try:
             documents = read_source(source, losses.append)

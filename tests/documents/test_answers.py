@@ -16,7 +16,12 @@ from gritrag.cli import app
     ("make", "question", "said", "cited"),
     [
         (make_pdf, "When does the last ferry to Osk leave?", "four", r"osk\.pdf#page=2 \(Osk for visitors, page 2\)"),
-        (make_docx, "When does the baker open?", "six", r"osk\.docx#section=4 \(Osk handbook > Bakery, page 2, “Bakery”\)"),
+        (
+            make_docx,
+            "When does the baker open?",
+            "six",
+            r"osk\.docx#section=4 \(Osk handbook > Bakery, page 2, “Bakery”\)",
+        ),
     ],
     ids=["pdf", "docx"],
 )
