@@ -63,11 +63,12 @@ EXTRAS = {
     },
 }
 MODULES = {"pyyaml": "yaml", "faiss-cpu": "faiss", "faiss-gpu": "faiss", "scikit-learn": "sklearn"}
+MODULES |= {"python-docx": "docx", "python-pptx": "pptx"}
 """Distributions whose module has another name."""
 NEVER_IMPORTED = {"site", "dev"}
 """Extras for tools, which the package does not import."""
-THROUGH_OTHERS = {"gguf", "python-multipart"}
-"""transformers needs the one to read GGUF files, FastAPI the other to read uploads."""
+THROUGH_OTHERS = {"gguf", "python-multipart", "defusedxml"}
+"""transformers needs the first to read GGUF files, FastAPI the second for uploads, openpyxl the third for safe XML."""
 MAX_BYTES = 4 * 2**20
 
 
