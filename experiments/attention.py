@@ -133,14 +133,14 @@ def measure(model: GritModel, texts: Sequence[str], setting: Setting, only_last:
     """Shares `[N, L, P + 1]` of each text in each layer; see `shares`."""
     if setting.side == "query":
         instruction = model.config.instruction if setting.instruction is None else setting.instruction
-        prompts = [model.query_prompt(text, instruction) for text in texts]
+        prompts = [model.prompts.query(text, instruction) for text in texts]
     else:
-        prompts = [model.document_prompt(text) for text in texts]
+        prompts = [model.prompts.document(text) for text in texts]
     found = []
     for start in ProgressBar(range(0, len(prompts), BATCH), desc="looking", unit="batch"):
-        batch = model.encoder.pad(prompts[start : start + BATCH]).to(model.lm.device)
+        batch = model.prompts.encoder.pad(prompts[start : start + BATCH]).to(model.lm.device)
         with recorded(model) as layers:
-            model.read_batch(batch)
+            model.reader.read_batch(batch)
         found.append(torch.stack([shares(layer, batch.pool_mask, only_last) for layer in layers], dim=1).cpu().numpy())
     return np.concatenate(found)
 
@@ -209,7 +209,7 @@ def main(
         del base
     found[model] = measure(watched(trained), texts, setting, only_last)
     facts = {"file": str(path), **machine(trained.lm.dtype, trained.lm.device), **vars(setting)}
-    facts |= {"reading": config.reading, "pooling": config.pooling, "template": trained.template.name}
+    facts |= {"reading": config.reading, "pooling": config.pooling, "template": trained.prompts.template.name}
     result = summarise(found, facts, setting.seed)
     if out is not None:
         out.write_text(draw(result), "utf-8")

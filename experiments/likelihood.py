@@ -50,14 +50,14 @@ def likelihoods(model: GritModel, asked: Sequence[Asked]) -> dict[str, list[floa
     found: dict[str, list[float]] = {way: [] for way in WAYS}
     for each in ProgressBar(asked, desc="weighing answers", unit="question", disable=not asked):
         hits = each.contexts["gold"]
-        documents = [model.document_prompt(hit.document.content) for hit in hits]
+        documents = [model.prompts.document(hit.document.content) for hit in hits]
         read = Readings(model, documents, sum(len(d.ids) for d in documents) * len(documents), False, with_states=True)
-        query = Readings(model, [model.query_prompt(each.question.text, model.config.instruction)], 1, False)
+        query = Readings(model, [model.prompts.query(each.question.text, model.config.instruction)], 1, False)
         scores = (read.vectors @ query.vectors[0]).tolist()
         biases = relevance_biases([replace(h, score=s) for h, s in zip(hits, scores, strict=True)], RELEVANCE_BIAS)
         row = Prompted(
-            model.question_token_ids(each.question.text, has_documents=True),
-            model.answer_token_ids(each.question.answers[0]),
+            model.prompts.question_ids(each.question.text, has_documents=True),
+            model.prompts.answer_ids(each.question.answers[0]),
             tuple(range(len(hits))),
         )
         weighed = replace(row, biases=tuple(biases), abreast=(True,) * len(hits)) if any(biases) else row

@@ -135,9 +135,9 @@ class RAG:
         now = perf_counter()
         plan = self._plan(found, options)
         now = clock.lap("load", now)
-        cache = self.model.place([plan.context], options)
+        cache = self.model.decoder.place([plan.context], options)
         clock.lap("place", now)
-        decoding = self.model.decode_placed(cache, [plan.context], options)
+        decoding = self.model.decoder.decode_placed(cache, [plan.context], options)
         for pieces in decoding:
             clock.parts.setdefault("first_token", perf_counter() - clock.start)
             if pieces[0]:
@@ -163,7 +163,7 @@ class RAG:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         if hits is not None and len(hits) != len(questions):
             raise ValueError(f"got {len(questions)} questions and {len(hits)} lists of hits; give one list for each")
-        if self.model.has_window:
+        if self.model.decoder.has_window:
             batch_size = 1  # gaps between contexts and questions would eat into the window
         options = self._options(sampling)
         batches = [slice(start, start + batch_size) for start in range(0, len(questions), batch_size)]
@@ -179,9 +179,9 @@ class RAG:
         plans = [self._plan(each, options) for each in found]
         now = clock.lap("load", now)
         contexts = [plan.context for plan in plans]
-        cache = self.model.place(contexts, options)
+        cache = self.model.decoder.place(contexts, options)
         clock.lap("place", now)
-        decoding = self.model.decode_placed(cache, contexts, options)
+        decoding = self.model.decoder.decode_placed(cache, contexts, options)
         for _ in decoding:
             clock.parts.setdefault("first_token", perf_counter() - clock.start)
         rows = zip(found, plans, decoding.completions, strict=True)
@@ -190,7 +190,7 @@ class RAG:
     def _options(self, sampling: Mapping[str, Any]) -> Sampling:
         """The template's stop strings are always among those that end an answer."""
         options = Sampling.of(sampling)
-        return replace(options, stop=(*options.stop, *self.model.template.stop))
+        return replace(options, stop=(*options.stop, *self.model.prompts.template.stop))
 
     def _retrieve(self, questions: Sequence[str], where: Where, given: Sequence[Given] | None) -> list[_Found]:
         """Hits for each question, and its state where the mode reuses it: embedded once, for all that needs it."""
@@ -217,7 +217,7 @@ class RAG:
 
     def _lacks_scores(self, hits: Sequence[Hit]) -> bool:
         """Whether states are to be weighed, and nothing says how."""
-        is_biased = self.relevance_bias > 0 and self.mode.reuses_documents and self.model.takes_biases
+        is_biased = self.relevance_bias > 0 and self.mode.reuses_documents and self.model.decoder.takes_biases
         return is_biased and len(hits) > 1 and not any(hit.score > 0 for hit in hits)
 
     def _plan(self, found: _Found, options: Sampling) -> ContextPlan:

@@ -82,13 +82,13 @@ def to_sentence_transformers(model: GritModel, folder: str | Path) -> Path:
     check_new(folder)
     poolings = _poolings(model)
     dresses = {
-        "query": _dress(model, model.template.query_segments(PROBES[0], model.config.instruction), poolings),
-        "document": _dress(model, model.template.document_segments(PROBES[0]), poolings),
+        "query": _dress(model, model.prompts.template.query_segments(PROBES[0], model.config.instruction), poolings),
+        "document": _dress(model, model.prompts.template.document_segments(PROBES[0]), poolings),
     }
     ends = {name: dress.end(model) for name, dress in dresses.items()}
     if ends["query"] != ends["document"]:
         raise ValueError(
-            f"template {model.template.name} ends queries and documents differently, and a tokenizer of "
+            f"template {model.prompts.template.name} ends queries and documents differently, and a tokenizer of "
             "sentence-transformers can append only the same to both"
         )
     tokenizer = _tokenizer(model, list(dresses.values()), ends["query"])
@@ -120,7 +120,7 @@ def _dress(model: GritModel, segments: Sequence[Segment], poolings: Sequence[str
     if model.config.reading == "causal":  # what stands behind the last pooled token has no influence on it
         while after and not after[-1].is_pooled:
             after = after[:-1]
-    name = model.template.name
+    name = model.prompts.template.name
     if after and not after[-1].is_pooled:
         raise ValueError(
             f"template {name} puts {after[-1].text!r} behind a text, which bidirectional attention reads and pooling "
@@ -136,7 +136,7 @@ def _dress(model: GritModel, segments: Sequence[Segment], poolings: Sequence[str
 
 
 def _ids(model: GritModel, segments: Sequence[Segment]) -> list[int]:
-    return model.encoder.encode(segments).ids
+    return model.prompts.encoder.encode(segments).ids
 
 
 def _tokenizer(model: GritModel, dresses: Sequence[Dress], end: Sequence[int]) -> PreTrainedTokenizerFast:
@@ -158,7 +158,7 @@ def _tokenizer(model: GritModel, dresses: Sequence[Dress], end: Sequence[int]) -
     special = [(f"end{n}", id) for n, id in enumerate(end)]
     single = " ".join(["$A", *(name for name, _ in special)])
     backend.post_processor = processors.TemplateProcessing(single=single, pair=f"{single} $B", special_tokens=special)
-    pad = original.convert_ids_to_tokens(model.encoder.pad_id)
+    pad = original.convert_ids_to_tokens(model.prompts.encoder.pad_id)
     return PreTrainedTokenizerFast(
         tokenizer_object=backend,
         bos_token=original.bos_token,

@@ -44,13 +44,13 @@ class Mode:
     ) -> tuple[tuple[Part, ...], tuple[Part, ...]]:
         """What stands before and behind the documents; `question_state` is there where the mode reuses it."""
         if not self.has_documents:
-            return (), (_tokens(model.question_token_ids(question, has_documents=False)),)
+            return (), (_tokens(model.prompts.question_ids(question, has_documents=False)),)
         if self.is_question_first:
-            first = Part(question_state) if question_state else _tokens(model.question_first_token_ids(question))
-            return (first,), (_tokens(model.answer_start_ids(question_is_last=False)),)
+            first = Part(question_state) if question_state else _tokens(model.prompts.question_first_ids(question))
+            return (first,), (_tokens(model.prompts.answer_start_ids(question_is_last=False)),)
         if question_state is not None:
-            return (), (Part(question_state), _tokens(model.answer_start_ids(question_is_last=True)))
-        return (), (_tokens(model.question_token_ids(question, has_documents=True)),)
+            return (), (Part(question_state), _tokens(model.prompts.answer_start_ids(question_is_last=True)))
+        return (), (_tokens(model.prompts.question_ids(question, has_documents=True)),)
 
 
 def _tokens(ids: Sequence[int]) -> Part:
@@ -145,7 +145,7 @@ def plan_context(
         Citation(hit.document.id, hit.document.title, ends[number] - len(weighed[number]), ends[number])
         for number, hit in enumerate(hits[:fitting])
     )
-    context = model.usable(Context((*before, *placed, *after)))
+    context = model.decoder.usable(Context((*before, *placed, *after)))
     new = {id(documents[number].content) for number in retrieved.computed}
     cached = sum(len(each.state) for each in context.states if id(each.state) not in new)
     return ContextPlan(context, citations, _is_exact(model, context), cached)
@@ -159,12 +159,12 @@ def _count_fitting(
     Raises:
         ValueError: there are documents, and none fits.
     """
-    fitting = sum(end + behind + room <= model.max_tokens for end in _ends(start, documents))
+    fitting = sum(end + behind + room <= model.context_length for end in _ends(start, documents))
     if fitting < len(hits):
         if fitting == 0:
             raise ValueError(
                 f"document {hits[0].document.id!r} has {len(documents[0])} tokens, the question "
-                f"{start + behind} and the answer up to {room}: more than the {model.max_tokens} this model "
+                f"{start + behind} and the answer up to {room}: more than the {model.context_length} this model "
                 "takes; index shorter chunks"
             )
         logger.warning("only the first %d of %d documents fit the context; the others are left out", fitting, len(hits))
@@ -203,5 +203,5 @@ def _is_exact(model: GritModel, context: Context) -> bool:
         and position == 0
         and state.is_lossless  # first: to look at the keys of a packed state unpacks it
         and state.reading == "causal"
-        and model.shape.dtype == state.keys.dtype == torch.float32
+        and model.decoder.shape.dtype == state.keys.dtype == torch.float32
     )

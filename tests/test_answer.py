@@ -15,7 +15,7 @@ from ferry import DOCUMENTS, QUESTION
 
 from gritrag import RAG, Document, GritModel, Index
 from gritrag.answer import MODES, ContextPlan, Retrieved, plan_context
-from gritrag.model import generator
+from gritrag.model import decoder
 from gritrag.model.context import Context, inputs
 from gritrag.model.decode import Sampling
 from gritrag.model.state import DocumentState, PlacedCache
@@ -39,8 +39,8 @@ def placed(monkeypatch: pytest.MonkeyPatch) -> list[Context]:
         found.extend(contexts)
         return original(contexts, *others)
 
-    original = generator.place
-    monkeypatch.setattr(generator, "place", place)
+    original = decoder.place
+    monkeypatch.setattr(decoder, "place", place)
     return found
 
 
@@ -81,7 +81,7 @@ def test_one_causal_document_is_answered_token_for_token_as_uncached(
 
 
 def model_tokens(model: GritModel, plan: ContextPlan) -> list[int]:
-    decoding = model.decode([plan.context], Sampling(max_new_tokens=24))
+    decoding = model.decoder.decode([plan.context], Sampling(max_new_tokens=24))
     list(decoding)
     return decoding.completions[0].token_ids
 
@@ -108,7 +108,7 @@ def test_each_mode_equals_one_long_forward_in_which_states_see_only_themselves(
     asked = model.read_queries([QUESTION])[0].state if MODES[mode].reuses_question else None
     context = plan_context(model, MODES[mode], Retrieved(QUESTION, as_hits(chosen), states, asked)).context
     assert context.cached_tokens == sum(map(len, states or [])) + (0 if asked is None else len(asked))
-    cache = model.place([context], Sampling(max_new_tokens=1))
+    cache = model.decoder.place([context], Sampling(max_new_tokens=1))
     given = inputs([context], model.lm.device)
     with torch.inference_mode():
         cached = model.lm(
@@ -173,7 +173,7 @@ def test_a_relevance_bias_is_added_to_the_scores_of_attention(
         for forward in (model.step or ModuleForward(model.lm), ModuleForward(model.lm)):
             for cuts in ((0, fresh), (0, fresh - 1, fresh)) if not context.is_interleaved else ((0, fresh),):
                 for keep in (fresh, 1):
-                    cache = model.place([context], Sampling(max_new_tokens=1))
+                    cache = model.decoder.place([context], Sampling(max_new_tokens=1))
                     for start, end in pairwise(cuts):
                         kept = min(keep, end - start)
                         ids, positions = given.ids[:, start:end], given.positions[:, start:end]
@@ -190,7 +190,7 @@ def test_documents_that_are_weighed_answer_alike_in_any_order(tiny_model: GritMo
     def logits(rows: list[int], bias: float) -> torch.Tensor:
         given = Retrieved(QUESTION, [hits[row] for row in rows], [states[row] for row in rows])
         context = plan_context(tiny_model, MODES["doc-cache"], given, relevance_bias=bias).context
-        cache = tiny_model.place([context], Sampling(max_new_tokens=1))
+        cache = tiny_model.decoder.place([context], Sampling(max_new_tokens=1))
         ids, positions, mask, _ = inputs([context], tiny_model.lm.device)
         with torch.inference_mode():
             return ModuleForward(tiny_model.lm).logits(ids, positions, mask, cache, 1)
@@ -281,12 +281,12 @@ def test_orders_and_reuse_of_the_modes(tiny_model: GritModel) -> None:
     states = [reading.state for reading in tiny_model.read_documents(DOCUMENTS[:2])]
     (asked,) = (reading.state for reading in tiny_model.read_queries([QUESTION]))
     documents = [tiny_model.document_token_ids(document) for document in DOCUMENTS[:2]]
-    start = tiny_model.answer_start_ids(question_is_last=False)
+    start = tiny_model.prompts.answer_start_ids(question_is_last=False)
     query = asked.token_ids.tolist()
-    question = tiny_model.question_token_ids(QUESTION, has_documents=True)
-    first = tiny_model.question_first_token_ids(QUESTION)
+    question = tiny_model.prompts.question_ids(QUESTION, has_documents=True)
+    first = tiny_model.prompts.question_first_ids(QUESTION)
     expected = {
-        "no-retrieval": ([tiny_model.question_token_ids(QUESTION, has_documents=False)], ""),
+        "no-retrieval": ([tiny_model.prompts.question_ids(QUESTION, has_documents=False)], ""),
         "query-doc": ([first, *documents, start], "----"),
         "doc-query": ([*documents, question], "---"),
         "query-cache": ([query, *documents, start], "q---"),
@@ -319,9 +319,9 @@ def test_with_our_template_a_question_is_embedded_in_the_words_in_which_it_is_as
 ) -> None:
     model = make_model(template="gritrag")
     (asked,) = model.read_queries([QUESTION])
-    start = model.answer_start_ids(question_is_last=True)
-    assert [*asked.state.token_ids.tolist(), *start] == model.question_token_ids(QUESTION, has_documents=True)
-    assert asked.state.token_ids.tolist() == model.question_first_token_ids(QUESTION)
+    start = model.prompts.answer_start_ids(question_is_last=True)
+    assert [*asked.state.token_ids.tolist(), *start] == model.prompts.question_ids(QUESTION, has_documents=True)
+    assert asked.state.token_ids.tolist() == model.prompts.question_first_ids(QUESTION)
     torch.testing.assert_close(torch.tensor(asked.vector), torch.tensor(model.encode_query([QUESTION])[0]))
 
 
@@ -332,7 +332,7 @@ def test_states_of_interleaved_contexts_of_several_lengths_answer_as_one_by_one(
     tiny_model = make_model()
     tiny_model.lm.set_attn_implementation(attention)
     a, b, c = (reading.state for reading in tiny_model.read_documents(DOCUMENTS))
-    word = tiny_model.encoder.content_ids("moss")
+    word = tiny_model.prompts.encoder.content_ids("moss")
     contexts = [
         Context.of(word, a, word * 3, b, word),
         Context.of(c, word * 2),
@@ -340,10 +340,10 @@ def test_states_of_interleaved_contexts_of_several_lengths_answer_as_one_by_one(
         Context.of(b, word, c, a, word * 4),
     ]
     options = Sampling(max_new_tokens=6)
-    together = tiny_model.decode(contexts, options)
+    together = tiny_model.decoder.decode(contexts, options)
     list(together)
     for context, completion in zip(contexts, together.completions, strict=True):
-        alone = tiny_model.decode([context], options)
+        alone = tiny_model.decoder.decode([context], options)
         list(alone)
         assert completion.token_ids == alone.completions[0].token_ids
     with torch.inference_mode():
@@ -404,7 +404,7 @@ def test_an_answer_that_is_called_exact_is_that_of_the_uncached_run(index: Index
         if answer.exact:
             (found,) = rag._retrieve([QUESTION], None, None)
             context = rag._plan(found, Sampling(max_new_tokens=16)).context
-            again = rag.model.decode([Context.of(context.token_ids)], Sampling(max_new_tokens=16))
+            again = rag.model.decoder.decode([Context.of(context.token_ids)], Sampling(max_new_tokens=16))
             list(again)
             assert again.completions[0].text.strip() == answer.text
     assert answer.exact == (mode in ("no-retrieval", "query-doc", "doc-query", "query-cache"))

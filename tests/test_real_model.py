@@ -47,7 +47,7 @@ def test_padding_and_company_change_no_vector(real_model: GritModel) -> None:
 
 def test_greedy_text_is_that_of_transformers(real_model: GritModel) -> None:
     chat = [{"role": "user", "content": "What is the capital of France?"}]
-    ids = real_model.prompt_ids(chat)
+    ids = real_model.prompts.prompt_ids(chat)
     rendered = real_model.tokenizer.apply_chat_template(chat, add_generation_prompt=True)["input_ids"]
     assert ids == rendered
     generated = real_model.lm.generate(torch.tensor([ids]), max_new_tokens=12, do_sample=False)[0, len(ids) :]
@@ -58,10 +58,10 @@ def test_greedy_text_is_that_of_transformers(real_model: GritModel) -> None:
 
 @pytest.mark.parametrize("chat", ["Say 'one two three four five' four times.", "Tell me about bridges.", "2 + 2 ="])
 def test_guessed_tokens_are_those_of_transformers(real_model: GritModel, chat: str) -> None:
-    ids = real_model.prompt_ids([{"role": "user", "content": chat}])
+    ids = real_model.prompts.prompt_ids([{"role": "user", "content": chat}])
     expected = real_model.lm.generate(torch.tensor([ids]), max_new_tokens=24, do_sample=False)[0, len(ids) :].tolist()
     for lookup in (True, False):
-        (completion,) = real_model.complete([ids], Sampling(max_new_tokens=24, lookup=lookup))
+        (completion,) = real_model.decoder.complete([ids], Sampling(max_new_tokens=24, lookup=lookup))
         assert completion.token_ids == expected
 
 

@@ -155,25 +155,25 @@ def _answers(
     setting: Setting,
 ) -> Answered:
     store, found = StateStore(stored.folder), Answered([], [])
-    options = Sampling(max_new_tokens=setting.max_new_tokens, stop=model.template.stop)
+    options = Sampling(max_new_tokens=setting.max_new_tokens, stop=model.prompts.template.stop)
     for each in ProgressBar(asked, desc=f"answering, {codec}", unit="question"):
         hits = each.contexts["gold"]
         loaded = _loaded(store, stored, [hit.document.id for hit in hits], states)
         retrieved = Retrieved(each.question.text, hits, loaded)
         plan = plan_context(model, MODES["doc-cache"], retrieved, room=setting.max_new_tokens)
-        decoding = model.decode([plan.context], options)
+        decoding = model.decoder.decode([plan.context], options)
         for _ in decoding:
             pass
         text = decoding.completions[0].text.strip()
         found.f1.append(scores.score_answer(text, each.question.answers)["F1"])
-        found.logits.append(_along(model, plan.context, model.encoder.content_ids(each.question.answers[0])))
+        found.logits.append(_along(model, plan.context, model.prompts.encoder.content_ids(each.question.answers[0])))
     return found
 
 
 def _along(model: GritModel, context: Context, answer_ids: Sequence[int]) -> torch.Tensor:
     """Log-probabilities of what follows the context and each token of an answer but its last, `[A, V]`."""
     whole = Context.of(*(part.content for part in context.parts), answer_ids[:-1])
-    cache = model.place([whole], Sampling(max_new_tokens=1))
+    cache = model.decoder.place([whole], Sampling(max_new_tokens=1))
     start = whole.cached_tokens
     ids = torch.tensor([whole.fresh_ids], device=model.lm.device)
     with torch.inference_mode():
@@ -209,7 +209,7 @@ def _timed(model: GritModel, codecs: Sequence[str], setting: Setting, folder: Pa
 
         def place(codec: str = codec) -> None:
             loaded = _loaded(stores[codec], stored[codec], list(states), states)
-            model.place([Context.of(*loaded, [0])], Sampling(max_new_tokens=1))
+            model.decoder.place([Context.of(*loaded, [0])], Sampling(max_new_tokens=1))
 
         def write(codec: str = codec) -> None:
             for state in states.values():

@@ -70,7 +70,7 @@ def contexts(model: GritModel, setting: Setting) -> dict[str, Context]:
     pool = documents_of(model, setting.tokens, setting.documents, setting.seed)
     readings = model.read_documents(random.Random(setting.seed).sample(pool, len(pool)))
     states = [reading.state for reading in readings]
-    quoted, own = model.encoder.content_ids(pool[0].text), model.encoder.content_ids(OWN_WORDS)
+    quoted, own = model.prompts.encoder.content_ids(pool[0].text), model.prompts.encoder.content_ids(OWN_WORDS)
     start = quoted[: len(quoted) // 2]
     places = f"{setting.documents} x {setting.tokens} tokens"
     return {
@@ -83,7 +83,7 @@ def contexts(model: GritModel, setting: Setting) -> dict[str, Context]:
 
 def ours(model: GritModel, context: Context, new_tokens: int, lookup: bool) -> Run:
     """Decoded by this package."""
-    decoding = model.decode([context], Sampling(max_new_tokens=new_tokens, lookup=lookup))
+    decoding = model.decoder.decode([context], Sampling(max_new_tokens=new_tokens, lookup=lookup))
     times = [perf_counter() for _ in decoding]
     return Run(decoding.completions[0].token_ids, times[-1] - times[0], len(times))
 
@@ -91,7 +91,7 @@ def ours(model: GritModel, context: Context, new_tokens: int, lookup: bool) -> R
 def transformers_generate(model: GritModel, context: Context, new_tokens: int, is_static: bool) -> Run:
     """Decoded by `generate`, from the same placed states in a cache of its own kind."""
     sampling = Sampling(max_new_tokens=new_tokens)
-    placed = model.place([context], sampling)
+    placed = model.decoder.place([context], sampling)
     config = model.lm.config
     cache: Cache = StaticCache(config, max_cache_len=len(context) + new_tokens) if is_static else DynamicCache()
     if placed.length:

@@ -54,7 +54,7 @@ def machine(dtype: torch.dtype, device: torch.device) -> dict[str, Any]:
 
 def machine_of(model: GritModel) -> dict[str, Any]:
     """`machine`, and in how many bits the model's weights are read."""
-    return {**machine(model.lm.dtype, model.lm.device), "weights": model.weights}
+    return {**machine(model.lm.dtype, model.lm.device), "weights": model.forwards.precision}
 
 
 def _processor() -> str:

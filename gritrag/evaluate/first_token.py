@@ -80,7 +80,7 @@ def first_token(model: GritModel, setting: Setting, folder: Path) -> dict[str, A
     return {
         "machine": {**machine_of(model), **vars(setting)},
         "context_tokens": setting.documents * setting.tokens,
-        "question_tokens": len(model.question_token_ids(QUESTION, has_documents=True)),
+        "question_tokens": len(model.prompts.question_ids(QUESTION, has_documents=True)),
         "state_bytes_per_token": stored["state_bytes_per_token"],
         "rows": {name: _parts(timings) for name, timings in runs.items()},
         "speedup": _ratio(runs["doc-query"], runs["doc-cache"]),

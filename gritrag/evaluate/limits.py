@@ -38,11 +38,11 @@ def ceilings(model: GritModel, codec: str, scratch: Path) -> dict[str, Any]:
         ``file_bytes_per_second``: of state files, ``warm`` and ``cold``.
     """
     config = model.lm.config.get_text_config()
-    shape = model.shape
+    shape = model.decoder.shape
     embedding = model.lm.get_input_embeddings()
     weights = [p for p in decoder_stack(model.lm).parameters() if p.dim() == 2 and p is not embedding.weight]
     head = model.lm.get_output_embeddings().weight
-    asked = sorted(len(model.question_token_ids(each.question, has_documents=True)) for each in questions())
+    asked = sorted(len(model.prompts.question_ids(each.question, has_documents=True)) for each in questions())
     lengths = (asked[len(asked) // 2], LONG)
     query_heads = int(getattr(config, "num_attention_heads", shape.heads))
     measured = ProgressBar(lengths, desc="ceilings")

@@ -112,13 +112,13 @@ def measure(
 
 
 def _check_room(model: GritModel, setting: SpeedConfig) -> None:
-    asked = max(len(model.question_token_ids(each.question, has_documents=True)) for each in questions())
+    asked = max(len(model.prompts.question_ids(each.question, has_documents=True)) for each in questions())
     needed = max(setting.documents) * max(setting.tokens) + asked + setting.new_tokens
-    if needed > model.max_tokens:
+    if needed > model.context_length:
         raise ValueError(
             f"{max(setting.documents)} documents of {max(setting.tokens)} tokens, a question of up to {asked} and an "
-            f"answer of {setting.new_tokens} make {needed} tokens, this model takes {model.max_tokens}; measure fewer "
-            "or shorter documents"
+            f"answer of {setting.new_tokens} make {needed} tokens, this model takes {model.context_length}; measure "
+            "fewer or shorter documents"
         )
 
 
@@ -186,7 +186,7 @@ def _sample(model: GritModel, setting: SpeedConfig, cell: Cell, shelf: Shelf, te
 
 
 def _bare(model: GritModel, question: str) -> dict[str, Any]:
-    ids = torch.tensor([model.question_token_ids(question, has_documents=True)], device=model.lm.device)
+    ids = torch.tensor([model.prompts.question_ids(question, has_documents=True)], device=model.lm.device)
     start = perf_counter()
     with torch.inference_mode():
         model.lm(input_ids=ids, use_cache=False, logits_to_keep=1).logits[0, -1].argmax().item()

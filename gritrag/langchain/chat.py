@@ -105,7 +105,7 @@ class ChatGritRAG(HoldsModel, BaseChatModel):
         mode = kwargs.pop("mode", self.mode)
         sampling = self._sampling(stop, kwargs)
         reuse = self.plan(messages, documents=documents, mode=mode)
-        decoding = self.model.decode([reuse.context], sampling)
+        decoding = self.model.decoder.decode([reuse.context], sampling)
         for (piece,) in decoding:
             if piece:
                 yield self._told(ChatGenerationChunk(message=AIMessageChunk(content=piece)), run_manager)
@@ -163,7 +163,7 @@ class ChatGritRAG(HoldsModel, BaseChatModel):
 
     def get_token_ids(self, text: str) -> list[int]:
         """Ids of a text as content; special tokens in it are text."""
-        return self.model.encoder.content_ids(text, strip=False)
+        return self.model.prompts.encoder.content_ids(text, strip=False)
 
     def get_num_tokens_from_messages(self, messages: list[BaseMessage], tools: Sequence[Any] | None = None) -> int:
         """Tokens of a whole prompt, as its usage will give them: with the chat template's, documents as indexed.

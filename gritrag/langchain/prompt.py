@@ -47,11 +47,11 @@ def prompt_parts(
     contents = [list(_message_parts(message, index)) for message in messages]
     # The template sees a place-holder for each message; what the messages say never meets it.
     chat: list[Message] = [{"role": _role(m), "content": str(number)} for number, m in enumerate(messages)]
-    for segment in chat_segments(chat, model.render):
+    for segment in chat_segments(chat, model.prompts.render):
         if segment.is_content:
             dressed += _content(model, contents[int(segment.text)])
         else:
-            dressed.append(model.encoder.scaffold_ids(segment.text))
+            dressed.append(model.prompts.encoder.scaffold_ids(segment.text))
     return dressed
 
 
@@ -108,4 +108,4 @@ def _content(model: GritModel, parts: Sequence[Part]) -> Iterator[list[int] | Do
         if number == len(parts) - 1:
             part = part.rstrip()
         if part:
-            yield model.encoder.content_ids(part, strip=False)
+            yield model.prompts.encoder.content_ids(part, strip=False)

@@ -43,7 +43,7 @@ def plan_reuse(model: GritModel, index: Index | None, parts: Sequence[list[int] 
             held[number] = document
     states: dict[int, DocumentState] = {}
     computed: set[int] = set()
-    if index is not None and reuses and model.has_states:
+    if index is not None and reuses and model.decoder.has_states:
         states, computed = _states(model, index, held)
     pieces: list[list[int] | DocumentState] = []
     for number, part in enumerate(parts):
@@ -51,7 +51,7 @@ def plan_reuse(model: GritModel, index: Index | None, parts: Sequence[list[int] 
             pieces.append(states.get(number) or model.document_token_ids(held.get(number, part)))
         else:
             pieces.append(part)
-    context = model.usable(Context.of(*pieces))
+    context = model.decoder.usable(Context.of(*pieces))
     new = {id(states[number]) for number in computed}
     lengths = [(len(placed.state), id(placed.state) in new) for placed in context.states]
     return Reuse(context, sum(n for n, is_new in lengths if not is_new), sum(n for n, is_new in lengths if is_new))

@@ -3,15 +3,19 @@
 Shape letters: `N` documents, `Q` queries, `B` batch, `T` tokens, `D` hidden.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from gritrag.config import DEFAULT_MODEL, CheckpointConfig, PartsConfig, ReadingMode
-from gritrag.model.attention import Attention, decoder_stack
+from gritrag.model.context import Context
+from gritrag.model.decode import Sampling
+from gritrag.model.decoder import ContextDecoder
+from gritrag.model.forwards import Forwards
 from gritrag.model.load import (
     halves_weights,
     hash_config,
@@ -20,28 +24,29 @@ from gritrag.model.load import (
     load,
     pick_device,
     pick_dtype,
+    template_for,
 )
-from gritrag.model.probes import probe
-from gritrag.model.prompt_builder import Dresser
-from gritrag.model.soft_prompts import Prompt
-from gritrag.model.state import DocumentState, Reading, RecordingCache
-from gritrag.progress import ProgressBar
+from gritrag.model.parts import Parts, load_parts
+from gritrag.model.probes import Probe, probe
+from gritrag.model.prompt_builder import Prompt, PromptBuilder
+from gritrag.model.reader import PromptReader
+from gritrag.model.rotation import Rotation
+from gritrag.model.soft_prompts import Prompt as SoftPrompt
+from gritrag.model.state import Reading
+from gritrag.model.step import Step
 from gritrag.records import Document, Fingerprint
-from gritrag.tokens import Batch, TokenIds, length_sorted_batches
-
-TOKENS_PER_BATCH = {"cpu": 1024, "cuda": 32768, "mps": 8192}
-"""A processor is busy with a thousand tokens, and more only fall out of its caches."""
 
 NO_DEMONSTRATIONS = (
     "this model reads no demonstrations; train one that does (configs/recipes/epic.yaml), or leave the prompt out"
 )
 
 
-class GritModel(Dresser):
+class GritModel:
     """One causal LM that embeds (vectors), reads (vectors and states) and generates.
 
-    Everything it computes with is fixed at construction, and nothing shared is written later: embedding and generating
-    threads do not disturb each other.
+    It holds three things: `prompts` builds token ids from texts, `reader` makes vectors and states of them, `decoder`
+    goes on from contexts. Everything it computes with is fixed at construction, and nothing shared is written later:
+    embedding and generating threads do not disturb each other.
 
     Args:
         lm: a causal LM in eval mode on its device.
@@ -66,16 +71,21 @@ class GritModel(Dresser):
         probed = probe(lm)
         if not probed.is_causal:
             raise ValueError(f"{lm.config.model_type} is no causal language model: {probed.probes[0].detail}")
-        super().__init__(lm, tokenizer, probed, config or CheckpointConfig(), parts)
-        bidirectional = self.config.reading == "bidirectional"
-        if bidirectional and not probed.attention:
-            raise ValueError(f"this model cannot read bidirectionally: {self.probes[0].detail}")
-        self._attention = Attention(decoder_stack(lm), probed.attention if bidirectional else "causal")
+        self.lm, self.tokenizer, self.config = lm, tokenizer, config or CheckpointConfig()
+        self.probes: tuple[Probe, ...] = probed.probes
+        self.rotation: Rotation | None = probed.rotation
+        template = template_for(self.config.template, tokenizer, self.config.links)
+        self.parts: Parts = load_parts(self.config, lm, tokenizer, template, parts)
+        # our own step has the table of words only, and the embedding layer knows contextual tokens too
+        self.forwards = Forwards(lm, probed.step if self.parts.contextual is None else None)
+        self.prompts = PromptBuilder(tokenizer, template, self.parts, self.config.instruction, self.context_length)
+        self.reader = PromptReader(lm, probed, self.forwards, self.parts, self.prompts.encoder, self.config.reading)
+        self.decoder = ContextDecoder(lm, tokenizer, probed, self.forwards, self.context_length)
         facts = {
             "weights": f"{weights or hash_parameters(lm)}-{hash_config(lm)}",
             "adapter": adapter,
             "tokenizer": hash_tokenizer(tokenizer),
-            "template": self.template.fingerprint,
+            "template": template.fingerprint,
             "pooling": self.config.pooling,
             "reading": self.config.reading,
         }
@@ -135,15 +145,40 @@ class GritModel(Dresser):
     @property
     def dim(self) -> int:
         """Length of a vector."""
-        return self.parts.pooler.dim
+        return self.reader.dim
+
+    @property
+    def context_length(self) -> int:
+        """Longest context, in tokens."""
+        return int(getattr(self.lm.config.get_text_config(), "max_position_embeddings", 1 << 20))
+
+    @property
+    def max_document_tokens(self) -> int:
+        """Longest document one read pass takes, scaffold included."""
+        return self.context_length
 
     @property
     def state_elements_per_token(self) -> int:
         """Numbers in the state of one token: 2 * layers * heads * head dim; 0 where there are no states."""
-        shape = self._shape
-        if shape is None:
+        if not self.decoder.has_states:
             return 0
+        shape = self.decoder.shape
         return 2 * shape.layers * shape.heads * shape.head_dim
+
+    @property
+    def step(self) -> Step | None:
+        """Our own forward; None where only that of transformers will do."""
+        return self.forwards.step
+
+    # --- tokens -----------------------------------------------------------------------------------------------------
+
+    def count_tokens(self, text: str) -> int:
+        """Tokens of a text as content, without any scaffold."""
+        return len(self.prompts.encoder.content_ids(text))
+
+    def document_token_ids(self, document: str | Document) -> list[int]:
+        """The ids the read pass would read, scaffold included: `[T]`."""
+        return self.prompts.documents([document])[0].ids
 
     # --- vectors ----------------------------------------------------------------------------------------------------
 
@@ -152,7 +187,7 @@ class GritModel(Dresser):
         texts: Sequence[str],
         instruction: str | None = None,
         *,
-        prompt: Prompt | None = None,
+        prompt: SoftPrompt | None = None,
         batch_size: int = 32,
         show_progress_bar: bool = False,
     ) -> np.ndarray:
@@ -172,13 +207,14 @@ class GritModel(Dresser):
             ValueError: a query is empty, no valid text, or too long.
         """
         if prompt is None:
-            return self._vectors(self._query_prompts(texts, instruction), batch_size, show_progress_bar)
-        self._check_demonstrations(len(prompt.vectors) // 2)
-        prompts = self._query_prompts(texts, prompt.instruction if instruction is None else instruction)
-        prompts = [self.parts.slots.with_demonstrations(p, len(prompt.vectors) // 2) for p in prompts]
-        return self._vectors(prompts, batch_size, show_progress_bar, torch.from_numpy(prompt.vectors))
+            return self.reader.vectors(self.prompts.queries(texts, instruction), batch_size, show_progress_bar)
+        pairs = len(prompt.vectors) // 2
+        self._check_demonstrations(pairs)
+        prompts = self.prompts.queries(texts, prompt.instruction if instruction is None else instruction)
+        prompts = [self.parts.slots.with_demonstrations(each, pairs) for each in prompts]
+        return self.reader.vectors(prompts, batch_size, show_progress_bar, torch.from_numpy(prompt.vectors))
 
-    def fit_prompt(self, pairs: Sequence[tuple[str, str]], instruction: str | None = None) -> Prompt:
+    def fit_prompt(self, pairs: Sequence[tuple[str, str]], instruction: str | None = None) -> SoftPrompt:
         """Show the model some queries of a task with their documents (EPIC, Lin et al. 2026, abstract).
 
         Nothing is trained: the pairs are embedded, and their vectors stand before each query that is given the prompt.
@@ -194,7 +230,7 @@ class GritModel(Dresser):
         queries = self.encode_query([query for query, _ in pairs], instruction)
         documents = self.encode_document([document for _, document in pairs])
         vectors = np.stack([queries, documents], axis=1).reshape(-1, self.dim)
-        return Prompt(self.config.instruction if instruction is None else instruction, vectors)
+        return SoftPrompt(self.config.instruction if instruction is None else instruction, vectors)
 
     def _check_demonstrations(self, pairs: int) -> None:
         most = self.config.parts.demonstrations
@@ -211,25 +247,11 @@ class GritModel(Dresser):
         Raises:
             ValueError: a document is empty, no valid text, or longer than `max_document_tokens`.
         """
-        return self._vectors(self._document_prompts(texts), batch_size, show_progress_bar)
+        return self.reader.vectors(self.prompts.documents(texts), batch_size, show_progress_bar)
 
     def similarity(self, queries: np.ndarray, documents: np.ndarray) -> np.ndarray:
         """Cosine similarities, float32 `[Q, N]`."""
         return queries @ documents.T
-
-    def _vectors(
-        self,
-        prompts: list[TokenIds],
-        batch_size: int,
-        show_progress_bar: bool,
-        demonstrations: torch.Tensor | None = None,
-    ) -> np.ndarray:
-        vectors = np.empty((len(prompts), self.dim), dtype=np.float32)
-        for rows, batch in self._batches(prompts, batch_size, show_progress_bar, "embedding"):
-            with torch.no_grad():
-                soft = None if demonstrations is None else demonstrations.repeat(len(rows), 1)
-                vectors[rows] = self.read_batch(batch, demonstrations=soft).cpu().numpy()
-        return vectors
 
     # --- readings ---------------------------------------------------------------------------------------------------
 
@@ -240,7 +262,7 @@ class GritModel(Dresser):
 
         States are in the model's dtype, on the processor. `encode_document` tells the errors.
         """
-        return self._readings(self._document_prompts(texts), batch_size, show_progress_bar)
+        return self.reader.readings(self.prompts.documents(texts), batch_size, show_progress_bar)
 
     def read_queries(
         self, texts: Sequence[str], instruction: str | None = None, *, batch_size: int = 32
@@ -249,66 +271,38 @@ class GritModel(Dresser):
 
         `encode_query` tells the arguments and the errors.
         """
-        return self._readings(self._query_prompts(texts, instruction), batch_size, show_progress_bar=False)
+        return self.reader.readings(self.prompts.queries(texts, instruction), batch_size)
 
-    def _readings(self, prompts: list[TokenIds], batch_size: int, show_progress_bar: bool) -> list[Reading]:
-        shape = self.shape  # refuses models that have no states
-        readings: list[Reading | None] = [None] * len(prompts)
-        for rows, batch in self._batches(prompts, batch_size, show_progress_bar, "reading"):
-            cache = RecordingCache()
-            with torch.no_grad():
-                vectors = self.read_batch(batch, cache).cpu().numpy()
-                states = cache.states(self.rotation, [prompts[row].ids for row in rows], self.config.reading)
-            for row, vector, state in zip(rows, vectors, states, strict=True):
-                readings[row] = Reading(vector, _to_processor(state) if shape.device.type != "cpu" else state)
-        return [reading for reading in readings if reading is not None]
+    # --- text -------------------------------------------------------------------------------------------------------
 
-    def read_batch(
-        self, batch: Batch, cache: RecordingCache | None = None, demonstrations: torch.Tensor | None = None
-    ) -> torch.Tensor:
-        """The read pass itself: normalised vectors, float32 `[B, dim]`; keys and values are left in `cache`.
-
-        Gradients flow where they are enabled; training calls this too.
+    def generate(self, prompt: Prompt | Sequence[Prompt], **sampling: Any) -> Any:
+        """Text for one prompt, or a list of texts for a list of prompts.
 
         Args:
-            demonstrations: `[S, dim]`, a vector for each slot of the batch, row by row.
+            prompt: raw text, or a chat (a list of messages), or a list of either.
+            **sampling: fields of `Sampling`: max_new_tokens, temperature, top_k, top_p, repetition_penalty, stop, seed,
+                lookup.
+
+        Raises:
+            ValueError: empty or too long prompt, broken message, sampling value out of range.
         """
-        hidden_BTD = self.hidden_states(batch, cache, demonstrations)
-        return torch.nn.functional.normalize(self.parts.pooler(hidden_BTD, batch.pool_mask), dim=-1)
+        prompts, is_many = _prompts(prompt)
+        if not prompts:
+            return []
+        ids = [self.prompts.prompt_ids(each) for each in prompts]
+        completions = self.decoder.complete(ids, Sampling.of(sampling))
+        return [completion.text for completion in completions] if is_many else completions[0].text
 
-    def hidden_states(
-        self, batch: Batch, cache: RecordingCache | None = None, demonstrations: torch.Tensor | None = None
-    ) -> torch.Tensor:
-        """Last hidden states `[B, T, D]` of the read pass, before pooling; see `read_batch`."""
-        if demonstrations is None:
-            step = self.step if self._attention.kind == "causal" and not torch.is_grad_enabled() else None
-            if step is not None:
-                return step.read(batch.input_ids, cache)
-            hidden_BTD: torch.Tensor = self._attention(batch.input_ids, batch.attention_mask, cache)
-            return hidden_BTD
-        assert self.parts.demonstrations is not None, "fit_prompt refuses models that read no demonstrations"
-        is_slot_BT = batch.input_ids == self.parts.slots.demonstration
-        words_BTD = self.lm.get_input_embeddings()(batch.input_ids.masked_fill(is_slot_BT, 0))
-        soft_SD = self.parts.demonstrations(demonstrations.to(words_BTD.device)).to(words_BTD.dtype)
-        embeddings_BTD = words_BTD.masked_scatter(is_slot_BT[..., None], soft_SD)
-        return self._attention(batch.input_ids, batch.attention_mask, cache, embeddings=embeddings_BTD)
-
-    def _batches(
-        self, prompts: list[TokenIds], batch_size: int, show_progress_bar: bool, what: str
-    ) -> Iterator[tuple[list[int], Batch]]:
-        """Row numbers and padded batch, with a progress bar in tokens."""
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-        lengths = [len(prompt.ids) for prompt in prompts]
-        budget = TOKENS_PER_BATCH.get(self.lm.device.type, TOKENS_PER_BATCH["cpu"])
-        with ProgressBar(
-            total=sum(lengths), desc=what, unit="tok", unit_scale=True, disable=not show_progress_bar
-        ) as bar:
-            for rows in length_sorted_batches(lengths, batch_size, budget):
-                batch = self.encoder.pad([prompts[row] for row in rows]).to(self.lm.device)
-                yield rows, batch
-                bar.update(sum(lengths[row] for row in rows))
+    def stream(self, prompt: Prompt, **sampling: Any) -> Iterator[str]:
+        """Pieces of text as they become certain; together they are what `generate` returns."""
+        context = Context.of(self.prompts.prompt_ids(prompt))
+        for pieces in self.decoder.decode([context], Sampling.of(sampling)):
+            if pieces[0]:
+                yield pieces[0]
 
 
-def _to_processor(state: DocumentState) -> DocumentState:
-    return DocumentState(state.keys.cpu(), state.values.cpu(), state.token_ids, state.reading)
+def _prompts(prompt: Prompt | Sequence[Prompt]) -> tuple[list[Prompt], bool]:
+    """One string or one chat (a list of messages) is one prompt; a list of either is many."""
+    if isinstance(prompt, str) or (len(prompt) > 0 and isinstance(prompt[0], Mapping)):
+        return [cast(Prompt, prompt)], False
+    return list(cast(Sequence[Prompt], prompt)), True

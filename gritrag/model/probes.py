@@ -51,6 +51,16 @@ class Probed:
     step: Step | None = None
     is_causal: bool = True
 
+    def require_shape(self) -> CacheShape:
+        """The shape of the model's caches.
+
+        Raises:
+            ValueError: its states cannot be used.
+        """
+        if self.shape is None:
+            raise ValueError(f"this model has no states to reuse: {self.probes[2].detail}")
+        return self.shape
+
 
 @torch.no_grad()
 def probe(lm: PreTrainedModel) -> Probed:

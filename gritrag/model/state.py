@@ -57,7 +57,7 @@ class DocumentState:
 
     def with_tensors(self, keys: torch.Tensor, values: torch.Tensor) -> "DocumentState":
         """The state of the same tokens with other numbers."""
-        return DocumentState(keys, values, self.token_ids, self.reading)
+        return DocumentState(keys, values, self.token_ids, self.reading, self.is_lossless)
 
     @property
     def nbytes(self) -> int:

@@ -116,7 +116,7 @@ class Contexts:
             bias_BC: added to the attention scores of its columns.
         """
         width, device = max(map(len, ids)), self._model.lm.device
-        input_ids = torch.full((len(ids), width), self._model.encoder.pad_id, dtype=torch.long)
+        input_ids = torch.full((len(ids), width), self._model.prompts.encoder.pad_id, dtype=torch.long)
         positions = torch.arange(width).repeat(len(ids), 1) + torch.tensor(starts or [0] * len(ids))[:, None]
         cached = cache.get_seq_length() if cache is not None else 0
         mask = torch.ones(len(ids), cached + width, dtype=torch.bool)

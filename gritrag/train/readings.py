@@ -40,11 +40,11 @@ class Readings:
         self._ids, self._reading = [prompt.ids for prompt in prompts], model.config.reading
 
         def read(rows: list[int]) -> tuple[torch.Tensor, ...]:
-            batch = model.encoder.pad([prompts[row] for row in rows]).to(model.lm.device)
+            batch = model.prompts.encoder.pad([prompts[row] for row in rows]).to(model.lm.device)
             soft = torch.cat([demonstrations[row] for row in rows]) if demonstrations is not None else None
             cache = RecordingCache() if with_states else None
             with around(rows):
-                vectors = model.read_batch(batch, cache, soft)
+                vectors = model.reader.read_batch(batch, cache, soft)
             return (vectors, *cache.unrotated(model.rotation)) if cache else (vectors,)
 
         self._chunks = (

@@ -37,7 +37,7 @@ class Shards:
         self._sharded: list[FSDPModule] = []
         if not is_on or not dist.is_initialized() or dist.get_world_size() == 1:
             return
-        model._step = None  # it holds the weights as they were, all of them
+        model.forwards.drop_step()  # it holds the weights as they were, all of them
         mesh = init_device_mesh(self._lm.device.type, (dist.get_world_size(),))
         blocks = [m for m in self._lm.modules() if type(m).__name__ in (self._lm._no_split_modules or ())]
         for module in [*blocks, self._lm]:

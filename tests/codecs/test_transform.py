@@ -228,7 +228,7 @@ def test_errors_cost_what_the_fisher_information_says(tiny_model: GritModel, mon
 
     undisturbed = logs(state)
     for part, cost in enumerate(costs):
-        assert cost.shape == (*tiny_model.shape[:2], *[tiny_model.shape.head_dim] * 2)
+        assert cost.shape == (*tiny_model.decoder.shape[:2], *[tiny_model.decoder.shape.head_dim] * 2)
         size, found = 0.03 * (state.keys, state.values)[part].std(), []
         for _ in range(20):
             disturbed = [state.keys, state.values]
@@ -266,7 +266,7 @@ def test_too_little_text_is_told_with_how_much_is_needed(tiny_model: GritModel, 
 
 
 def test_documents_that_are_too_long_to_be_read_again_are_told(tiny_model: GritModel) -> None:
-    states = [reading.state for reading in tiny_model.read_documents(["a" * (tiny_model.max_tokens // 2 + 1)])]
+    states = [reading.state for reading in tiny_model.read_documents(["a" * (tiny_model.context_length // 2 + 1)])]
     with pytest.raises(ValueError, match="no document can be read again after itself; give some of"):
         fisher(tiny_model, states, 0, seed=0)
 

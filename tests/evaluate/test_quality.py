@@ -15,7 +15,7 @@ from gritrag.evaluate.rows import QuestionSet, choose, read_questions
 from gritrag.evaluate.scores import score_answer
 from gritrag.evaluate.summary import Evaluated, pairs, show, summarise
 from gritrag.index.index import Index
-from gritrag.model import generator
+from gritrag.model import decoder
 from gritrag.model.context import Context
 from gritrag.model.grit import GritModel
 from gritrag.model.state import PlacedCache
@@ -129,8 +129,8 @@ def test_answers_from_states_weigh_scores_as_told(
         biases.extend([s.relevance_bias for s in context.states] for context in contexts if context.states)
         return original(contexts, *others)
 
-    original = generator.place
-    monkeypatch.setattr(generator, "place", place)
+    original = decoder.place
+    monkeypatch.setattr(decoder, "place", place)
     setting = Setting(**{**SMALL, "k": 3, "relevance_bias": 5.0})
     asked = gold_contexts(chosen, setting, path)
     with Index.create(tmp_path / "index", model=tiny_model, states="float32") as index:

@@ -81,9 +81,9 @@ def test_weights_are_those_of_a_softmax_and_bidirectional_ones_see_the_future(
 ) -> None:
     for reading in ("causal", "bidirectional"):
         model = watched(make_model(reading=reading))
-        batch = model.encoder.pad([model.document_prompt(TEXTS[1])])
+        batch = model.prompts.encoder.pad([model.prompts.document(TEXTS[1])])
         with recorded(model) as layers:
-            model.read_batch(batch)
+            model.reader.read_batch(batch)
         assert len(layers) == 3
         for weights in layers:
             torch.testing.assert_close(weights.sum(-1), torch.ones(weights.shape[:-1]))

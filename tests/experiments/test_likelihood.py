@@ -31,9 +31,9 @@ def asked(documents: int) -> list[Asked]:
 
 def by_hand(model: GritModel, hits: list[Hit], question: Question) -> float:
     """Everything read at once, all logits, and the mean over the answer's tokens."""
-    ids = [i for hit in hits for i in model.document_prompt(hit.document.content).ids]
-    ids += model.question_token_ids(question.text, has_documents=True)
-    answer = model.answer_token_ids(question.answers[0])
+    ids = [i for hit in hits for i in model.prompts.document(hit.document.content).ids]
+    ids += model.prompts.question_ids(question.text, has_documents=True)
+    answer = model.prompts.answer_ids(question.answers[0])
     with torch.no_grad():
         logits_TV = model.lm(torch.tensor([ids + answer])).logits[0].float()
     log_p_TV = logits_TV.log_softmax(-1)

@@ -292,7 +292,7 @@ def test_a_quantised_state_can_be_cut_like_any_other(name: str) -> None:
 def test_placed_straight_from_its_bytes_as_from_its_numbers(
     name: str, dtype: torch.dtype, tiny_model: GritModel
 ) -> None:
-    shape = tiny_model.shape
+    shape = tiny_model.decoder.shape
     back = there_and_back(name, state_of(shape.layers, shape.heads, 150, shape.head_dim))
     dense = DocumentState(back.keys, back.values, back.token_ids, back.reading)
     for rotation, start in ((tiny_model.rotation, 0), (tiny_model.rotation, 37), (None, 0)):

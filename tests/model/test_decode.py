@@ -35,8 +35,8 @@ def random_prompt(seed: int) -> list[int]:
 def run(model: GritModel, contexts: list[Context], **sampling: object) -> tuple[Decoding, PlacedCache, list[str]]:
     """A finished run, its cache and its pieces."""
     options = Sampling.of(sampling)
-    cache = model.place(contexts, options)
-    decoding = model.decode_placed(cache, contexts, options)
+    cache = model.decoder.place(contexts, options)
+    decoding = model.decoder.decode_placed(cache, contexts, options)
     pieces = [pieces[0] for pieces in decoding]
     return decoding, cache, pieces
 
@@ -87,7 +87,7 @@ def test_what_is_read_by_the_step_is_what_the_modules_read(make_model: Callable[
     model = make_model("qwen3")
     by_step = model.read_documents(TEXTS)
     assert model.step is not None
-    model._step = None
+    model.forwards.drop_step()
     for own, modules in zip(by_step, model.read_documents(TEXTS), strict=True):
         torch.testing.assert_close(torch.tensor(own.vector), torch.tensor(modules.vector), atol=1e-5, rtol=0)
         torch.testing.assert_close(own.state.keys, modules.state.keys, atol=1e-4, rtol=1e-4)
@@ -118,7 +118,7 @@ def test_an_adapter_put_in_later_is_heard(make_model: Callable[..., GritModel]) 
     model.lm.requires_grad_(False)
     inject_adapter_in_model(LoraConfig(r=4, target_modules=["q_proj"], init_lora_weights=False), model.lm)
     assert model.step is None
-    ids = model.prompt_ids("the river")
+    ids = model.prompts.prompt_ids("the river")
     expected = model.lm.generate(torch.tensor([ids]), max_new_tokens=8, do_sample=False)[0, len(ids) :]
     assert model.generate("the river", max_new_tokens=8) == model.tokenizer.decode(expected) != before
 
@@ -127,10 +127,10 @@ def test_weights_that_change_in_place_are_the_weights_that_are_used(make_model: 
     model = make_model("llama")
     with torch.no_grad():
         model.lm.model.layers[1].mlp.up_proj.weight.mul_(-3)
-    ids = model.prompt_ids("the river")
+    ids = model.prompts.prompt_ids("the river")
     expected = model.lm.generate(torch.tensor([ids]), max_new_tokens=8, do_sample=False)[0, len(ids) :].tolist()
     assert model.step is not None
-    assert model.complete([ids], Sampling(max_new_tokens=8))[0].token_ids == expected
+    assert model.decoder.complete([ids], Sampling(max_new_tokens=8))[0].token_ids == expected
 
 
 # --- guessing ---------------------------------------------------------------------------------------------------------
@@ -177,7 +177,7 @@ def test_rejected_tokens_leave_no_trace(
     architecture: str, make_model: Callable[..., GritModel], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = make_model(architecture)
-    contexts = [Context.of(model.prompt_ids(TEXTS[1]))]
+    contexts = [Context.of(model.prompts.prompt_ids(TEXTS[1]))]
     plain, expected, _ = run(model, contexts, max_new_tokens=24, lookup=False)
     for seed in range(6):
         monkeypatch.setattr(Lookup, "guess", wrong_half_the_time(plain.completions[0].token_ids, seed))
@@ -194,7 +194,7 @@ def test_rejected_tokens_leave_no_trace(
 def test_a_stop_inside_a_right_guess_ends_the_text_there(
     length: int, tiny_model: GritModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    contexts = [Context.of(tiny_model.prompt_ids(TEXTS[1]))]
+    contexts = [Context.of(tiny_model.prompts.prompt_ids(TEXTS[1]))]
     whole, _, _ = run(tiny_model, contexts, max_new_tokens=24, lookup=False)
     answer, text = whole.completions[0].token_ids, whole.completions[0].text
     stop = text[length : length + 3]
@@ -209,8 +209,8 @@ def test_a_stop_inside_a_right_guess_ends_the_text_there(
 @pytest.mark.parametrize("most", [1, 2, 3, 7])
 def test_never_more_tokens_than_asked_for(most: int, tiny_model: GritModel) -> None:
     prompt = [[7, 8, 9] * 12]
-    (completion,) = tiny_model.complete(prompt, Sampling(max_new_tokens=most))
-    assert completion == tiny_model.complete(prompt, Sampling(max_new_tokens=most, lookup=False))[0]
+    (completion,) = tiny_model.decoder.complete(prompt, Sampling(max_new_tokens=most))
+    assert completion == tiny_model.decoder.complete(prompt, Sampling(max_new_tokens=most, lookup=False))[0]
     assert len(completion.token_ids) <= most
 
 
@@ -220,11 +220,11 @@ def test_only_one_greedy_text_is_guessed(tiny_model: GritModel, monkeypatch: pyt
 
     monkeypatch.setattr(Lookup, "guess", refuse)
     prompt = [7, 8, 9] * 6
-    tiny_model.complete([prompt, prompt], Sampling(max_new_tokens=4))
-    tiny_model.complete([prompt], Sampling(max_new_tokens=4, temperature=1.0, seed=1))
-    tiny_model.complete([prompt], Sampling(max_new_tokens=4, repetition_penalty=1.2))
+    tiny_model.decoder.complete([prompt, prompt], Sampling(max_new_tokens=4))
+    tiny_model.decoder.complete([prompt], Sampling(max_new_tokens=4, temperature=1.0, seed=1))
+    tiny_model.decoder.complete([prompt], Sampling(max_new_tokens=4, repetition_penalty=1.2))
     with pytest.raises(AssertionError, match="nothing may be guessed"):
-        tiny_model.complete([prompt], Sampling(max_new_tokens=4))
+        tiny_model.decoder.complete([prompt], Sampling(max_new_tokens=4))
 
 
 def test_after_states_too(make_model: Callable[..., GritModel]) -> None:
@@ -233,7 +233,7 @@ def test_after_states_too(make_model: Callable[..., GritModel]) -> None:
     contexts = [Context.of(*states, states[1].token_ids.tolist()[:12])]
     plain, _, _ = run(model, contexts, max_new_tokens=32, lookup=False)
     guessed, _, _ = run(model, contexts, max_new_tokens=32, lookup=True)
-    model._step = None
+    model.forwards.drop_step()
     by_modules, _, _ = run(model, contexts, max_new_tokens=32, lookup=False)
     assert guessed.completions == plain.completions == by_modules.completions
 

@@ -31,7 +31,7 @@ def test_links_close_the_state_of_a_document_and_change_neither_vectors_nor_ques
 
 def test_links_stand_behind_the_end_of_a_text_that_closes_it_for_its_vector(make_model: MakeModel) -> None:
     plain, linked = (make_model(template="instruct", pooling="last", links=links) for links in (0, 1))
-    one, two = (model.document_prompt(TEXT) for model in (plain, linked))
+    one, two = (model.prompts.document(TEXT) for model in (plain, linked))
     assert two.ids == [*one.ids, linked.tokenizer.eos_token_id]
     np.testing.assert_allclose(linked.encode_document([TEXT]), plain.encode_document([TEXT]), atol=1e-6)
 
@@ -57,7 +57,7 @@ def test_one_document_with_links_answers_exactly_as_read_again(make_model: MakeM
         )
     assert cached.exact
     assert cached.text == again.text
-    assert cached.usage.cached_tokens == len(model.document_prompt(DOCUMENTS[0].content).ids)
+    assert cached.usage.cached_tokens == len(model.prompts.document(DOCUMENTS[0].content).ids)
 
 
 def test_a_checkpoint_keeps_them_and_one_without_does_not_name_them(tmp_path: Path) -> None:

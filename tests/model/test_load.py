@@ -50,7 +50,7 @@ def test_texts_of_a_gguf_model_end_as_the_model_says(
     monkeypatch.setattr(loading, "_converted", lambda path, digest: saved)
     model = GritModel.from_pretrained(gguf, dtype="float32", template="gritrag")
     assert model.tokenizer.eos_token == right
-    assert model.answer_token_ids("x")[-1] == model.lm.config.eos_token_id
+    assert model.prompts.answer_ids("x")[-1] == model.lm.config.eos_token_id
     # a folder has a tokenizer of its own, which somebody chose
     assert GritModel.from_pretrained(saved, dtype="float32").tokenizer.eos_token == wrong
 

@@ -105,7 +105,7 @@ def test_a_batch_of_one_equals_a_batch_of_many(make_model: object, name: str, re
 
 def test_the_end_token_is_what_last_pooling_takes(make_model: object) -> None:
     model: GritModel = make_model(pooling="last", template="instruct")
-    for prompt in (model.document_prompt("a text"), model.query_prompt("a text", "find it")):
+    for prompt in (model.prompts.document("a text"), model.prompts.query("a text", "find it")):
         assert prompt.ids[-1] == model.tokenizer.eos_token_id
         assert prompt.is_pooled[-1]
         assert prompt.ids.count(model.tokenizer.eos_token_id) == 1

@@ -33,7 +33,7 @@ def shown(make_model: object) -> GritModel:
 
 def test_the_contextual_token_comes_first_and_the_end_token_last(contextual: GritModel) -> None:
     vocabulary = contextual.lm.get_input_embeddings().weight.shape[0]
-    for prompt in (contextual.document_prompt("the river"), contextual.query_prompt("the river", "find it")):
+    for prompt in (contextual.prompts.document("the river"), contextual.prompts.query("the river", "find it")):
         assert prompt.ids[0] == contextual.parts.slots.contextual >= vocabulary
         assert prompt.ids[-1] == contextual.tokenizer.eos_token_id
         assert (prompt.is_pooled[0], prompt.is_pooled[-1]) == (True, True)
@@ -47,7 +47,7 @@ def test_it_is_computed_from_the_text_behind_it_and_nothing_else(contextual: Gri
     ids = [contextual.document_token_ids(text) for text in TEXTS]
     alone = [layer(torch.tensor([row]))[0, 0] for row in ids]
     assert not torch.allclose(alone[0], alone[1], atol=1e-3)
-    joined = layer(torch.tensor([[*ids[1], *contextual.question_token_ids("who?", True), *ids[2]]]))[0]
+    joined = layer(torch.tensor([[*ids[1], *contextual.prompts.question_ids("who?", True), *ids[2]]]))[0]
     torch.testing.assert_close(joined[0], alone[1], atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(joined[-len(ids[2])], alone[2], atol=1e-5, rtol=1e-4)
     words = torch.tensor([ids[0][1:]])
@@ -72,9 +72,9 @@ def test_answers_from_a_state_with_a_contextual_token_are_those_of_the_uncached_
     ids = contextual.document_token_ids("the river is twelve metres deep")
     assert reading.state.token_ids.tolist() == ids
     assert reading.state.keys.shape[2] == len(ids)
-    question = contextual.question_token_ids("how deep?", True)
+    question = contextual.prompts.question_ids("how deep?", True)
     contexts = [Context.of(reading.state, question), Context.of(ids, question)]
-    cached, uncached = (contextual.decode([context], Sampling(max_new_tokens=12)) for context in contexts)
+    cached, uncached = (contextual.decoder.decode([context], Sampling(max_new_tokens=12)) for context in contexts)
     for decoding in (cached, uncached):
         list(decoding)
     assert cached.completions == uncached.completions
@@ -86,7 +86,7 @@ def test_text_that_stood_before_a_contextual_token_is_quoted_without_it(contextu
 
     def generated(last: int, said: int, count: int, lookup: bool) -> list[int]:
         prompt = [last, said, *document, last]
-        return contextual.complete([prompt], Sampling(max_new_tokens=count, lookup=lookup))[0].token_ids
+        return contextual.decoder.complete([prompt], Sampling(max_new_tokens=count, lookup=lookup))[0].token_ids
 
     ends = contextual.lm.config.eos_token_id, contextual.tokenizer.eos_token_id
     words = [word for word in range(3, contextual.lm.config.vocab_size) if word not in ends]
@@ -193,8 +193,8 @@ def test_parts_that_do_not_fit_are_refused(checkpoint: tuple[Path, GritModel]) -
 def test_a_state_serves_a_context_with_others(contextual: GritModel) -> None:
     """Placing knows nothing of soft tokens: two states stand one behind the other, whole."""
     readings = contextual.read_documents([Document("the river"), Document("rye", title="Bread")])
-    context = Context.of(*(reading.state for reading in readings), contextual.question_token_ids("who?", True))
-    cache = place([context], contextual.shape, contextual.rotation, room=4)
+    context = Context.of(*(reading.state for reading in readings), contextual.prompts.question_ids("who?", True))
+    cache = place([context], contextual.decoder.shape, contextual.rotation, room=4)
     assert cache.length == sum(len(reading.state) for reading in readings)
 
 

@@ -90,7 +90,7 @@ def test_a_cache_goes_back_to_the_state_it_was_placed_from(
 ) -> None:
     model = make_model(architecture)
     states = [reading.state for reading in model.read_documents(TEXTS[:3])]
-    cache = place([Context.of(*states)], model.shape, model.rotation, room=4)
+    cache = place([Context.of(*states)], model.decoder.shape, model.rotation, room=4)
     assert isinstance(cache, PlacedCache)
     assert cache.get_seq_length() == sum(map(len, states))
     back = cache.state(model.rotation, [i for state in states for i in state.token_ids.tolist()], "causal")

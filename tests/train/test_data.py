@@ -122,7 +122,7 @@ def test_some_answers_reuse_the_state_of_their_own_query(make_model: Callable[..
             (query,) = (row for row in answer.context if row >= len(step.documents))
             own = step.positives[query - len(step.documents)]
             assert own in answer.context
-            assert answer.question_ids == model.answer_start_ids(question_is_last=True)
+            assert answer.question_ids == model.prompts.answer_start_ids(question_is_last=True)
             first, last = first + (answer.context[0] == query), last + (answer.context[-1] == query)
     assert first > 5 < last
 
@@ -130,7 +130,7 @@ def test_some_answers_reuse_the_state_of_their_own_query(make_model: Callable[..
 def test_segments_are_those_of_the_model(tiny_model: GritModel, recipe: Recipe) -> None:
     dress = Dress(tiny_model, recipe())
     assert dress.document("a text").ids == tiny_model.document_token_ids("a text")
-    question = tiny_model.encoder.encode(tiny_model.template.question_segments("who?")).ids
+    question = tiny_model.prompts.encoder.encode(tiny_model.prompts.template.question_segments("who?")).ids
     assert dress.prompted("who?", "me").question_ids == question
 
 

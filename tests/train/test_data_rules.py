@@ -80,8 +80,8 @@ def test_in_training_a_prompt_is_what_fit_prompt_makes_of_the_same_pairs(
     model = make_model(template="instruct", pooling="last", parts=PartsConfig(demonstrations=5))
     config = recipe(parts={"demonstrations": 5}, template="instruct", data={"chat": []}, generative=NO_ANSWERS)
     texts, questions = ["Rye bread.", "The tower leans.", "Gulls nest."], ["which?", "where?", "who nests?"]
-    documents = [model.document_prompt(text) for text in texts]
-    queries = [model.query_prompt(text, "Find it") for text in questions]
+    documents = [model.prompts.document(text) for text in texts]
+    queries = [model.prompts.query(text, "Find it") for text in questions]
     step = RetrievalStep("test", documents, queries, [0, 1, 2], None, [], demonstrations=[[2, 1], [], [0]])
     read_once = ReadOnce(model, config)
     read, _ = read_once._read_queries(step, read_once.read(documents, with_states=False), with_states=False)

@@ -62,7 +62,7 @@ def test_read_once_equals_one_long_masked_forward(
     chunk = 400 if reading == "bidirectional" else 4000  # answers one by one, and all of them together
     config = recipe(contrastive={"weight": 0}, answer_chunk_tokens=chunk)
     step = retrieval_step(model, config)
-    start_ids = model.answer_start_ids(question_is_last=True)
+    start_ids = model.prompts.answer_start_ids(question_is_last=True)
     over_queries = [
         Prompted(start_ids, step.answers[0].answer_ids, (0, 1, 3)),
         Prompted(start_ids, step.answers[1].answer_ids, (5, 2, 0), start=3),

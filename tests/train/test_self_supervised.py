@@ -61,7 +61,7 @@ def test_a_masked_token_is_predicted_at_the_position_before_it(
     step = step_of(model, config)
     losses = ReadOnce(model, config)(step).losses
     got, rng, want = gradients(model), random.Random(5), []
-    mask_id = model.encoder.content_ids("_")[0]
+    mask_id = model.prompts.encoder.content_ids("_")[0]
     for document in step.documents:
         masked, columns = MaskedNextToken(config.masked).mask(document, mask_id, rng)
         seen = torch.ones(len(masked.ids), len(masked.ids)).bool()

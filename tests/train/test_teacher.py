@@ -35,16 +35,16 @@ def test_it_embeds_the_texts_as_they_were_without_instruction(teacher_folder: Pa
     model = GritModel.from_pretrained(recipe().base, dtype="float32", device="cpu")
     teacher = Teacher(str(teacher_folder), model)
     encoder = load_encoder(str(teacher_folder), dtype="float32", device="cpu")
-    documents = teacher.documents([model.document_prompt(text) for text in TEXTS])
+    documents = teacher.documents([model.prompts.document(text) for text in TEXTS])
     np.testing.assert_allclose(documents, encoder.encode_document(TEXTS), atol=1e-5)
-    queries = teacher.queries([model.query_prompt(text, "Find what answers it") for text in TEXTS])
+    queries = teacher.queries([model.prompts.query(text, "Find what answers it") for text in TEXTS])
     np.testing.assert_allclose(queries, encoder.encode_query(TEXTS), atol=1e-5)
 
 
 def test_minilm_teaches_too() -> None:
     model = GritModel.from_pretrained("smollm2-135m", dtype="float32", device="cpu")
     texts = ["Curaçao's harbour: 12 m deep", "Kraków, 5 °C"]
-    got = Teacher("minilm", model).documents([model.document_prompt(text) for text in texts])
+    got = Teacher("minilm", model).documents([model.prompts.document(text) for text in texts])
     np.testing.assert_allclose(got, load_encoder("minilm", device="cpu").encode_document(texts), atol=1e-5)
 
 

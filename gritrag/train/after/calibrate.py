@@ -56,7 +56,7 @@ def calibrate(model: GritModel, documents: Sequence[str | Document], seed: int =
     states = [reading.state for reading in model.read_documents(documents, show_progress_bar=True)]
     columns = zip(*(state.token_ids[:RUN].tolist() for state in states), strict=False)
     common = len(list(takewhile(lambda ids: len(set(ids)) == 1, columns)))
-    layers, heads, head_dim = model.shape[:3]
+    layers, heads, head_dim = model.decoder.shape[:3]
     tokens, least = sum(len(state) - common for state in states), 4 * LAYERS * heads * head_dim
     if tokens < least:
         raise ValueError(f"{tokens} tokens are too few to calibrate on; give at least {least}")
@@ -83,21 +83,21 @@ def fisher(model: GritModel, states: Sequence[DocumentState], common: int, seed:
     Raises:
         ValueError: none can be read again.
     """
-    readable = [state for state in states if max(1, common) < len(state) <= model.max_tokens // 2]
+    readable = [state for state in states if max(1, common) < len(state) <= model.context_length // 2]
     if not readable:
         raise ValueError(
             f"no document can be read again after itself; give some of {max(1, common) + 1} to "
-            f"{model.max_tokens // 2} tokens"
+            f"{model.context_length // 2} tokens"
         )
     draw, labels = random.Random(seed), torch.Generator().manual_seed(seed)
     sums, tokens = [torch.zeros(()) for _ in PARTS], 0
     again = readable[:: -(-len(readable) // AGAIN)]
     for number, state in enumerate(ProgressBar(again, desc="reading again", unit="document")):
         others = draw.sample(readable, min(OTHERS, len(readable))) if number % 2 else []
-        while sum(map(len, [state, state, *others])) > model.max_tokens:
+        while sum(map(len, [state, state, *others])) > model.context_length:
             others.pop()
         context = draw.sample([state, *others], 1 + len(others))
-        room = model.max_tokens - len(state) - sum(map(len, context))
+        room = model.context_length - len(state) - sum(map(len, context))
         gradients = _gradients(model, context, state.token_ids.tolist(), draw.randint(0, min(REACH, room)), labels)
         for part, of_states in enumerate(gradients):
             for gradient_LHTK in of_states:

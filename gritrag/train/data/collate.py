@@ -63,7 +63,7 @@ class Dress:
     """Rows become token ids: passages cut, questions chosen, contexts drawn, everything in the model's template."""
 
     def __init__(self, model: GritModel, config: TrainConfig) -> None:
-        self._model, self._template, self._encoder = model, model.template, model.encoder
+        self._model, self._template, self._encoder = model, model.prompts.template, model.prompts.encoder
         self._data: DataConfig = config.data
         self._generative: GenerativeConfig = config.generative
         self._instruction = config.instruction
@@ -122,10 +122,10 @@ class Dress:
         )
 
     def document(self, text: str) -> TokenIds:
-        return self._model.document_prompt(text)
+        return self._model.prompts.document(text)
 
     def query(self, text: str, instruction: str | None) -> TokenIds:
-        return self._model.query_prompt(text, instruction)
+        return self._model.prompts.query(text, instruction)
 
     def _shown(self, positives: Sequence[int], rng: random.Random) -> list[list[int]]:
         """Demonstrations of each query: none to the most, from the batch, and never of its own document."""
@@ -137,7 +137,7 @@ class Dress:
 
     def prompted(self, question: str, answer: str, context: tuple[int, ...] = (), start: int = 0) -> Prompted:
         question_ids = self._encoder.encode(self._template.question_segments(question)).ids
-        return Prompted(question_ids, self._model.answer_token_ids(answer), context, start)
+        return Prompted(question_ids, self._model.prompts.answer_ids(answer), context, start)
 
     def _answers(
         self,
@@ -257,7 +257,7 @@ class Dress:
     def chat(self, chat: Chat) -> tuple[list[int], list[bool]]:
         """Token ids of one chat, and which are the assistant's, its end token included."""
         segments = chat_segments(
-            list(chat.messages), lambda turns: self._model.render(turns, add_generation_prompt=False)
+            list(chat.messages), lambda turns: self._model.prompts.render(turns, add_generation_prompt=False)
         )
         roles = iter([message["role"] for message in chat.messages])
         ids: list[int] = []

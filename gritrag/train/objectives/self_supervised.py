@@ -47,16 +47,16 @@ class SelfSupervised:
 
     def _mask(self, step: RetrievalStep) -> float:
         model, rng = self._model, random.Random(step.seed)
-        mask_id = model.encoder.content_ids(self._config.masked.mask)[0]
+        mask_id = model.prompts.encoder.content_ids(self._config.masked.mask)[0]
         hidden = [self._masked.mask(document, mask_id, rng) for document in step.documents]
         share = self._peers.share(sum(len(columns) for _, columns in hidden))
         total, value = sum(len(columns) for _, columns in hidden), 0.0
         lengths = [len(prompt.ids) for prompt, _ in hidden]
         for rows in length_sorted_batches(lengths, len(lengths), self._config.chunk_tokens):
-            batch = model.encoder.pad([hidden[row][0] for row in rows]).to(model.lm.device)
+            batch = model.prompts.encoder.pad([hidden[row][0] for row in rows]).to(model.lm.device)
             where = [(place, column - 1) for place, row in enumerate(rows) for column in hidden[row][1]]
             target = [step.documents[row].ids[column] for row in rows for column in hidden[row][1]]
-            logits_AV = self._contexts.logits(model.hidden_states(batch), where)
+            logits_AV = self._contexts.logits(model.reader.hidden_states(batch), where)
             loss = self._masked(logits_AV, torch.tensor(target, device=logits_AV.device)) * share / total
             (loss * self._config.masked.weight).backward()
             value += loss.item()

@@ -1,0 +1,115 @@
+"""ContextDecoder: contexts to text, from placed states and what remains to be read.
+
+Shape letters: `B` batch, `T` tokens.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from gritrag.model.context import Context, place
+from gritrag.model.decode import Completion, Decoding, Sampling
+from gritrag.model.forwards import Forwards
+from gritrag.model.probes import Probed
+from gritrag.model.state import CacheShape, PlacedCache
+
+
+class ContextDecoder:
+    """Goes on from contexts.
+
+    Args:
+        lm: a causal LM in eval mode on its device.
+        tokenizer: its tokenizer.
+        probed: what `probe(lm)` found.
+        forwards: of the model.
+        context_length: longest context in tokens, the answer included.
+    """
+
+    def __init__(
+        self,
+        lm: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        probed: Probed,
+        forwards: Forwards,
+        context_length: int,
+    ) -> None:
+        self.context_length = context_length
+        self._lm, self._tokenizer, self._probed, self._forwards = lm, tokenizer, probed, forwards
+
+    # --- what the model can do ---------------------------------------------------------------------------------------
+
+    @property
+    def has_states(self) -> bool:
+        """Whether this model has states at all (state-space models have none)."""
+        return self._probed.shape is not None
+
+    @property
+    def shape(self) -> CacheShape:
+        """Of its caches.
+
+        Raises:
+            ValueError: its states cannot be used.
+        """
+        return self._probed.require_shape()
+
+    @property
+    def has_window(self) -> bool:
+        """Whether some layer sees only the latest tokens."""
+        config = self._lm.config.get_text_config()
+        layer_types = getattr(config, "layer_types", None) or []
+        return "sliding_attention" in layer_types or (not layer_types and bool(getattr(config, "sliding_window", None)))
+
+    @property
+    def takes_biases(self) -> bool:
+        """Whether states can be weighed against each other: all of them can be reused, wherever they stand."""
+        return self._probed.rotation is not None and not self.has_window
+
+    def usable(self, context: Context) -> Context:
+        """The same tokens, with those states that this model can reuse where they stand; the others are read again.
+
+        Keys that cannot be moved are of use only where they were read, at the start of a context. A model with sliding
+        windows counts columns, so its states must stand before all that is read now. Neither has biases: where most
+        documents are read again they would be unjust, and the mask that carries them would undo windows. Nor do their
+        states share positions.
+        """
+        if self.takes_biases:
+            return context
+        is_state = [part.state is not None for part in context.parts]
+        leading = is_state.index(False) if False in is_state else len(is_state)
+        kept = min(leading, 1) if self._probed.rotation is None else leading
+        return context.read_again([number < kept for number in range(len(is_state))])
+
+    # --- from contexts to text ---------------------------------------------------------------------------------------
+
+    def complete(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> list[Completion]:
+        """Completions of prompts given as token ids, in one batch."""
+        decoding = self.decode([Context.of(prompt) for prompt in prompts], sampling)
+        for _ in decoding:
+            pass
+        return decoding.completions
+
+    def decode(self, contexts: Sequence[Context], sampling: Sampling) -> Decoding:
+        """Place the states of each context, read what remains, and go on; see `Decoding`."""
+        contexts = [self.usable(context) for context in contexts]
+        return self.decode_placed(self.place(contexts, sampling), contexts, sampling)
+
+    def place(self, contexts: Sequence[Context], sampling: Sampling) -> PlacedCache:
+        """The states of `usable` contexts where they stand, with room for the rest and for new tokens.
+
+        Raises:
+            ValueError: a context and its answer together are longer than the model can take.
+        """
+        needed = max(map(len, contexts)) + sampling.max_new_tokens
+        if needed > self.context_length:
+            raise ValueError(
+                f"the context needs {needed} tokens, this model takes {self.context_length}; "
+                "use fewer or shorter documents, a shorter prompt or fewer max_new_tokens"
+            )
+        room = max(len(context) - context.cached_tokens for context in contexts) + sampling.max_new_tokens
+        with torch.inference_mode():
+            return place(contexts, self.shape, self._probed.rotation, room)
+
+    def decode_placed(self, cache: PlacedCache, contexts: Sequence[Context], sampling: Sampling) -> Decoding:
+        """Read the rest of contexts whose states `place` has placed, and go on."""
+        return Decoding(self._forwards.best, self._lm, self._tokenizer, cache, contexts, sampling)

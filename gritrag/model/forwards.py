@@ -1,0 +1,37 @@
+"""Forwards: by which forward a model reads and decodes, our own step or that of transformers."""
+
+from transformers import PreTrainedModel
+
+from gritrag.model.step import Forward, ModuleForward, Step
+
+
+class Forwards:
+    """The forwards of one model, shared by what reads and what decodes.
+
+    Args:
+        lm: a causal LM.
+        step: our own forward; None where only that of transformers will do.
+    """
+
+    def __init__(self, lm: PreTrainedModel, step: Step | None) -> None:
+        self._lm, self._step, self._modules = lm, step, ModuleForward(lm)
+
+    @property
+    def step(self) -> Step | None:
+        """Our own forward; None where only that of transformers will do."""
+        return self._step if self._step is not None and self._step.is_current else None
+
+    @property
+    def best(self) -> Forward:
+        """The fastest there is."""
+        return self.step or self._modules
+
+    @property
+    def precision(self) -> str:
+        """In which precision weights are, and how products of few rows read them."""
+        name = str(self._lm.dtype).removeprefix("torch.")
+        return f"{name}, of half precision: packed" if self.step is not None and self.step.packed else name
+
+    def drop_step(self) -> None:
+        """Use the forward of transformers from now on: weights are about to change their place."""
+        self._step = None
