@@ -4,10 +4,10 @@ Shape letters: `B` batch, `T` tokens.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from itertools import chain
+from contextlib import contextmanager
+from dataclasses import replace
 from time import perf_counter
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -18,49 +18,64 @@ from gritrag.model.decode import Completion, Sampling
 from gritrag.model.grit import GritModel
 from gritrag.model.state import DocumentState, Reading
 from gritrag.plan import MODES, ContextPlan, Mode, Retrieved, check_relevance_bias, plan_context
-from gritrag.records import Answer, Document, Event, Hit, Timings, Usage, as_hits
+from gritrag.records import Answer, Document, Event, Hit, Timings, Usage, as_documents, as_hits, check_hits
 
 __all__ = ["MODES", "RAG", "ContextPlan", "Mode", "Retrieved", "check_relevance_bias", "plan_context"]
 
 Where = Mapping[str, Any] | None
-Given = Sequence[Hit | Document | str]
 
 
-def _is_ranked(given: Given) -> bool:
-    """Whether the first is the best: of what a search has found, and not of documents in an order of their own."""
-    return all(isinstance(each, Hit) for each in given)
+class _Given(NamedTuple):
+    """What one question is to be answered from; `is_best_last` as in `Retrieved`."""
+
+    hits: list[Hit]
+    is_best_last: bool
+
+    @classmethod
+    def many(
+        cls,
+        questions: int,
+        hits: Sequence[Sequence[Hit]] | None,
+        documents: Sequence[Sequence[Document | str]] | None,
+    ) -> "list[_Given] | None":
+        """For each of so many questions; None where searches are to find it."""
+        if hits is not None and documents is not None:
+            raise ValueError("give hits (the best first) or documents (in context order), not both")
+        for what, lists in (("hits", hits), ("documents", documents)):
+            if lists is not None and len(lists) != questions:
+                raise ValueError(f"got {questions} questions and {len(lists)} lists of {what}; give one list for each")
+        if documents is not None:
+            return [cls(as_hits(as_documents(each)), is_best_last=False) for each in documents]
+        return None if hits is None else [cls(check_hits(each), is_best_last=True) for each in hits]
 
 
-@dataclass(frozen=True)
-class _Found:
-    """A question, what it is answered from, and what embedding it left.
-
-    Args:
-        question: its text.
-        hits: as they were found or given.
-        is_ranked: see `_is_ranked`.
-        state: of the question, where the mode reuses it.
-        vector: of the question `[dim]`, where documents that came without scores are weighed by it.
-    """
-
-    question: str
-    hits: Sequence[Hit]
-    is_ranked: bool
-    state: DocumentState | None = None
-    vector: np.ndarray | None = None
-
-
-@dataclass
 class _Clock:
-    """Seconds since the call, split into parts."""
+    """Seconds since the call, in parts."""
 
-    start: float = field(default_factory=perf_counter)
-    parts: dict[str, float] = field(default_factory=lambda: {"retrieve": 0.0, "load": 0.0, "place": 0.0})
+    def __init__(self) -> None:
+        self.parts = {"retrieve": 0.0, "load": 0.0, "place": 0.0}
+        self._start = self._last = perf_counter()
 
-    def lap(self, part: str, since: float) -> float:
+    def lap(self, part: str) -> None:
+        """What was done since the last lap is this part."""
         now = perf_counter()
-        self.parts[part] = now - since
-        return now
+        self.parts[part], self._last = now - self._last, now
+
+    def first_token(self) -> None:
+        """A token is there; only the first counts."""
+        self.parts.setdefault("first_token", perf_counter() - self._start)
+
+    def timings(self) -> Timings:
+        """When all is done."""
+        return Timings(**self.parts, total=perf_counter() - self._start)
+
+    @contextmanager
+    def stopped(self) -> Iterator[None]:
+        """What the caller does with what it was given is not our time."""
+        since = perf_counter()
+        yield
+        passed = perf_counter() - since
+        self._start, self._last = self._start + passed, self._last + passed
 
 
 class RAG:
@@ -105,44 +120,51 @@ class RAG:
         self.index, self.model, self.mode, self.k, self.search_mode = index, index.model, MODES[mode], k, search_mode
         self.relevance_bias = relevance_bias
 
-    def ask(self, question: str, *, where: Where = None, hits: Given | None = None, **sampling: Any) -> Answer:
+    def ask(
+        self,
+        question: str,
+        *,
+        where: Where = None,
+        hits: Sequence[Hit] | None = None,
+        documents: Sequence[Document | str] | None = None,
+        **sampling: Any,
+    ) -> Answer:
         """Answer one question.
 
         Args:
             question: the question.
             where: metadata filter for the search.
-            hits: to answer from instead of a search: hits, the best first, which stands last in the context, next to
-                the question or the answer; or documents or strings, in context order.
-            **sampling: fields of `Sampling`, such as max_new_tokens.
+            hits: to answer from instead of a search, the best first. It stands last in the context, next to the
+                question or the answer.
+            documents: to answer from instead of a search, documents or strings in context order. They need not be in
+                the index; those that are have their states there.
+            **sampling: fields of `gritrag.Sampling`, such as ``max_new_tokens``.
+
+        Returns:
+            The answer with its hits, citations, usage and timings.
 
         Raises:
-            ValueError: an empty question, a broken filter, hits that are none, or a context too long for the model.
+            ValueError: an empty question, a broken filter, hits or documents that are none, or both of them, or a
+                context too long for the model.
         """
-        *_, last = self.stream(question, where=where, hits=hits, **sampling)
+        *_, last = self.stream(question, where=where, hits=hits, documents=documents, **sampling)
         assert last.answer is not None
         return last.answer
 
     def stream(
-        self, question: str, *, where: Where = None, hits: Given | None = None, **sampling: Any
+        self,
+        question: str,
+        *,
+        where: Where = None,
+        hits: Sequence[Hit] | None = None,
+        documents: Sequence[Document | str] | None = None,
+        **sampling: Any,
     ) -> Iterator[Event]:
         """As `ask`, in events: the hits first, then pieces of text, and the whole `Answer` last."""
-        clock = _Clock()
-        options = self._options(sampling)
-        (found,) = self._retrieve([question], where, None if hits is None else [hits])
-        now = clock.lap("retrieve", clock.start)
-        yield Event(hits=found.hits)
-        clock.start += perf_counter() - now  # what the caller did with the hits is not our time
-        now = perf_counter()
-        plan = self._plan(found, options)
-        now = clock.lap("load", now)
-        cache = self.model.decoder.place([plan.context], options)
-        clock.lap("place", now)
-        decoding = self.model.decoder.decode_placed(cache, [plan.context], options)
-        for pieces in decoding:
-            clock.parts.setdefault("first_token", perf_counter() - clock.start)
-            if pieces[0]:
-                yield Event(text=pieces[0])
-        yield Event(answer=self._answer(found.hits, plan, decoding.completions[0], clock, options))
+        given = _Given.many(1, None if hits is None else [hits], None if documents is None else [documents])
+        for (event,) in self._answers([question], where, given, self._options(sampling)):
+            if event.text != "":
+                yield event
 
     def ask_many(
         self,
@@ -150,84 +172,97 @@ class RAG:
         *,
         batch_size: int = 8,
         where: Where = None,
-        hits: Sequence[Given] | None = None,
+        hits: Sequence[Sequence[Hit]] | None = None,
+        documents: Sequence[Sequence[Document | str]] | None = None,
         **sampling: Any,
     ) -> list[Answer]:
-        """Answers in the order of the questions, decoded `batch_size` at a time; `hits` as in `ask`, for each of them.
+        """Answers in the order of the questions, decoded `batch_size` at a time.
 
-        Timings are those of the batch: `first_token` when the first token of every row was there.
+        `hits` and `documents` are as in `ask`, a list for each question. Timings are those of the batch: `first_token`
+        when the first token of every row was there.
+
+        Raises:
+            ValueError: as `ask`; one string for a list; or fewer or more lists than questions.
         """
         if isinstance(questions, str):
             raise ValueError("expected a list of questions, got one string; use ask, or put it into a list")
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-        if hits is not None and len(hits) != len(questions):
-            raise ValueError(f"got {len(questions)} questions and {len(hits)} lists of hits; give one list for each")
+        given = _Given.many(len(questions), hits, documents)
+        options = self._options(sampling)
         if self.model.decoder.has_window:
             batch_size = 1  # gaps between contexts and questions would eat into the window
-        options = self._options(sampling)
-        batches = [slice(start, start + batch_size) for start in range(0, len(questions), batch_size)]
-        answers = [self._ask_batch(questions[rows], where, hits and hits[rows], options) for rows in batches]
-        return list(chain.from_iterable(answers))
+        answers: list[Answer] = []
+        for start in range(0, len(questions), batch_size):
+            rows = slice(start, start + batch_size)
+            *_, last = self._answers(questions[rows], where, given and given[rows], options)
+            answers += [event.answer for event in last if event.answer is not None]
+        return answers
 
-    def _ask_batch(
-        self, questions: Sequence[str], where: Where, given: Sequence[Given] | None, options: Sampling
-    ) -> list[Answer]:
+    def _answers(
+        self, questions: Sequence[str], where: Where, given: Sequence[_Given] | None, options: Sampling
+    ) -> Iterator[list[Event]]:
+        """One batch, in steps: the hits of every question, then the new text of every answer (perhaps none), then the
+        answers. Everything that answers a question goes through here."""
         clock = _Clock()
-        found = self._retrieve(questions, where, given)
-        now = clock.lap("retrieve", clock.start)
-        plans = [self._plan(each, options) for each in found]
-        now = clock.lap("load", now)
+        retrieved = self._retrieve(questions, where, given)
+        clock.lap("retrieve")
+        with clock.stopped():
+            yield [Event(hits=each.hits) for each in retrieved]
+        plans = [self._plan(each, options) for each in retrieved]
         contexts = [plan.context for plan in plans]
+        clock.lap("load")
         cache = self.model.decoder.place(contexts, options)
-        clock.lap("place", now)
+        clock.lap("place")
         decoding = self.model.decoder.decode_placed(cache, contexts, options)
-        for _ in decoding:
-            clock.parts.setdefault("first_token", perf_counter() - clock.start)
-        rows = zip(found, plans, decoding.completions, strict=True)
-        return [self._answer(each.hits, plan, completion, clock, options) for each, plan, completion in rows]
+        for pieces in decoding:
+            clock.first_token()
+            yield [Event(text=piece) for piece in pieces]
+        timings = clock.timings()
+        rows = zip(retrieved, plans, decoding.completions, strict=True)
+        yield [Event(answer=self._answer(each.hits, plan, done, timings, options)) for each, plan, done in rows]
 
     def _options(self, sampling: Mapping[str, Any]) -> Sampling:
         """The template's stop strings are always among those that end an answer."""
         options = Sampling.of(sampling)
         return replace(options, stop=(*options.stop, *self.model.prompts.template.stop))
 
-    def _retrieve(self, questions: Sequence[str], where: Where, given: Sequence[Given] | None) -> list[_Found]:
+    def _retrieve(self, questions: Sequence[str], where: Where, given: Sequence[_Given] | None) -> list[Retrieved]:
         """Hits for each question, and its state where the mode reuses it: embedded once, for all that needs it."""
-        states: Sequence[DocumentState | None] = [None] * len(questions)
-        vectors: np.ndarray | None = None
-        if self.mode.reuses_question:
-            readings = self.model.read_queries(questions)
-            states, vectors = [r.state for r in readings], np.stack([r.vector for r in readings])
+        readings: Sequence[Reading] = self.model.read_queries(questions) if self.mode.reuses_question else ()
+        vectors = dict(enumerate(reading.vector for reading in readings))
         if not self.mode.has_documents:
-            given = [[] for _ in questions]
+            given = [_Given([], is_best_last=True)] * len(questions)
         elif given is None:
-            given = self.index.search_many(questions, self.k, where=where, mode=self.search_mode, vectors=vectors)
-        hits = [as_hits(each) for each in given]
-        ranked = [_is_ranked(each) for each in given]
-        found = [_Found(*each) for each in zip(questions, hits, ranked, states, strict=True)]
-        unscored = [row for row, each in enumerate(hits) if self._lacks_scores(each)]
-        if unscored and vectors is None:
-            of_unscored = self.model.encode_query([questions[row] for row in unscored])
-        elif vectors is not None:
-            of_unscored = vectors[unscored]
-        for place, row in enumerate(unscored):
-            found[row] = replace(found[row], vector=of_unscored[place])
-        return found
+            embedded = np.stack(list(vectors.values())) if vectors else None
+            found = self.index.search_many(questions, self.k, where=where, mode=self.search_mode, vectors=embedded)
+            given = [_Given(hits, is_best_last=True) for hits in found]
+        unscored = [row for row, each in enumerate(given) if self._lacks_scores(each.hits)]
+        if unscored and not vectors:
+            vectors = dict(zip(unscored, self.model.encode_query([questions[row] for row in unscored]), strict=True))
+        return [
+            Retrieved(
+                question,
+                given[row].hits,
+                question_state=readings[row].state if readings else None,
+                question_vector=vectors[row] if row in unscored else None,
+                is_best_last=given[row].is_best_last,
+            )
+            for row, question in enumerate(questions)
+        ]
 
     def _lacks_scores(self, hits: Sequence[Hit]) -> bool:
         """Whether states are to be weighed, and nothing says how."""
         is_biased = self.relevance_bias > 0 and self.mode.reuses_documents and self.model.decoder.takes_biases
         return is_biased and len(hits) > 1 and not any(hit.score > 0 for hit in hits)
 
-    def _plan(self, found: _Found, options: Sampling) -> ContextPlan:
-        hits, readings = found.hits, dict[int, Reading]()
-        states: list[DocumentState] | None = None
+    def _plan(self, retrieved: Retrieved, options: Sampling) -> ContextPlan:
+        hits, readings = retrieved.hits, dict[int, Reading]()
         if self.mode.reuses_documents and hits:
             states, readings = self._states(hits)
-        if found.vector is not None:
-            hits = self._scored(hits, found.vector, readings)
-        retrieved = Retrieved(found.question, hits, states, found.state, readings, found.is_ranked)
+            retrieved = replace(retrieved, states=states, computed=readings)
+        if retrieved.question_vector is not None:
+            retrieved = replace(retrieved, hits=self._scored(hits, retrieved.question_vector, readings))
         return plan_context(
             self.model, self.mode, retrieved, room=options.max_new_tokens, relevance_bias=self.relevance_bias
         )
@@ -254,14 +289,14 @@ class RAG:
         ]
 
     def _answer(
-        self, hits: Sequence[Hit], plan: ContextPlan, completion: Completion, clock: _Clock, options: Sampling
+        self, hits: Sequence[Hit], plan: ContextPlan, completion: Completion, timings: Timings, options: Sampling
     ) -> Answer:
         return Answer(
             text=completion.text.strip(),
             hits=tuple(hits),
             citations=plan.citations,
             usage=Usage(len(plan.context), plan.cached_tokens, len(completion.token_ids)),
-            timings=Timings(**clock.parts, total=perf_counter() - clock.start),
+            timings=timings,
             exact=plan.is_exact and (options.temperature == 0 or not plan.context.states),
             mode=self.mode.name,
             finish_reason=completion.finish_reason,

@@ -9,6 +9,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 
+import numpy as np
 import torch
 
 from gritrag.model.context import Context, Part
@@ -81,6 +82,7 @@ class Retrieved:
         hits: as they were found or given.
         states: of the hits, where they are reused; None to read the documents again.
         question_state: that of the question, likewise.
+        question_vector: of the question `[dim]`, where documents that came without scores are weighed by it.
         computed: numbers of the states that were missing and have been read for this answer.
         is_best_last: the context has the hits in reverse, the first one next to what comes behind the documents.
     """
@@ -89,6 +91,7 @@ class Retrieved:
     hits: Sequence[Hit]
     states: Sequence[DocumentState] | None = None
     question_state: DocumentState | None = None
+    question_vector: np.ndarray | None = None
     computed: Collection[int] = ()
     is_best_last: bool = False
 

@@ -19,6 +19,7 @@ __all__ = [
     "as_document",
     "as_documents",
     "as_hits",
+    "check_hits",
 ]
 
 
@@ -134,6 +135,19 @@ def as_hits(items: Iterable[str | Document | Hit]) -> list[Hit]:
     documents = as_documents(item.document if isinstance(item, Hit) else item for item in listed)
     ranked = enumerate(zip(listed, documents, strict=True), start=1)
     return [item if isinstance(item, Hit) else Hit(document, 0.0, rank) for rank, (item, document) in ranked]
+
+
+def check_hits(items: Iterable[Hit]) -> list[Hit]:
+    """A list of hits as it is.
+
+    Raises:
+        ValueError: one of them instead of a list, or something else in it.
+    """
+    listed = _listed("hits", items)
+    for position, item in enumerate(listed):
+        if not isinstance(item, Hit):
+            raise ValueError(f"hit {position} is a {type(item).__name__}: give what a search found, or use documents=")
+    return listed
 
 
 class Citation(NamedTuple):

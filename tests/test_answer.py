@@ -230,12 +230,14 @@ def test_documents_without_scores_are_weighed_by_vectors(
     given = [DOCUMENTS[1], Document("Nobody has indexed this."), DOCUMENTS[0]]
     scored = [Hit(DOCUMENTS[2], 0.4, 1), Hit(DOCUMENTS[0], 0.1, 2)]
     rag = RAG(index, mode=mode, relevance_bias=3.0)
-    answer = rag.ask(QUESTION, hits=given, max_new_tokens=4)
+    answer = rag.ask(QUESTION, documents=given, max_new_tokens=4)
     assert answer.hits == tuple(as_hits(given)), "given back as they came"
-    rag.ask_many([QUESTION, "And who else?", QUESTION], hits=[given, scored, given[:1]], max_new_tokens=4)
+    rag.ask_many(
+        [QUESTION, "And who else?", QUESTION], hits=[as_hits(given), scored, as_hits(given[:1])], max_new_tokens=4
+    )
     unscored = as_hits(given)[::-1]
     rag.ask(QUESTION, hits=unscored, max_new_tokens=4)
-    rag.ask_many(["And who else?", QUESTION], hits=[given, given], max_new_tokens=4)
+    rag.ask_many(["And who else?", QUESTION], documents=[given, given], max_new_tokens=4)
     assert len(embedded) == (0 if MODES[mode].reuses_question else 5), "only where there is something to weigh"
     cosines = tiny_model.encode_document(given) @ tiny_model.read_queries([QUESTION])[0].vector
     expected = pytest.approx(3 * (cosines.clip(0) / cosines.max() - 1), abs=1e-4)
@@ -251,14 +253,14 @@ def test_nothing_is_embedded_where_nothing_is_weighed(
     index: Index, make_model: Callable[..., GritModel], embedded: list[str], tmp_path: Path
 ) -> None:
     given = DOCUMENTS[:2]
-    RAG(index, relevance_bias=0).ask(QUESTION, hits=given, max_new_tokens=2)
-    RAG(index, mode="doc-query").ask(QUESTION, hits=given, max_new_tokens=2)
-    RAG(index).ask(QUESTION, hits=given[:1], max_new_tokens=2)
+    RAG(index, relevance_bias=0).ask(QUESTION, documents=given, max_new_tokens=2)
+    RAG(index, mode="doc-query").ask(QUESTION, documents=given, max_new_tokens=2)
+    RAG(index).ask(QUESTION, documents=given[:1], max_new_tokens=2)
     RAG(index).ask(QUESTION, hits=[], max_new_tokens=2)
     with Index.create(tmp_path / "windows", model=make_model("mistral")) as windows:
-        RAG(windows).ask(QUESTION, hits=given, max_new_tokens=2)
+        RAG(windows).ask(QUESTION, documents=given, max_new_tokens=2)
     assert not embedded
-    RAG(index).ask(QUESTION, hits=given, max_new_tokens=2)
+    RAG(index).ask(QUESTION, documents=given, max_new_tokens=2)
     assert embedded == [QUESTION]
 
 
@@ -472,6 +474,9 @@ def test_a_filter_limits_the_context(index: Index) -> None:
         (lambda index: RAG(index).ask_many(QUESTION), "put it into a list"),
         (lambda index: RAG(index).ask_many([QUESTION], batch_size=0), "batch_size must be at least 1"),
         (lambda index: RAG(index).ask_many([QUESTION], hits=[[], []]), "1 questions and 2 lists of hits"),
+        (lambda index: RAG(index).ask_many([QUESTION], documents=[]), "1 questions and 0 lists of documents"),
+        (lambda index: RAG(index).ask(QUESTION, hits=[], documents=["a text"]), "hits .* or documents .*, not both"),
+        (lambda index: RAG(index).ask_many([QUESTION], hits=[[]], documents=[["a text"]]), "not both"),
     ],
 )
 def test_misuse_is_named(index: Index, act: Callable[[Index], object], message: str) -> None:

@@ -99,33 +99,36 @@ def test_the_best_hit_stands_last_whether_it_was_searched_or_given(index: Index,
         assert (again.text, again.citations, again.usage) == (answer.text, answer.citations, answer.usage)
 
 
-def test_documents_and_strings_are_hits_too(index: Index) -> None:
+def test_documents_and_strings_are_answered_from_in_their_order(index: Index) -> None:
     rag = RAG(index)
     expected = rag.ask(QUESTION, hits=as_hits(DOCUMENTS[1::-1]), max_new_tokens=8)  # the best of hits stands last
-    answer = rag.ask(QUESTION, hits=DOCUMENTS[:2], max_new_tokens=8)
+    answer = rag.ask(QUESTION, documents=DOCUMENTS[:2], max_new_tokens=8)
     assert (answer.text, answer.citations[::-1], answer.usage) == (expected.text, expected.citations, expected.usage)
     assert answer.citations[0].start == 0
     assert [(hit.document, hit.rank) for hit in answer.hits] == [(DOCUMENTS[0], 1), (DOCUMENTS[1], 2)]
     text = DOCUMENTS[1].text
-    named, bare = (rag.ask(QUESTION, hits=[given], max_new_tokens=8) for given in (Document(text), text))
+    named, bare = (rag.ask(QUESTION, documents=[given], max_new_tokens=8) for given in (Document(text), text))
     assert (bare.text, bare.citations) == (named.text, named.citations)
-    (batched,) = rag.ask_many([QUESTION], hits=[[text]], max_new_tokens=8)
+    (batched,) = rag.ask_many([QUESTION], documents=[[text]], max_new_tokens=8)
     assert batched.text == bare.text
 
 
 @pytest.mark.parametrize(
-    ("hits", "message"),
+    ("given", "message"),
     [
-        ("a text", "hits must be a list.*not one str"),
-        (DOCUMENTS[0], "hits must be a list.*not one Document"),
-        ([DOCUMENTS[0], None], "document 1 is a NoneType: give a string or a Document"),
-        ([{"text": "a text"}], "document 0 is a dict"),
-        ([Document("text", id="\ud800")], r"'\\ud800' holds a lone surrogate"),
+        ({"documents": "a text"}, "documents must be a list.*not one str"),
+        ({"documents": DOCUMENTS[0]}, "documents must be a list.*not one Document"),
+        ({"documents": [DOCUMENTS[0], None]}, "document 1 is a NoneType: give a string or a Document"),
+        ({"documents": [{"text": "a text"}]}, "document 0 is a dict"),
+        ({"documents": [Document("text", id="\ud800")]}, r"'\\ud800' holds a lone surrogate"),
+        ({"documents": as_hits(DOCUMENTS)}, "document 0 is a Hit"),
+        ({"hits": as_hits(DOCUMENTS)[0]}, "hits must be a list.*not one Hit"),
+        ({"hits": [*as_hits(DOCUMENTS[:1]), "a text"]}, "hit 1 is a str: .*use documents="),
     ],
 )
-def test_what_is_no_hit_is_refused(index: Index, hits: object, message: str) -> None:
+def test_what_is_no_document_and_no_hit_is_refused(index: Index, given: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        RAG(index).ask(QUESTION, hits=hits)
+        RAG(index).ask(QUESTION, **given)
 
 
 def test_a_hit_that_is_no_longer_what_the_index_holds_is_read_again(index: Index, tiny_model: GritModel) -> None:

@@ -49,9 +49,8 @@ class PromptBuilder:
         """A document as the read pass takes it, scaffold and soft tokens included; not checked."""
         return self._embeddable(self.template.document_segments(text))
 
-    def query(self, text: str, instruction: str | None = None) -> TokenIds:
-        """A query as the read pass takes it; the checkpoint's instruction where None is given. Not checked."""
-        instruction = self._instruction if instruction is None else instruction
+    def query(self, text: str, instruction: str | None) -> TokenIds:
+        """A query as the read pass takes it; not checked."""
         return self._embeddable(self.template.query_segments(text, instruction))
 
     def documents(self, texts: Sequence[str | Document]) -> list[TokenIds]:
@@ -64,7 +63,8 @@ class PromptBuilder:
         return [self._checked(self.document, text, "document", number) for number, text in contents]
 
     def queries(self, texts: Sequence[str], instruction: str | None = None) -> list[TokenIds]:
-        """Prompts of queries; `documents` tells the errors."""
+        """Prompts of queries, with the checkpoint's instruction where None is given; `documents` tells the errors."""
+        instruction = self._instruction if instruction is None else instruction
         build = partial(self.query, instruction=instruction)
         return [self._checked(build, text, "query", number) for number, text in _numbered(texts)]
 

@@ -67,7 +67,7 @@ def gritlm(snapshot: Path, monkeypatch: pytest.MonkeyPatch) -> GritModel:
 def test_it_reads_as_it_was_trained_to(gritlm: GritModel) -> None:
     config = gritlm.config
     assert (config.template, config.reading, config.pooling) == ("gritlm", "bidirectional", "mean")
-    assert gritlm.template.marker == "<s>"
+    assert gritlm.prompts.template.marker == "<s>"
 
 
 def test_prompts_are_token_for_token_the_published_ones(gritlm: GritModel) -> None:
@@ -76,15 +76,15 @@ def test_prompts_are_token_for_token_the_published_ones(gritlm: GritModel) -> No
     def published(text: str) -> list[int]:
         return gritlm.tokenizer(text, add_special_tokens=False).input_ids
 
-    query = gritlm.query_prompt("the hen, or who?", "Find the one")
+    query = gritlm.prompts.query("the hen, or who?", "Find the one")
     assert query.ids == published("<s><|user|>\nFind the one\n<|embed|>\nthe hen, or who?")
     pooled = [id for id, is_pooled in zip(query.ids, query.is_pooled, strict=True) if is_pooled]
     assert gritlm.tokenizer.decode(pooled) == "the hen, or who?"
-    assert gritlm.query_prompt("the hen", None).ids == published("<s><|embed|>\nthe hen")
+    assert gritlm.prompts.query("the hen", None).ids == published("<s><|embed|>\nthe hen")
     assert gritlm.document_token_ids("the hen") == published("<s><|embed|>\nthe hen")
-    assert gritlm.question_token_ids("who?", has_documents=False) == published("<s><|user|>\nwho?\n<|assistant|>\n")
+    assert gritlm.prompts.question_ids("who?", has_documents=False) == published("<s><|user|>\nwho?\n<|assistant|>\n")
     chat = [{"role": "user", "content": "who?"}]
-    assert gritlm.prompt_ids(chat) == published("<s><|user|>\nwho?\n<|assistant|>\n")
+    assert gritlm.prompts.prompt_ids(chat) == published("<s><|user|>\nwho?\n<|assistant|>\n")
 
 
 def test_its_vectors_are_the_mean_of_bidirectional_states_of_the_text(gritlm: GritModel) -> None:

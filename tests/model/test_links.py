@@ -19,9 +19,9 @@ TEXT = "The ferry sails at four."
 
 def test_links_close_the_state_of_a_document_and_change_neither_vectors_nor_questions(make_model: MakeModel) -> None:
     plain, linked = make_model(), make_model(links=3)
-    ids = plain.document_prompt(TEXT).ids
-    assert linked.document_prompt(TEXT).ids == ids + [linked.tokenizer.eos_token_id] * 3
-    assert linked.query_prompt(TEXT, None).ids == plain.query_prompt(TEXT, None).ids
+    ids = plain.prompts.document(TEXT).ids
+    assert linked.prompts.document(TEXT).ids == ids + [linked.tokenizer.eos_token_id] * 3
+    assert linked.prompts.query(TEXT, None).ids == plain.prompts.query(TEXT, None).ids
     without, with_links = plain.read_documents([TEXT])[0], linked.read_documents([TEXT])[0]
     np.testing.assert_allclose(with_links.vector, without.vector, atol=1e-6)
     assert with_links.state is not None
@@ -52,7 +52,7 @@ def test_one_document_with_links_answers_exactly_as_read_again(make_model: MakeM
     with Index.create(tmp_path / "index", model=model, states="float32") as index:
         index.add(DOCUMENTS)
         cached, again = (
-            RAG(index, mode=mode, k=1).ask(QUESTION, hits=DOCUMENTS[:1], max_new_tokens=8)
+            RAG(index, mode=mode, k=1).ask(QUESTION, documents=DOCUMENTS[:1], max_new_tokens=8)
             for mode in ("doc-cache", "doc-query")
         )
     assert cached.exact

@@ -112,4 +112,4 @@ def test_the_end_token_is_what_last_pooling_takes(make_model: object) -> None:
     cloze = make_model(pooling="last", template="cloze")
     text = cloze.tokenizer.decode(cloze.document_token_ids("a text"))
     assert text.endswith('This sentence : "a text" belongs to the following cluster:')
-    assert cloze.document_prompt("a text").is_pooled[-7:] == [False] * 6 + [True]
+    assert cloze.prompts.document("a text").is_pooled[-7:] == [False] * 6 + [True]

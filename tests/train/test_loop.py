@@ -204,8 +204,8 @@ def test_links_are_trained_with_and_shipped(recipe: Recipe) -> None:
     trainer = Trainer(recipe(steps=1, links=2))
     shipped = GritModel.from_pretrained(str(trainer.train()), device="cpu")
     assert shipped.config.links == 2
-    assert shipped.document_prompt("Osk").ids == trainer.model.prompts.document("Osk").ids
-    assert shipped.document_prompt("Osk").ids[-2:] == [shipped.tokenizer.eos_token_id] * 2
+    assert shipped.prompts.document("Osk").ids == trainer.model.prompts.document("Osk").ids
+    assert shipped.prompts.document("Osk").ids[-2:] == [shipped.tokenizer.eos_token_id] * 2
 
 
 def test_an_adapter_trains_with_summed_weights(recipe: Recipe) -> None:
