@@ -2,6 +2,7 @@
 
 from transformers import PreTrainedModel
 
+from gritrag.model.kernels import WithoutCudnn
 from gritrag.model.step import Forward, ModuleForward, Step
 
 
@@ -24,7 +25,8 @@ class Forwards:
     @property
     def best(self) -> Forward:
         """The fastest there is."""
-        return self.step or self._modules
+        forward: Forward = self.step or self._modules
+        return WithoutCudnn(forward, self._lm.device) if self._lm.device.type == "cuda" else forward
 
     @property
     def precision(self) -> str:

@@ -104,6 +104,8 @@ def load(
             ternary.add(lm, folder / ternary.TERNARY)
         else:
             lm = PeftModel.from_pretrained(lm, str(folder)).merge_and_unload()
+    elif config.origin is not None and config.origin.files == weights:
+        weights, adapter = config.origin.weights, config.origin.adapter
     parts = path / config.parts_file if config.parts_file else None
     return Loaded(_ready(lm, device, has_half_weights), tokenizer, config, weights, adapter, parts)
 
@@ -121,9 +123,6 @@ def _bare_config(name: str, path: Path) -> CheckpointConfig:
 def _ready(lm: PreTrainedModel, device: torch.device, has_half_weights: bool) -> PreTrainedModel:
     if has_half_weights:
         round_to_half(lm)
-    if device.type == "cuda":
-        # cuDNN plans attention anew for every shape, and no two contexts are of one: 10 ms a layer on an H200
-        torch.backends.cuda.enable_cudnn_sdp(False)
     lm.to(device)  # type: ignore[arg-type]  # its decorator hides the signature
     return lm.eval()
 

@@ -15,6 +15,7 @@ from transformers.cache_utils import CacheLayerMixin
 from gritrag.model.attention import decoder_stack
 from gritrag.model.context import Context, Part, added, cells, column_biases
 from gritrag.model.grit import GritModel
+from gritrag.model.kernels import without_cudnn
 from gritrag.model.rotation import Rotation
 from gritrag.model.state import DocumentState
 from gritrag.train.data.steps import Prompted
@@ -134,13 +135,14 @@ class Contexts:
                 torch.empty(0, dtype=self._model.lm.dtype, device=device),
                 bias_BC.to(device),
             )
-        output = self._decoder(
-            input_ids=input_ids.to(device),
-            attention_mask=seen,
-            position_ids=positions.to(device),
-            past_key_values=cache,
-            use_cache=cache is not None,
-        )
+        with without_cudnn(device):
+            output = self._decoder(
+                input_ids=input_ids.to(device),
+                attention_mask=seen,
+                position_ids=positions.to(device),
+                past_key_values=cache,
+                use_cache=cache is not None,
+            )
         return output.last_hidden_state
 
     def logits(self, hidden_BTD: torch.Tensor, picked: Sequence[tuple[int, int]]) -> torch.Tensor:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from gritrag.model.grit import GritModel
+from gritrag.model.kernels import without_cudnn
 from gritrag.model.state import DocumentState
 from gritrag.tokens import TokenIds, length_sorted_batches
 from gritrag.train.config import TrainConfig
@@ -63,6 +64,10 @@ class ReadOnce:
         self._has_tasks = bool(config.contrastive.weight or answers)
 
     def __call__(self, step: RetrievalStep | ChatStep) -> StepLosses:
+        with without_cudnn(self.model.lm.device):  # backward too: what is recomputed there must take the same kernels
+            return self._step(step)
+
+    def _step(self, step: RetrievalStep | ChatStep) -> StepLosses:
         if isinstance(step, ChatStep):
             return self._chat(step)
         if step.is_full:

@@ -204,13 +204,12 @@ def test_an_unknown_device_is_refused(saved: Path) -> None:
     assert pick_dtype(torch.float32, torch.device("cpu")) == torch.float32
 
 
-@pytest.mark.parametrize(("device", "switched"), [("cuda", [False]), ("cpu", [])])
-def test_attention_that_is_planned_anew_for_every_shape_is_off_on_a_gpu(
-    device: str, switched: list[bool], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    told: list[bool] = []
-    monkeypatch.setattr(torch.backends.cuda, "enable_cudnn_sdp", told.append)
+def test_loading_changes_no_switch_of_the_process(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(enabled: bool) -> None:
+        raise AssertionError("the switch is for everybody in this process")
+
+    monkeypatch.setattr(torch.backends.cuda, "enable_cudnn_sdp", refuse)
     lm = make_lm("llama")
     monkeypatch.setattr(lm, "to", lambda where: lm)
-    loading._ready(lm, torch.device(device), has_half_weights=False)
-    assert told == switched
+    loading._ready(lm, torch.device("cuda"), has_half_weights=False)
+    GritModel.from_pretrained(saved, device="cpu").generate("the river", max_new_tokens=2)
