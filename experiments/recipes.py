@@ -34,7 +34,7 @@ from gritrag.evaluate.statistics import Sampled
 from gritrag.index.index import Index
 from gritrag.index.protocol import Reader
 from gritrag.model.grit import GritModel
-from gritrag.model.soft_prompts import Prompt
+from gritrag.model.soft_prompts import Demonstrations
 from gritrag.train.config import TrainConfig
 from gritrag.train.loop import Trainer
 
@@ -78,14 +78,14 @@ def train(config: ComparisonConfig, name: str, say: Callable[[str], None]) -> Pa
 class Demonstrated:
     """A model whose queries are shown demonstrations: what an index and the tasks need of it, and nothing else."""
 
-    def __init__(self, model: GritModel, prompt: Prompt) -> None:
-        self._model, self._prompt = model, prompt
+    def __init__(self, model: GritModel, demonstrations: Demonstrations) -> None:
+        self._model, self._demonstrations = model, demonstrations
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._model, name)
 
     def encode_query(self, texts: Sequence[str], instruction: str | None = None) -> np.ndarray:
-        return self._model.encode_query(texts, instruction, prompt=self._prompt)
+        return self._model.encode_query(texts, instruction, demonstrations=self._demonstrations)
 
 
 def judge(model: GritModel, system: SystemConfig, settings: EvaluationConfig) -> dict[str, Sampled]:
@@ -93,7 +93,7 @@ def judge(model: GritModel, system: SystemConfig, settings: EvaluationConfig) ->
     shown: Reader = model
     if system.demonstrations:
         pairs = read_questions(settings.path(settings.demonstrations))[: system.demonstrations]
-        shown = Demonstrated(model, model.fit_prompt([(pair.text, pair.document.content) for pair in pairs]))
+        shown = Demonstrated(model, model.fit_demonstrations([(pair.text, pair.document.content) for pair in pairs]))
     wanted = set(system.scores or settings.names())
     values: dict[str, Sampled] = {}
     for file in settings.sets:

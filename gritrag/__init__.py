@@ -7,8 +7,20 @@ if TYPE_CHECKING:
     from gritrag.answer import RAG
     from gritrag.index.errors import DamagedIndex
     from gritrag.index.index import Index
+    from gritrag.model.decode import Sampling
     from gritrag.model.grit import GritModel
-    from gritrag.records import Answer, Document, Fingerprint, FingerprintMismatch, Hit
+    from gritrag.model.state import Reading
+    from gritrag.records import (
+        Answer,
+        Citation,
+        Document,
+        Event,
+        Fingerprint,
+        FingerprintMismatch,
+        Hit,
+        Timings,
+        Usage,
+    )
     from gritrag.tokens import chunk_documents
 
 __version__ = "0.2.0"
@@ -16,13 +28,19 @@ __version__ = "0.2.0"
 __all__ = [
     "RAG",
     "Answer",
+    "Citation",
     "DamagedIndex",
     "Document",
+    "Event",
     "Fingerprint",
     "FingerprintMismatch",
     "GritModel",
     "Hit",
     "Index",
+    "Reading",
+    "Sampling",
+    "Timings",
+    "Usage",
     "chunk_documents",
 ]
 
@@ -31,6 +49,8 @@ _HOMES = {
     "DamagedIndex": "gritrag.index.errors",
     "GritModel": "gritrag.model.grit",
     "Index": "gritrag.index.index",
+    "Reading": "gritrag.model.state",
+    "Sampling": "gritrag.model.decode",
     "chunk_documents": "gritrag.tokens",
 }
 

@@ -45,6 +45,21 @@ class PartsConfig(BaseModel):
         return self
 
 
+class Origin(BaseModel):
+    """What a model was read from before it was saved whole, so that its indexes know it again.
+
+    Args:
+        files: hash of the files that were written. Where they have been changed since, the rest does not hold.
+        weights, adapter: as in the fingerprint of the model that was saved.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    files: str
+    weights: str
+    adapter: str
+
+
 class CheckpointConfig(BaseModel):
     """How a model reads: what a checkpoint fixes, and a bare model can be given.
 
@@ -58,6 +73,7 @@ class CheckpointConfig(BaseModel):
         links: so many end tokens close each document, for its state to hold what they have seen of it.
         parts: what is trained beside the language model.
         parts_file: its weights inside the checkpoint, or None where there are none.
+        origin: of a model that `GritModel.save_pretrained` wrote.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -72,6 +88,7 @@ class CheckpointConfig(BaseModel):
     links: int = Field(0, ge=0, le=64)
     parts: PartsConfig = PartsConfig()
     parts_file: str | None = None
+    origin: Origin | None = None
 
     @classmethod
     def load(cls, directory: Path) -> "CheckpointConfig":
@@ -93,6 +110,8 @@ class CheckpointConfig(BaseModel):
         plain = set() if self.parts_file else {"parts", "parts_file"}
         if not self.links:
             plain.add("links")  # earlier versions read checkpoints without any
+        if self.origin is None:
+            plain.add("origin")
         (directory / CHECKPOINT_FILE).write_text(self.model_dump_json(indent=2, exclude=plain) + "\n", "utf-8")
 
 

@@ -12,13 +12,19 @@ from gritrag.cli import app
 NAMES = [
     "RAG",
     "Answer",
+    "Citation",
     "DamagedIndex",
     "Document",
+    "Event",
     "Fingerprint",
     "FingerprintMismatch",
     "GritModel",
     "Hit",
     "Index",
+    "Reading",
+    "Sampling",
+    "Timings",
+    "Usage",
     "chunk_documents",
 ]
 

@@ -5,20 +5,22 @@ Shape letters: `N` documents, `Q` queries, `B` batch, `T` tokens, `D` hidden.
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, cast, overload
 
 import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from gritrag.config import DEFAULT_MODEL, CheckpointConfig, PartsConfig, ReadingMode
+from gritrag.config import DEFAULT_MODEL, FORMAT, CheckpointConfig, Origin, PartsConfig, ReadingMode
 from gritrag.model.context import Context
 from gritrag.model.decode import Sampling
 from gritrag.model.decoder import ContextDecoder
 from gritrag.model.forwards import Forwards
+from gritrag.model.kernels import without_cudnn
 from gritrag.model.load import (
     halves_weights,
     hash_config,
+    hash_files,
     hash_parameters,
     hash_tokenizer,
     load,
@@ -26,19 +28,23 @@ from gritrag.model.load import (
     pick_dtype,
     template_for,
 )
-from gritrag.model.parts import Parts, load_parts
+from gritrag.model.parts import PARTS_FILE, Parts, load_parts
 from gritrag.model.probes import Probe, probe
 from gritrag.model.prompt_builder import Prompt, PromptBuilder
 from gritrag.model.reader import PromptReader
 from gritrag.model.rotation import Rotation
-from gritrag.model.soft_prompts import Prompt as SoftPrompt
+from gritrag.model.soft_prompts import Demonstrations
 from gritrag.model.state import Reading
 from gritrag.model.step import Step
 from gritrag.records import Document, Fingerprint
 
 NO_DEMONSTRATIONS = (
-    "this model reads no demonstrations; train one that does (configs/recipes/epic.yaml), or leave the prompt out"
+    "this model reads no demonstrations; train one that does (configs/recipes/epic.yaml), or leave demonstrations out"
 )
+
+
+SAVED_MODEL = "model"
+"""Folder of the weights inside a checkpoint that `GritModel.save_pretrained` writes."""
 
 
 class GritModel:
@@ -68,7 +74,8 @@ class GritModel:
         adapter: str = "none",
         parts: Path | None = None,
     ) -> None:
-        probed = probe(lm)
+        with without_cudnn(lm.device):
+            probed = probe(lm)
         if not probed.is_causal:
             raise ValueError(f"{lm.config.model_type} is no causal language model: {probed.probes[0].detail}")
         self.lm, self.tokenizer, self.config = lm, tokenizer, config or CheckpointConfig()
@@ -81,8 +88,9 @@ class GritModel:
         self.prompts = PromptBuilder(tokenizer, template, self.parts, self.config.instruction, self.context_length)
         self.reader = PromptReader(lm, probed, self.forwards, self.parts, self.prompts.encoder, self.config.reading)
         self.decoder = ContextDecoder(lm, tokenizer, probed, self.forwards, self.context_length)
+        self._weights, self._adapter = weights or hash_parameters(lm), adapter
         facts = {
-            "weights": f"{weights or hash_parameters(lm)}-{hash_config(lm)}",
+            "weights": f"{self._weights}-{hash_config(lm)}",
             "adapter": adapter,
             "tokenizer": hash_tokenizer(tokenizer),
             "template": template.fingerprint,
@@ -140,12 +148,43 @@ class GritModel:
         config = CheckpointConfig.model_validate({**loaded.config.model_dump(), **given})
         return cls(loaded.lm, loaded.tokenizer, config, loaded.weights, loaded.adapter, loaded.parts)
 
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write the model as a checkpoint of its own, which `from_pretrained` loads: weights with the adapter merged,
+        in the dtype at hand, tokenizer, trained parts and how it reads.
+
+        The copy has the fingerprint of this model, so it opens the same indexes, for as long as its files stay as they
+        are. Loaded in the same dtype it gives the same vectors, states and tokens.
+
+        Args:
+            folder: made, or written over.
+        """
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.lm.save_pretrained(folder / SAVED_MODEL)
+        self.tokenizer.save_pretrained(folder / SAVED_MODEL)
+        parts_file = None if self.parts.is_empty else PARTS_FILE
+        if parts_file is not None:
+            self.parts.save(folder / parts_file)
+        origin = Origin(files=hash_files(folder / SAVED_MODEL), weights=self._weights, adapter=self._adapter)
+        written = {"format": FORMAT, "base": SAVED_MODEL, "adapter": None, "parts_file": parts_file, "origin": origin}
+        self.config.model_copy(update=written).save(folder)
+
     # --- what it is -------------------------------------------------------------------------------------------------
 
     @property
     def dim(self) -> int:
         """Length of a vector."""
         return self.reader.dim
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return self.lm.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What it computes in."""
+        return self.lm.dtype
 
     @property
     def context_length(self) -> int:
@@ -184,40 +223,44 @@ class GritModel:
 
     def encode_query(
         self,
-        texts: Sequence[str],
+        texts: str | Sequence[str],
         instruction: str | None = None,
         *,
-        prompt: SoftPrompt | None = None,
+        demonstrations: Demonstrations | None = None,
         batch_size: int = 32,
         show_progress_bar: bool = False,
     ) -> np.ndarray:
         """Vectors of queries.
 
         Args:
-            texts: `Q` queries.
+            texts: `Q` queries, or one.
             instruction: the task, such as "Given a question, retrieve passages that answer it"; read, not pooled. The
                 checkpoint's own where None; an empty string for none.
-            prompt: demonstrations, from `fit_prompt`, with an instruction that holds where none is given here.
+            demonstrations: from `fit_demonstrations`, with an instruction that holds where none is given here.
             batch_size: at most so many at a time.
+            show_progress_bar: in tokens.
 
         Returns:
-            float32 `[Q, dim]`, L2-normalised.
+            float32 `[Q, dim]`, L2-normalised; `[dim]` of one string.
 
         Raises:
             ValueError: a query is empty, no valid text, or too long.
         """
-        if prompt is None:
+        if isinstance(texts, str):
+            return self.encode_query([texts], instruction, demonstrations=demonstrations)[0]
+        if demonstrations is None:
             return self.reader.vectors(self.prompts.queries(texts, instruction), batch_size, show_progress_bar)
-        pairs = len(prompt.vectors) // 2
+        pairs = len(demonstrations.vectors) // 2
         self._check_demonstrations(pairs)
-        prompts = self.prompts.queries(texts, prompt.instruction if instruction is None else instruction)
+        prompts = self.prompts.queries(texts, demonstrations.instruction if instruction is None else instruction)
         prompts = [self.parts.slots.with_demonstrations(each, pairs) for each in prompts]
-        return self.reader.vectors(prompts, batch_size, show_progress_bar, torch.from_numpy(prompt.vectors))
+        return self.reader.vectors(prompts, batch_size, show_progress_bar, torch.from_numpy(demonstrations.vectors))
 
-    def fit_prompt(self, pairs: Sequence[tuple[str, str]], instruction: str | None = None) -> SoftPrompt:
+    def fit_demonstrations(self, pairs: Sequence[tuple[str, str]], instruction: str | None = None) -> Demonstrations:
         """Show the model some queries of a task with their documents (EPIC, Lin et al. 2026, abstract).
 
-        Nothing is trained: the pairs are embedded, and their vectors stand before each query that is given the prompt.
+        Nothing is trained: the pairs are embedded, and their vectors stand before each query that is encoded with
+        them.
 
         Args:
             pairs: a few `(query, document)`.
@@ -230,7 +273,7 @@ class GritModel:
         queries = self.encode_query([query for query, _ in pairs], instruction)
         documents = self.encode_document([document for _, document in pairs])
         vectors = np.stack([queries, documents], axis=1).reshape(-1, self.dim)
-        return SoftPrompt(self.config.instruction if instruction is None else instruction, vectors)
+        return Demonstrations(self.config.instruction if instruction is None else instruction, vectors)
 
     def _check_demonstrations(self, pairs: int) -> None:
         most = self.config.parts.demonstrations
@@ -240,17 +283,27 @@ class GritModel:
             raise ValueError(f"this model reads 1 to {most} demonstrations, got {pairs}")
 
     def encode_document(
-        self, texts: Sequence[str | Document], *, batch_size: int = 32, show_progress_bar: bool = False
+        self, texts: str | Document | Sequence[str | Document], *, batch_size: int = 32, show_progress_bar: bool = False
     ) -> np.ndarray:
-        """Vectors of documents, float32 `[N, dim]`, L2-normalised: those that `read_documents` gives.
+        """Vectors of documents, those that `read_documents` gives.
+
+        Args:
+            texts: `N` documents or strings, or one.
+            batch_size: at most so many at a time.
+            show_progress_bar: in tokens.
+
+        Returns:
+            float32 `[N, dim]`, L2-normalised; `[dim]` of one document.
 
         Raises:
             ValueError: a document is empty, no valid text, or longer than `max_document_tokens`.
         """
+        if isinstance(texts, str | Document):
+            return self.encode_document([texts])[0]
         return self.reader.vectors(self.prompts.documents(texts), batch_size, show_progress_bar)
 
     def similarity(self, queries: np.ndarray, documents: np.ndarray) -> np.ndarray:
-        """Cosine similarities, float32 `[Q, N]`."""
+        """Cosine similarities of vectors from `encode_query` and `encode_document`, float32 `[Q, N]`."""
         return queries @ documents.T
 
     # --- readings ---------------------------------------------------------------------------------------------------
@@ -275,13 +328,22 @@ class GritModel:
 
     # --- text -------------------------------------------------------------------------------------------------------
 
-    def generate(self, prompt: Prompt | Sequence[Prompt], **sampling: Any) -> Any:
-        """Text for one prompt, or a list of texts for a list of prompts.
+    @overload
+    def generate(self, prompt: Prompt, **sampling: Any) -> str: ...
+
+    @overload
+    def generate(self, prompt: Sequence[Prompt], **sampling: Any) -> list[str]: ...
+
+    def generate(self, prompt: Prompt | Sequence[Prompt], **sampling: Any) -> str | list[str]:
+        """Text for one prompt, or a list of texts for a list of prompts, in one batch.
 
         Args:
-            prompt: raw text, or a chat (a list of messages), or a list of either.
-            **sampling: fields of `Sampling`: max_new_tokens, temperature, top_k, top_p, repetition_penalty, stop, seed,
-                lookup.
+            prompt: raw text to go on from, or a chat (a list of messages) to be answered; or a list of either.
+            **sampling: fields of `gritrag.Sampling`: max_new_tokens, temperature, top_k, top_p, repetition_penalty,
+                stop, seed, lookup.
+
+        Returns:
+            what follows the prompt, without it and without the token that ends it.
 
         Raises:
             ValueError: empty or too long prompt, broken message, sampling value out of range.

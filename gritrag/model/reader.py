@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 
 from gritrag.model.attention import Attention, decoder_stack
 from gritrag.model.forwards import Forwards
+from gritrag.model.kernels import without_cudnn
 from gritrag.model.parts import Parts
 from gritrag.model.probes import Probed
 from gritrag.model.state import DocumentState, Reading, RecordingCache
@@ -113,6 +114,12 @@ class PromptReader:
         self, batch: Batch, cache: RecordingCache | None = None, demonstrations: torch.Tensor | None = None
     ) -> torch.Tensor:
         """Last hidden states `[B, T, D]` of the read pass, before pooling; see `read_batch`."""
+        with without_cudnn(self._lm.device):
+            return self._hidden_states(batch, cache, demonstrations)
+
+    def _hidden_states(
+        self, batch: Batch, cache: RecordingCache | None, demonstrations: torch.Tensor | None
+    ) -> torch.Tensor:
         if demonstrations is None:
             step = self._forwards.step if self._attention.kind == "causal" and not torch.is_grad_enabled() else None
             if step is not None:

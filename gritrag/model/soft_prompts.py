@@ -26,8 +26,8 @@ SAMPLE = 4096
 """Token embeddings that their size is measured on."""
 
 
-class Prompt(NamedTuple):
-    """What `GritModel.fit_prompt` returns: a task by its instruction and demonstrations.
+class Demonstrations(NamedTuple):
+    """What `GritModel.fit_demonstrations` returns: a task by its instruction and some pairs of query and document.
 
     `vectors` is float32 `[2 * pairs, dim]`: query, document, query, document ...
     """

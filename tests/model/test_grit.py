@@ -29,6 +29,25 @@ def test_vectors_are_normalised_float32_and_those_of_the_read_pass(tiny_model: G
     assert tiny_model.similarity(vectors[:2], vectors).shape == (2, 3)
 
 
+def test_one_text_gives_one_vector(tiny_model: GritModel) -> None:
+    """As sentence-transformers has it: a list of one gives a matrix of one row."""
+    for encode in (tiny_model.encode_query, tiny_model.encode_document):
+        assert encode([TEXTS[0]]).shape == (1, tiny_model.dim)
+        np.testing.assert_array_equal(encode(TEXTS[0]), encode([TEXTS[0]])[0])
+    titled = Document("text", title="Title")
+    np.testing.assert_array_equal(tiny_model.encode_document(titled), tiny_model.encode_document([titled])[0])
+    np.testing.assert_array_equal(
+        tiny_model.encode_query("who?", "find it"), tiny_model.encode_query(["who?"], "find it")[0]
+    )
+
+
+def test_it_says_where_and_in_what_it_computes(make_model: Callable[..., GritModel]) -> None:
+    model = make_model()
+    assert (model.device, model.dtype) == (torch.device("cpu"), torch.float32)
+    half = GritModel(model.lm.to(torch.bfloat16), model.tokenizer)
+    assert half.dtype == torch.bfloat16
+
+
 def test_the_instruction_is_read_but_not_pooled(tiny_model: GritModel) -> None:
     bare, instructed = (tiny_model.encode_query(["who?"], instruction=i) for i in ("", "find the author"))
     assert not np.allclose(bare, instructed, atol=1e-3)
@@ -121,13 +140,18 @@ def test_vectors_and_texts_do_not_disturb_each_other_across_threads(make_model: 
         (["fine", "  "], "document 1 is empty"),
         (["x" * 5_000_000], r"5000012 tokens, this model reads at most 512; cut it"),
         (["a\ud800b"], "lone surrogate at character 1"),
-        ("one string", "put it into a list"),
         ([7], "must be a string, not int"),
     ],
 )
 def test_bad_documents_are_refused_with_the_remedy(tiny_model: GritModel, texts: list[str], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         tiny_model.encode_document(texts)
+
+
+def test_a_list_of_readings_needs_a_list_of_texts(tiny_model: GritModel) -> None:
+    for read in (tiny_model.read_documents, tiny_model.read_queries):
+        with pytest.raises(ValueError, match="put it into a list"):
+            read("one string")
 
 
 def test_nul_and_control_tokens_are_data(tiny_model: GritModel) -> None:

@@ -61,8 +61,12 @@ def test_it_is_as_large_as_word_embeddings(contextual: GritModel) -> None:
 
 
 def test_a_batch_of_one_equals_a_batch_of_many(contextual: GritModel, shown: GritModel) -> None:
-    prompt = shown.fit_prompt(PAIRS, "find it")
-    for encode in (contextual.encode_document, contextual.encode_query, lambda t: shown.encode_query(t, prompt=prompt)):
+    prompt = shown.fit_demonstrations(PAIRS, "find it")
+    for encode in (
+        contextual.encode_document,
+        contextual.encode_query,
+        lambda t: shown.encode_query(t, demonstrations=prompt),
+    ):
         np.testing.assert_allclose(encode(TEXTS), np.concatenate([encode([t]) for t in TEXTS]), atol=1e-5)
 
 
@@ -105,32 +109,32 @@ def test_a_contextual_token_needs_an_end(make_model: object) -> None:
 
 
 def test_demonstrations_are_two_tokens_a_pair_behind_the_first(shown: GritModel) -> None:
-    bare = shown.query_prompt("who?", "find it")
+    bare = shown.prompts.query("who?", "find it")
     prompt = shown.parts.slots.with_demonstrations(bare, 2)
     assert prompt.ids == [bare.ids[0], *[shown.parts.slots.demonstration] * 4, *bare.ids[1:]]
     assert prompt.is_pooled == [bare.is_pooled[0], *[False] * 4, *bare.is_pooled[1:]]
 
 
-def test_a_fitted_prompt_is_the_vectors_of_its_pairs_and_changes_queries_only(shown: GritModel) -> None:
-    prompt = shown.fit_prompt(PAIRS, "find it")
+def test_fitted_demonstrations_are_the_vectors_of_its_pairs_and_changes_queries_only(shown: GritModel) -> None:
+    prompt = shown.fit_demonstrations(PAIRS, "find it")
     np.testing.assert_allclose(prompt.vectors[::2], shown.encode_query([q for q, _ in PAIRS], "find it"), atol=1e-6)
     np.testing.assert_allclose(prompt.vectors[1::2], shown.encode_document([d for _, d in PAIRS]), atol=1e-6)
     documents = shown.encode_document(TEXTS)
-    with_prompt, without = shown.encode_query(TEXTS, prompt=prompt), shown.encode_query(TEXTS, "find it")
+    with_prompt, without = shown.encode_query(TEXTS, demonstrations=prompt), shown.encode_query(TEXTS, "find it")
     assert np.abs(with_prompt - without).max() > 1e-3
-    other = shown.fit_prompt(PAIRS[::-1], "find it")
-    assert np.abs(shown.encode_query(TEXTS, prompt=other) - with_prompt).max() > 1e-4
+    other = shown.fit_demonstrations(PAIRS[::-1], "find it")
+    assert np.abs(shown.encode_query(TEXTS, demonstrations=other) - with_prompt).max() > 1e-4
     np.testing.assert_array_equal(shown.encode_document(TEXTS), documents)
 
 
-def test_prompts_that_cannot_be_read_are_refused(shown: GritModel, tiny_model: GritModel) -> None:
+def test_demonstrations_that_cannot_be_read_are_refused(shown: GritModel, tiny_model: GritModel) -> None:
     for pairs in ([], PAIRS * 2):
         with pytest.raises(ValueError, match=rf"reads 1 to 3 demonstrations, got {len(pairs)}"):
-            shown.fit_prompt(pairs)
+            shown.fit_demonstrations(pairs)
     with pytest.raises(ValueError, match="reads no demonstrations"):
-        tiny_model.fit_prompt(PAIRS)
+        tiny_model.fit_demonstrations(PAIRS)
     with pytest.raises(ValueError, match="reads no demonstrations"):
-        tiny_model.encode_query(TEXTS, prompt=shown.fit_prompt(PAIRS))
+        tiny_model.encode_query(TEXTS, demonstrations=shown.fit_demonstrations(PAIRS))
 
 
 # --- on disk ----------------------------------------------------------------------------------------------------------

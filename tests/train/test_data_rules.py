@@ -74,7 +74,7 @@ def test_a_query_is_never_shown_its_own_pair_nor_its_own_document(
     assert counts == {0, 1, 2, 3, 4, 5}
 
 
-def test_in_training_a_prompt_is_what_fit_prompt_makes_of_the_same_pairs(
+def test_in_training_demonstrations_are_what_fit_demonstrations_makes_of_the_same_pairs(
     make_model: Callable[..., GritModel], recipe: Recipe
 ) -> None:
     model = make_model(template="instruct", pooling="last", parts=PartsConfig(demonstrations=5))
@@ -86,8 +86,8 @@ def test_in_training_a_prompt_is_what_fit_prompt_makes_of_the_same_pairs(
     read_once = ReadOnce(model, config)
     read, _ = read_once._read_queries(step, read_once.read(documents, with_states=False), with_states=False)
     for query, rows in enumerate(step.demonstrations):
-        prompt = model.fit_prompt([(questions[row], texts[row]) for row in rows], "Find it") if rows else None
-        want = torch.from_numpy(model.encode_query([questions[query]], "Find it", prompt=prompt))
+        prompt = model.fit_demonstrations([(questions[row], texts[row]) for row in rows], "Find it") if rows else None
+        want = torch.from_numpy(model.encode_query([questions[query]], "Find it", demonstrations=prompt))
         torch.testing.assert_close(read.vectors[query : query + 1].detach(), want, atol=1e-5, rtol=1e-4)
 
 
