@@ -82,18 +82,18 @@ class Retrieved:
         hits: as they were found or given.
         states: of the hits, where they are reused; None to read the documents again.
         question_state: that of the question, likewise.
-        question_vector: of the question `[dim]`, where documents that came without scores are weighed by it.
         computed: numbers of the states that were missing and have been read for this answer.
         is_best_last: the context has the hits in reverse, the first one next to what comes behind the documents.
+        question_vector: of the question `[dim]`, where documents that came without scores are weighed by it.
     """
 
     question: str
     hits: Sequence[Hit]
     states: Sequence[DocumentState] | None = None
     question_state: DocumentState | None = None
-    question_vector: np.ndarray | None = None
     computed: Collection[int] = ()
     is_best_last: bool = False
+    question_vector: np.ndarray | None = None
 
 
 @dataclass(frozen=True)

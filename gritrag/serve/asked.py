@@ -139,15 +139,15 @@ def messages_of(messages: Sequence[ChatMessage]) -> list[dict[str, str]]:
 
 def prompt_ids(service: Service, messages: Sequence[Mapping[str, str]]) -> list[int]:
     """A chat, ready to be answered without documents."""
-    return service.model.prompt_ids([dict(message) for message in messages])
+    return service.model.prompts.prompt_ids([dict(message) for message in messages])
 
 
 def history_ids(service: Service, messages: Sequence[Mapping[str, str]]) -> tuple[int, ...]:
     """What was said before a question, as it stands before the documents."""
     if not messages:
         return ()
-    render = partial(service.model.render, add_generation_prompt=False)
-    return tuple(service.model.encoder.encode(chat_segments([dict(m) for m in messages], render)).ids)
+    render = partial(service.model.prompts.render, add_generation_prompt=False)
+    return tuple(service.model.prompts.encoder.encode(chat_segments([dict(m) for m in messages], render)).ids)
 
 
 def question_of(
@@ -185,7 +185,7 @@ def hits_of(documents: Sequence[str | DocumentBody]) -> list[Hit]:
 def question_tokens(service: Service, text: str, extension: Extension | None) -> int:
     """Tokens of a question in its scaffold, before any document."""
     has_documents = extension is None or MODES[extension.mode].has_documents
-    return len(service.model.question_token_ids(text, has_documents))
+    return len(service.model.prompts.question_ids(text, has_documents))
 
 
 def created() -> int:

@@ -125,7 +125,7 @@ def document_prompts(model: GritModel, documents: Sequence[str | Document]) -> l
     Raises:
         ValueError: one is empty, no text, or too long.
     """
-    return model._document_prompts(documents)
+    return model.prompts.documents(documents)
 
 
 def query_prompts(model: GritModel, texts: Sequence[str], instruction: str | None = None) -> list[TokenIds]:
@@ -134,4 +134,4 @@ def query_prompts(model: GritModel, texts: Sequence[str], instruction: str | Non
     Raises:
         ValueError: one is empty, no text, or too long.
     """
-    return model._query_prompts(texts, instruction)
+    return model.prompts.queries(texts, instruction)

@@ -57,7 +57,7 @@ def _prompts(service: Service, given: str | list[str] | list[int] | list[list[in
     prompts = []
     for item in items:
         if isinstance(item, str):
-            prompts.append(service.model.prompt_ids(item))
+            prompts.append(service.model.prompts.prompt_ids(item))
             continue
         assert isinstance(item, list)
         size = len(service.model.tokenizer)

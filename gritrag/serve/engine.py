@@ -14,7 +14,8 @@ from functools import partial
 import torch
 
 from gritrag.model.grit import GritModel
-from gritrag.model.step import ModuleForward, Row
+from gritrag.model.kernels import without_cudnn
+from gritrag.model.step import Row
 from gritrag.serve.generation import Generation
 from gritrag.serve.jobs import FairQueue, StoppingError
 from gritrag.serve.limits import Limits
@@ -79,7 +80,6 @@ class Engine:
         self.model, self.limits, self.memory = model, limits, memory
         self.on_step: Callable[[int, float], None] = lambda rows, seconds: None
         """Told of every step: rows and seconds."""
-        self._module_forward = ModuleForward(model.lm)
         self._changed = threading.Condition()
         self._inbox: list[Job] = []
         self._waiting: FairQueue[Generation] = FairQueue()
@@ -244,8 +244,7 @@ class Engine:
         self._running = [job for job in self._running if not job.is_cancelled]
 
     def _compute_alone(self, row: Row, owner: Generation) -> None:
-        forward = self.model.step or self._module_forward
-        logits_1SV = forward.logits(row.ids, row.positions, row.mask, row.cache, max(row.keep, 1))
+        logits_1SV = self.model.forwards.best.logits(row.ids, row.positions, row.mask, row.cache, max(row.keep, 1))
         if row.keep:
             self._take(owner, logits_1SV[0])
 
@@ -255,7 +254,8 @@ class Engine:
         assert self.model.step is not None
         lengths = [row.cache.length for row in rows]
         try:
-            hidden_SD = self.model.step.ragged(rows)
+            with without_cudnn(self.model.device):
+                hidden_SD = self.model.step.ragged(rows)
         except Exception as error:  # one of them may be at fault: the others are not to suffer for it
             if len(rows) == 1:
                 job = owners[0] if isinstance(owners[0], Generation) else owners[0][0]

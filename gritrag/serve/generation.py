@@ -66,8 +66,8 @@ class Generation:
         """
         began = time.perf_counter()
         self._recall(memory)
-        self.context = model.usable(self.context)
-        self._cache: PlacedCache = model.place([self.context], self.sampling)
+        self.context = model.decoder.usable(self.context)
+        self._cache: PlacedCache = model.decoder.place([self.context], self.sampling)
         given = inputs([self.context], model.lm.device)
         self._ids, self._positions, self._mask = given.ids, given.positions, given.mask
         self._read, self._guess = 0, list[int]()

@@ -46,7 +46,7 @@ class TextReading:
     def next_row(self, model: GritModel, most: int) -> Row:
         """The next tokens of it, at most so many."""
         if self.cache is None:
-            self.cache = PlacedCache(*model.shape.empty(1, len(self.prompt.ids)), 0)
+            self.cache = PlacedCache(*model.decoder.shape.empty(1, len(self.prompt.ids)), 0)
         end = min(len(self.prompt.ids), self.done + most)
         ids = torch.tensor([self.prompt.ids[self.done : end]], device=model.lm.device)
         positions = torch.arange(self.done, end, device=ids.device)[None]
@@ -111,9 +111,9 @@ class ReadingJob:
 
 def read_whole(model: GritModel, texts: Sequence[TextReading]) -> None:
     """Read texts in one padded batch, as `GritModel.read_documents` does: for models that read bidirectionally."""
-    batch = model.encoder.pad([text.prompt for text in texts]).to(model.lm.device)
+    batch = model.prompts.encoder.pad([text.prompt for text in texts]).to(model.lm.device)
     cache = RecordingCache() if any(text.wants_state for text in texts) else None
-    vectors = model.read_batch(batch, cache).float().cpu().numpy()
+    vectors = model.reader.read_batch(batch, cache).float().cpu().numpy()
     ids = [text.prompt.ids for text in texts]
     states = [None] * len(ids) if cache is None else cache.states(model.rotation, ids, model.config.reading)
     for text, vector, state in zip(texts, vectors, states, strict=True):

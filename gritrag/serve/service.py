@@ -136,7 +136,7 @@ class Service:
     @property
     def most_tokens(self) -> int:
         """Of a context with its answer."""
-        return min(self.limits.input_tokens or self.model.max_tokens, self.model.max_tokens)
+        return min(self.limits.input_tokens or self.model.context_length, self.model.context_length)
 
     def check_length(self, tokens: int, param: str) -> None:
         """Refuse what the model cannot take.
@@ -184,10 +184,10 @@ class Service:
             ValueError, ApiError: see `RAG.ask`; 413 for what is too long.
         """
         began = time.perf_counter()
-        template_stop = self.model.template.stop
+        template_stop = self.model.prompts.template.stop
         sampling = replace(question.sampling, stop=(*question.sampling.stop, *template_stop))
         parts = {"retrieve": 0.0, "load": 0.0, "place": 0.0}
-        asked = await in_thread(self.model.question_token_ids, question.text, True)
+        asked = await in_thread(self.model.prompts.question_ids, question.text, True)
         self.check_length(len(asked) + len(question.history) + sampling.max_new_tokens, "max_tokens")
         found = await self._find(asker, question)
         parts["retrieve"] = time.perf_counter() - began
@@ -221,7 +221,7 @@ class Service:
         hits = list(question.hits) if question.hits is not None else []
         searches = mode.has_documents and question.hits is None and question.index is not None
         is_ranked = question.hits is None
-        weighs = question.relevance_bias > 0 and mode.reuses_documents and self.model.takes_biases
+        weighs = question.relevance_bias > 0 and mode.reuses_documents and self.model.decoder.takes_biases
         unscored = weighs and len(hits) > 1 and not any(hit.score > 0 for hit in hits)
         needs_vector = (searches and question.search_mode != "sparse") or unscored
         vector: np.ndarray | None = None
