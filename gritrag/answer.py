@@ -81,23 +81,28 @@ class _Clock:
 class RAG:
     """Answers questions from an index, with or without reuse of the documents' states.
 
+    Example:
+        >>> rag = RAG(index, k=5)
+        >>> answer = rag.ask("Who built the lighthouse?", max_new_tokens=32)
+        >>> answer.text, [citation.id for citation in answer.citations], answer.usage.cached_tokens
+
     Args:
         index: opened with its model.
-        mode: ``"doc-cache"`` answers from the documents' states; ``"doc-query"`` reads them again with every question;
-            ``"no-retrieval"`` asks the model alone. `MODES` has all seven.
+        mode: ``"doc-cache"`` answers from the documents' states; ``"doc-query"`` reads the documents again with every
+            question; ``"no-retrieval"`` asks the model alone. `MODES` has all seven.
         k: documents per question.
         search_mode: ``"hybrid"``, ``"dense"`` or ``"sparse"``.
-        relevance_bias: documents that were read one by one look alike to an answer, which takes words from the wrong
-            one. So scores of the search are added to those of attention, as MARGE does (Lewis et al. 2020, arXiv
-            2006.15020, section 2.2): each token of a state gets ``relevance_bias * (score / best - 1)``, of the scores
-            of its hit and of the best one. Documents that are given without scores, or with none above 0, are weighed
-            by the similarity of their vectors to the question's. Documents that are weighed stand abreast: each ends
-            where what comes behind the documents begins, so that their order says nothing. 0 leaves attention to
-            itself and documents in a row, and embeds no question for it. There is no bias on texts that are read again,
-            and for models with sliding windows or keys that cannot be moved.
+        relevance_bias: how much more the best hit counts than one of score 0, in attention scores. Documents that were
+            read one by one look alike to an answer, so the scores of the search are added to those of attention, as
+            MARGE does (Lewis et al. 2020, arXiv 2006.15020, section 2.2): every token of a state gets
+            ``relevance_bias * (score / best score - 1)``. Documents without scores, or with none above 0, are weighed
+            by the similarity of their vectors to the question's. States with a bias share positions: each ends where
+            the question begins, so that their order does not matter. 0 turns the bias off and puts documents one behind
+            the other. It has no effect on documents that are read again, nor on models with sliding windows or without
+            rotary embeddings, whose states cannot be moved.
 
     Raises:
-        ValueError: an unknown mode, k below 1, a `relevance_bias` below 0, or an index without a model.
+        ValueError: an unknown mode, `k` below 1, a negative `relevance_bias`, or an index without a model.
     """
 
     def __init__(
@@ -133,19 +138,18 @@ class RAG:
 
         Args:
             question: the question.
-            where: metadata filter for the search.
-            hits: to answer from instead of a search, the best first. It stands last in the context, next to the
-                question or the answer.
-            documents: to answer from instead of a search, documents or strings in context order. They need not be in
-                the index; those that are have their states there.
-            **sampling: fields of `gritrag.Sampling`, such as ``max_new_tokens``.
+            where: metadata filter for the search, such as ``{"year": {"$gte": 2020}}``.
+            hits: answer from these instead of searching, best first. The best one is placed last, next to the question.
+            documents: answer from these instead of searching, in this order. They need not be in the index: states of
+                those that are not are computed for this answer.
+            **sampling: fields of `gritrag.Sampling`, such as ``max_new_tokens``, ``temperature`` or ``stop``.
 
         Returns:
-            The answer with its hits, citations, usage and timings.
+            The answer with its hits, citations, token usage and timings.
 
         Raises:
-            ValueError: an empty question, a broken filter, hits or documents that are none, or both of them, or a
-                context too long for the model.
+            ValueError: an empty question, an invalid filter, both `hits` and `documents`, something else in them, or a
+                context that is too long for the model.
         """
         *_, last = self.stream(question, where=where, hits=hits, documents=documents, **sampling)
         assert last.answer is not None
@@ -160,7 +164,13 @@ class RAG:
         documents: Sequence[Document | str] | None = None,
         **sampling: Any,
     ) -> Iterator[Event]:
-        """As `ask`, in events: the hits first, then pieces of text, and the whole `Answer` last."""
+        """Answer one question step by step.
+
+        Arguments and errors are those of `ask`. Time that the caller spends on the hits is not counted.
+
+        Yields:
+            An `Event` with the hits, then one for each piece of text, and last one with the whole `Answer`.
+        """
         given = _Given.many(1, None if hits is None else [hits], None if documents is None else [documents])
         for (event,) in self._answers([question], where, given, self._options(sampling)):
             if event.text != "":
@@ -176,13 +186,22 @@ class RAG:
         documents: Sequence[Sequence[Document | str]] | None = None,
         **sampling: Any,
     ) -> list[Answer]:
-        """Answers in the order of the questions, decoded `batch_size` at a time.
+        """Answer many questions, several at a time.
 
-        `hits` and `documents` are as in `ask`, a list for each question. Timings are those of the batch: `first_token`
-        when the first token of every row was there.
+        Args:
+            questions: any number of them.
+            batch_size: so many are decoded together. Models with sliding windows take one at a time.
+            where: metadata filter for all searches.
+            hits: a list for each question, as in `ask`.
+            documents: a list for each question, as in `ask`.
+            **sampling: as in `ask`.
+
+        Returns:
+            Answers in the order of the questions. Timings are those of the batch: `first_token` is when every question
+            of the batch had its first token.
 
         Raises:
-            ValueError: as `ask`; one string for a list; or fewer or more lists than questions.
+            ValueError: as `ask`; one string instead of a list; or not one list of `hits` or `documents` per question.
         """
         if isinstance(questions, str):
             raise ValueError("expected a list of questions, got one string; use ask, or put it into a list")
@@ -252,7 +271,7 @@ class RAG:
         ]
 
     def _lacks_scores(self, hits: Sequence[Hit]) -> bool:
-        """Whether states are to be weighed, and nothing says how."""
+        """Whether states get a relevance bias, and no score says which."""
         is_biased = self.relevance_bias > 0 and self.mode.reuses_documents and self.model.decoder.takes_biases
         return is_biased and len(hits) > 1 and not any(hit.score > 0 for hit in hits)
 

@@ -70,7 +70,7 @@ class CheckpointConfig(BaseModel):
         pooling: name of a pooling, or several joined by ``+``; see `gritrag.model.pooling.Pooler`.
         reading: attention of the read pass.
         instruction: given to queries that come without one; empty for none.
-        links: so many end tokens close each document, for its state to hold what they have seen of it.
+        link_tokens: so many end tokens close each document, for its state to hold what they have seen of it.
         parts: what is trained beside the language model.
         parts_file: its weights inside the checkpoint, or None where there are none.
         origin: of a model that `GritModel.save_pretrained` wrote.
@@ -85,7 +85,7 @@ class CheckpointConfig(BaseModel):
     pooling: str = "mean"
     reading: ReadingMode = "causal"
     instruction: str = ""
-    links: int = Field(0, ge=0, le=64)
+    link_tokens: int = Field(0, ge=0, le=64)
     parts: PartsConfig = PartsConfig()
     parts_file: str | None = None
     origin: Origin | None = None
@@ -107,9 +107,10 @@ class CheckpointConfig(BaseModel):
         return config
 
     def save(self, directory: Path) -> None:
+        """Write `gritrag.json`; what a checkpoint does not have is left out."""
         plain = set() if self.parts_file else {"parts", "parts_file"}
-        if not self.links:
-            plain.add("links")  # earlier versions read checkpoints without any
+        if not self.link_tokens:
+            plain.add("link_tokens")  # earlier versions read checkpoints without any
         if self.origin is None:
             plain.add("origin")
         (directory / CHECKPOINT_FILE).write_text(self.model_dump_json(indent=2, exclude=plain) + "\n", "utf-8")

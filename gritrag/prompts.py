@@ -29,10 +29,12 @@ Message = Mapping[str, str]
 
 
 def scaffold(text: str) -> Segment:
+    """A stretch of the template's own text."""
     return Segment(text, is_content=False, is_pooled=False)
 
 
 def content(text: str, is_pooled: bool = True) -> Segment:
+    """A stretch of the user's text."""
     return Segment(text, is_content=True, is_pooled=is_pooled)
 
 
@@ -56,7 +58,7 @@ class Template:
             put into them wherever they occur in content.
         end: what closes documents and queries; its last token is pooled with their content.
         chat: Jinja template for chats, where the model's maker had one; the tokenizer's own where empty.
-        links: tokens behind a document, see `with_links`.
+        link_tokens: behind a document, see `with_link_tokens`.
     """
 
     name: str
@@ -73,7 +75,7 @@ class Template:
     text_markers: tuple[str, ...] = ()
     end: str = ""
     chat: str = ""
-    links: str = ""
+    link_tokens: str = ""
 
     @property
     def fingerprint(self) -> str:
@@ -95,28 +97,33 @@ class Template:
             question_first=marked(self.question_first),
         )
 
-    def with_links(self, token: str, count: int) -> "Template":
+    def with_link_tokens(self, token: str, count: int) -> "Template":
         """This template with so many link tokens behind a document, where they have seen all of it. They are read
         with it and belong to its state, and are not pooled (KVLink, Yang et al. 2025, reads them anew each time)."""
-        return replace(self, links=token * count)
+        return replace(self, link_tokens=token * count)
 
     def document_segments(self, text: str) -> list[Segment]:
+        """A document, as the read pass takes it."""
         marker = [scaffold(self.marker)] if self.marker else []
-        links = [scaffold(self.links)] if self.links else []
+        links = [scaffold(self.link_tokens)] if self.link_tokens else []
         return [*marker, *self._fill(self.document, text), *self._end_segments(), *links]
 
     def query_segments(self, text: str, instruction: str | None = None) -> list[Segment]:
+        """A query, as the read pass takes it; the instruction is read, not pooled."""
         if instruction and instruction.strip():
             return [*self._fill(self.query, instruction, text), *self._end_segments()]
         return [*self._fill(self.bare_query, text), *self._end_segments()]
 
     def question_segments(self, text: str, has_documents: bool = True) -> list[Segment]:
+        """A question to be answered, behind its documents or without any, up to where the answer starts."""
         return self._fill(self.question if has_documents else self.bare_question, text)
 
     def question_first_segments(self, text: str) -> list[Segment]:
+        """A question to be answered, before its documents."""
         return self._fill(self.question_first, text)
 
     def answer_start_segments(self, question_is_last: bool = False) -> list[Segment]:
+        """What stands between a context and its answer where the question does not say it."""
         return [scaffold((self.answer_start_after_question if question_is_last else "") or self.answer_start)]
 
     def harmless(self, text: str) -> str:
@@ -126,8 +133,8 @@ class Template:
         return text
 
     def _strings(self) -> dict[str, object]:
-        """All fields; without links, those of the template as it was before there were any."""
-        return {name: value for name, value in asdict(self).items() if value or name != "links"}
+        """All fields; without link tokens, those of the template as it was before there were any."""
+        return {name: value for name, value in asdict(self).items() if value or name != "link_tokens"}
 
     def _end_segments(self) -> list[Segment]:
         return [Segment(self.end, is_content=False, is_pooled=True)] if self.end else []

@@ -44,6 +44,7 @@ class Batch:
         return self.attention_mask.sum(1).tolist()
 
     def to(self, device: torch.device) -> "Batch":
+        """The same on another device."""
         return Batch(self.input_ids.to(device), self.attention_mask.to(device), self.pool_mask.to(device))
 
 
@@ -91,9 +92,11 @@ class Encoder:
         return ids
 
     def scaffold_ids(self, text: str) -> list[int]:
+        """Ids of the template's own text, in which control tokens are control tokens."""
         return self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
 
     def encode(self, segments: Sequence[Segment]) -> TokenIds:
+        """Ids of a prompt, and which of them are pooled."""
         ids: list[int] = []
         is_pooled: list[bool] = []
         for segment in segments:
@@ -171,10 +174,10 @@ def length_sorted_batches(lengths: Sequence[int], batch_size: int, token_budget:
 def chunk_documents(
     documents: Iterable[str | Document],
     count_tokens: Callable[[str], int],
-    max_tokens: int,
+    chunk_size: int,
     overlap: int = 0,
 ) -> Iterator[Document]:
-    """Cut documents into chunks of at most `max_tokens` content tokens, at the best boundary there is.
+    """Cut documents into chunks of at most `chunk_size` content tokens, at the best boundary there is.
 
     Nothing is dropped but white space between chunks. A document that fits passes through unchanged. A chunk is called
     ``<id>#<number>`` and its metadata gain ``source`` (the document's id), ``chunk``, ``start`` and ``end``
@@ -183,36 +186,36 @@ def chunk_documents(
     Args:
         documents: texts or documents.
         count_tokens: tokens of a text, as the model counts them (`GritModel.count_tokens`).
-        max_tokens: most content tokens of one chunk.
-        overlap: tokens that neighbours share, less than `max_tokens`.
+        chunk_size: most content tokens of one chunk.
+        overlap: tokens that neighbours share, less than `chunk_size`.
 
     Raises:
-        ValueError: `max_tokens` leaves no room, or a document has no text.
+        ValueError: `chunk_size` leaves no room, or a document has no text.
     """
     if isinstance(documents, str | Document):
         raise ValueError("expected a list of documents, got one; put it into a list")
-    if not 0 <= overlap < max_tokens:
-        raise ValueError(f"overlap must be from 0 to max_tokens - 1 = {max_tokens - 1}, got {overlap}")
+    if not 0 <= overlap < chunk_size:
+        raise ValueError(f"overlap must be from 0 to chunk_size - 1 = {chunk_size - 1}, got {overlap}")
     for item in documents:
         document = as_document(item)
         if not check_text(document.text, f"document {document.id!r}").strip():
             raise ValueError(f"document {document.id!r} is empty; leave it out")
-        yield from _chunks(document, count_tokens, max_tokens, overlap)
+        yield from _chunks(document, count_tokens, chunk_size, overlap)
 
 
 def _chunks(
-    document: Document, count_tokens: Callable[[str], int], max_tokens: int, overlap: int
+    document: Document, count_tokens: Callable[[str], int], chunk_size: int, overlap: int
 ) -> Iterator[Document]:
     # a text of n bytes has at most n tokens: most short texts need no counting at all
-    if len(document.content.encode()) <= max_tokens or count_tokens(document.content) <= max_tokens:
+    if len(document.content.encode()) <= chunk_size or count_tokens(document.content) <= chunk_size:
         yield document
         return
     # with a letter behind the title: its line break alone would be stripped, and not counted
-    room = max_tokens - (count_tokens(document.title.strip() + "\nx") if document.title else 0)
+    room = chunk_size - (count_tokens(document.title.strip() + "\nx") if document.title else 0)
     if room <= overlap:
         raise ValueError(
-            f"document {document.id!r}: its title leaves {room} of {max_tokens} tokens for text, not more than the "
-            f"overlap of {overlap}; shorten the title or raise max_tokens"
+            f"document {document.id!r}: its title leaves {room} of {chunk_size} tokens for text, not more than the "
+            f"overlap of {overlap}; shorten the title or raise chunk_size"
         )
     splitter = TextSplitter.from_callback(count_tokens, room, overlap)
     number = 0
@@ -221,9 +224,9 @@ def _chunks(
             continue
         if count_tokens(chunk) > room:
             raise ValueError(
-                f"document {document.id!r}: {chunk[:20]!r} alone has {count_tokens(chunk)} tokens; raise max_tokens"
+                f"document {document.id!r}: {chunk[:20]!r} alone has {count_tokens(chunk)} tokens; raise chunk_size"
             )
         where = {"source": document.id, "chunk": number, "start": start, "end": start + len(chunk)}
         yield replace(document, text=chunk, id=f"{document.id}#{number}", metadata={**document.metadata, **where})
         number += 1
-    logger.info("document %r: cut into %d chunks of at most %d tokens", document.id, number, max_tokens)
+    logger.info("document %r: cut into %d chunks of at most %d tokens", document.id, number, chunk_size)

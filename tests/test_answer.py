@@ -123,7 +123,7 @@ def test_each_mode_equals_one_long_forward_in_which_states_see_only_themselves(
     torch.testing.assert_close(cached, whole[:, context.fresh_positions], atol=1e-3, rtol=1e-3)
 
 
-def positions_abreast(context: Context, documents: Sequence[DocumentState]) -> list[int]:
+def shared_positions(context: Context, documents: Sequence[DocumentState]) -> list[int]:
     """Where each token stands, spelt out: the documents end together, all else stands one behind the other."""
     start, room = 0, 0
     positions: list[int] = []
@@ -161,7 +161,7 @@ def test_a_relevance_bias_is_added_to_the_scores_of_attention(
     fresh_columns = [c for part, own in zip(context.parts, columns, strict=True) if part.state is None for c in own]
     for part, own in zip(context.parts, columns, strict=True):
         seen[fresh_columns, own.start : own.stop] += expected.get(id(part.content), 0.0)
-    positions = positions_abreast(context, states)
+    positions = shared_positions(context, states)
     assert context.fresh_positions == [positions[column] for column in fresh_columns]
     given, fresh = inputs([context], model.lm.device), len(context.fresh_ids)
     with torch.inference_mode():
@@ -183,7 +183,7 @@ def test_a_relevance_bias_is_added_to_the_scores_of_attention(
 
 
 def test_documents_that_are_weighed_answer_alike_in_any_order(tiny_model: GritModel) -> None:
-    """What stands abreast has no order; without a bias, the order is seen."""
+    """What shares positions has no order; without a bias, the order is seen."""
     states = [reading.state for reading in tiny_model.read_documents(DOCUMENTS)]
     hits = [Hit(document, 1 / rank, rank) for rank, document in enumerate(DOCUMENTS, start=1)]
 

@@ -73,7 +73,7 @@ def test_batches_are_sorted_full_and_within_budget() -> None:
 def test_chunks_are_token_exact_and_lose_nothing(tiny_model: GritModel) -> None:
     text = " ".join(f"Sentence number {n} is about the old mill." for n in range(60))
     document = Document(text, id="mill", title="The mill", metadata={"year": 1900})
-    chunks = list(chunk_documents([document, "short"], tiny_model.count_tokens, max_tokens=120))
+    chunks = list(chunk_documents([document, "short"], tiny_model.count_tokens, chunk_size=120))
     assert chunks[-1].text == "short"
     assert all(tiny_model.count_tokens(chunk.content) <= 120 for chunk in chunks)
     assert [chunk.id for chunk in chunks[:2]] == ["mill#0", "mill#1"]
@@ -90,18 +90,18 @@ def test_five_megabytes_are_chunked() -> None:
 
     document = Document("".join(f"line {n}\n" for n in range(500_000)), id="big")
     assert len(document.text) > 5_000_000
-    chunks = list(chunk_documents([document], words, max_tokens=2_000))
+    chunks = list(chunk_documents([document], words, chunk_size=2_000))
     assert max(words(chunk.text) for chunk in chunks) <= 2_000
     assert sum(len(chunk.text.replace("\n", "")) for chunk in chunks) == len(document.text.replace("\n", ""))
 
 
 def test_overlap_and_bad_settings(tiny_model: GritModel) -> None:
     text = " ".join(f"word{n}" for n in range(200))
-    chunks = list(chunk_documents([text], tiny_model.count_tokens, max_tokens=60, overlap=20))
+    chunks = list(chunk_documents([text], tiny_model.count_tokens, chunk_size=60, overlap=20))
     assert all(a.metadata["end"] > b.metadata["start"] for a, b in pairwise(chunks))
     for overlap in (60, -1):
-        with pytest.raises(ValueError, match="overlap must be from 0 to max_tokens - 1 = 59"):
-            list(chunk_documents([text], tiny_model.count_tokens, max_tokens=60, overlap=overlap))
+        with pytest.raises(ValueError, match="overlap must be from 0 to chunk_size - 1 = 59"):
+            list(chunk_documents([text], tiny_model.count_tokens, chunk_size=60, overlap=overlap))
     with pytest.raises(ValueError, match="title leaves"):
         list(chunk_documents([Document(text, title="T" * 59)], tiny_model.count_tokens, 60, 10))
     with pytest.raises(ValueError, match="'e' is empty"):
@@ -111,7 +111,7 @@ def test_overlap_and_bad_settings(tiny_model: GritModel) -> None:
 def test_a_title_is_counted_and_a_bare_string_refused(tiny_model: GritModel) -> None:
     chunks = chunk_documents([Document("a" * 100, title="Tit")], tiny_model.count_tokens, 20)
     assert max(tiny_model.count_tokens(chunk.content) for chunk in chunks) <= 20
-    with pytest.raises(ValueError, match="raise max_tokens"):
+    with pytest.raises(ValueError, match="raise chunk_size"):
         list(chunk_documents(["\U0001f600" * 5], tiny_model.count_tokens, 2))
     with pytest.raises(ValueError, match="put it into a list"):
         list(chunk_documents("hello", tiny_model.count_tokens, 20))

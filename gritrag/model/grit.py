@@ -48,11 +48,19 @@ SAVED_MODEL = "model"
 
 
 class GritModel:
-    """One causal LM that embeds (vectors), reads (vectors and states) and generates.
+    """One causal language model that embeds texts, reads documents into states, and generates.
 
-    It holds three things: `prompts` builds token ids from texts, `reader` makes vectors and states of them, `decoder`
-    goes on from contexts. Everything it computes with is fixed at construction, and nothing shared is written later:
-    embedding and generating threads do not disturb each other.
+    Use `from_pretrained`; the constructor is for models that are already in memory. A model can be used by several
+    threads at once: nothing that it computes with changes after construction.
+
+    Attributes:
+        prompts: builds token ids from texts (`PromptBuilder`).
+        reader: turns token ids into vectors and states (`PromptReader`).
+        decoder: turns contexts into text (`ContextDecoder`).
+        fingerprint: identifies everything that vectors and states depend on; an index checks it.
+        probes: what was tried on this model at load, and how it came out.
+        lm, tokenizer: of transformers.
+        config: how texts are read.
 
     Args:
         lm: a causal LM in eval mode on its device.
@@ -62,7 +70,7 @@ class GritModel:
         parts: file of the weights of `config.parts`; they begin untrained where None.
 
     Raises:
-        ValueError: the model cannot do what `config` asks; the probe that failed is named.
+        ValueError: the model cannot do what `config` asks; the message names the probe that failed.
     """
 
     def __init__(
@@ -81,7 +89,7 @@ class GritModel:
         self.lm, self.tokenizer, self.config = lm, tokenizer, config or CheckpointConfig()
         self.probes: tuple[Probe, ...] = probed.probes
         self.rotation: Rotation | None = probed.rotation
-        template = template_for(self.config.template, tokenizer, self.config.links)
+        template = template_for(self.config.template, tokenizer, self.config.link_tokens)
         self.parts: Parts = load_parts(self.config, lm, tokenizer, template, parts)
         # our own step has the table of words only, and the embedding layer knows contextual tokens too
         self.forwards = Forwards(lm, probed.step if self.parts.contextual is None else None)
@@ -110,7 +118,7 @@ class GritModel:
         pooling: str | None = None,
         template: str | None = None,
         instruction: str | None = None,
-        links: int | None = None,
+        link_tokens: int | None = None,
         parts: PartsConfig | None = None,
         trust_remote_code: bool = False,
     ) -> "GritModel":
@@ -119,15 +127,25 @@ class GritModel:
         Args:
             name: a built-in name (``gritrag-smollm2-135m``, ``smollm2-135m``), a hub id, a directory (transformers
                 model or GritRAG checkpoint), a ``.gguf`` file, or an installed package that holds weights.
-            dtype: ``auto``, ``float32``, ``bfloat16`` or ``float16``. ``auto`` is bfloat16 where the hardware computes
-                in it, else float32 with the weights of linear layers rounded to half precision.
-            device: ``auto`` or a torch device.
-            reading, pooling, template, instruction, links, parts: for a bare model; a checkpoint fixes them (see
-                `CheckpointConfig`).
-            trust_remote_code: run code that comes with a hub model. Off unless you ask.
+            dtype: ``"auto"``, ``"float32"``, ``"bfloat16"`` or ``"float16"``. ``"auto"`` is bfloat16 where the hardware
+                computes in it, else float32 with the weights of linear layers rounded to half precision.
+            device: ``"auto"`` (CUDA, else MPS, else the processor) or a torch device.
+            reading: ``"causal"`` or ``"bidirectional"``: attention while documents and queries are read.
+            pooling: how hidden states become a vector: ``"mean"``, ``"weighted_mean"``, ``"last"``, ``"first"``,
+                ``"latent_attention"``, or several joined by ``+``.
+            template: name of a prompt template, or ``"auto"`` to choose by the tokenizer.
+            instruction: of queries that come without one.
+            link_tokens: so many end tokens close each document, and hold what they have seen of it.
+            parts: what is trained beside the language model.
+            trust_remote_code: run code that comes with a hub model.
+
+        A checkpoint fixes the six settings from `reading` to `parts`; they are for other models.
+
+        Returns:
+            The model, in eval mode on its device.
 
         Raises:
-            ValueError: unknown or broken model, or a setting that the checkpoint fixes otherwise.
+            ValueError: an unknown or broken model, or a setting that the checkpoint fixes to another value.
         """
         where = pick_device(device)
         loaded = load(name, pick_dtype(dtype, where), where, trust_remote_code, halves_weights(dtype, where))
@@ -136,7 +154,7 @@ class GritModel:
             "pooling": pooling,
             "template": template,
             "instruction": instruction,
-            "links": links,
+            "link_tokens": link_tokens,
             "parts": parts,
         }
         given = {key: value for key, value in asked.items() if value is not None}
@@ -311,18 +329,28 @@ class GritModel:
     def read_documents(
         self, texts: Sequence[str | Document], *, batch_size: int = 32, show_progress_bar: bool = False
     ) -> list[Reading]:
-        """Vector and state of each document from one forward pass, in the order given.
+        """Read documents: one forward pass gives the vector and the state of each.
 
-        States are in the model's dtype, on the processor. `encode_document` tells the errors.
+        Arguments and errors are those of `encode_document`, except that `texts` is a list.
+
+        Returns:
+            A `Reading(vector, state)` for each document, in order. States are in the model's dtype, in main memory.
+
+        Raises:
+            ValueError: the model has no states that could be reused.
         """
         return self.reader.readings(self.prompts.documents(texts), batch_size, show_progress_bar)
 
     def read_queries(
         self, texts: Sequence[str], instruction: str | None = None, *, batch_size: int = 32
     ) -> list[Reading]:
-        """Vector and state of each query from one forward pass: what embeds a question can be answered from too.
+        """Read queries: one forward pass gives the vector and the state of each.
 
-        `encode_query` tells the arguments and the errors.
+        A question whose state is kept need not be read again to be answered. Arguments and errors are those of
+        `encode_query`, except that `texts` is a list.
+
+        Returns:
+            A `Reading(vector, state)` for each query, in order.
         """
         return self.reader.readings(self.prompts.queries(texts, instruction), batch_size)
 
@@ -356,7 +384,11 @@ class GritModel:
         return [completion.text for completion in completions] if is_many else completions[0].text
 
     def stream(self, prompt: Prompt, **sampling: Any) -> Iterator[str]:
-        """Pieces of text as they become certain; together they are what `generate` returns."""
+        """Generate text for one prompt piece by piece; arguments and errors are those of `generate`.
+
+        Yields:
+            Pieces of text as they become certain. Joined, they are what `generate` returns.
+        """
         context = Context.of(self.prompts.prompt_ids(prompt))
         for pieces in self.decoder.decode([context], Sampling.of(sampling)):
             if pieces[0]:

@@ -59,5 +59,6 @@ class WithoutCudnn:
         cache: Cache,
         keep: int = 1,
     ) -> torch.Tensor:
+        """See `Forward`."""
         with without_cudnn(self._device):
             return self._forward.logits(ids_BT, positions_BT, mask, cache, keep)

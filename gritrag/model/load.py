@@ -275,16 +275,18 @@ def hash_tokenizer(tokenizer: PreTrainedTokenizerBase) -> str:
     return xxhash.xxh3_128_hexdigest(text.encode())
 
 
-def template_for(name: str, tokenizer: PreTrainedTokenizerBase, links: int = 0) -> Template:
+def template_for(name: str, tokenizer: PreTrainedTokenizerBase, link_tokens: int = 0) -> Template:
     """A template by name, or by the control tokens of the tokenizer for ``"auto"``, with so many link tokens.
 
     Raises:
         ValueError: no template of that name, or a tokenizer without the end token that it asks for.
     """
     template = _template(name, tokenizer)
-    if links and not tokenizer.eos_token:
-        raise ValueError(f"links={links}: links are the tokenizer's end token, and this one has none; use links=0")
-    return template.with_links(tokenizer.eos_token, links) if links else template
+    if link_tokens and not tokenizer.eos_token:
+        raise ValueError(
+            f"link_tokens={link_tokens}: they are the tokenizer's end token, and this one has none; use link_tokens=0"
+        )
+    return template.with_link_tokens(tokenizer.eos_token, link_tokens) if link_tokens else template
 
 
 def _template(name: str, tokenizer: PreTrainedTokenizerBase) -> Template:
@@ -303,6 +305,11 @@ def _template(name: str, tokenizer: PreTrainedTokenizerBase) -> Template:
 
 
 def pick_device(device: str) -> torch.device:
+    """A device by name; ``"auto"`` is CUDA, else MPS, else the processor.
+
+    Raises:
+        ValueError: there is no such device here.
+    """
     if device != "auto":
         try:
             return torch.empty(0, device=device).device

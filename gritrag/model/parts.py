@@ -83,6 +83,7 @@ class Parts(nn.Module):
         return digest.hexdigest()
 
     def save(self, path: Path) -> None:
+        """Write all tensors, as `load` reads them."""
         save_parts(self.state_dict(), path)
 
     def load(self, path: Path) -> None:

@@ -96,21 +96,26 @@ class RecordingLayer(CacheLayerMixin):
     is_sliding = False
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
+        """Nothing to prepare."""
         self.is_initialized = True
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: object, **kwargs: object
     ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keep the tensors of this forward, and give them back as they are."""
         self.keys, self.values = key_states, value_states
         return key_states, value_states
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        """Keys that a query sees, and where they begin."""
         return query_length, 0
 
     def get_seq_length(self) -> int:
+        """Tokens before this forward: none."""
         return 0
 
     def get_max_length(self) -> int:
+        """No limit."""
         return -1
 
 
@@ -173,6 +178,7 @@ class PlacedLayer(CacheLayerMixin):
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: object, **kwargs: object
     ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Write keys and values behind those that are there; all of them so far, as views."""
         end = self.length + key_states.shape[2]
         assert end <= self.keys.shape[2], f"the cache holds {self.keys.shape[2]} tokens, {end} are needed"
         self.keys[:, :, self.length : end] = key_states
@@ -181,12 +187,15 @@ class PlacedLayer(CacheLayerMixin):
         return self.keys[:, :, :end], self.values[:, :, :end]
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        """Keys that a query sees, and where they begin."""
         return self.length + query_length, 0
 
     def get_seq_length(self) -> int:
+        """Tokens that are there."""
         return self.length
 
     def get_max_length(self) -> int:
+        """Tokens that there is room for."""
         return self.keys.shape[2]
 
 
@@ -232,6 +241,7 @@ class CacheShape(NamedTuple):
     device: torch.device
 
     def empty(self, rows: int, capacity: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Buffers for keys and for values, `[L, rows, H, capacity, K]`, whatever is in them."""
         shape = (self.layers, rows, self.heads, capacity, self.head_dim)
         return self._empty(shape), self._empty(shape)
 

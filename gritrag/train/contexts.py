@@ -39,18 +39,22 @@ class GrowingLayer(CacheLayerMixin):
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: object, **kwargs: object
     ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Join keys and values with those that are there."""
         # under autocast new keys may come in another dtype than those of the reading
         self.keys = torch.cat([self.keys.to(key_states.dtype), key_states], dim=2)
         self.values = torch.cat([self.values.to(value_states.dtype), value_states], dim=2)
         return self.keys, self.values
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        """Keys that a query sees, and where they begin."""
         return self.keys.shape[2] + query_length, 0
 
     def get_seq_length(self) -> int:
+        """Tokens that are there."""
         return self.keys.shape[2]
 
     def get_max_length(self) -> int:
+        """No limit."""
         return -1
 
 

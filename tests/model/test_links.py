@@ -18,7 +18,7 @@ TEXT = "The ferry sails at four."
 
 
 def test_links_close_the_state_of_a_document_and_change_neither_vectors_nor_questions(make_model: MakeModel) -> None:
-    plain, linked = make_model(), make_model(links=3)
+    plain, linked = make_model(), make_model(link_tokens=3)
     ids = plain.prompts.document(TEXT).ids
     assert linked.prompts.document(TEXT).ids == ids + [linked.tokenizer.eos_token_id] * 3
     assert linked.prompts.query(TEXT, None).ids == plain.prompts.query(TEXT, None).ids
@@ -30,25 +30,27 @@ def test_links_close_the_state_of_a_document_and_change_neither_vectors_nor_ques
 
 
 def test_links_stand_behind_the_end_of_a_text_that_closes_it_for_its_vector(make_model: MakeModel) -> None:
-    plain, linked = (make_model(template="instruct", pooling="last", links=links) for links in (0, 1))
+    plain, linked = (make_model(template="instruct", pooling="last", link_tokens=links) for links in (0, 1))
     one, two = (model.prompts.document(TEXT) for model in (plain, linked))
     assert two.ids == [*one.ids, linked.tokenizer.eos_token_id]
     np.testing.assert_allclose(linked.encode_document([TEXT]), plain.encode_document([TEXT]), atol=1e-6)
 
 
 def test_bidirectional_reading_sees_them(make_model: MakeModel) -> None:
-    one, two = (make_model(reading="bidirectional", links=links).read_documents([TEXT])[0].vector for links in (1, 2))
+    one, two = (
+        make_model(reading="bidirectional", link_tokens=links).read_documents([TEXT])[0].vector for links in (1, 2)
+    )
     assert not np.allclose(one, two, atol=1e-4)
 
 
 def test_other_links_are_another_fingerprint_and_none_the_one_of_old(make_model: MakeModel) -> None:
-    prints = {str(make_model(links=links).fingerprint) for links in (0, 1, 5)}
+    prints = {str(make_model(link_tokens=links).fingerprint) for links in (0, 1, 5)}
     assert len(prints) == 3
     assert (GRITRAG.fingerprint, PLAIN.fingerprint) == ("gritrag-e6fc7c7cf2ffa4cc", "plain-c38c2da515967637")
 
 
 def test_one_document_with_links_answers_exactly_as_read_again(make_model: MakeModel, tmp_path: Path) -> None:
-    model = make_model(links=2)
+    model = make_model(link_tokens=2)
     with Index.create(tmp_path / "index", model=model, states="float32") as index:
         index.add(DOCUMENTS)
         cached, again = (
@@ -61,12 +63,12 @@ def test_one_document_with_links_answers_exactly_as_read_again(make_model: MakeM
 
 
 def test_a_checkpoint_keeps_them_and_one_without_does_not_name_them(tmp_path: Path) -> None:
-    CheckpointConfig(base="x", links=2).save(tmp_path)
-    assert CheckpointConfig.load(tmp_path).links == 2
+    CheckpointConfig(base="x", link_tokens=2).save(tmp_path)
+    assert CheckpointConfig.load(tmp_path).link_tokens == 2
     CheckpointConfig(base="x").save(tmp_path)
-    assert "links" not in json.loads((tmp_path / "gritrag.json").read_text("utf-8"))
-    with pytest.raises(ValueError, match="links"):
-        CheckpointConfig(links=-1)
+    assert "link_tokens" not in json.loads((tmp_path / "gritrag.json").read_text("utf-8"))
+    with pytest.raises(ValueError, match="link_tokens"):
+        CheckpointConfig(link_tokens=-1)
 
 
 def test_a_tokenizer_without_an_end_token_has_none(make_model: MakeModel) -> None:
@@ -74,7 +76,7 @@ def test_a_tokenizer_without_an_end_token_has_none(make_model: MakeModel) -> Non
     end = model.tokenizer.eos_token
     try:
         model.tokenizer.eos_token = None
-        with pytest.raises(ValueError, match="links=0"):
-            GritModel(model.lm, model.tokenizer, CheckpointConfig(links=1))
+        with pytest.raises(ValueError, match="link_tokens=0"):
+            GritModel(model.lm, model.tokenizer, CheckpointConfig(link_tokens=1))
     finally:
         model.tokenizer.eos_token = end

@@ -203,7 +203,7 @@ def test_what_is_shipped_is_the_mean_of_runs(recipe: Recipe) -> None:
 def test_links_are_trained_with_and_shipped(recipe: Recipe) -> None:
     trainer = Trainer(recipe(steps=1, links=2))
     shipped = GritModel.from_pretrained(str(trainer.train()), device="cpu")
-    assert shipped.config.links == 2
+    assert shipped.config.link_tokens == 2
     assert shipped.prompts.document("Osk").ids == trainer.model.prompts.document("Osk").ids
     assert shipped.prompts.document("Osk").ids[-2:] == [shipped.tokenizer.eos_token_id] * 2
 

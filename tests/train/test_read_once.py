@@ -58,7 +58,7 @@ def long_forward(model: GritModel, step: RetrievalStep, answer: Prompted) -> tor
 def test_read_once_equals_one_long_masked_forward(
     make_model: MakeModel, recipe: Recipe, architecture: str, reading: str
 ) -> None:
-    model = make_model(architecture, reading=reading, links=2 if architecture == "llama" else 0)
+    model = make_model(architecture, reading=reading, link_tokens=2 if architecture == "llama" else 0)
     chunk = 400 if reading == "bidirectional" else 4000  # answers one by one, and all of them together
     config = recipe(contrastive={"weight": 0}, answer_chunk_tokens=chunk)
     step = retrieval_step(model, config)
