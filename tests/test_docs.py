@@ -5,6 +5,7 @@ run by the tests" in the line above it, so that readers see it too. How many the
 """
 
 import os
+import pkgutil
 import re
 import shlex
 import subprocess
@@ -127,6 +128,13 @@ def test_commands_of_the_docs_exist_with_their_options() -> None:
         options = {word.split("=")[0] for word in words[2:] if re.match(r"--?[a-z]", word)}
         name = "eval questions" if name == "eval" else name
         assert options <= set(app_commands[name].split()), f"{page}: {' '.join(words)}"
+
+
+def test_names_in_the_architecture_exist() -> None:
+    names = re.findall(r"`(gritrag(?:\.\w+)+)`", (ROOT / "docs" / "architecture.md").read_text("utf-8"))
+    assert len(names) > 40
+    for name in names:
+        pkgutil.resolve_name(name)
 
 
 @pytest.mark.slow
