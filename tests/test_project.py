@@ -40,6 +40,7 @@ EXTRAS = {
     "train": {"accelerate", "datasets"},
     "langchain": {"langchain-core", "langchain-text-splitters"},
     "serve": {"fastapi", "starlette", "uvicorn", "prometheus-client", "python-multipart"},
+    "mcp": {"mcp", "anyio"},
     "documents": {"pypdf", "python-docx", "python-pptx", "openpyxl", "lxml", "defusedxml"},
     "eval": {"ir-measures", "scikit-learn", "scipy"},
     "mteb": {"mteb"},

@@ -40,6 +40,7 @@ COMMANDS = {
     "verify": f"--index -i --repair {MODEL} --json",
     "copy": "target --index -i",
     "doctor": "--folder --model -m --json",
+    "mcp": f"index --http --port --write --relevance-bias {MODEL}",
     "demo": f"--questions --index -i -k --relevance-bias {MODEL} --json",
     "train": "recipe --set",
     "calibrate": f"paths --out --max-tokens --overlap {MODEL}",

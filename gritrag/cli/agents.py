@@ -1,0 +1,36 @@
+"""The command that offers an index to agents, by the Model Context Protocol."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gritrag.cli.app import app
+from gritrag.cli.options import Device, Dtype, Model, RelevanceBias, load_model, open_index
+from gritrag.config import DEFAULT_MODEL, RELEVANCE_BIAS
+
+
+@app.command()
+def mcp(
+    index: Annotated[Path, typer.Argument(help="Folder of the index.")],
+    http: Annotated[bool, typer.Option("--http", help="Streamable HTTP on 127.0.0.1, not standard input.")] = False,
+    port: Annotated[int, typer.Option(help="Port of --http.", min=1, max=65535)] = 8001,
+    write: Annotated[bool, typer.Option("--write", help="Offer the tools `add` and `delete` too.")] = False,
+    relevance_bias: RelevanceBias = RELEVANCE_BIAS,
+    model: Model = DEFAULT_MODEL,
+    dtype: Dtype = "auto",
+    device: Device = "auto",
+) -> None:
+    """Offer an index to agents (MCP): search, ask and list; add and delete with --write."""
+    try:
+        from gritrag.mcp import make_server
+    except ModuleNotFoundError as error:
+        raise ValueError(f"{error}; install it with: pip install 'gritrag[mcp]'") from error
+
+    with open_index(index, load_model(model, dtype, device), "rw" if write else "r") as opened:
+        server = make_server(opened, write, relevance_bias=relevance_bias)
+        if http:
+            typer.echo(f"serving {index} on http://127.0.0.1:{port}/mcp", err=True)
+            server.run("streamable-http", host="127.0.0.1", port=port)
+        else:
+            server.run("stdio")
