@@ -60,7 +60,7 @@ def likelihoods(model: GritModel, asked: Sequence[Asked]) -> dict[str, list[floa
             model.prompts.answer_ids(each.question.answers[0]),
             tuple(range(len(hits))),
         )
-        weighed = replace(row, biases=tuple(biases), abreast=(True,) * len(hits)) if any(biases) else row
+        weighed = replace(row, biases=tuple(biases), shares_positions=(True,) * len(hits)) if any(biases) else row
         found[TEXT].append(_mean(*contexts.full([document.ids for document in documents], [row])))
         found[ROW].append(_mean(*contexts.placed(read.states, [row])))
         found[WEIGHED].append(_mean(*contexts.placed(read.states, [weighed])))

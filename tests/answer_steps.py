@@ -4,7 +4,7 @@ import torch
 
 from gritrag.model.grit import GritModel
 from gritrag.train.config import TrainConfig
-from gritrag.train.data.collate import Dress
+from gritrag.train.data.collate import Collator
 from gritrag.train.data.steps import RetrievalStep
 
 TEXTS = ["Varn lighthouse was built in 1871.", "Osk harbour freezes.", "The ferry carries ninety people, and no more."]
@@ -12,7 +12,7 @@ TEXTS = ["Varn lighthouse was built in 1871.", "Osk harbour freezes.", "The ferr
 
 def retrieval_step(model: GritModel, config: TrainConfig) -> RetrievalStep:
     """Three documents of different lengths, a query each, and answers over contexts of every size and order."""
-    dress = Dress(model, config)
+    dress = Collator(model, config)
     answers = [
         dress.prompted("when?", "1871", (0,)),
         dress.prompted("how many people?", "ninety", (2, 0, 1)),

@@ -20,12 +20,13 @@ class SourceConfig(Recipe):
         instruction: given to its queries; the recipe's where None.
         neighbours: so many documents that follow each other in the file go into a batch together. Above 1, texts about
             the same thing become each other's negatives and distractors.
-        joined: up to so many of those neighbours, as many as chance says, become one document with all their questions,
-            unless their titles differ: for files of single sentences. Of such a file, memory keeps the last batch only.
-        order: in which rows follow each other: as in the ``file``, or by ``words``, each by one that shares rare words
-            with it, for a file whose order says nothing.
-        gaps: so many questions a document are made of the document itself, other ones each time. They are answered, and
-            never queries. See `gritrag.train.data.cloze`.
+        merged: up to so many of those neighbours, a random number of them, become one document with all their
+            questions, unless their titles differ: for files of single sentences. Of such a file, cross-batch memory
+            keeps the last batch only.
+        order: of the rows: as in the ``file``, or ``similar``: each is followed by one that shares rare words with it,
+            for a file whose order says nothing.
+        cloze_questions: so many questions a document are made of the document itself, other ones each time. They are
+            answered, and never queries. See `gritrag.train.data.cloze`.
         literal_answers: drop answers that do not occur in their passage (for machine-made rows).
         split_sentences: each sentence of a passage becomes a document of its own, and the answer needs all of them: for
             passages that are lists of facts.
@@ -40,20 +41,20 @@ class SourceConfig(Recipe):
     in_batch_negatives: bool = True
     instruction: str | None = None
     neighbours: int = Field(1, ge=1)
-    joined: int = Field(1, ge=1)
-    order: Literal["file", "words"] = "file"
-    gaps: int = Field(0, ge=0)
+    merged: int = Field(1, ge=1)
+    order: Literal["file", "similar"] = "file"
+    cloze_questions: int = Field(0, ge=0)
     literal_answers: bool = False
     split_sentences: bool = False
     label_negatives: int = Field(1, ge=1)
     augment: tuple[Literal["noise", "rewrite", "translate"], ...] = ()
 
     @model_validator(mode="after")
-    def _joins_neighbours(self) -> Self:
-        if self.joined > self.neighbours:
+    def _merges_neighbours(self) -> Self:
+        if self.merged > self.neighbours:
             raise ValueError(
-                f"{self.path}: joined is {self.joined}, but only {self.neighbours} neighbours come into a batch "
-                f"together; set neighbours to {self.joined} or more"
+                f"{self.path}: merged is {self.merged}, but only {self.neighbours} neighbours come into a batch "
+                f"together; set neighbours to {self.merged} or more"
             )
         return self
 
@@ -99,12 +100,8 @@ class ContrastiveConfig(Recipe):
 
     Without `in_batch_negatives` a query is compared with its own documents only, whatever the sources say.
 
-    `memory` documents of earlier steps are further negatives of queries that have in-batch ones; see
+    `cross_batch_memory` documents of earlier steps are further negatives of queries that have in-batch ones; see
     `gritrag.train.objectives.cross_batch_memory`.
-
-    `teacher` names an encoder, ``minilm`` or a model as `GritModel.from_pretrained` takes it, whose similarities are
-    learnt too, beside the loss, with the weight `teacher_weight`; empty for none. `teacher_temperature` divides its
-    similarities, `temperature` the model's. See `gritrag.train.objectives.losses.Similarities`.
     """
 
     weight: float = Field(1.0, ge=0)
@@ -113,10 +110,7 @@ class ContrastiveConfig(Recipe):
     false_negative_margin: float | None = 0.1
     matryoshka_dims: tuple[int, ...] = ()
     symmetric: bool = False
-    memory: int = Field(0, ge=0)
-    teacher: str = ""
-    teacher_weight: float = Field(1.0, gt=0)
-    teacher_temperature: float = Field(0.05, gt=0)
+    cross_batch_memory: int = Field(0, ge=0)
 
 
 class GenerativeConfig(Recipe):
@@ -131,8 +125,8 @@ class GenerativeConfig(Recipe):
         documents_per_context: a context has one of these numbers of documents.
         p_near: share of contexts whose other documents are those that stand nearest in the batch, which are neighbours
             in the file; of the rest chance draws them.
-        p_weighed: share of contexts of several documents that stand abreast and are weighed as `gritrag.RAG` does it,
-            by scores that chance draws: the own document has the best one in most of them.
+        p_relevance_bias: share of contexts of several documents that share positions and have a relevance bias, as
+            `gritrag.RAG` gives it, from random scores: the documents that are needed have the best ones in most.
         max_context_tokens: distractors that would make a context longer are left out.
         max_start: contexts start at a random position up to this one.
         p_unanswerable: share of questions whose own document is left out; the answer is then `not_found`.
@@ -144,8 +138,6 @@ class GenerativeConfig(Recipe):
         p_question_state: share of answers that reuse the state of their own query, before or behind the documents.
         quantise: codec whose loss placed states are given in training; empty for none. See `gritrag.train.quantise`.
         p_quantise: share of steps with placed states in which they are.
-        distill: weight of the KL divergence from the model's own full attention.
-        distill_temperature: of that divergence.
     """
 
     weight: float = Field(1.0, ge=0)
@@ -153,7 +145,7 @@ class GenerativeConfig(Recipe):
     weighting: Literal["token", "sample", "mixed"] = "token"
     documents_per_context: tuple[int, ...] = Field((1, 2, 3, 5), min_length=1)
     p_near: float = Field(0.0, ge=0, le=1)
-    p_weighed: float = Field(0.0, ge=0, le=1)
+    p_relevance_bias: float = Field(0.0, ge=0, le=1)
     max_context_tokens: int = Field(1200, ge=8)
     max_start: int = Field(0, ge=0)
     p_unanswerable: float = Field(0.08, ge=0, le=1)
@@ -164,8 +156,6 @@ class GenerativeConfig(Recipe):
     p_question_state: float = Field(0.0, ge=0, le=1)
     quantise: str = ""
     p_quantise: float = Field(0.5, ge=0, le=1)
-    distill: float = Field(0.0, ge=0)
-    distill_temperature: float = Field(1.0, gt=0)
 
 
 class MaskedConfig(Recipe):
@@ -230,8 +220,8 @@ class AdapterConfig(Recipe):
             LoRA adapter.
         form: of an extracted adapter: ``lora``, by SVD; or ``ternary``, for changes of no low rank, which only GritRAG
             reads; see `gritrag.model.ternary`.
-        aware: share of the run, at its end, that computes with the weights that a ternary adapter will leave; see
-            `gritrag.train.quantisation_aware`.
+        quantisation_aware: share of the run, at its end, that computes with the weights that a ternary adapter will
+            leave; see `gritrag.train.quantisation_aware`.
         rank: of every matrix of a LoRA adapter.
         alpha: scale of a trained adapter, over its rank.
         init: ``lora`` goes on with the adapter in this folder, such as an extracted one, instead of beginning anew.
@@ -243,7 +233,7 @@ class AdapterConfig(Recipe):
 
     method: Literal["full", "lora"] = "full"
     form: Literal["lora", "ternary"] = "lora"
-    aware: float = Field(0.0, ge=0, le=1)
+    quantisation_aware: float = Field(0.0, ge=0, le=1)
     rank: int = Field(32, ge=1)
     alpha: int = Field(64, ge=1)
     init: str | None = None
@@ -251,9 +241,11 @@ class AdapterConfig(Recipe):
     embeddings: bool = False
 
     @model_validator(mode="after")
-    def _aware_of_ternary(self) -> Self:
-        if self.aware and (self.method, self.form, self.embeddings) != ("full", "ternary", False):
-            raise ValueError("adapter.aware is of ternary adapters of full fine-tuning: method=full and form=ternary")
+    def _quantises_ternary(self) -> Self:
+        if self.quantisation_aware and (self.method, self.form, self.embeddings) != ("full", "ternary", False):
+            raise ValueError(
+                "adapter.quantisation_aware is of ternary adapters of full fine-tuning: method=full and form=ternary"
+            )
         return self
 
 
@@ -267,7 +259,8 @@ class TrainConfig(Recipe):
             or its checkpoint.
         average: other runs, named as in `init`: what is shipped is the mean of their weights and those of this run, of
             ``adapter.method=full``. A run that is done is shipped anew by the same command.
-        reading, pooling, template, instruction, links, parts: what the checkpoint will fix; see `CheckpointConfig`.
+        reading, pooling, template, instruction, link_tokens, parts: what the checkpoint will fix; see
+            `CheckpointConfig`.
         dtype: of the weights and of what the optimizer keeps.
         autocast: compute in bfloat16 on a GPU that does; on a processor with instructions for it, the products of
             linear layers.
@@ -292,7 +285,7 @@ class TrainConfig(Recipe):
     pooling: str = "mean"
     template: str = "auto"
     instruction: str = ""
-    links: int = Field(0, ge=0, le=64)
+    link_tokens: int = Field(0, ge=0, le=64)
     parts: PartsConfig = PartsConfig()
     dtype: str = "float32"
     autocast: bool = True
@@ -339,8 +332,10 @@ class TrainConfig(Recipe):
             raise ValueError(
                 "the mean of two LoRA adapters is not that of their changes: average=[] or adapter.method=full"
             )
-        if self.adapter.aware and self.sharding != "none":
-            raise ValueError("a weight that is sharded has no rows to round: adapter.aware=0 or sharding=none")
+        if self.adapter.quantisation_aware and self.sharding != "none":
+            raise ValueError(
+                "a weight that is sharded has no rows to round: adapter.quantisation_aware=0 or sharding=none"
+            )
         self.in_stages()  # refuses a broken stage at once
         return self
 

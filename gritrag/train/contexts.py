@@ -171,7 +171,7 @@ class Contexts:
 def _context(states: Sequence[DocumentState], answer: Prompted) -> Context:
     """States of the context, and the tokens behind them: all of the answer but its last, which predicts nothing."""
     rows = len(answer.context)
-    biases, shared = answer.biases or (0.0,) * rows, answer.abreast or (False,) * rows
+    biases, shared = answer.biases or (0.0,) * rows, answer.shares_positions or (False,) * rows
     placed = zip(answer.context, biases, shared, strict=True)
     parts = [Part(states[row], bias, shares_positions) for row, bias, shares_positions in placed]
     return Context((*parts, Part((*answer.question_ids, *answer.answer_ids[:-1]))), answer.start)

@@ -1,4 +1,4 @@
-"""What lies ahead of a run: how large its steps are, and how long it may take."""
+"""How large the steps of a run are, and how long it may take (ETA)."""
 
 from collections.abc import Sequence
 

@@ -8,6 +8,8 @@ weight is rounded once, for as long as it is not changed.
 Shape letters: `T` tokens, `I` and `O` numbers that go into and come out of a layer.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -57,13 +59,32 @@ class HalfForward:
         return product if self._layer.bias is None else product + self._layer.bias
 
 
-def halve_products(lm: nn.Module) -> bool:
-    """Let the linear layers of a float32 model compute so, in place, where its processor gains by it; all but the LM
-    head. Returns whether they do."""
-    layers = [layer for layer in linear_layers(lm).values() if type(layer) is nn.Linear]
-    devices = {layer.weight.device for layer in layers if layer.weight.dtype == torch.float32}
-    if devices != {torch.device("cpu")} or not has_native_bf16(torch.device("cpu")):
-        return False
-    for layer in layers:
-        layer.forward = HalfForward(layer)  # type: ignore[method-assign,assignment]
-    return True
+class HalfProducts:
+    """While it is entered, the linear layers of a float32 model compute so, where its processor gains by it; all but
+    the LM head. Elsewhere it changes nothing.
+
+    Args:
+        lm: its linear layers are those it has now.
+    """
+
+    def __init__(self, lm: nn.Module) -> None:
+        layers = [layer for layer in linear_layers(lm).values() if type(layer) is nn.Linear]
+        kinds = {(layer.weight.device.type, layer.weight.dtype) for layer in layers}
+        gains = kinds == {("cpu", torch.float32)} and has_native_bf16(torch.device("cpu"))
+        self._forwards = [(layer, HalfForward(layer)) for layer in layers] if gains else []
+
+    @property
+    def is_on(self) -> bool:
+        """Whether it changes anything."""
+        return bool(self._forwards)
+
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        """Forward and backward belong inside."""
+        for layer, forward in self._forwards:
+            layer.forward = forward  # type: ignore[method-assign,assignment]
+        try:
+            yield
+        finally:
+            for layer, _ in self._forwards:
+                del layer.forward  # the method of its class again

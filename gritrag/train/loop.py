@@ -24,14 +24,14 @@ from gritrag.progress import ProgressBar
 from gritrag.train.after.export import export, load_base
 from gritrag.train.config import TrainConfig
 from gritrag.train.data.mixture import Mixture
-from gritrag.train.data.prefetch import Ahead
+from gritrag.train.data.prefetch import Prefetch
 from gritrag.train.data.steps import RetrievalStep
 from gritrag.train.eta import mean_sizes, seconds_left
 from gritrag.train.grouped_attention import group_attention
-from gritrag.train.half_products import halve_products
+from gritrag.train.half_products import HalfProducts
 from gritrag.train.metrics import Metrics
-from gritrag.train.quantisation_aware import AsShipped
-from gritrag.train.ranks import Peers
+from gritrag.train.quantisation_aware import QuantisationAware
+from gritrag.train.ranks import Ranks
 from gritrag.train.read_once import ReadOnce
 from gritrag.train.sharding import Shards, clip
 from gritrag.train.signals import StopSignal
@@ -68,13 +68,15 @@ class Trainer:
         self.accelerator = Accelerator(
             mixed_precision="bf16" if config.autocast and has_bf16 else "no", cpu=config.device == "cpu"
         )
-        self.peers = Peers()
+        self.ranks = Ranks()
         self.model = load_base(config, str(self.accelerator.device) if config.device == "auto" else config.device)
         if self.model.rotation is None:
             raise ValueError(f"{config.base} cannot be trained to answer from states: its keys cannot be moved")
         torch.manual_seed(config.seed)  # an adapter begins at random
         self._adapter = self._choose_parameters()
-        self._as_shipped = AsShipped(self.model.lm) if config.adapter.aware else None
+        self._quantisation_aware = QuantisationAware(self.model.lm) if config.adapter.quantisation_aware else None
+        is_whole = config.autocast and config.adapter.method == "full" and config.sharding == "none"
+        self._half_products = HalfProducts(self.model.lm) if is_whole else nullcontext
         self.shards = Shards(self.model, config.sharding == "fsdp2")
         parts = {f"parts.{name}": p for name, p in self.model.parts.requires_grad_().named_parameters()}
         self.parameters = {name: p for name, p in self.model.lm.named_parameters() if p.requires_grad} | parts
@@ -96,9 +98,9 @@ class Trainer:
         self.optimizer = torch.optim.AdamW(
             self.parameters.values(), lr=config.lr, betas=config.betas, weight_decay=config.weight_decay
         )
-        self.mixture = Mixture(config, self.model, self.peers.rank, self.peers.world)
-        self._ahead = Ahead(self.mixture, config.data.workers, self.config.steps)
-        self.read_once = ReadOnce(self.model, config, self.peers)
+        self.mixture = Mixture(config, self.model, self.ranks.rank, self.ranks.world)
+        self._prefetch = Prefetch(self.mixture, config.data.workers, self.config.steps)
+        self.read_once = ReadOnce(self.model, config, self.ranks)
 
     def _choose_parameters(self) -> PeftModel | None:
         """Freeze what is not trained; the adapter, where one is."""
@@ -114,8 +116,6 @@ class Trainer:
             parameter.requires_grad_(settings.embeddings or id(parameter) in trained)
         if self.config.sharding == "none":
             group_attention(lm)
-            if self.config.autocast:
-                halve_products(lm)
         return None
 
     # --- the run ----------------------------------------------------------------------------------------------------
@@ -193,7 +193,7 @@ class Trainer:
                 bar.update()
                 if every and (self.progress.step % every == 0 or self.is_done):
                     self._validate(metrics)
-                if self.peers.lists(time.monotonic() - saved_at)[0] > self.config.checkpoint_seconds:
+                if self.ranks.lists(time.monotonic() - saved_at)[0] > self.config.checkpoint_seconds:
                     self._save()
                     saved_at, saved_step = time.monotonic(), self.progress.step
         if saved_step != self.progress.step:
@@ -223,19 +223,19 @@ class Trainer:
             self.progress = self.progress._replace(stage=stage, stage_start=self.progress.step)
             self._enter(stage)
             self._tell(f"step {self.progress.step}: stage {self.config.stages[stage].name or stage + 1} begins")
-        data = self._ahead.step(self.progress.step)
+        data = self._prefetch.step(self.progress.step)
         lr = self.stage.lr * self.lr_factor()
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        with self.shards.step(), self._rounding(), self.accelerator.autocast():
+        with self.shards.step(), self._rounding(), self._half_products(), self.accelerator.autocast():
             done = self.read_once(data)
-        self.peers.average(self.parameters.values())
+        self.ranks.average(self.parameters.values())
         norm = clip(self.parameters.values(), self.config.max_grad_norm)
         if not bool(torch.isfinite(norm)):
             raise ValueError(f"step {self.progress.step}: the gradient is not finite; lower lr (it is {lr:g} now)")
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        every = self.peers.lists(done)
+        every = self.ranks.lists(done)
         return {
             "step": self.progress.step,
             "source": data.source,
@@ -251,7 +251,7 @@ class Trainer:
     @property
     def is_first(self) -> bool:
         """Whether this process writes files and prints."""
-        return self.peers.rank == 0
+        return self.ranks.rank == 0
 
     @property
     def is_done(self) -> bool:
@@ -261,12 +261,12 @@ class Trainer:
         """How much of the run is over, by steps, seconds or tokens, whichever is furthest."""
         by_time = self.progress.seconds / self.config.seconds if self.config.seconds else 0.0
         by_tokens = self.progress.tokens / self.config.tokens if self.config.tokens else 0.0
-        return max([self.progress.step / self.config.steps, by_tokens, *self.peers.lists(by_time)])
+        return max([self.progress.step / self.config.steps, by_tokens, *self.ranks.lists(by_time)])
 
     def _rounding(self) -> AbstractContextManager[None]:
         """Weights as they will be shipped, where it is time for them."""
-        is_time = self._fraction() >= 1 - self.config.adapter.aware
-        return self._as_shipped() if self._as_shipped and is_time else nullcontext()
+        is_time = self._fraction() >= 1 - self.config.adapter.quantisation_aware
+        return self._quantisation_aware() if self._quantisation_aware and is_time else nullcontext()
 
     def _stage_now(self) -> int:
         """The stage that a step belongs to that begins now."""
@@ -300,13 +300,13 @@ class Trainer:
         save(self.run, self.progress, self.parameters, self.optimizer, memory, keep, writes=self.is_first)
 
     def _must_stop(self) -> bool:
-        return any(self.peers.lists(self._stop.is_set))
+        return any(self.ranks.lists(self._stop.is_set))
 
     # --- what it says -----------------------------------------------------------------------------------------------
 
     def describe(self) -> str:
         """What a step is, judged by the next twenty, and how long the run may take."""
-        config, world = self.config, self.peers.world
+        config, world = self.config, self.ranks.world
         read = [s for n in range(20) if isinstance(s := self.mixture.step(self.progress.step + n), RetrievalStep)]
         documents, tokens = (world * mean for mean in mean_sizes(read))
         trained = sum(parameter.numel() for parameter in self.parameters.values())

@@ -13,7 +13,7 @@ from gritrag.model.adapter import linear_layers
 from gritrag.model.ternary import rounded
 
 
-class AsShipped:
+class QuantisationAware:
     """While it is entered, the linear layers of a model hold what a ternary adapter would leave of them.
 
     Args:

@@ -15,7 +15,7 @@ from torch.distributed.tensor import DTensor
 Item = TypeVar("Item")
 
 
-class Peers:
+class Ranks:
     """`rank` of `world` processes, over torch.distributed where it is initialised."""
 
     def __init__(self) -> None:

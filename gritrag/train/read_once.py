@@ -18,19 +18,18 @@ from gritrag.tokens import TokenIds, length_sorted_batches
 from gritrag.train.config import TrainConfig
 from gritrag.train.contexts import Contexts
 from gritrag.train.data.steps import ChatStep, Prompted, RetrievalStep
-from gritrag.train.objectives.cross_batch_memory import Memory
-from gritrag.train.objectives.losses import Contrastive, Distill, Generative, Similarities
+from gritrag.train.objectives.cross_batch_memory import CrossBatchMemory
+from gritrag.train.objectives.losses import Contrastive, Generative
 from gritrag.train.objectives.self_supervised import SelfSupervised
-from gritrag.train.objectives.teacher import Teacher
 from gritrag.train.quantise import FakeQuantise
-from gritrag.train.ranks import Peers
+from gritrag.train.ranks import Ranks
 from gritrag.train.readings import Readings
 
 
 @dataclass(frozen=True)
 class StepLosses:
-    """What one step was: its losses by name, and its size. The names are `contrastive`, `similarities`, `placed`,
-    `full`, `chat`, `distill`, `masked` and `views`."""
+    """What one step was: its losses by name, and its size. The names are `contrastive`, `placed`, `full`, `chat`,
+    `masked` and `views`."""
 
     losses: dict[str, float]
     tokens: int
@@ -45,21 +44,18 @@ class ReadOnce:
     Args:
         model: the model in training; its parameters that require gradients get them.
         config: the recipe.
-        peers: other processes, whose documents are negatives too.
+        ranks: other processes, whose documents are negatives too.
     """
 
-    def __init__(self, model: GritModel, config: TrainConfig, peers: Peers | None = None) -> None:
+    def __init__(self, model: GritModel, config: TrainConfig, ranks: Ranks | None = None) -> None:
         self.model, self.config = model, config
-        self.peers = peers or Peers()
-        self.memory = Memory(config.contrastive.memory)
+        self.ranks = ranks or Ranks()
+        self.memory = CrossBatchMemory(config.contrastive.cross_batch_memory)
         self.contexts = Contexts(model)
         self._contrastive = Contrastive(config.contrastive)
-        self._similarities = Similarities(config.contrastive)
-        self._teacher = Teacher(config.contrastive.teacher, model) if config.contrastive.teacher else None
         self._generative = Generative(config.generative)
-        self._distill = Distill(config.generative)
         self._quantise = FakeQuantise(config.generative.quantise) if config.generative.quantise else list
-        self._self_supervised = SelfSupervised(model, config, self.peers)
+        self._self_supervised = SelfSupervised(model, config, self.ranks)
         answers = config.generative.weight if config.generative.contexts != "none" else 0.0
         self._has_tasks = bool(config.contrastive.weight or answers)
 
@@ -161,24 +157,17 @@ class ReadOnce:
         return readings, _tokens(step.queries) + _tokens(prompts)
 
     def _compare(self, step: RetrievalStep, documents: Readings, queries: Readings) -> dict[str, float]:
-        """Contrastive loss of everyone's queries to everyone's documents, and to those that are remembered; with a
-        teacher, the divergence from its similarities too. Memory keeps its vectors behind the model's own."""
-        every = self.peers.lists((len(step.documents), step.positives, step.candidates, step.identities))
+        """Contrastive loss of everyone's queries to everyone's documents, and to those of earlier steps."""
+        every = self.ranks.lists((len(step.documents), step.positives, step.candidates, step.identities))
         starts = [sum(count for count, *_ in every[:rank]) for rank in range(len(every))]
         positive_Q = [start + row for start, (_, rows, *_) in zip(starts, every, strict=True) for row in rows]
         if not positive_Q:
             return {}
         device = self.model.lm.device
-        queries_QD = self.peers.vectors(queries.vectors if step.queries else documents.vectors[:0])
-        documents_ND = self.peers.vectors(documents.vectors)
-        count, dim = documents_ND.shape
-        if self._teacher:
-            taught_NE = self.peers.vectors(self._teacher.documents(step.documents))
-            taught_AE = torch.cat([self.peers.vectors(self._teacher.queries(step.queries)), taught_NE])
-            documents_ND = torch.cat([documents_ND, taught_NE], dim=1)
+        queries_QD = self.ranks.vectors(queries.vectors if step.queries else documents.vectors[:0])
+        documents_ND = self.ranks.vectors(documents.vectors)
         candidates_QN: torch.Tensor | None = None
         identities = [identity for *_, own in every for identity in own]
-        known = identities or list(range(count))
         if any(candidates is not None for _, _, candidates, _ in every):
             candidates_QN = torch.zeros(len(positive_Q), len(documents_ND), dtype=torch.bool)
             own = [
@@ -187,28 +176,15 @@ class ReadOnce:
             for query, allowed in enumerate(own):
                 candidates_QN[query, allowed] = True
         elif self.memory.size and identities:
-            known = [*identities, *self.memory.identities]
             documents_ND, candidates_QN = self.memory.beside(documents_ND, identities, positive_Q)
-        compared_ND, taught_NE = documents_ND[:, :dim], documents_ND[:, dim:]
         loss = self._contrastive(
             queries_QD,
-            compared_ND,
+            documents_ND,
             torch.tensor(positive_Q, device=device),
             None if candidates_QN is None else candidates_QN.to(device),
         )
-        losses = {"contrastive": loss.item()}
-        if self._teacher:
-            own_QN = [
-                [known[row] == other and column >= count for column, other in enumerate(known)] for row in positive_Q
-            ]
-            own_NN = [[own == other for other in known] for own in known[:count]]
-            vectors_AD = torch.cat([queries_QD, compared_ND[:count]])
-            is_own_AN = torch.tensor(own_QN + own_NN, device=device)
-            divergence = self._similarities(vectors_AD, compared_ND, taught_AE @ taught_NE.T, is_own_AN)
-            losses["similarities"] = divergence.item()
-            loss = loss + self.config.contrastive.teacher_weight * divergence
         (loss * self.config.contrastive.weight).backward()
-        return losses
+        return {"contrastive": loss.item()}
 
     def _answer(self, step: RetrievalStep, states: Sequence[DocumentState]) -> dict[str, float]:
         """Losses of all answers over placed states, back-propagated into the states.
@@ -216,28 +192,20 @@ class ReadOnce:
         Chunks of answers gather their gradients in each document's own tensors, which go into the reading's at the
         end: every part that is cut from a larger tensor costs a gradient as large as that.
         """
-        losses = {"placed": 0.0, "distill": 0.0}
+        total = 0.0
         given = [tensor for state in states for tensor in (state.keys, state.values)]
         leaves = [tensor.detach().clone().requires_grad_(tensor.requires_grad) for tensor in given]
         states = [state.with_tensors(*pair) for state, *pair in zip(states, leaves[::2], leaves[1::2], strict=True)]
-        ids = [prompt.ids for prompt in step.readable]
         chunks = self.chunks(step, is_full=False)
         for chunk, weight_A in self._weighted(chunks):
             logits_AV, target_A = self.contexts.placed(states, chunk)
             loss = self._generative(logits_AV, target_A, weight_A)
-            losses["placed"] += loss.item()
-            if self.config.generative.distill:
-                with torch.no_grad():
-                    teacher_AV, _ = self.contexts.full(ids, chunk)
-                divergence = self._distill(logits_AV, teacher_AV, weight_A)
-                losses["distill"] += divergence.item()
-                loss = loss + self.config.generative.distill * divergence
+            total += loss.item()
             (loss * self.config.generative.weight).backward()
         used = [(tensor, leaf.grad) for tensor, leaf in zip(given, leaves, strict=True) if leaf.grad is not None]
         if used:
             torch.autograd.backward([tensor for tensor, _ in used], [gradient for _, gradient in used])
-        wanted = ("placed", "distill") if self.config.generative.distill else ("placed",)
-        return {name: losses[name] for name in wanted} if chunks else {}
+        return {"placed": total} if chunks else {}
 
     def _reread(self, step: RetrievalStep) -> StepLosses:
         """Only answers, each context read as one, as many of them as about `tokens_per_step` allow."""
@@ -282,7 +250,7 @@ class ReadOnce:
 
     def _weights(self, counts: Sequence[Sequence[int]]) -> list[torch.Tensor]:
         """For each chunk, what each of its target tokens weighs: float32 `[A]`. They add up to 1 over all processes."""
-        share = self.peers.share(self._generative.size(counts))
+        share = self.ranks.share(self._generative.size(counts))
         return [
             torch.tensor(
                 [share * weight for length, weight in zip(chunk, weights, strict=True) for _ in range(length)],

@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from gritrag.model.grit import GritModel
-from gritrag.train.objectives.cross_batch_memory import Memory
+from gritrag.train.objectives.cross_batch_memory import CrossBatchMemory
 from gritrag.train.sharding import gathered, scattered
 
 FORMAT = 1
@@ -45,7 +45,7 @@ def save(
     progress: Progress,
     parameters: Mapping[str, nn.Parameter],
     optimizer: torch.optim.Optimizer,
-    memory: Memory,
+    memory: CrossBatchMemory,
     keep: int,
     writes: bool = True,
 ) -> None:
@@ -80,7 +80,7 @@ def snapshots(run: Path) -> list[Path]:
 
 
 def restore(
-    folder: Path, parameters: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer, memory: Memory
+    folder: Path, parameters: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer, memory: CrossBatchMemory
 ) -> Progress:
     """Put a snapshot into parameters, optimizer and memory, in place.
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from gritrag.train.config import SourceConfig, TrainConfig
-from gritrag.train.data.collate import Dress
+from gritrag.train.data.collate import Collator
 from gritrag.train.data.rows import Question, read_source
 from gritrag.train.data.steps import Prompted, RetrievalStep
 from gritrag.train.read_once import ReadOnce
@@ -33,23 +33,23 @@ class Validation:
 
     def _sample(self, config: TrainConfig, path: str) -> RetrievalStep:
         """One question for each of some documents, and contexts for some of those questions."""
-        settings, dress = config.validation, Dress(self._read_once.model, config)
+        settings, collator = config.validation, Collator(self._read_once.model, config)
         passages, _ = read_source(Path(config.data.data_dir) / path, SourceConfig(path=path))
         rng = random.Random(f"{config.seed}/{path}")
         chosen: list[tuple[str, Question]] = []
         for passage in rng.sample(passages, len(passages)):
-            text, questions = dress.cut(passage)
+            text, questions = collator.cut(passage)
             if questions and len(chosen) < settings.documents:
                 chosen.append((text, rng.choice(questions)))
-        documents = [dress.document(text) for text, _ in chosen]
-        queries = [dress.query(question.text, config.instruction) for _, question in chosen]
+        documents = [collator.document(text) for text, _ in chosen]
+        queries = [collator.query(question.text, config.instruction) for _, question in chosen]
         answers: list[Prompted] = []
         for row, (_, question) in enumerate(chosen):
             if question.answer and len(answers) < settings.answers:
                 others = [other for other in range(len(chosen)) if other != row]
                 context = [row, *rng.sample(others, min(settings.distractors, len(others)))]
                 rng.shuffle(context)
-                answers.append(dress.prompted(question.text, question.answer, tuple(context)))
+                answers.append(collator.prompted(question.text, question.answer, tuple(context)))
         name = Path(path).name.removesuffix(".jsonl")
         return RetrievalStep(name, documents, queries, list(range(len(chosen))), None, answers)
 

@@ -9,7 +9,7 @@ import pytest
 
 from gritrag.model.grit import GritModel
 from gritrag.train.config import TrainConfig
-from gritrag.train.data.collate import Dress
+from gritrag.train.data.collate import Collator
 from gritrag.train.data.mixture import Mixture
 from gritrag.train.data.rows import Passage, Question
 from gritrag.train.data.steps import ChatStep, RetrievalStep
@@ -89,10 +89,10 @@ def test_contexts_hold_the_own_document_unless_the_answer_says_it_is_missing(
     assert 0.35 < sum(missing) / len(missing) < 0.65
 
 
-def test_weighed_contexts_stand_abreast_and_their_own_document_mostly_has_the_best_score(
+def test_weighed_contexts_share_positions_and_their_own_document_mostly_has_the_best_score(
     tiny_model: GritModel, recipe: Recipe
 ) -> None:
-    generative = {**ONLY_QUESTIONS, "p_weighed": 0.5, "p_unanswerable": 0.0, "documents_per_context": [1, 3]}
+    generative = {**ONLY_QUESTIONS, "p_relevance_bias": 0.5, "p_unanswerable": 0.0, "documents_per_context": [1, 3]}
     mixture = Mixture(recipe(generative=generative, data={"questions_per_document": 1}), tiny_model)
     steps = [step for step in map(mixture.step, range(150)) if isinstance(step, RetrievalStep)]
     answers = [(step, answer) for step in steps for answer in step.answers]
@@ -101,13 +101,13 @@ def test_weighed_contexts_stand_abreast_and_their_own_document_mostly_has_the_be
     assert 0.4 < len(weighed) / sum(len(answer.context) == 3 for _, answer in answers) < 0.6
     own = []
     for step, answer in weighed:
-        assert answer.abreast == (True, True, True)
+        assert answer.shares_positions == (True, True, True)
         assert max(answer.biases) == 0.0
         assert all(-8 <= bias <= 0 for bias in answer.biases)
         best = step.documents[answer.context[answer.biases.index(0.0)]].ids
         own.append(text(tiny_model, answer.answer_ids).split("<")[0].strip() in text(tiny_model, best))
     assert 0.75 < sum(own) / len(own) < 0.95
-    assert not any(answer.abreast for _, answer in answers if not answer.biases)
+    assert not any(answer.shares_positions for _, answer in answers if not answer.biases)
 
 
 def test_some_answers_reuse_the_state_of_their_own_query(make_model: Callable[..., GritModel], recipe: Recipe) -> None:
@@ -128,7 +128,7 @@ def test_some_answers_reuse_the_state_of_their_own_query(make_model: Callable[..
 
 
 def test_segments_are_those_of_the_model(tiny_model: GritModel, recipe: Recipe) -> None:
-    dress = Dress(tiny_model, recipe())
+    dress = Collator(tiny_model, recipe())
     assert dress.document("a text").ids == tiny_model.document_token_ids("a text")
     question = tiny_model.prompts.encoder.encode(tiny_model.prompts.template.question_segments("who?")).ids
     assert dress.prompted("who?", "me").question_ids == question
@@ -149,7 +149,7 @@ def test_own_negatives_and_in_batch_negatives(
 
 
 def test_a_long_passage_is_cut_where_its_answers_survive(tiny_model: GritModel, recipe: Recipe) -> None:
-    dress = Dress(tiny_model, recipe(data={"max_document_tokens": 40}))
+    dress = Collator(tiny_model, recipe(data={"max_document_tokens": 40}))
     long = "Ann sang a song on the hill. Bob wrote it all down at home. Carl was not there, he slept."
 
     def cut(*answers: str) -> tuple[str, list[str]]:

@@ -24,7 +24,7 @@ from gritrag.train.config import TrainConfig
 from gritrag.train.data.mixture import Mixture
 from gritrag.train.data.steps import Prompted, RetrievalStep
 from gritrag.train.loop import Trainer, main
-from gritrag.train.ranks import Peers
+from gritrag.train.ranks import Ranks
 from gritrag.train.read_once import ReadOnce
 from gritrag.train.snapshot import WEIGHTS, snapshots
 
@@ -59,7 +59,7 @@ def test_a_resumed_run_equals_an_unbroken_one(recipe: Recipe, tiny_base: Path, m
         "generative": KINDS,
         "adapter": {"method": method, "rank": 4},
         "validation": validation,
-        "contrastive": {"memory": 20, "teacher": str(tiny_base)},
+        "contrastive": {"cross_batch_memory": 20},
     }
     unbroken = Trainer(recipe(name="unbroken", **changes))
     before = weights(unbroken)
@@ -201,7 +201,7 @@ def test_what_is_shipped_is_the_mean_of_runs(recipe: Recipe) -> None:
 
 
 def test_links_are_trained_with_and_shipped(recipe: Recipe) -> None:
-    trainer = Trainer(recipe(steps=1, links=2))
+    trainer = Trainer(recipe(steps=1, link_tokens=2))
     shipped = GritModel.from_pretrained(str(trainer.train()), device="cpu")
     assert shipped.config.link_tokens == 2
     assert shipped.prompts.document("Osk").ids == trainer.model.prompts.document("Osk").ids
@@ -293,28 +293,21 @@ def run_rank(rank: int, store: str, config: TrainConfig, out: str) -> None:
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
     torch.set_num_threads(1)
     model = GritModel.from_pretrained(config.base, dtype="float32", device="cpu")
-    peers = Peers()
-    ReadOnce(model, config, peers)(Mixture(config, model, peers.rank, peers.world).step(0))
-    peers.average(model.lm.parameters())
+    ranks = Ranks()
+    ReadOnce(model, config, ranks)(Mixture(config, model, ranks.rank, ranks.world).step(0))
+    ranks.average(model.lm.parameters())
     torch.save({name: p.grad for name, p in model.lm.named_parameters()}, f"{out}/{rank}.pt")
     dist.destroy_process_group()
 
 
 @pytest.mark.parametrize(
-    ("weighting", "p_full", "is_taught"),
-    [
-        ("token", 0.0, False),
-        ("token", 1.0, False),
-        ("sample", 0.0, False),
-        ("sample", 1.0, False),
-        ("token", 0.0, True),
-    ],
+    ("weighting", "p_full"),
+    [("token", 0.0), ("token", 1.0), ("sample", 0.0), ("sample", 1.0)],
 )
 def test_two_processes_equal_one_with_twice_the_batch(
-    recipe: Recipe, tiny_base: Path, tmp_path: Path, weighting: str, p_full: float, is_taught: bool
+    recipe: Recipe, tmp_path: Path, weighting: str, p_full: float
 ) -> None:
     config = recipe(
-        contrastive={"teacher": str(tiny_base)} if is_taught else {},
         data={"tokens_per_step": 150, "chat": [], "answers_per_step": 1 if p_full else 3},
         generative={"weighting": weighting, "p_full": p_full},
     )

@@ -7,7 +7,7 @@ import torch
 from torch.nn.functional import normalize
 
 from gritrag.train.config import ContrastiveConfig, GenerativeConfig
-from gritrag.train.objectives.losses import Contrastive, Distill, Generative, Similarities
+from gritrag.train.objectives.losses import Contrastive, Generative
 
 
 def unit(*rows: tuple[float, ...]) -> torch.Tensor:
@@ -93,46 +93,3 @@ def test_generative_is_weighted_cross_entropy() -> None:
     weights = torch.tensor([0.4, 0.3, 0.2, 0.1])
     want = sum(-w * row.log_softmax(-1)[t] for w, row, t in zip(weights, logits, targets, strict=True))
     assert Generative(GenerativeConfig())(logits, targets, weights).item() == pytest.approx(want.item(), abs=1e-5)
-
-
-def test_distillation_is_kl_and_its_teacher_gets_no_gradient() -> None:
-    student, teacher = torch.randn(3, 5, requires_grad=True), torch.randn(3, 5, requires_grad=True)
-    weights = torch.full((3,), 1 / 3)
-    loss = Distill(GenerativeConfig(distill_temperature=2.0))(student, teacher, weights)
-    p, q = (teacher / 2).softmax(-1), (student / 2).softmax(-1)
-    want = 4 * (p * (p / q).log()).sum(-1).mean()
-    assert loss.item() == pytest.approx(want.item(), abs=1e-5)
-    loss.backward()
-    assert student.grad is not None
-    assert teacher.grad is None
-
-
-def test_similarities_are_the_divergence_from_the_teachers_distribution_without_a_texts_own_document() -> None:
-    config = ContrastiveConfig(temperature=0.2, teacher_temperature=0.5)
-    vectors = torch.cat([QUERIES[:1], DOCUMENTS[:1]]).requires_grad_()
-    taught = torch.tensor([[0.9, 0.1, -0.3], [1.0, 0.2, 0.4]], requires_grad=True)
-    loss = Similarities(config)(vectors, DOCUMENTS, taught, torch.tensor([[False] * 3, [True, False, False]]))
-
-    def shares(row: list[float], temperature: float) -> list[float]:
-        powers = [math.exp(value / temperature) for value in row]
-        return [power / sum(powers) for power in powers]
-
-    want = 0.0
-    for vector, similarities, columns in zip(vectors, taught.tolist(), ([0, 1, 2], [1, 2]), strict=True):
-        own = (vector @ DOCUMENTS.T).tolist()
-        student = shares([own[column] for column in columns], 0.2)
-        teacher = shares([similarities[column] for column in columns], 0.5)
-        want += sum(t * math.log(t / s) for t, s in zip(teacher, student, strict=True)) / 2
-    assert loss.item() == pytest.approx(want, abs=1e-5)
-    loss.backward()
-    assert taught.grad is None
-    assert vectors.grad is not None
-    assert vectors.grad.abs().sum() > 0
-
-
-def test_similarities_that_are_the_teachers_cost_nothing() -> None:
-    config = ContrastiveConfig(temperature=0.2, teacher_temperature=0.2)
-    own = torch.zeros(3, 3, dtype=torch.bool)
-    assert Similarities(config)(QUERIES, DOCUMENTS, QUERIES @ DOCUMENTS.T, own).item() == pytest.approx(0, abs=1e-6)
-    one = Similarities(config)(DOCUMENTS[:1], DOCUMENTS[:1], torch.ones(1, 1), torch.tensor([[True]]))
-    assert one.item() == pytest.approx(0, abs=1e-6), "a batch of one document, with nothing to compare it with"

@@ -15,7 +15,7 @@ from gritrag.train import half_products
 from gritrag.train.config import TrainConfig
 from gritrag.train.data.steps import Prompted
 from gritrag.train.grouped_attention import NAME, group_attention
-from gritrag.train.half_products import HalfForward, halve_products
+from gritrag.train.half_products import HalfForward, HalfProducts
 from gritrag.train.loop import Trainer
 from gritrag.train.read_once import ReadOnce
 
@@ -29,7 +29,7 @@ def test_grouped_attention_gives_the_gradients_of_the_usual_one(make_model: Make
     for grouped in (False, True):
         model = make_model()
         step = retrieval_step(model, recipe())
-        weighed = replace(step.answers[1], biases=(-3.0, 0.0, -1.5), abreast=(True, True, True))
+        weighed = replace(step.answers[1], biases=(-3.0, 0.0, -1.5), shares_positions=(True, True, True))
         if grouped:
             group_attention(model.lm)
             assert model.lm.config._attn_implementation == NAME
@@ -70,18 +70,21 @@ def test_frozen_weights_and_leaves_get_no_gradient() -> None:
     assert x.grad is not None
 
 
-def test_only_linear_layers_of_a_float32_model_on_a_processor_that_gains_are_halved(
+def test_only_linear_layers_of_a_float32_model_on_a_processor_that_gains_are_halved_and_for_a_while(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    for has_bf16, dtype, expected in ((True, torch.float32, True), (False, torch.float32, False)):
+    ids = torch.tensor([[5, 6, 7]])
+    for has_bf16, dtype in ((True, torch.float32), (False, torch.float32), (True, torch.bfloat16)):
         monkeypatch.setattr(half_products, "has_native_bf16", lambda device, has=has_bf16: has)
         lm = make_lm("llama").to(dtype)
-        assert halve_products(lm) == expected
-        halved = [name for name, layer in lm.named_modules() if isinstance(layer.forward, HalfForward)]
-        assert bool(halved) == expected
-        assert not any("lm_head" in name for name in halved)
-    monkeypatch.setattr(half_products, "has_native_bf16", lambda device: True)
-    assert not halve_products(make_lm("llama").bfloat16())
+        before, products = lm(ids).logits, HalfProducts(lm)
+        assert products.is_on == (has_bf16 and dtype == torch.float32)
+        with products():
+            halved = [name for name, layer in lm.named_modules() if isinstance(layer.forward, HalfForward)]
+            assert bool(halved) == products.is_on
+            assert not any("lm_head" in name for name in halved)
+            assert torch.equal(lm(ids).logits, before) != products.is_on
+        assert torch.equal(lm(ids).logits, before)
 
 
 def test_a_run_with_half_products_learns_what_one_without_does(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:

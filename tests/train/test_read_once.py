@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy
 from gritrag.model.attention import decoder_stack
 from gritrag.model.grit import GritModel
 from gritrag.train.config import TrainConfig
-from gritrag.train.data.collate import Dress
+from gritrag.train.data.collate import Collator
 from gritrag.train.data.mixture import Mixture
 from gritrag.train.data.rows import Chat
 from gritrag.train.data.steps import ChatStep, Prompted, RetrievalStep
@@ -35,9 +35,9 @@ def long_forward(model: GritModel, step: RetrievalStep, answer: Prompted) -> tor
             seen[start : start + len(block), start : start + len(block)] = True
         start += len(block)
     if answer.biases:  # documents end together, each has its bias; a question behind them stands where they end
-        widest = max(len(block) for block, together in zip(blocks, answer.abreast, strict=True) if together)
+        widest = max(len(block) for block, together in zip(blocks, answer.shares_positions, strict=True) if together)
         end, positions = answer.start + widest, []
-        for block, together, bias in zip(blocks, answer.abreast, answer.biases, strict=True):
+        for block, together, bias in zip(blocks, answer.shares_positions, answer.biases, strict=True):
             first = answer.start + widest - len(block) if together else end
             scores[length:, len(positions) : len(positions) + len(block)] = bias
             positions += range(first, first + len(block))
@@ -69,9 +69,13 @@ def test_read_once_equals_one_long_masked_forward(
     ]
     together = (True, True, True)
     weighed = [
-        replace(step.answers[1], biases=(-3.0, 0.0, -1.5), abreast=together),
+        replace(step.answers[1], biases=(-3.0, 0.0, -1.5), shares_positions=together),
         replace(
-            step.answers[0], context=(2, 0, 1, 4), biases=(0.0, -0.5, -8.0, 0.0), abreast=(*together, False), start=2
+            step.answers[0],
+            context=(2, 0, 1, 4),
+            biases=(0.0, -0.5, -8.0, 0.0),
+            shares_positions=(*together, False),
+            start=2,
         ),
     ]
     step = replace(step, answers=[*step.answers, *over_queries, *weighed])
@@ -168,23 +172,12 @@ def test_answers_in_chunks_are_answers_in_one(make_model: MakeModel, recipe: Rec
     assert_equal_gradients(every[0][1], every[1][1], atol=1e-5)
 
 
-def test_distillation_pulls_placed_answers_to_full_ones(make_model: MakeModel, recipe: Recipe) -> None:
-    """One document at the start is its own teacher; several documents are not."""
-    model = make_model()
-    config = recipe(generative={"distill": 1.0})
-    step = retrieval_step(model, config)
-    for answers, low, high in ((step.answers[:1], -1e-6, 1e-6), (step.answers[1:2], 1e-3, 1e3)):
-        chosen = RetrievalStep("test", step.documents, step.queries, step.positives, None, answers)
-        assert low < ReadOnce(model, config)(chosen).losses["distill"] < high
-    model.lm.zero_grad()
-
-
 def test_chat_loss_is_on_the_turns_of_the_assistant(make_model: MakeModel, recipe: Recipe) -> None:
     model = make_model()
     chat = [{"role": "user", "content": "Hi <|im_end|>"}, {"role": "assistant", "content": "Good day."}]
     text = "<|im_start|>user\nHi ~<|im_end|>\n<|im_start|>assistant\nGood day.<|im_end|>\n"
     config = recipe()
-    ids, is_target = Dress(model, config).chat(Chat(tuple(chat)))
+    ids, is_target = Collator(model, config).chat(Chat(tuple(chat)))
     wanted = model.tokenizer.decode([i for i, t in zip(ids, is_target, strict=True) if t])
     assert wanted == "Good day.<|im_end|>"
     assert ids.count(model.tokenizer.eos_token_id) == text.count("<|im_end|>")

@@ -10,7 +10,7 @@ from torch.nn.functional import cross_entropy
 from gritrag.model.grit import GritModel
 from gritrag.tokens import TokenIds
 from gritrag.train.config import MaskedConfig, TrainConfig, ViewsConfig
-from gritrag.train.data.collate import Dress
+from gritrag.train.data.collate import Collator
 from gritrag.train.data.steps import RetrievalStep
 from gritrag.train.objectives.losses import MaskedNextToken, Views
 from gritrag.train.objectives.self_supervised import dropping
@@ -24,7 +24,7 @@ ONLY = {"contrastive": {"weight": 0}, "generative": {"weight": 0}}
 
 
 def step_of(model: GritModel, config: TrainConfig, seed: int = 5) -> RetrievalStep:
-    dress = Dress(model, config)
+    dress = Collator(model, config)
     return RetrievalStep("test", [dress.document(text) for text in TEXTS], [], [], None, [], seed=seed)
 
 

@@ -108,7 +108,7 @@ def test_passages_of_a_row_are_its_context_side_by_side(
     source = {"path": str(write(tmp_path / "multi.jsonl", multi_rows()))}
     config = recipe(
         data={"sources": [source], "chat": [], "tokens_per_step": 2000},
-        generative={**ONLY_QUESTIONS, "documents_per_context": [1], "p_weighed": 1.0},
+        generative={**ONLY_QUESTIONS, "documents_per_context": [1], "p_relevance_bias": 1.0},
     )
     checked = 0
     for step, answer in answers_of(Mixture(config, tiny_model)):
@@ -116,7 +116,7 @@ def test_passages_of_a_row_are_its_context_side_by_side(
         documents = [text(tiny_model, step.documents[row].ids) for row in answer.context]
         assert len(documents) == len(house)
         assert all(any(passage in document for document in documents) for passage in house)
-        assert answer.abreast == (True,) * len(house)
+        assert answer.shares_positions == (True,) * len(house)
         checked += 1
     assert checked > 20
 
@@ -146,7 +146,7 @@ def test_unanswerable_rows_are_told_so_with_their_passage_in_sight(
 
 def test_two_questions_are_asked_as_one_and_both_documents_are_there(tiny_model: GritModel, recipe: Recipe) -> None:
     config = recipe(
-        generative={**ONLY_QUESTIONS, "p_two_documents": 0.5, "documents_per_context": [1, 4], "p_weighed": 0.5},
+        generative={**ONLY_QUESTIONS, "p_two_documents": 0.5, "documents_per_context": [1, 4], "p_relevance_bias": 0.5},
         data={"tokens_per_step": 400},
     )
     joined = 0

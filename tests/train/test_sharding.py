@@ -20,7 +20,11 @@ from gritrag.train.loop import Trainer
 from gritrag.train.snapshot import snapshots
 
 KINDS: dict[str, dict[str, Any]] = {
-    "full": {"adapter": {"method": "full", "embeddings": True}, "recompute": True, "contrastive": {"memory": 20}},
+    "full": {
+        "adapter": {"method": "full", "embeddings": True},
+        "recompute": True,
+        "contrastive": {"cross_batch_memory": 20},
+    },
     "lora": {"adapter": {"method": "lora", "rank": 4}, "parts": {"projection": 16}},
 }
 
@@ -29,7 +33,7 @@ class Interrupted(Trainer):
     """The second process gets SIGTERM in the middle of the second step."""
 
     def step(self) -> dict[str, Any]:
-        if self.progress.step == 1 and self.peers.rank == 1:
+        if self.progress.step == 1 and self.ranks.rank == 1:
             os.kill(os.getpid(), signal.SIGTERM)
         return super().step()
 

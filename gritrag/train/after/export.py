@@ -25,7 +25,7 @@ def load_base(config: TrainConfig, device: str) -> GritModel:
         pooling=config.pooling,
         template=config.template,
         instruction=config.instruction,
-        link_tokens=config.links,
+        link_tokens=config.link_tokens,
         parts=config.parts,
     )
 
@@ -79,7 +79,7 @@ def export(
         pooling=config.pooling,
         reading=config.reading,
         instruction=config.instruction,
-        link_tokens=config.links,
+        link_tokens=config.link_tokens,
         parts=config.parts,
         parts_file=None if model.parts.is_empty else PARTS_FILE,
     ).save(folder)

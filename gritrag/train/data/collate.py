@@ -1,4 +1,4 @@
-"""Dress: rows of a source become the token ids of a step, in the model's template."""
+"""Collation: rows of a source become the token ids of a step, in the model's template."""
 
 import random
 from collections.abc import Sequence
@@ -45,13 +45,13 @@ class Asked(NamedTuple):
 
 
 P_FOUND_FIRST = 0.85
-"""Share of weighed contexts in which the own document has the best score, as hybrid search would about find it."""
+"""Share of contexts with a relevance bias whose own document has the best score, about as hybrid search finds it."""
 
 STRENGTHS = (0.25, 0.5, 1.0, 1.0)
-"""Shares of the relevance bias that weighed contexts are given."""
+"""Shares of the full relevance bias, one of which a context is given."""
 
 LONGEST_JOINED = 12
-"""Words of an answer that may be joined with another one."""
+"""Words of an answer that may be joined with that of another question."""
 
 
 def identity(text: str) -> int:
@@ -59,7 +59,7 @@ def identity(text: str) -> int:
     return xxh3_64_intdigest(text.encode("utf-8")) >> 1
 
 
-class Dress:
+class Collator:
     """Rows become token ids: passages cut, questions chosen, contexts drawn, everything in the model's template."""
 
     def __init__(self, model: GritModel, config: TrainConfig) -> None:
@@ -74,7 +74,7 @@ class Dress:
     def passages(
         self, source: Source, passages: Sequence[Passage], rng: random.Random, is_full: bool = False
     ) -> RetrievalStep:
-        """Cut and dress one batch of passages with their questions and negatives."""
+        """Cut one batch of passages and make token ids of them with their questions and negatives."""
         documents: list[TokenIds] = []
         texts: list[str] = []
         queries: list[TokenIds] = []
@@ -96,7 +96,7 @@ class Dress:
             own.append([row, *beside[len(needed) :]])
             compared = [q for q in questions if q.is_query][: self._data.queries_per_document]
             free = self._data.questions_per_document - len(questions)
-            made = ask(kept, min(source.config.gaps, free), rng) if source.config.gaps else []
+            made = ask(kept, min(source.config.cloze_questions, free), rng) if source.config.cloze_questions else []
             numbers = {question: len(queries) + number for number, question in enumerate(compared)}
             asked += [Asked(row, numbers.get(q), q, needed[1:], beside[len(needed) :]) for q in questions]
             asked += [Asked(row, None, question) for question in made]
@@ -183,9 +183,9 @@ class Dress:
                 room -= len(documents[row].ids)
         rng.shuffle(context := list(context))
         drawn = self.prompted(question.text, answer, tuple(context), rng.randint(0, config.max_start))
-        if config.p_weighed and len(context) > 1 and rng.random() < config.p_weighed:
+        if config.p_relevance_bias and len(context) > 1 and rng.random() < config.p_relevance_bias:
             biases = _biases(len(context), [context.index(row) for row in needed], rng)
-            drawn = replace(drawn, biases=biases, abreast=(True,) * len(context))
+            drawn = replace(drawn, biases=biases, shares_positions=(True,) * len(context))
         if asked.query is not None and config.p_question_state and rng.random() < config.p_question_state:
             drawn = self._over_query(drawn, len(documents) + asked.query, is_last=rng.random() < 0.5)
         return drawn
@@ -207,7 +207,9 @@ class Dress:
             question_ids=start_ids,
             context=(*first, *prompted.context, *last),
             biases=(*[0.0] * len(first), *prompted.biases, *[0.0] * len(last)) if prompted.biases else (),
-            abreast=(*[False] * len(first), *prompted.abreast, *[False] * len(last)) if prompted.abreast else (),
+            shares_positions=(*[False] * len(first), *prompted.shares_positions, *[False] * len(last))
+            if prompted.shares_positions
+            else (),
         )
 
     def cut(self, passage: Passage) -> tuple[str, list[Question]]:
@@ -246,7 +248,7 @@ class Dress:
         return text[: ends[-1] if ends else end].strip()
 
     def chats(self, source: Source, chats: Sequence[Chat]) -> ChatStep:
-        """Dress chats with the model's own chat template; those that are too long are cut."""
+        """Collator chats with the model's own chat template; those that are too long are cut."""
         ids_of, is_target_of = [], []
         for chat in chats:
             ids, is_target = self.chat(chat)

@@ -10,7 +10,7 @@ from dataclasses import replace
 from gritrag.model.grit import GritModel
 from gritrag.train.config import TrainConfig
 from gritrag.train.data.augment import Augmenter
-from gritrag.train.data.collate import Dress
+from gritrag.train.data.collate import Collator
 from gritrag.train.data.source import Source
 from gritrag.train.data.steps import ChatStep, RetrievalStep
 
@@ -30,7 +30,7 @@ class Mixture:
     def __init__(self, config: TrainConfig, model: GritModel, rank: int = 0, world: int = 1) -> None:
         self._config, self._seed = config, config.seed
         self._rank, self._world = rank, world
-        self._dress = Dress(model, config)
+        self._collator = Collator(model, config)
         self.sources = [Source(source, config.data, config.seed) for source in config.data.sources]
         augment = Augmenter(config, model, writes=rank == 0)
         for source in self.sources:
@@ -57,9 +57,9 @@ class Mixture:
         source, count = self._drawn[number]
         batch = count * self._world + self._rank
         if source.chats:
-            return self._dress.chats(source, [source.chats[row] for (row,) in source.batch(batch)])
+            return self._collator.chats(source, [source.chats[row] for (row,) in source.batch(batch)])
         is_full = source.has_answers and self._chance(f"full/{number}").random() < self._p_full
-        step = self._dress.passages(
+        step = self._collator.passages(
             source, source.documents(batch), self._chance(f"{source.config.path}/{batch}"), is_full
         )
         quantise, share = self._config.generative.quantise, self._config.generative.p_quantise

@@ -9,11 +9,11 @@ from torch.utils.data import DataLoader, Dataset
 from gritrag.train.data.mixture import Mixture
 from gritrag.train.data.steps import ChatStep, RetrievalStep
 
-AHEAD = 4
+PREFETCHED = 4
 """Steps that each process has ready."""
 
 
-class Ahead:
+class Prefetch:
     """The steps of a mixture in order, the same as it makes itself.
 
     Args:
@@ -47,7 +47,7 @@ class Ahead:
             batch_size=None,
             sampler=cast("Sequence[int]", numbers),
             num_workers=self._workers,
-            prefetch_factor=AHEAD,
+            prefetch_factor=PREFETCHED,
             collate_fn=cast("Callable[[list[Any]], Any]", _as_it_is),
             multiprocessing_context="fork",  # what a mixture holds is not sent, and the device is not touched
         )

@@ -30,6 +30,11 @@ HUB_NAME = re.compile(
 )
 """``owner/name``, then, as far as they are given, configuration, revision and split, as `load_dataset` calls them."""
 
+WHERE = (
+    "data_dir is what paths are relative to (--set data.data_dir=FOLDER). docs/how-to/train.md says where the files of "
+    "configs/default.yaml come from; configs/quickstart.yaml trains on a sample that needs none of them"
+)
+
 FILES = {".jsonl", ".json", ".parquet"}
 SPLIT = "train"
 
@@ -42,7 +47,7 @@ class Question(NamedTuple):
         answer: empty where it is not known: such a question is for retrieval only.
         instruction: of the query; the source's where None.
         negatives: further passages of its row, which do not hold the answer.
-        is_made: made of the passage itself (see `cloze`): answered, but never a query.
+        is_made: made of the passage itself (see `gritrag.train.data.cloze`): answered, but never a query.
         is_unanswerable: its passage does not hold the answer; answered with `GenerativeConfig.not_found`, never a
             query.
         evidence: further passages that the answer needs. With any, the question is never a query.
@@ -159,7 +164,7 @@ def _told(error: Exception) -> str:
 def _rows(path: Path, config: SourceConfig) -> Iterator[tuple[str, dict[str, Any]]]:
     """Where each row stands, and the row."""
     if path.suffix == ".parquet" and not path.exists():
-        raise ValueError(f"there is no file {path}; data_dir is what paths are relative to")
+        raise ValueError(f"there is no file {path}; {WHERE}")
     if path.suffix != ".parquet" and (path.is_file() or (path.suffix in FILES and not path.exists())):
         yield from _lines(path)
         return
@@ -185,7 +190,7 @@ def _lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
                 if line.strip():
                     yield f"{path}, line {number}", _json(line, f"{path}, line {number}")
     except OSError as error:
-        raise ValueError(f"cannot read {path} ({error.strerror}); data_dir is what paths are relative to") from None
+        raise ValueError(f"cannot read {path} ({error.strerror}); {WHERE}") from None
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is no UTF-8 text: {error.reason}") from None
 

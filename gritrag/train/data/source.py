@@ -14,42 +14,42 @@ QUERY_TOKENS = 30
 
 
 Group = tuple[int, ...]
-"""Rows that become one document; a single one, but where `SourceConfig.joined` says otherwise."""
+"""Rows that become one document; a single one, but where `SourceConfig.merged` says otherwise."""
 
 
 class Source:
     """One file, and the order in which its rows come: each epoch is shuffled anew and packed into batches by length.
 
     Raises:
-        ValueError: a file that cannot be read or holds a broken row, or chats or rows with negatives are to be joined.
+        ValueError: a file that cannot be read or holds a broken row, or chats or rows with negatives are to be merged.
     """
 
     def __init__(self, config: SourceConfig, data: DataConfig, seed: int) -> None:
         self.config, self._data, self._seed = config, data, seed
         self.name = Path(config.path).name.removesuffix(".jsonl").removesuffix(".train")
         passages, self.chats = read_source(Path(data.data_dir) / config.path, config)
-        if self.chats and config.joined > 1:
-            raise ValueError(f"{config.path} holds chats, and chats are not joined; leave joined out")
-        if self.chats and (config.order != "file" or config.gaps):
-            raise ValueError(f"{config.path} holds chats; order and gaps are for questions, leave them out")
+        if self.chats and config.merged > 1:
+            raise ValueError(f"{config.path} holds chats, and chats are not merged; leave merged out")
+        if self.chats and (config.order != "file" or config.cloze_questions):
+            raise ValueError(f"{config.path} holds chats; order and cloze_questions are for questions, leave them out")
         self.hold(passages)
 
     def hold(self, passages: list[Passage]) -> None:
         """Have these passages, in the place of any others."""
-        if self.config.joined > 1 and any(question.negatives for passage in passages for question in passage.questions):
+        if self.config.merged > 1 and any(question.negatives for passage in passages for question in passage.questions):
             raise ValueError(
-                f"{self.config.path} has rows with negatives or labels of their own, and these are not joined: a "
-                "negative of one may be part of another; leave joined out"
+                f"{self.config.path} has rows with negatives or labels of their own, and these are not merged: a "
+                "negative of one may be part of another; leave merged out"
             )
-        if self.config.order == "words":
+        if self.config.order == "similar":
             passages = [passages[row] for row in by_words([passage.text for passage in passages])]
         self.passages = passages
         questions = (question for passage in passages for question in passage.questions)
-        self.has_answers = bool(self.config.gaps) or any(question.answer for question in questions)
+        self.has_answers = bool(self.config.cloze_questions) or any(question.answer for question in questions)
         self._epochs: list[list[list[Group]]] = []
 
     def documents(self, number: int) -> list[Passage]:
-        """The passages of a batch, joined where they are to be."""
+        """The passages of a batch, merged where they are to be."""
         return [self._join([self.passages[row] for row in group]) for group in self.batch(number)]
 
     def batch(self, number: int) -> list[Group]:
@@ -66,7 +66,7 @@ class Source:
     def _join(self, passages: Sequence[Passage]) -> Passage:
         """One passage of several. In another epoch its sentences may stand in another: so it is told from those of
         other sources only."""
-        if self.config.joined == 1:
+        if self.config.merged == 1:
             return passages[0]
         questions = tuple(question for passage in passages for question in passage.questions)
         return Passage(" ".join(p.text.strip() for p in passages), passages[0].title, questions, self.config.path)
@@ -74,7 +74,7 @@ class Source:
     def _groups(self, run: Sequence[int], rng: random.Random) -> Iterator[Group]:
         """Cut a run of rows that follow each other into what becomes one document each."""
         while run:
-            size = rng.randint(1, self.config.joined) if self.config.joined > 1 else 1
+            size = rng.randint(1, self.config.merged) if self.config.merged > 1 else 1
             title = self.passages[run[0]].title if size > 1 else ""
             while size > 1 and any(self.passages[row].title != title for row in run[:size]):
                 size -= 1

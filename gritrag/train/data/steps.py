@@ -7,11 +7,12 @@ from gritrag.tokens import TokenIds
 
 @dataclass(frozen=True)
 class Prompted:
-    """What is read after a context, and the target: token ids of the question, dressed, and of the answer with its end.
+    """What is read after a context, and the target: token ids of the question in the template, and of the answer with
+    its end.
 
     `context` holds rows of `RetrievalStep.readable`, in the order they are placed in, from position `start` on.
-    `biases` and `abreast` are for each of them as in `gritrag.model.context.Context`; empty for none. Contexts that are
-    read anew have neither.
+    `biases` and `shares_positions` are for each of them as in `gritrag.model.context.Part`; empty for none. Contexts
+    that are read anew have neither.
     """
 
     question_ids: list[int]
@@ -19,7 +20,7 @@ class Prompted:
     context: tuple[int, ...] = ()
     start: int = 0
     biases: tuple[float, ...] = ()
-    abreast: tuple[bool, ...] = ()
+    shares_positions: tuple[bool, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -28,8 +29,8 @@ class RetrievalStep:
 
     Args:
         source: name of the file.
-        documents: `N` dressed documents.
-        queries: `Q` dressed queries.
+        documents: `N` documents in the template.
+        queries: `Q` queries in the template.
         positives: `Q` rows of `documents`.
         candidates: for each query the rows it is compared with; None for all.
         answers: questions to answer.

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 
 
-class Memory:
+class CrossBatchMemory:
     """The vectors of the last `size` documents, without gradients. They are a little stale: the model has moved on.
 
     Args:

@@ -7,7 +7,7 @@ import random
 from collections.abc import Sequence
 
 import torch
-from torch.nn.functional import cross_entropy, kl_div, log_softmax, normalize, one_hot
+from torch.nn.functional import cross_entropy, normalize, one_hot
 
 from gritrag.tokens import TokenIds
 from gritrag.train.config import ContrastiveConfig, GenerativeConfig, MaskedConfig, ViewsConfig
@@ -72,40 +72,6 @@ class Contrastive:
         return loss
 
 
-class Similarities:
-    """KL divergence from what a teacher finds near each text (in-batch distillation; TCT-ColBERT, Lin et al. 2021,
-    section 3; Hinton et al. 2015), over the documents that the text is compared with.
-
-    Args (`ContrastiveConfig`):
-        teacher_temperature: the teacher's similarities are divided by it, and the model's by `temperature`.
-    """
-
-    def __init__(self, config: ContrastiveConfig) -> None:
-        self.config = config
-
-    def __call__(
-        self, vectors_AD: torch.Tensor, documents_ND: torch.Tensor, taught_AN: torch.Tensor, is_own_AN: torch.Tensor
-    ) -> torch.Tensor:
-        """Mean over texts, a scalar; no gradient goes into the teacher.
-
-        Args:
-            vectors_AD, documents_ND: L2-normalised vectors.
-            taught_AN: the teacher's similarities of the same.
-            is_own_AN: bool, which documents are the text itself, with which it is not compared.
-        """
-        with torch.autocast(vectors_AD.device.type, enabled=False):
-            similarity_AN = vectors_AD.float() @ documents_ND.float().T
-            student, teacher = (
-                # a large number, as infinities would make a divergence that is no number
-                log_softmax((x / temperature).masked_fill(is_own_AN, -1e4), -1)
-                for x, temperature in (
-                    (similarity_AN, self.config.temperature),
-                    (taught_AN.detach().float(), self.config.teacher_temperature),
-                )
-            )
-            return kl_div(student, teacher, reduction="batchmean", log_target=True)
-
-
 class Generative:
     """Cross-entropy of answer tokens (GritLM, section 2 and appendix on loss weighting).
 
@@ -141,23 +107,6 @@ class Generative:
     def __call__(self, logits_AV: torch.Tensor, target_A: torch.Tensor, weight_A: torch.Tensor) -> torch.Tensor:
         """Weighted sum over tokens, a scalar."""
         return (cross_entropy(logits_AV.float(), target_A, reduction="none") * weight_A).sum()
-
-
-class Distill:
-    """KL divergence from a teacher's next-token distribution (Hinton et al. 2015), such as the model's own in full.
-
-    Args (`GenerativeConfig`):
-        distill_temperature: both distributions are softened by it; the loss is scaled by its square.
-    """
-
-    def __init__(self, config: GenerativeConfig) -> None:
-        self.temperature = config.distill_temperature
-
-    def __call__(self, logits_AV: torch.Tensor, teacher_AV: torch.Tensor, weight_A: torch.Tensor) -> torch.Tensor:
-        """Weighted sum over tokens, a scalar; no gradient goes into the teacher."""
-        student, teacher = (log_softmax(x.float() / self.temperature, -1) for x in (logits_AV, teacher_AV.detach()))
-        divergence_A = kl_div(student, teacher, reduction="none", log_target=True).sum(-1)
-        return (divergence_A * weight_A).sum() * self.temperature**2
 
 
 class MaskedNextToken:

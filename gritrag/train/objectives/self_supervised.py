@@ -17,7 +17,7 @@ from gritrag.train.config import TrainConfig
 from gritrag.train.contexts import Contexts
 from gritrag.train.data.steps import RetrievalStep
 from gritrag.train.objectives.losses import MaskedNextToken, Views
-from gritrag.train.ranks import Peers
+from gritrag.train.ranks import Ranks
 from gritrag.train.readings import Readings
 
 
@@ -27,11 +27,11 @@ class SelfSupervised:
     Args:
         model: in training.
         config: the recipe.
-        peers: other processes, whose texts are negatives too.
+        ranks: other processes, whose texts are negatives too.
     """
 
-    def __init__(self, model: GritModel, config: TrainConfig, peers: Peers) -> None:
-        self._model, self._config, self._peers = model, config, peers
+    def __init__(self, model: GritModel, config: TrainConfig, ranks: Ranks) -> None:
+        self._model, self._config, self._peers = model, config, ranks
         self._contexts = Contexts(model)
         self._masked, self._views = MaskedNextToken(config.masked), Views(config.views)
 

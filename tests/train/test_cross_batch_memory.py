@@ -9,7 +9,7 @@ from torch.nn.functional import normalize
 from gritrag.model.grit import GritModel
 from gritrag.train.config import ContrastiveConfig, TrainConfig
 from gritrag.train.data.mixture import Mixture
-from gritrag.train.objectives.cross_batch_memory import Memory
+from gritrag.train.objectives.cross_batch_memory import CrossBatchMemory
 from gritrag.train.objectives.losses import Contrastive
 from gritrag.train.read_once import ReadOnce
 
@@ -21,27 +21,27 @@ def vectors(rows: int, seed: int) -> torch.Tensor:
 
 
 def test_it_keeps_the_latest_and_each_document_once() -> None:
-    memory = Memory(4)
+    memory = CrossBatchMemory(4)
     memory.add(vectors(3, 0), [1, 2, 3])
     memory.add(vectors(2, 1), [2, 4])
     assert memory.identities == [1, 3, 2, 4]
     torch.testing.assert_close(memory.vectors_MD, torch.cat([vectors(3, 0)[[0, 2]], vectors(2, 1)]))
     memory.add(vectors(1, 2), [5])
     assert memory.identities == [3, 2, 4, 5]
-    again = Memory(4)
+    again = CrossBatchMemory(4)
     again.restore(memory.tensors())
     assert again.identities == memory.identities
     assert torch.equal(again.vectors_MD, memory.vectors_MD)
 
 
 def test_a_query_is_not_held_against_its_own_document_of_an_earlier_step() -> None:
-    memory = Memory(4)
+    memory = CrossBatchMemory(4)
     memory.add(vectors(3, 0), [1, 2, 3])
     assert memory.negatives([2, 9]).tolist() == [[True, False, True], [True, True, True]]
 
 
 def test_without_a_size_nothing_is_remembered() -> None:
-    memory = Memory(0)
+    memory = CrossBatchMemory(0)
     memory.add(vectors(3, 0), [1, 2, 3])
     assert memory.identities == []
     assert memory.tensors() == {}
@@ -50,7 +50,7 @@ def test_without_a_size_nothing_is_remembered() -> None:
 def test_remembered_documents_are_negatives_of_the_next_step(recipe: Recipe) -> None:
     """The loss of the second step is that over its documents and those of the first, its own passages aside."""
     config = recipe(
-        contrastive={"memory": 100, "false_negative_margin": None},
+        contrastive={"cross_batch_memory": 100, "false_negative_margin": None},
         generative={"weight": 0, "p_chat": 0.0},
         data={"tokens_per_step": 150, "chat": []},
     )

@@ -78,7 +78,7 @@ def test_made_questions_are_answered_and_never_queries(
         {"id": str(n), "question": f"own question {n}?", "passage": f"{TEXT} Number {n} ends it.", "answers": []}
         for n in range(4)
     ]
-    source = {"path": str(write(tmp_path / "bare.jsonl", rows)), "gaps": 3}
+    source = {"path": str(write(tmp_path / "bare.jsonl", rows)), "cloze_questions": 3}
     config = recipe(data={"sources": [source], "chat": [], "questions_per_document": 3, "tokens_per_step": 9000})
     mixture = Mixture(config, tiny_model)
     (held,) = mixture.sources
@@ -96,7 +96,7 @@ def test_made_questions_are_answered_and_never_queries(
 
 def test_made_ones_are_left_out_first(tmp_path: Path, write: Write, recipe: Recipe, tiny_model: GritModel) -> None:
     rows = [{"id": str(n), "question": f"own {n}?", "passage": f"{TEXT} {n}", "answers": ["Kettle"]} for n in range(4)]
-    source = {"path": str(write(tmp_path / "own.jsonl", rows)), "gaps": 3}
+    source = {"path": str(write(tmp_path / "own.jsonl", rows)), "cloze_questions": 3}
     data = {"sources": [source], "chat": [], "questions_per_document": 4, "tokens_per_step": 9000}
     for most, made in ((4, 0), (6, 2)):
         step = Mixture(recipe(data={**data, "answers_per_step": most}), tiny_model).step(0)
@@ -135,14 +135,14 @@ def test_texts_that_share_rare_words_follow_each_other(
     path = str(write(tmp_path / "mixed.jsonl", rows))
     by_file, by_word = (
         Mixture(recipe(data={"sources": [{"path": path, "order": order}], "chat": []}), tiny_model).sources[0]
-        for order in ("file", "words")
+        for order in ("file", "similar")
     )
     assert [passage.text for passage in by_file.passages] == texts
     assert [passage.text for passage in by_word.passages] == [texts[row] for row in order]
 
 
 def test_chats_have_neither(recipe: Recipe, tiny_model: GritModel) -> None:
-    for wrong in ({"order": "words"}, {"gaps": 2}):
+    for wrong in ({"order": "similar"}, {"cloze_questions": 2}):
         config = recipe(data={"sources": [{"path": "questions.jsonl"}], "chat": [{"path": "chat.jsonl", **wrong}]})
-        with pytest.raises(ValueError, match="order and gaps are for questions"):
+        with pytest.raises(ValueError, match="order and cloze_questions are for questions"):
             Mixture(config, tiny_model)

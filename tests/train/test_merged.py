@@ -1,4 +1,4 @@
-"""Sentences joined into documents, and questions that are answered without being queries."""
+"""Sentences merged into documents, and questions that are answered without being queries."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -19,7 +19,7 @@ Write = Callable[[Path, list[dict[str, Any]]], Path]
 def test_neighbours_are_joined_with_all_their_questions(tiny_model: GritModel, recipe: Recipe) -> None:
     """Every sentence comes once in an epoch, those of a document follow each other in the file, and their questions
     stand with them; in the next epoch they are cut otherwise."""
-    source = {"path": "questions.jsonl", "neighbours": 4, "joined": 3}
+    source = {"path": "questions.jsonl", "neighbours": 4, "merged": 3}
     config = recipe(data={"sources": [source], "chat": [], "questions_per_document": 9, "p_title": 0})
     (held,) = Mixture(config, tiny_model).sources
     order = {passage.text: row for row, passage in enumerate(held.passages)}
@@ -50,7 +50,7 @@ def test_texts_of_different_titles_are_never_joined(
         for n in range(9)
     ]
     path = write(tmp_path / "titled.jsonl", rows)
-    config = recipe(data={"sources": [{"path": str(path), "neighbours": 8, "joined": 8}], "chat": []})
+    config = recipe(data={"sources": [{"path": str(path), "neighbours": 8, "merged": 8}], "chat": []})
     (held,) = Mixture(config, tiny_model).sources
     groups = [group for number in range(20) for group in held.batch(number)]
     assert max(map(len, groups)) > 1
@@ -60,7 +60,7 @@ def test_texts_of_different_titles_are_never_joined(
 def test_what_is_joined_is_no_negative_of_its_source_in_a_later_step(tiny_model: GritModel, recipe: Recipe) -> None:
     """Its sentences may stand in another document there."""
     plain = {"path": "questions.jsonl"}
-    config = recipe(data={"sources": [{**plain, "neighbours": 4, "joined": 3}], "chat": []})
+    config = recipe(data={"sources": [{**plain, "neighbours": 4, "merged": 3}], "chat": []})
     steps = [Mixture(config, tiny_model).step(number) for number in range(4)]
     assert len({identity for step in steps for identity in step.identities}) == 1
     apart = [Mixture(recipe(data={"sources": [plain], "chat": []}), tiny_model).step(number) for number in range(4)]
@@ -68,7 +68,7 @@ def test_what_is_joined_is_no_negative_of_its_source_in_a_later_step(tiny_model:
 
 
 def test_some_questions_are_answered_and_no_queries(tiny_model: GritModel, recipe: Recipe) -> None:
-    data = {"sources": [{"path": "questions.jsonl", "neighbours": 4, "joined": 4}], "chat": []}
+    data = {"sources": [{"path": "questions.jsonl", "neighbours": 4, "merged": 4}], "chat": []}
     generative = {"p_full": 0, "p_chat": 0, "p_unanswerable": 0, "p_question_state": 1}
     settings = {**data, "questions_per_document": 4, "queries_per_document": 1, "answers_per_step": 50}
     mixture = Mixture(recipe(data=settings, generative=generative), tiny_model)
@@ -87,12 +87,12 @@ def test_some_questions_are_answered_and_no_queries(tiny_model: GritModel, recip
 
 
 def test_what_cannot_be_joined_is_refused(tiny_model: GritModel, recipe: Recipe, tmp_path: Path, write: Write) -> None:
-    with pytest.raises(ValueError, match=r"q.jsonl: joined is 4, but only 2 neighbours .* set neighbours to 4"):
-        SourceConfig(path="q.jsonl", neighbours=2, joined=4)
+    with pytest.raises(ValueError, match=r"q.jsonl: merged is 4, but only 2 neighbours .* set neighbours to 4"):
+        SourceConfig(path="q.jsonl", neighbours=2, merged=4)
     rows = [{"query": f"q{n}", "pos": [f"p{n}"], "neg": [f"p{n + 1}"]} for n in range(4)]
     pairs = write(tmp_path / "pairs.jsonl", rows)
-    with pytest.raises(ValueError, match=r"pairs.jsonl has rows with negatives .* leave joined out"):
-        Mixture(recipe(data={"sources": [{"path": str(pairs), "neighbours": 2, "joined": 2}]}), tiny_model)
-    chat = {"path": "chat.jsonl", "neighbours": 2, "joined": 2}
-    with pytest.raises(ValueError, match=r"chat.jsonl holds chats, and chats are not joined"):
+    with pytest.raises(ValueError, match=r"pairs.jsonl has rows with negatives .* leave merged out"):
+        Mixture(recipe(data={"sources": [{"path": str(pairs), "neighbours": 2, "merged": 2}]}), tiny_model)
+    chat = {"path": "chat.jsonl", "neighbours": 2, "merged": 2}
+    with pytest.raises(ValueError, match=r"chat.jsonl holds chats, and chats are not merged"):
         Mixture(recipe(data={"chat": [chat]}), tiny_model)

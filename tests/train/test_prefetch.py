@@ -10,7 +10,7 @@ import torch
 from gritrag.model.grit import GritModel
 from gritrag.train.config import TrainConfig
 from gritrag.train.data.mixture import Mixture
-from gritrag.train.data.prefetch import Ahead
+from gritrag.train.data.prefetch import Prefetch
 from gritrag.train.loop import Trainer
 
 Recipe = Callable[..., TrainConfig]
@@ -25,24 +25,24 @@ def mixture(recipe: Recipe) -> Mixture:
 
 @pytest.mark.parametrize("workers", [0, 1, 3])
 def test_steps_are_the_mixtures_own(mixture: Mixture, workers: int) -> None:
-    ahead = Ahead(mixture, workers, 40)
+    prefetch = Prefetch(mixture, workers, 40)
     # in order, from further on, and back again
     for number in (*range(6), *range(20, 24), 3, 4):
-        assert ahead.step(number) == mixture.step(number)
+        assert prefetch.step(number) == mixture.step(number)
 
 
 def test_processes_are_started_once_for_steps_in_a_row(mixture: Mixture, monkeypatch: pytest.MonkeyPatch) -> None:
-    ahead, started = Ahead(mixture, 1, 9), []
-    inner = ahead._loader
-    monkeypatch.setattr(ahead, "_loader", lambda numbers: started.append(numbers) or inner(numbers))
+    prefetch, started = Prefetch(mixture, 1, 9), []
+    inner = prefetch._loader
+    monkeypatch.setattr(prefetch, "_loader", lambda numbers: started.append(numbers) or inner(numbers))
     for number in (0, 1, 2, 5, 6):
-        ahead.step(number)
+        prefetch.step(number)
     assert started == [range(9), range(5, 9)]
 
 
 def test_the_last_step_is_made_too(mixture: Mixture) -> None:
-    ahead = Ahead(mixture, 2, 5)
-    assert [ahead.step(number) for number in range(5)] == [mixture.step(number) for number in range(5)]
+    prefetch = Prefetch(mixture, 2, 5)
+    assert [prefetch.step(number) for number in range(5)] == [mixture.step(number) for number in range(5)]
 
 
 def test_what_a_worker_raises_reaches_the_run(mixture: Mixture, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -51,7 +51,7 @@ def test_what_a_worker_raises_reaches_the_run(mixture: Mixture, monkeypatch: pyt
 
     monkeypatch.setattr(mixture, "step", broken)
     with pytest.raises(ValueError, match="step 0 is broken"):
-        Ahead(mixture, 1, 5).step(0)
+        Prefetch(mixture, 1, 5).step(0)
 
 
 def test_a_run_with_workers_equals_one_without(recipe: Recipe) -> None:
@@ -78,5 +78,5 @@ def test_stages_have_steps_of_their_own(recipe: Recipe) -> None:
 def test_a_system_that_does_not_fork_is_told(mixture: Mixture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(multiprocessing, "get_all_start_methods", lambda: ["spawn"])
     with pytest.raises(ValueError, match=r"use data\.workers=0"):
-        Ahead(mixture, 2, 5)
-    assert Ahead(mixture, 0, 5).step(1) == mixture.step(1)
+        Prefetch(mixture, 2, 5)
+    assert Prefetch(mixture, 0, 5).step(1) == mixture.step(1)

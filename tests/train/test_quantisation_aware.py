@@ -13,7 +13,7 @@ from gritrag.model.grit import GritModel
 from gritrag.train.config import TrainConfig
 from gritrag.train.data.steps import RetrievalStep
 from gritrag.train.loop import Trainer
-from gritrag.train.quantisation_aware import AsShipped
+from gritrag.train.quantisation_aware import QuantisationAware
 from gritrag.train.read_once import StepLosses
 
 Recipe = Callable[..., TrainConfig]
@@ -28,7 +28,7 @@ def weights(lm: Any) -> dict[str, torch.Tensor]:
 def test_inside_are_the_weights_that_load_and_outside_those_in_training(tiny_base: Path, tmp_path: Path) -> None:
     lm = GritModel.from_pretrained(str(tiny_base), dtype="float32", device="cpu").lm
     base = {name: tensor.clone() for name, tensor in lm.state_dict().items()}
-    as_shipped = AsShipped(lm)
+    as_shipped = QuantisationAware(lm)
     with as_shipped():
         assert all(torch.equal(w, base[f"{name}.weight"]) for name, w in weights(lm).items()), "no change yet"
     with torch.no_grad():
@@ -70,7 +70,7 @@ class Watched(Trainer):
 
 
 def test_the_last_share_of_a_run_is_aware(recipe: Recipe) -> None:
-    trainer = Watched(recipe(steps=10, lr=1e-2, generative=PLACED, adapter={**TERNARY, "aware": 0.3}))
+    trainer = Watched(recipe(steps=10, lr=1e-2, generative=PLACED, adapter={**TERNARY, "quantisation_aware": 0.3}))
     before = weights(trainer.model.lm)
     trainer.train()
     assert trainer.seen == [True] * 7 + [False] * 3
@@ -81,11 +81,11 @@ def test_the_last_share_of_a_run_is_aware(recipe: Recipe) -> None:
 
 
 def test_an_aware_run_is_shipped_as_it_was_trained_and_resumed_as_it_was(recipe: Recipe) -> None:
-    settings = {"lr": 1e-2, "adapter": {**TERNARY, "aware": 0.5, "calibration_steps": 0}}
+    settings = {"lr": 1e-2, "adapter": {**TERNARY, "quantisation_aware": 0.5, "calibration_steps": 0}}
     whole = Trainer(recipe(name="whole", steps=6, **settings))
     shipped = GritModel.from_pretrained(str(whole.train()), dtype="float32", device="cpu")
-    assert whole._as_shipped is not None
-    with whole._as_shipped():
+    assert whole._quantisation_aware is not None
+    with whole._quantisation_aware():
         for name, weight in weights(shipped.lm).items():
             assert torch.equal(weight, linear_layers(whole.model.lm)[name].weight), name
 
@@ -103,11 +103,11 @@ def test_an_aware_run_is_shipped_as_it_was_trained_and_resumed_as_it_was(recipe:
 
 def test_only_what_is_shipped_in_ternary_can_be_aware(recipe: Recipe) -> None:
     for adapter in (
-        {"aware": 0.5},
-        {**TERNARY, "aware": 0.5, "method": "lora"},
-        {**TERNARY, "aware": 0.5, "embeddings": True},
+        {"quantisation_aware": 0.5},
+        {**TERNARY, "quantisation_aware": 0.5, "method": "lora"},
+        {**TERNARY, "quantisation_aware": 0.5, "embeddings": True},
     ):
-        with pytest.raises(ValueError, match=r"adapter\.aware is of ternary adapters"):
+        with pytest.raises(ValueError, match=r"adapter\.quantisation_aware is of ternary adapters"):
             recipe(adapter=adapter)
-    with pytest.raises(ValueError, match=r"adapter\.aware=0 or sharding=none"):
-        recipe(adapter={**TERNARY, "aware": 0.5}, sharding="fsdp2")
+    with pytest.raises(ValueError, match=r"adapter\.quantisation_aware=0 or sharding=none"):
+        recipe(adapter={**TERNARY, "quantisation_aware": 0.5}, sharding="fsdp2")
