@@ -10,6 +10,7 @@ from time import perf_counter
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 
 from gritrag.config import RELEVANCE_BIAS
 from gritrag.index.index import Index
@@ -17,7 +18,7 @@ from gritrag.index.search import MODES as SEARCH_MODES
 from gritrag.model.decode import Completion, Sampling
 from gritrag.model.grit import GritModel
 from gritrag.model.state import DocumentState, Reading
-from gritrag.plan import MODES, ContextPlan, Mode, Retrieved, check_relevance_bias, plan_context
+from gritrag.plan import MODES, ContextPlan, Mode, Retrieved, check_recompute, check_relevance_bias, plan_context
 from gritrag.records import Answer, Document, Event, Hit, Timings, Usage, as_documents, as_hits, check_hits
 
 __all__ = ["MODES", "RAG", "ContextPlan", "Mode", "Retrieved", "check_relevance_bias", "plan_context"]
@@ -101,8 +102,14 @@ class RAG:
             the other. It has no effect on documents that are read again, nor on models with sliding windows or without
             rotary embeddings, whose states cannot be moved.
 
+        recompute: between speed and a full reading: this share of the tokens of the states, those that the question
+            attends to most, is read again with all documents in sight. 0 is fastest; 1 gives, in float32, the tokens of
+            ``"doc-query"``. Stored states stay as they are. With any `recompute`, documents stand one behind the other,
+            and the relevance bias is reduced by the same share.
+
     Raises:
-        ValueError: an unknown mode, `k` below 1, a negative `relevance_bias`, or an index without a model.
+        ValueError: an unknown mode, `k` below 1, a negative `relevance_bias`, a `recompute` outside of 0 to 1 or for a
+            model with sliding windows, or an index without a model.
     """
 
     def __init__(
@@ -112,6 +119,7 @@ class RAG:
         k: int = 5,
         search_mode: str = "hybrid",
         relevance_bias: float = RELEVANCE_BIAS,
+        recompute: float = 0.0,
     ) -> None:
         if mode not in MODES:
             raise ValueError(f"no mode {mode!r}; there are: {', '.join(MODES)}")
@@ -120,10 +128,13 @@ class RAG:
         if k < 1:
             raise ValueError(f"k must be at least 1, got {k}; to answer without documents use mode='no-retrieval'")
         check_relevance_bias(relevance_bias)
+        check_recompute(recompute)
         if not isinstance(index.model, GritModel):
             raise ValueError("this index was opened without a model; open it with Index.open(path, model=model)")
         self.index, self.model, self.mode, self.k, self.search_mode = index, index.model, MODES[mode], k, search_mode
-        self.relevance_bias = relevance_bias
+        self.relevance_bias, self.recompute = relevance_bias, recompute
+        if recompute and self.model.decoder.has_window:
+            raise ValueError("recompute is not for models with sliding windows; use recompute=0 or mode='doc-query'")
 
     def ask(
         self,
@@ -233,13 +244,15 @@ class RAG:
         clock.lap("load")
         cache = self.model.decoder.place(contexts, options)
         clock.lap("place")
+        again = self.model.decoder.recompute(cache, contexts, self.recompute) if self.recompute else [0] * len(plans)
         decoding = self.model.decoder.decode_placed(cache, contexts, options)
         for pieces in decoding:
             clock.first_token()
             yield [Event(text=piece) for piece in pieces]
         timings = clock.timings()
-        rows = zip(retrieved, plans, decoding.completions, strict=True)
-        yield [Event(answer=self._answer(each.hits, plan, done, timings, options)) for each, plan, done in rows]
+        rows = zip(retrieved, plans, again, decoding.completions, strict=True)
+        answers = [self._answer(each.hits, plan, n, done, timings, options) for each, plan, n, done in rows]
+        yield [Event(answer=answer) for answer in answers]
 
     def _options(self, sampling: Mapping[str, Any]) -> Sampling:
         """The template's stop strings are always among those that end an answer."""
@@ -283,7 +296,12 @@ class RAG:
         if retrieved.question_vector is not None:
             retrieved = replace(retrieved, hits=self._scored(hits, retrieved.question_vector, readings))
         return plan_context(
-            self.model, self.mode, retrieved, room=options.max_new_tokens, relevance_bias=self.relevance_bias
+            self.model,
+            self.mode,
+            retrieved,
+            room=options.max_new_tokens,
+            relevance_bias=self.relevance_bias,
+            recompute=self.recompute,
         )
 
     def _states(self, hits: Sequence[Hit]) -> tuple[list[DocumentState], dict[int, Reading]]:
@@ -308,15 +326,24 @@ class RAG:
         ]
 
     def _answer(
-        self, hits: Sequence[Hit], plan: ContextPlan, completion: Completion, timings: Timings, options: Sampling
+        self,
+        hits: Sequence[Hit],
+        plan: ContextPlan,
+        read_again: int,
+        completion: Completion,
+        timings: Timings,
+        options: Sampling,
     ) -> Answer:
+        """`read_again` of the tokens of states were recomputed, those that had just been read perhaps among them."""
+        is_read = 0 < read_again == plan.context.cached_tokens and self.model.dtype == torch.float32
+        is_exact = plan.is_exact or is_read
         return Answer(
             text=completion.text.strip(),
             hits=tuple(hits),
             citations=plan.citations,
-            usage=Usage(len(plan.context), plan.cached_tokens, len(completion.token_ids)),
+            usage=Usage(len(plan.context), max(0, plan.cached_tokens - read_again), len(completion.token_ids)),
             timings=timings,
-            exact=plan.is_exact and (options.temperature == 0 or not plan.context.states),
+            exact=is_exact and (options.temperature == 0 or not plan.context.states),
             mode=self.mode.name,
             finish_reason=completion.finish_reason,
         )

@@ -17,7 +17,7 @@ from gritrag.model.grit import GritModel
 from gritrag.model.state import DocumentState
 from gritrag.records import Citation, Hit
 
-__all__ = ["MODES", "ContextPlan", "Mode", "Retrieved", "check_relevance_bias", "plan_context"]
+__all__ = ["MODES", "ContextPlan", "Mode", "Retrieved", "check_recompute", "check_relevance_bias", "plan_context"]
 
 logger = logging.getLogger(__name__)
 
@@ -114,7 +114,13 @@ class ContextPlan:
 
 
 def plan_context(
-    model: GritModel, mode: Mode, retrieved: Retrieved, *, room: int = 0, relevance_bias: float = 0.0
+    model: GritModel,
+    mode: Mode,
+    retrieved: Retrieved,
+    *,
+    room: int = 0,
+    relevance_bias: float = 0.0,
+    recompute: float = 0.0,
 ) -> ContextPlan:
     """Documents and question in the order of the mode. Cached and uncached plans are the same token ids.
 
@@ -124,6 +130,8 @@ def plan_context(
     Args:
         room: tokens to leave for the answer.
         relevance_bias: of states of documents; see `RAG`. Those that have one share their positions.
+        recompute: share of tokens that will be read again, with all documents in sight: so these stand one behind the
+            other, and the bias is less by that share.
 
     Raises:
         ValueError: not even one document fits.
@@ -136,9 +144,9 @@ def plan_context(
         documents = [Part(state) for state in states]
     start = sum(map(len, before))
     fitting = _count_fitting(model, hits, documents, start, sum(map(len, after)), room)
-    biases = [0.0] * fitting if states is None else relevance_biases(hits[:fitting], relevance_bias)
+    biases = [0.0] * fitting if states is None else relevance_biases(hits[:fitting], relevance_bias * (1 - recompute))
     weighed = [
-        replace(part, relevance_bias=bias, shares_positions=any(biases))
+        replace(part, relevance_bias=bias, shares_positions=any(biases) and not recompute)
         for part, bias in zip(documents[:fitting], biases, strict=True)
     ]
     order = range(fitting)[:: -1 if retrieved.is_best_last else 1]
@@ -189,6 +197,16 @@ def check_relevance_bias(value: float) -> None:
     """
     if not 0 <= value < math.inf:
         raise ValueError(f"relevance_bias must be at least 0 and finite (0: none), got {value!r}")
+
+
+def check_recompute(value: float) -> None:
+    """Refuse what is no share.
+
+    Raises:
+        ValueError: it is below 0 or above 1.
+    """
+    if not 0 <= value <= 1:
+        raise ValueError(f"recompute must be from 0 (nothing is read again) to 1 (everything), got {value!r}")
 
 
 def _ends(start: int, parts: Sequence[Part]) -> list[int]:

@@ -412,6 +412,40 @@ def test_an_answer_that_is_called_exact_is_that_of_the_uncached_run(index: Index
     assert answer.exact == (mode in ("no-retrieval", "query-doc", "doc-query", "query-cache"))
 
 
+@pytest.mark.parametrize("mode", [mode for mode in MODES if MODES[mode].reuses_documents])
+@pytest.mark.parametrize("codec", ["float32", "int8"])
+def test_everything_read_again_answers_as_the_uncached_run(
+    mode: str, codec: str, tiny_model: GritModel, tmp_path: Path
+) -> None:
+    """Whatever is stored, whatever the bias, one by one and in a batch; and the next answer finds what was stored."""
+    questions = [QUESTION, "Bridge?"]
+    with Index.create(tmp_path / "index", model=tiny_model, states=codec) as index:
+        index.add(DOCUMENTS)
+        plain = RAG(index, mode=mode, k=3).ask(QUESTION, max_new_tokens=12)
+        rag = RAG(index, mode=mode, k=3, recompute=1.0)
+        answers = rag.ask_many(questions, max_new_tokens=12)
+        for question, answer in zip(questions, answers, strict=True):
+            (found,) = rag._retrieve([question], None, None)
+            context = rag._plan(found, Sampling(max_new_tokens=12)).context
+            (expected,) = tiny_model.decoder.complete([context.token_ids], Sampling(max_new_tokens=12))
+            assert answer.text == expected.text.strip() == rag.ask(question, max_new_tokens=12).text
+            assert answer.exact
+            assert answer.usage.cached_tokens == 0
+        if mode == "doc-cache":
+            uncached = RAG(index, mode="doc-query", k=3).ask_many(questions, max_new_tokens=12)
+            assert [answer.text for answer in answers] == [answer.text for answer in uncached]
+        again = RAG(index, mode=mode, k=3).ask(QUESTION, max_new_tokens=12)
+        assert (again.text, again.usage, again.exact) == (plain.text, plain.usage, plain.exact)
+
+
+def test_a_share_read_again_costs_that_share_of_the_reuse(index: Index) -> None:
+    whole = RAG(index, k=3).ask(QUESTION, max_new_tokens=2)
+    some = RAG(index, k=3, recompute=0.25).ask(QUESTION, max_new_tokens=2)
+    assert some.usage.cached_tokens == whole.usage.cached_tokens - -(-whole.usage.cached_tokens // 4)
+    assert not some.exact
+    assert RAG(index, mode="doc-query", k=3, recompute=0.5).ask(QUESTION, max_new_tokens=2).exact
+
+
 def test_documents_that_do_not_fit_are_no_citations(index: Index, caplog: pytest.LogCaptureFixture) -> None:
     long = [Document("moss " * 40, id=f"long-{n}") for n in range(3)]
     index.add(long)
@@ -468,6 +502,8 @@ def test_a_filter_limits_the_context(index: Index) -> None:
         (lambda index: RAG(index, k=0), "k must be at least 1"),
         (lambda index: RAG(index, relevance_bias=-1), "relevance_bias must be at least 0 and finite.*-1"),
         (lambda index: RAG(index, relevance_bias=math.nan), "relevance_bias must be at least 0 and finite.*nan"),
+        (lambda index: RAG(index, recompute=1.5), "recompute must be from 0 .* to 1 .*1.5"),
+        (lambda index: RAG(index, recompute=math.nan), "recompute must be from 0"),
         (lambda index: RAG(index).ask(" "), "some text"),
         (lambda index: RAG(index, mode="no-retrieval").ask(" "), "question 0 is empty"),
         (lambda index: RAG(index).ask(QUESTION, beams=2), "beams"),

@@ -12,6 +12,7 @@ from gritrag.model.context import Context, place
 from gritrag.model.decode import Completion, Decoding, Sampling
 from gritrag.model.forwards import Forwards
 from gritrag.model.probes import Probed
+from gritrag.model.recompute import recompute
 from gritrag.model.state import CacheShape, PlacedCache
 
 
@@ -109,6 +110,10 @@ class ContextDecoder:
         room = max(len(context) - context.cached_tokens for context in contexts) + sampling.max_new_tokens
         with torch.inference_mode():
             return place(contexts, self.shape, self._probed.rotation, room)
+
+    def recompute(self, cache: PlacedCache, contexts: Sequence[Context], share: float) -> list[int]:
+        """Read a share of the placed tokens again, with all documents in sight; see `gritrag.model.recompute`."""
+        return recompute(self._forwards.best, cache, contexts, share)
 
     def decode_placed(self, cache: PlacedCache, contexts: Sequence[Context], sampling: Sampling) -> Decoding:
         """Read the rest of contexts whose states `place` has placed, and go on."""
