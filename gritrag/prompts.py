@@ -1,7 +1,7 @@
 """Every template and marker. A prompt is a list of segments, and a segment is scaffold (ours) or content (the user's).
 
 Scaffold may hold control tokens, content never can: the two are tokenised apart (`tokens.py`). A template says how a
-document, a query (for retrieval) and a question (to be answered) are dressed, so that cached and uncached runs,
+document, a query (for retrieval) and a question (to be answered) stand in a prompt, so that cached and uncached runs,
 training and inference, use the same segments down to the last space.
 """
 
@@ -40,7 +40,7 @@ def content(text: str, is_pooled: bool = True) -> Segment:
 
 @dataclass(frozen=True)
 class Template:
-    """The dress of each kind of text, as format strings with one or two `{}` slots that content goes into.
+    """The scaffold of each kind of text, as format strings with one or two `{}` slots that content goes into.
 
     Args:
         name: what a fingerprint and `gritrag.json` call it.
