@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 import torch
 
 from gritrag import GritModel
-from gritrag.model.load import halves_weights, has_native_bf16, pick_device
+from gritrag.model.hardware import halves_weights, has_native_bf16, pick_device
 
 WAL_RESET_FIXED = (3, 51, 3)
 LOW_DISK_BYTES = 5 * 10**9

@@ -9,7 +9,7 @@ import torch
 from gritrag import RAG, GritModel, Hit, Index
 from gritrag.corpus import documents, questions
 from gritrag.model.decode import Sampling
-from gritrag.model.load import BUILT_IN, locate
+from gritrag.model.names import BUILT_IN, locate
 
 COUNT = 6
 

@@ -20,7 +20,7 @@ from gritrag.evaluate.statistics import Sampled
 from gritrag.evaluate.tasks import WORDS, Classification, Clustering, Embed, Retrieval, Similarity, Task
 from gritrag.index.protocol import Reader
 from gritrag.model.encoders import check_names, load_encoder
-from gritrag.model.load import pick_device, pick_dtype
+from gritrag.model.hardware import pick_device, pick_dtype
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,9 @@ import torch
 from transformers import AutoModel, AutoTokenizer
 
 from gritrag.model.grit import GritModel
-from gritrag.model.load import ENCODERS, hash_files, hash_tokenizer, locate, pick_device
+from gritrag.model.hardware import pick_device
+from gritrag.model.identity import hash_files, hash_tokenizer
+from gritrag.model.names import ENCODERS, locate
 from gritrag.model.pooling import mean
 from gritrag.model.state import Reading
 from gritrag.progress import ProgressBar

@@ -16,18 +16,10 @@ from gritrag.model.context import Context
 from gritrag.model.decode import Sampling
 from gritrag.model.decoder import ContextDecoder
 from gritrag.model.forwards import Forwards
+from gritrag.model.hardware import halves_weights, pick_device, pick_dtype
+from gritrag.model.identity import hash_config, hash_files, hash_parameters, hash_tokenizer
 from gritrag.model.kernels import without_cudnn
-from gritrag.model.load import (
-    halves_weights,
-    hash_config,
-    hash_files,
-    hash_parameters,
-    hash_tokenizer,
-    load,
-    pick_device,
-    pick_dtype,
-    template_for,
-)
+from gritrag.model.load import load, template_for
 from gritrag.model.parts import PARTS_FILE, Parts, load_parts
 from gritrag.model.probes import Probe, probe
 from gritrag.model.prompt_builder import Prompt, PromptBuilder

@@ -14,7 +14,8 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from gritrag.config import CheckpointConfig
-from gritrag.model.load import ENCODERS, hash_files, locate
+from gritrag.model.identity import hash_files
+from gritrag.model.names import ENCODERS, locate
 from gritrag.model.pooling import Pooler
 from gritrag.model.soft_prompts import ContextualToken, Slots, SoftToken, TextEncoder, embedding_scale, resolve
 from gritrag.prompts import Template

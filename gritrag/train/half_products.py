@@ -17,7 +17,7 @@ from torch import nn
 from torch.nn.functional import linear
 
 from gritrag.model.adapter import linear_layers
-from gritrag.model.load import has_native_bf16
+from gritrag.model.hardware import has_native_bf16
 from gritrag.model.packed import state_of
 
 

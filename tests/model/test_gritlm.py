@@ -10,7 +10,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pro
 from transformers import MistralConfig, MistralForCausalLM
 
 from gritrag import RAG, Document, GritModel, Index
-from gritrag.model import load as loading
+from gritrag.model import names as naming
 
 SPECIALS = ["<unk>", "<s>", "</s>"]
 CHAT_TEMPLATE = (
@@ -58,7 +58,7 @@ def snapshot(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def gritlm(snapshot: Path, monkeypatch: pytest.MonkeyPatch) -> GritModel:
     asked: list[str] = []
-    monkeypatch.setattr(loading, "snapshot_download", lambda name, **_: asked.append(name) or str(snapshot))
+    monkeypatch.setattr(naming, "snapshot_download", lambda name, **_: asked.append(name) or str(snapshot))
     model = GritModel.from_pretrained("GritLM/GritLM-7B", dtype="float32", device="cpu")
     assert asked == ["GritLM/GritLM-7B"]
     return model

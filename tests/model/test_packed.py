@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerFast
 from gritrag.config import CheckpointConfig
 from gritrag.model import packed as packed_module
 from gritrag.model.grit import GritModel
-from gritrag.model.load import halves_weights
+from gritrag.model.hardware import halves_weights
 from gritrag.model.packed import Packed, can_pack, pack, round_to_half
 from gritrag.model.step import Step
 

@@ -21,7 +21,7 @@ import torch
 from gritrag.config import CHECKPOINT_FILE
 from gritrag.folders import check_new
 from gritrag.model.grit import GritModel
-from gritrag.model.load import locate
+from gritrag.model.names import locate
 from gritrag.model.parts import PARTS_FILE, PROJECTION, save_parts
 from gritrag.records import Document
 

@@ -1,0 +1,50 @@
+"""Identity: hashes of what a fingerprint is made of."""
+
+import json
+from pathlib import Path
+
+import torch
+import xxhash
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+def hash_files(path: Path) -> str:
+    """xxh3 over the weights: of a file, or of all weight and adapter files of a directory with their names."""
+    if path.is_file():
+        files = [path]
+    else:
+        files = sorted(
+            p for p in path.iterdir() if p.suffix in (".safetensors", ".gguf") or p.name == "adapter_config.json"
+        )
+    if not any(file.suffix != ".json" for file in files):
+        raise ValueError(f"{path} holds no .safetensors or .gguf weights; convert them with save_pretrained")
+    digest = xxhash.xxh3_128()
+    for file in files:
+        digest.update(file.name.encode() if len(files) > 1 else b"")
+        with file.open("rb") as stream:
+            while block := stream.read(1 << 24):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def hash_parameters(lm: PreTrainedModel) -> str:
+    """Identity of a model that came from no file."""
+    digest = xxhash.xxh3_128()
+    for name, tensor in sorted(lm.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def hash_config(lm: PreTrainedModel) -> str:
+    """Identity of what is computed with the weights: angles, windows, norms; not of names, versions or dtypes."""
+    left_out = {"_name_or_path", "transformers_version", "dtype", "torch_dtype", "architectures", "use_cache"}
+    facts = {name: value for name, value in lm.config.to_dict().items() if name not in left_out}
+    return xxhash.xxh3_64_hexdigest(json.dumps(facts, sort_keys=True, default=str).encode())
+
+
+def hash_tokenizer(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Identity of a tokenizer: its whole pipeline where it has one on record, else its vocabulary."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    text = backend.to_str() if backend is not None else repr(sorted(tokenizer.get_vocab().items()))
+    return xxhash.xxh3_128_hexdigest(text.encode())
