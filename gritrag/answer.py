@@ -4,79 +4,25 @@ Shape letters: `B` batch, `T` tokens.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
-from time import perf_counter
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 
+from gritrag.clock import Clock
 from gritrag.config import RELEVANCE_BIAS
 from gritrag.index.index import Index
 from gritrag.index.search import MODES as SEARCH_MODES
 from gritrag.model.decode import Completion, Sampling
 from gritrag.model.grit import GritModel
 from gritrag.model.state import DocumentState, Reading
-from gritrag.plan import MODES, ContextPlan, Mode, Retrieved, check_recompute, check_relevance_bias, plan_context
-from gritrag.records import Answer, Document, Event, Hit, Timings, Usage, as_documents, as_hits, check_hits
+from gritrag.plan import MODES, ContextPlan, Given, Mode, Retrieved, check_recompute, check_relevance_bias, plan_context
+from gritrag.records import Answer, Document, Event, Hit, Timings, Usage
 
 __all__ = ["MODES", "RAG", "ContextPlan", "Mode", "Retrieved", "check_relevance_bias", "plan_context"]
 
 Where = Mapping[str, Any] | None
-
-
-class _Given(NamedTuple):
-    """What one question is to be answered from; `is_best_last` as in `Retrieved`."""
-
-    hits: list[Hit]
-    is_best_last: bool
-
-    @classmethod
-    def many(
-        cls,
-        questions: int,
-        hits: Sequence[Sequence[Hit]] | None,
-        documents: Sequence[Sequence[Document | str]] | None,
-    ) -> "list[_Given] | None":
-        """For each of so many questions; None where searches are to find it."""
-        if hits is not None and documents is not None:
-            raise ValueError("give hits (the best first) or documents (in context order), not both")
-        for what, lists in (("hits", hits), ("documents", documents)):
-            if lists is not None and len(lists) != questions:
-                raise ValueError(f"got {questions} questions and {len(lists)} lists of {what}; give one list for each")
-        if documents is not None:
-            return [cls(as_hits(as_documents(each)), is_best_last=False) for each in documents]
-        return None if hits is None else [cls(check_hits(each), is_best_last=True) for each in hits]
-
-
-class _Clock:
-    """Seconds since the call, in parts."""
-
-    def __init__(self) -> None:
-        self.parts = {"retrieve": 0.0, "load": 0.0, "place": 0.0}
-        self._start = self._last = perf_counter()
-
-    def lap(self, part: str) -> None:
-        """What was done since the last lap is this part."""
-        now = perf_counter()
-        self.parts[part], self._last = now - self._last, now
-
-    def first_token(self) -> None:
-        """A token is there; only the first counts."""
-        self.parts.setdefault("first_token", perf_counter() - self._start)
-
-    def timings(self) -> Timings:
-        """When all is done."""
-        return Timings(**self.parts, total=perf_counter() - self._start)
-
-    @contextmanager
-    def stopped(self) -> Iterator[None]:
-        """What the caller does with what it was given is not our time."""
-        since = perf_counter()
-        yield
-        passed = perf_counter() - since
-        self._start, self._last = self._start + passed, self._last + passed
 
 
 class RAG:
@@ -182,7 +128,7 @@ class RAG:
         Yields:
             An `Event` with the hits, then one for each piece of text, and last one with the whole `Answer`.
         """
-        given = _Given.many(1, None if hits is None else [hits], None if documents is None else [documents])
+        given = Given.many(1, None if hits is None else [hits], None if documents is None else [documents])
         for (event,) in self._answers([question], where, given, self._options(sampling)):
             if event.text != "":
                 yield event
@@ -218,7 +164,7 @@ class RAG:
             raise ValueError("expected a list of questions, got one string; use ask, or put it into a list")
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-        given = _Given.many(len(questions), hits, documents)
+        given = Given.many(len(questions), hits, documents)
         options = self._options(sampling)
         if self.model.decoder.has_window:
             batch_size = 1  # gaps between contexts and questions would eat into the window
@@ -230,11 +176,11 @@ class RAG:
         return answers
 
     def _answers(
-        self, questions: Sequence[str], where: Where, given: Sequence[_Given] | None, options: Sampling
+        self, questions: Sequence[str], where: Where, given: Sequence[Given] | None, options: Sampling
     ) -> Iterator[list[Event]]:
         """One batch, in steps: the hits of every question, then the new text of every answer (perhaps none), then the
         answers. Everything that answers a question goes through here."""
-        clock = _Clock()
+        clock = Clock()
         retrieved = self._retrieve(questions, where, given)
         clock.lap("retrieve")
         with clock.stopped():
@@ -259,16 +205,16 @@ class RAG:
         options = Sampling.of(sampling)
         return replace(options, stop=(*options.stop, *self.model.prompts.template.stop))
 
-    def _retrieve(self, questions: Sequence[str], where: Where, given: Sequence[_Given] | None) -> list[Retrieved]:
+    def _retrieve(self, questions: Sequence[str], where: Where, given: Sequence[Given] | None) -> list[Retrieved]:
         """Hits for each question, and its state where the mode reuses it: embedded once, for all that needs it."""
         readings: Sequence[Reading] = self.model.read_queries(questions) if self.mode.reuses_question else ()
         vectors = dict(enumerate(reading.vector for reading in readings))
         if not self.mode.has_documents:
-            given = [_Given([], is_best_last=True)] * len(questions)
+            given = [Given([], is_best_last=True)] * len(questions)
         elif given is None:
             embedded = np.stack(list(vectors.values())) if vectors else None
             found = self.index.search_many(questions, self.k, where=where, mode=self.search_mode, vectors=embedded)
-            given = [_Given(hits, is_best_last=True) for hits in found]
+            given = [Given(hits, is_best_last=True) for hits in found]
         unscored = [row for row, each in enumerate(given) if self._lacks_scores(each.hits)]
         if unscored and not vectors:
             vectors = dict(zip(unscored, self.model.encode_query([questions[row] for row in unscored]), strict=True))

@@ -8,6 +8,7 @@ import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,9 +16,18 @@ import torch
 from gritrag.model.context import Context, Part
 from gritrag.model.grit import GritModel
 from gritrag.model.state import DocumentState
-from gritrag.records import Citation, Hit
+from gritrag.records import Citation, Document, Hit, as_documents, as_hits, check_hits
 
-__all__ = ["MODES", "ContextPlan", "Mode", "Retrieved", "check_recompute", "check_relevance_bias", "plan_context"]
+__all__ = [
+    "MODES",
+    "ContextPlan",
+    "Given",
+    "Mode",
+    "Retrieved",
+    "check_recompute",
+    "check_relevance_bias",
+    "plan_context",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -71,6 +81,30 @@ MODES = {
     )
 }
 NO_RETRIEVAL = MODES["no-retrieval"]
+
+
+class Given(NamedTuple):
+    """What one question is to be answered from; `is_best_last` as in `Retrieved`."""
+
+    hits: list[Hit]
+    is_best_last: bool
+
+    @classmethod
+    def many(
+        cls,
+        questions: int,
+        hits: Sequence[Sequence[Hit]] | None,
+        documents: Sequence[Sequence[Document | str]] | None,
+    ) -> "list[Given] | None":
+        """For each of so many questions; None where searches are to find it."""
+        if hits is not None and documents is not None:
+            raise ValueError("give hits (the best first) or documents (in context order), not both")
+        for what, lists in (("hits", hits), ("documents", documents)):
+            if lists is not None and len(lists) != questions:
+                raise ValueError(f"got {questions} questions and {len(lists)} lists of {what}; give one list for each")
+        if documents is not None:
+            return [cls(as_hits(as_documents(each)), is_best_last=False) for each in documents]
+        return None if hits is None else [cls(check_hits(each), is_best_last=True) for each in hits]
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ PACKAGE = ROOT / "gritrag"
 # lowest first; the parts of one floor do not know each other
 FLOORS = [
     {"records", "config", "progress", "folders"},
+    {"clock"},
     {"prompts", "corpus"},
     {"tokens", "codecs", "documents"},
     {"model"},
