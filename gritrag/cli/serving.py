@@ -33,6 +33,9 @@ def serve(
         Path | None, typer.Option(help="YAML file of API keys and their rights; or one in GRITRAG_API_KEY.")
     ] = None,
     read_only: Annotated[bool, typer.Option("--read-only", help="Write no index.")] = False,
+    data: Annotated[
+        Path | None, typer.Option(help="Folder of uploads and of stores that clients create; else a temporary one.")
+    ] = None,
     rows: Annotated[int, typer.Option(help="Answers that are written at once.", min=1)] = 32,
     requests: Annotated[int, typer.Option(help="Requests that may wait; more are refused (429).", min=1)] = 256,
     timeout: Annotated[float, typer.Option(help="Seconds after which a request ends with an error.", min=1)] = 300,
@@ -46,7 +49,7 @@ def serve(
     served = [server.Served.of(each) for each in indexes or ()]
     bounds = limits.Limits(rows=rows, requests=requests, seconds=timeout)
     service = server.make_service(
-        load_model(model, dtype, device), Path(model).name, served, known, bounds, reads_only=read_only
+        load_model(model, dtype, device), Path(model).name, served, known, bounds, read_only, data
     )
     typer.echo(f"serving {', '.join(service.indexes) or 'no index'} on http://{host}:{port}", err=True)
     server.run(service, host, port)

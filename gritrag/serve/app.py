@@ -8,10 +8,11 @@ from urllib.parse import urlsplit
 from fastapi import FastAPI, Response
 from fastapi.staticfiles import StaticFiles
 from starlette.datastructures import Headers
+from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import gritrag
-from gritrag.serve import chat, completions, embeddings, models, rag
+from gritrag.serve import chat, completions, documents, embeddings, files, models, rag, responses, stores
 from gritrag.serve.errors import ApiError, install_errors
 from gritrag.serve.service import Service
 
@@ -20,6 +21,10 @@ POLICY = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self
     "form-action 'none'; base-uri 'none'; frame-ancestors 'none'"
 )
 """The page loads nothing from elsewhere, and nobody frames it."""
+
+
+FORM_BYTES = 1 << 16
+"""Around an uploaded file, in its form."""
 
 
 class Page(StaticFiles):
@@ -45,20 +50,18 @@ def create_app(service: Service) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         service.engine.start()
         yield
-        service.admission.is_draining = True
-        service.close()
+        await service.finish()
 
     app = FastAPI(
         title="GritRAG",
         version=gritrag.__version__,
         description="Retrieval-augmented generation with one model that reads every document once.",
         lifespan=lifespan,
-        max_body_size=service.limits.body_bytes,
     )
     app.state.service = service
     install_errors(app)
     app.add_middleware(Guard, service=service)
-    for module in (rag, chat, completions, embeddings, models):
+    for module in (rag, chat, completions, embeddings, models, documents, files, stores, responses):
         app.include_router(module.router)
     if PAGE.is_dir():
         app.mount("/", Page(directory=PAGE, html=True), name="page")
@@ -66,8 +69,8 @@ def create_app(service: Service) -> FastAPI:
 
 
 class Guard:
-    """Counts every request by the route that answered it, and refuses pages of other sites: none of them is to use a
-    server through the browser of somebody who reaches it."""
+    """Counts every request by the route that answered it; refuses bodies that are too large, and pages of other sites:
+    none of them is to use a server through the browser of somebody who reaches it."""
 
     def __init__(self, app: ASGIApp, service: Service) -> None:
         self._app, self._service = app, service
@@ -89,4 +92,13 @@ class Guard:
             refused = ApiError(403, "requests from pages of other sites are refused", "cross_origin")
             await refused.response(scope, receive, counted)
             return
-        await self._app(scope, receive, counted)
+        most = self._service.limits.body_bytes
+        if scope["path"] == "/v1/files":
+            most = self._service.limits.upload_bytes + FORM_BYTES
+        size = headers.get("content-length", "")
+        if size.isdigit() and int(size) > most:
+            refused = ApiError(413, f"a request may have {most} bytes here", "too_large")
+            await refused.response(scope, receive, counted)
+            return
+        # what does not say its size is counted while it comes
+        await RequestBodyLimitMiddleware(self._app, most)(scope, receive, counted)

@@ -20,9 +20,11 @@ class Limits:
         input_tokens: of one text or context; that of the model where 0.
         new_tokens: of one answer, at most, and where the request does not say.
         seconds: a request that takes longer ends with an error.
-        body_bytes, upload_bytes: of one request; of one uploaded file.
+        body_bytes, upload_bytes, files_bytes: of one request; of one uploaded file; of all of them.
         memory_bytes: of conversations and texts of requests that are kept for the next turn, all tenants together.
         inputs: texts of one embedding or rerank request.
+        responses: that are kept to be gone on from.
+        choices: texts that one request may have written at once.
     """
 
     requests: int = 256
@@ -37,6 +39,8 @@ class Limits:
     seconds: float = 300.0
     body_bytes: int = 4 * MEBIBYTE
     upload_bytes: int = 64 * MEBIBYTE
+    files_bytes: int = 4096 * MEBIBYTE
     memory_bytes: int = 512 * MEBIBYTE
     inputs: int = 2048
+    responses: int = 1000
     choices: int = 8

@@ -12,11 +12,13 @@ from gritrag.index.index import Index
 from gritrag.model.grit import GritModel
 from gritrag.serve.app import create_app
 from gritrag.serve.bridge import EngineReader
+from gritrag.serve.created import CreatedStores
 from gritrag.serve.engine import Engine
 from gritrag.serve.limits import Limits
 from gritrag.serve.memory import Memory
 from gritrag.serve.service import Service
 from gritrag.serve.tenants import Tenants
+from gritrag.serve.uploads import Uploads
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
@@ -53,9 +55,14 @@ def make_service(
     tenants: Tenants,
     limits: Limits,
     reads_only: bool = False,
-    states: str = "bf16",
+    data: Path | None = None,
 ) -> Service:
     """A service over indexes, those that there are not made anew; its engine has not been started.
+
+    Args:
+        model_id: what clients call the model.
+        reads_only: no index is written but those that clients create.
+        data: folder of uploaded files and created vector stores; a temporary one where None.
 
     Raises:
         ValueError: two indexes of one name, or one that cannot be opened with this model.
@@ -65,22 +72,24 @@ def make_service(
         raise ValueError(f"two indexes would be called alike ({', '.join(names)}); write NAME=FOLDER")
     engine = Engine(model, limits, Memory(limits.memory_bytes))
     indexes: dict[str, Index] = {}
+
+    def opened(name: str, folder: Path, reads_only: bool = False) -> Index:
+        """The index in a folder, made if there is none and it may be written."""
+        reader = EngineReader(engine, f"index {name}", limits.seconds)
+        if not reads_only and not (folder / "manifest.json").exists():
+            return Index.create(folder, model=reader)
+        return Index.open(folder, model=reader, mode="r" if reads_only else "rw")
+
     try:
         for each in served:
-            reader = EngineReader(engine, f"index {each.name}", limits.seconds)
-            indexes[each.name] = open_index(each.folder, reader, reads_only, states)
+            indexes[each.name] = opened(each.name, each.folder, reads_only)
+        stores = CreatedStores(None if data is None else data / "stores", indexes, opened, tenants)
+        uploads = Uploads(None if data is None else data / "files", limits.files_bytes)
     except ValueError:
         for index in indexes.values():
             index.close()
         raise
-    return Service(model, model_id, indexes, engine, tenants, limits)
-
-
-def open_index(folder: Path, reader: EngineReader, reads_only: bool, states: str) -> Index:
-    """The index in a folder, made if there is none and it may be written."""
-    if not reads_only and not (folder / "manifest.json").exists():
-        return Index.create(folder, model=reader, states=states)
-    return Index.open(folder, model=reader, mode="r" if reads_only else "rw")
+    return Service(model, model_id, indexes, engine, tenants, limits, uploads, stores)
 
 
 def is_local(host: str) -> bool:

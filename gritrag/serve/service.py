@@ -5,7 +5,7 @@ Shape letters: `D` length of a vector.
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
@@ -22,13 +22,16 @@ from gritrag.plan import MODES, ContextPlan, Retrieved, plan_context
 from gritrag.records import Answer, Citation, Document, Hit, Timings, Usage, as_hits
 from gritrag.serve.admission import Admission
 from gritrag.serve.bridge import document_prompts, generate, query_prompts, read
+from gritrag.serve.created import CreatedStores
 from gritrag.serve.engine import Engine
 from gritrag.serve.errors import too_long
 from gritrag.serve.jobs import Finished, Piece, TokenLogprob
 from gritrag.serve.limits import Limits
 from gritrag.serve.memory import Memory
 from gritrag.serve.metrics import Metrics
+from gritrag.serve.stored import Responses
 from gritrag.serve.tenants import Tenant, Tenants
+from gritrag.serve.uploads import Uploads
 
 T = TypeVar("T")
 
@@ -114,11 +117,15 @@ class Service:
     engine: Engine
     tenants: Tenants
     limits: Limits
+    uploads: Uploads
+    stores: CreatedStores
     started: float = field(default_factory=time.time)
 
     def __post_init__(self) -> None:
         self.admission = Admission(self.limits)
         self.metrics = Metrics()
+        self.responses = Responses(self.limits.responses)
+        self._tasks: set[asyncio.Task[None]] = set()
         self.engine.on_step = self.metrics.step
         self.metrics.running.set_function(lambda: self.engine.running)
         self.metrics.waiting.set_function(lambda: self.admission.taken)
@@ -147,11 +154,21 @@ class Service:
         if tokens > self.most_tokens:
             raise too_long(tokens, self.most_tokens, param)
 
-    def close(self) -> None:
-        """Finish what was taken on, and let go of the indexes."""
-        self.engine.stop()
+    def in_background(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do what nobody waits for; the server does not stop before it is done."""
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def finish(self) -> None:
+        """Take nothing more on, finish what was taken on, and let go of everything."""
+        self.admission.is_draining = True
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await in_thread(self.engine.stop)
         for index in self.indexes.values():
             index.close()
+        self.stores.close()
+        self.uploads.close()
 
     # --- plain text -------------------------------------------------------------------------------------------------
 
@@ -174,6 +191,15 @@ class Service:
                 if isinstance(event, Finished):
                     self.metrics.answer(len(ids), event.cached_tokens, len(event.completion.token_ids), first)
                 yield event
+
+    async def search(
+        self, asker: Asker, index: Index, queries: Sequence[str], k: int, where: Mapping[str, Any] | None
+    ) -> list[list[Hit]]:
+        """Hits of each query, by vectors and words."""
+        prompts = await in_thread(query_prompts, self.model, queries)
+        outcomes = await read(self.engine, prompts, asker.client, asker.deadline, is_urgent=True)
+        vectors = np.stack([outcome.vector for outcome in outcomes])
+        return await in_thread(index.search_many, queries, k, where=where, mode="hybrid", vectors=vectors)
 
     # --- answers ----------------------------------------------------------------------------------------------------
 

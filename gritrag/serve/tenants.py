@@ -91,6 +91,10 @@ class Tenants:
         """Whether no key is asked for."""
         return self._anyone is not None
 
+    def named(self, name: str) -> Tenant | None:
+        """The tenant of a name, if there is one."""
+        return self._anyone if self._anyone is not None and self._anyone.name == name else self._by_name.get(name)
+
     def of_key(self, key: str) -> Tenant | None:
         """The tenant of a key; None if nobody has it. Every key is compared, each in constant time."""
         if self._anyone is not None:

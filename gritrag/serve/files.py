@@ -1,0 +1,95 @@
+"""`/v1/files`: upload, list, fetch and delete files."""
+
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, File, Form, Request, Response, UploadFile
+from fastapi.responses import FileResponse
+from pydantic import BaseModel
+
+from gritrag.serve.errors import ERRORS, ApiError
+from gritrag.serve.http import Asking, Serving, whole
+from gritrag.serve.service import in_thread
+from gritrag.serve.uploads import Upload
+
+router = APIRouter(tags=["files"])
+
+
+class FileBody(BaseModel):
+    """A file, as OpenAI describes it."""
+
+    id: str
+    object: Literal["file"] = "file"
+    bytes: int
+    created_at: int
+    filename: str
+    purpose: str
+    status: Literal["processed"] = "processed"
+
+    @classmethod
+    def of(cls, upload: Upload) -> "FileBody":
+        return cls(
+            id=upload.id,
+            bytes=upload.bytes,
+            created_at=upload.created_at,
+            filename=upload.name,
+            purpose=upload.purpose,
+        )
+
+
+class FileList(BaseModel):
+    object: Literal["list"] = "list"
+    data: list[FileBody]
+    has_more: bool = False
+    first_id: str | None = None
+    last_id: str | None = None
+
+
+class FileDeleted(BaseModel):
+    id: str
+    object: Literal["file"] = "file"
+    deleted: bool = True
+
+
+@router.post("/v1/files", response_model=FileBody, responses=ERRORS)
+async def upload(
+    request: Request,
+    service: Serving,
+    asker: Asking,
+    file: Annotated[UploadFile, File(description="The file.")],
+    purpose: Annotated[str, Form(max_length=64)] = "assistants",
+) -> FileBody:
+    """Upload a file. It is read when it is put into a vector store."""
+    if (file.size or 0) > service.limits.upload_bytes:
+        raise ApiError(413, f"a file may have {service.limits.upload_bytes} bytes", "too_large", "file")
+    name = file.filename or "upload"
+    saving = in_thread(service.uploads.save, file.file, name, purpose, asker.tenant.name)
+    return FileBody.of(await whole(service, asker, request, saving))
+
+
+@router.get("/v1/files", response_model=FileList, responses=ERRORS)
+async def list_files(service: Serving, asker: Asking, purpose: str | None = None) -> FileList:
+    """The files of this key."""
+    files = [FileBody.of(each) for each in service.uploads.of(asker.tenant.name) if purpose in (None, each.purpose)]
+    return FileList(data=files, first_id=files[0].id if files else None, last_id=files[-1].id if files else None)
+
+
+@router.get("/v1/files/{file_id}", response_model=FileBody, responses=ERRORS)
+async def get_file(file_id: str, service: Serving, asker: Asking) -> FileBody:
+    return FileBody.of(service.uploads.get(file_id, asker.tenant.name))
+
+
+@router.get("/v1/files/{file_id}/content", response_class=FileResponse, responses=ERRORS)
+async def get_content(file_id: str, service: Serving, asker: Asking) -> Response:
+    """The bytes of a file, never as something that a browser would run."""
+    record = service.uploads.get(file_id, asker.tenant.name)
+    headers = {"X-Content-Type-Options": "nosniff"}
+    return FileResponse(
+        service.uploads.content(record), media_type="application/octet-stream", filename=record.name, headers=headers
+    )
+
+
+@router.delete("/v1/files/{file_id}", response_model=FileDeleted, responses=ERRORS)
+async def delete_file(file_id: str, service: Serving, asker: Asking) -> FileDeleted:
+    """Delete a file. What vector stores have read of it stays there until it is taken out of them."""
+    await in_thread(service.uploads.delete, service.uploads.get(file_id, asker.tenant.name))
+    return FileDeleted(id=file_id)

@@ -1,0 +1,334 @@
+"""`/v1/responses`: the Responses API (and Open Responses), with `file_search` over the indexes of this server."""
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Any, Literal
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, Field
+
+from gritrag.records import Answer
+from gritrag.serve.asked import ROLES, created, messages_of, refuse_unsupported
+from gritrag.serve.bodies import AnswerBody, ChatMessage, ContentPart, Extension, Metadata, ResponseFormat, SamplingBody
+from gritrag.serve.errors import ERRORS, ApiError, bad
+from gritrag.serve.http import DONE, Asking, Serving, event, new_id, readable, streamed, whole
+from gritrag.serve.service import Asker, Service
+from gritrag.serve.stored import Stored
+from gritrag.serve.stores import file_of, where_of
+from gritrag.serve.writing import Written, chat_writer
+
+router = APIRouter(tags=["openai"])
+
+IGNORED_ITEMS = ("reasoning", "file_search_call", "item_reference")
+"""Items of earlier turns that say nothing which the model reads."""
+
+
+class InputItem(BaseModel):
+    """An item of the input; messages are read."""
+
+    type: str | None = "message"
+    role: str | None = None
+    content: str | list[ContentPart] | None = None
+
+
+class TextSettings(BaseModel):
+    format: ResponseFormat | None = None
+
+
+class Tool(BaseModel):
+    """A tool; the only one here is `file_search`."""
+
+    type: str
+    vector_store_ids: list[str] = []
+    max_num_results: int | None = Field(None, ge=1, le=50)
+    filters: dict[str, Any] | None = None
+
+
+class ResponsesBody(SamplingBody):
+    """`POST /v1/responses`."""
+
+    input: str | list[InputItem]
+    instructions: str | None = None
+    max_output_tokens: int | None = Field(None, ge=1)
+    tools: list[Tool] | None = None
+    tool_choice: Any = "auto"
+    previous_response_id: str | None = None
+    store: bool | None = True
+    metadata: dict[str, str] | None = None
+    text: TextSettings | None = None
+    include: list[str] | None = None
+    background: bool | None = False
+
+
+class InputDetails(BaseModel):
+    cached_tokens: int
+
+
+class OutputDetails(BaseModel):
+    reasoning_tokens: int = 0
+
+
+class ResponseUsage(BaseModel):
+    input_tokens: int
+    input_tokens_details: InputDetails
+    output_tokens: int
+    output_tokens_details: OutputDetails = OutputDetails()
+    total_tokens: int
+
+
+class ResponseBody(BaseModel):
+    """A response, with all fields that Open Responses asks for."""
+
+    id: str
+    object: Literal["response"] = "response"
+    created_at: int
+    completed_at: int | None = None
+    status: Literal["in_progress", "completed", "incomplete", "failed"] = "in_progress"
+    incomplete_details: dict[str, str] | None = None
+    model: str
+    previous_response_id: str | None = None
+    instructions: str | None = None
+    output: list[dict[str, Any]] = []
+    error: dict[str, Any] | None = None
+    tools: list[dict[str, Any]] = []
+    tool_choice: str = "auto"
+    truncation: Literal["disabled"] = "disabled"
+    parallel_tool_calls: bool = True
+    text: dict[str, Any] = {"format": {"type": "text"}}
+    top_p: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    top_logprobs: int = 0
+    temperature: float = 0.0
+    reasoning: dict[str, Any] | None = {"effort": None, "summary": None}
+    user: str | None = None
+    usage: ResponseUsage | None = None
+    max_output_tokens: int | None = None
+    max_tool_calls: int | None = None
+    store: bool = True
+    background: bool = False
+    service_tier: str = "default"
+    metadata: Metadata = {}
+    safety_identifier: str | None = None
+    prompt_cache_key: str | None = None
+    gritrag: AnswerBody | None = None
+
+
+class ResponseDeleted(BaseModel):
+    id: str
+    object: Literal["response"] = "response"
+    deleted: bool = True
+
+
+@router.post("/v1/responses", response_model=ResponseBody, responses=ERRORS)
+async def respond(body: ResponsesBody, request: Request, service: Serving, asker: Asking) -> Response:
+    """Answer; from documents if there is a `file_search` tool, or as chats are."""
+    _refuse(body)
+    if (body.n or 1) != 1:
+        raise bad("n: a response is one answer", "n")
+    messages = _messages(service, asker, body)
+    extension = _extension(service, asker, body)
+    writer = await chat_writer(service, asker, body, messages, body.max_output_tokens, extension)
+    response = ResponseBody(
+        id=new_id("resp_"),
+        created_at=created(),
+        model=body.model,
+        previous_response_id=body.previous_response_id,
+        instructions=body.instructions,
+        tools=[tool.model_dump(mode="json") for tool in body.tools or ()],
+        top_p=1.0 if body.top_p is None else body.top_p,
+        temperature=body.temperature or 0.0,
+        user=body.user,
+        max_output_tokens=body.max_output_tokens,
+        store=body.store is not False,
+        metadata=dict(body.metadata or {}),
+    )
+    searches = any(tool.type == "file_search" for tool in body.tools or ())
+    events = _events(service, asker, response, writer(0), messages, searches)
+    if body.stream:
+        return await streamed(service, asker, _written(events), _failed)
+    finished = await whole(service, asker, request, _last(events))
+    return JSONResponse(finished.model_dump(mode="json"))
+
+
+@router.get("/v1/responses/{response_id}", response_model=ResponseBody, responses=ERRORS)
+async def get_response(response_id: str, service: Serving, asker: Asking) -> ResponseBody:
+    """A response that was stored."""
+    return ResponseBody.model_validate(service.responses.get(response_id, asker.tenant).body)
+
+
+@router.delete("/v1/responses/{response_id}", response_model=ResponseDeleted, responses=ERRORS)
+async def delete_response(response_id: str, service: Serving, asker: Asking) -> ResponseDeleted:
+    service.responses.delete(response_id, asker.tenant)
+    return ResponseDeleted(id=response_id)
+
+
+# --- what is asked ---------------------------------------------------------------------------------------------------
+
+
+def _refuse(body: ResponsesBody) -> None:
+    for tool in body.tools or ():
+        if tool.type != "file_search":
+            raise bad(
+                f"tools: this server searches files, and calls no {tool.type!r}", "tools", "unsupported_parameter"
+            )
+    if body.background:
+        raise bad("background: responses are written while you wait", "background", "unsupported_parameter")
+    if body.text is not None and body.text.format is not None and body.text.format.type != "text":
+        raise bad("text.format: only text is written here", "text.format", "unsupported_parameter")
+    refuse_unsupported(body.model_copy(update={"tools": None}))
+
+
+def _messages(service: Service, asker: Asker, body: ResponsesBody) -> list[dict[str, str]]:
+    """Everything that was said, with what an earlier response said, and the instructions first."""
+    items = [InputItem(role="user", content=body.input)] if isinstance(body.input, str) else body.input
+    found: list[ChatMessage] = []
+    for number, item in enumerate(items):
+        if item.type in IGNORED_ITEMS:
+            continue
+        if item.type not in (None, "message") or item.role is None:
+            raise bad(f"input.{number}: messages are read here, not {item.type!r}", f"input.{number}")
+        found.append(ChatMessage(role=item.role, content=item.content))
+    messages = messages_of(found)
+    if body.previous_response_id is not None:
+        earlier = service.responses.get(body.previous_response_id, asker.tenant).messages
+        messages = [*earlier, *messages]
+    if body.instructions:
+        rest = [message for message in messages if message["role"] != ROLES["system"]]
+        messages = [{"role": "system", "content": body.instructions}, *rest]
+    if not messages:
+        raise bad("the input is empty", "input")
+    return messages
+
+
+def _extension(service: Service, asker: Asker, body: ResponsesBody) -> Extension | None:
+    """What a `file_search` tool says, as our own extension says it."""
+    tools = [tool for tool in body.tools or () if tool.type == "file_search"]
+    if not tools or body.tool_choice == "none":
+        return body.gritrag
+    stores = [store for tool in tools for store in tool.vector_store_ids]
+    if len(stores) != 1:
+        raise bad("file_search: name exactly one vector store", "tools.vector_store_ids")
+    readable(service, asker.tenant, stores[0])
+    given = body.gritrag or Extension()
+    where = where_of(tools[0].filters) if tools[0].filters else given.where
+    return given.model_copy(update={"index": stores[0], "k": tools[0].max_num_results or given.k, "where": where})
+
+
+# --- what is answered ------------------------------------------------------------------------------------------------
+
+
+Named = tuple[str, dict[str, Any]]
+
+
+async def _events(
+    service: Service,
+    asker: Asker,
+    response: ResponseBody,
+    steps: AsyncGenerator[Written, None],
+    messages: list[dict[str, str]],
+    searches: bool,
+) -> AsyncGenerator[Named, None]:
+    """Names and contents of all events, the whole response in the last one."""
+    message = {"type": "message", "id": new_id("msg_"), "status": "in_progress", "role": "assistant", "content": []}
+    place = {"item_id": message["id"], "output_index": int(searches), "content_index": 0}
+    call_id = new_id("fs_")
+    for name in ("response.created", "response.in_progress"):
+        yield name, {"response": response.model_dump(mode="json")}
+    if searches:
+        query = messages[-1]["content"]
+        call = {"type": "file_search_call", "id": call_id, "status": "in_progress", "queries": [query], "results": None}
+        yield "response.output_item.added", {"output_index": 0, "item": call}
+        for stage in ("in_progress", "searching"):
+            yield f"response.file_search_call.{stage}", {"output_index": 0, "item_id": call_id}
+    text, last, has_begun = "", Written(), False
+    async with aclosing(steps):
+        async for step in steps:
+            if not has_begun:
+                has_begun = True
+                if searches:
+                    yield "response.file_search_call.completed", {"output_index": 0, "item_id": call_id}
+                    yield "response.output_item.done", {"output_index": 0, "item": {**call, "status": "completed"}}
+                yield "response.output_item.added", {"output_index": int(searches), "item": message}
+                yield "response.content_part.added", {**place, "part": _part("", None)}
+            if step.text:
+                text += step.text
+                yield "response.output_text.delta", {**place, "delta": step.text, "logprobs": []}
+            if step.finish_reason is not None:
+                last = step
+    part = _part(text, last.answer)
+    yield "response.output_text.done", {**place, "text": text, "logprobs": []}
+    for number, annotation in enumerate(part["annotations"]):
+        added = {**place, "annotation_index": number, "annotation": annotation}
+        yield "response.output_text.annotation.added", added
+    yield "response.content_part.done", {**place, "part": part}
+    is_whole = last.finish_reason == "stop"
+    item = {**message, "status": "completed" if is_whole else "incomplete", "content": [part]}
+    yield "response.output_item.done", {"output_index": int(searches), "item": item}
+    output: list[dict[str, Any]] = [{**call, "status": "completed"}, item] if searches else [item]
+    finished = _finished(response, last, output, is_whole)
+    if finished.store:
+        said = [*messages, {"role": "assistant", "content": text}]
+        service.responses.keep(Stored(asker.tenant.salt, finished.model_dump(mode="json"), said))
+    name = "response.completed" if is_whole else "response.incomplete"
+    yield name, {"response": finished.model_dump(mode="json")}
+
+
+def _finished(response: ResponseBody, last: Written, output: list[dict[str, Any]], is_whole: bool) -> ResponseBody:
+    usage = ResponseUsage(
+        input_tokens=last.prompt_tokens,
+        input_tokens_details=InputDetails(cached_tokens=last.cached_tokens),
+        output_tokens=last.new_tokens,
+        total_tokens=last.prompt_tokens + last.new_tokens,
+    )
+    return response.model_copy(
+        update={
+            "status": "completed" if is_whole else "incomplete",
+            "incomplete_details": None if is_whole else {"reason": "max_output_tokens"},
+            "completed_at": created() if is_whole else None,
+            "output": output,
+            "usage": usage,
+            "gritrag": None if last.answer is None else AnswerBody.of(last.answer),
+        }
+    )
+
+
+def _part(text: str, answer: Answer | None) -> dict[str, Any]:
+    """The text of a message, with the files that its documents came from."""
+    annotations: list[dict[str, Any]] = []
+    cited = {citation.id for citation in answer.citations} if answer is not None else set()
+    for hit in answer.hits if answer is not None else ():
+        if hit.document.id in cited:
+            id, name = file_of(hit.document)
+            annotations.append({"type": "file_citation", "index": len(text), "file_id": id, "filename": name})
+    return {"type": "output_text", "text": text, "annotations": annotations, "logprobs": []}
+
+
+async def _written(events: AsyncGenerator[Named, None]) -> AsyncGenerator[bytes, None]:
+    number = 0
+    async with aclosing(events):
+        async for name, content in events:
+            yield event({"type": name, "sequence_number": number, **content}, name)
+            number += 1
+    yield DONE
+
+
+def _failed(error: ApiError) -> bytes:
+    """An error behind the first event."""
+    content = {
+        "type": "error",
+        "sequence_number": 0,
+        "code": error.code,
+        "message": error.message,
+        "param": error.param,
+    }
+    return event(content, "error")
+
+
+async def _last(events: AsyncGenerator[Named, None]) -> ResponseBody:
+    last: dict[str, Any] = {}
+    async with aclosing(events):
+        async for _, content in events:
+            last = content
+    return ResponseBody.model_validate(last["response"])

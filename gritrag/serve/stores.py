@@ -1,0 +1,394 @@
+"""`/v1/vector_stores`: the indexes of this server as OpenAI's vector stores, and new ones in its own folder."""
+
+import logging
+import time
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Query, Request
+from pydantic import BaseModel, Field
+
+from gritrag.index.index import Index
+from gritrag.records import Document, Hit
+from gritrag.serve.asked import readable_names
+from gritrag.serve.bodies import Metadata
+from gritrag.serve.documents import chunked
+from gritrag.serve.errors import ERRORS, ApiError, as_api_error, bad
+from gritrag.serve.http import Asking, Serving, readable, whole, writable
+from gritrag.serve.service import Asker, Service, in_thread
+from gritrag.serve.tenants import Tenant
+from gritrag.serve.uploads import Attachment, Upload
+
+logger = logging.getLogger(__name__)
+
+router = APIRouter(tags=["vector stores"])
+
+FILE_ID = "file_id"
+"""Metadata field of every document that came from an uploaded file."""
+
+COMPARISONS = {
+    "eq": "$eq",
+    "ne": "$ne",
+    "gt": "$gt",
+    "gte": "$gte",
+    "lt": "$lt",
+    "lte": "$lte",
+    "in": "$in",
+    "nin": "$nin",
+}
+DEPTH = 8
+
+
+class FileCounts(BaseModel):
+    in_progress: int = 0
+    completed: int = 0
+    failed: int = 0
+    cancelled: int = 0
+    total: int = 0
+
+
+class StoreBody(BaseModel):
+    """A vector store, which is an index."""
+
+    id: str
+    object: Literal["vector_store"] = "vector_store"
+    created_at: int
+    name: str
+    usage_bytes: int
+    file_counts: FileCounts
+    status: Literal["completed", "in_progress"] = "completed"
+    last_active_at: int
+    metadata: Metadata = {}
+    documents: int
+
+
+class StoreList(BaseModel):
+    object: Literal["list"] = "list"
+    data: list[StoreBody]
+    has_more: bool = False
+    first_id: str | None = None
+    last_id: str | None = None
+
+
+class StaticChunking(BaseModel):
+    max_chunk_size_tokens: int = Field(256, ge=16, le=4096)
+    chunk_overlap_tokens: int = Field(0, ge=0, le=1024)
+
+
+class Chunking(BaseModel):
+    type: Literal["auto", "static"] = "auto"
+    static: StaticChunking | None = None
+
+
+class NewStore(BaseModel):
+    name: str | None = Field(None, max_length=256)
+    file_ids: list[str] = Field([], max_length=100)
+    metadata: dict[str, str] | None = None
+    chunking_strategy: Chunking | None = None
+
+
+class StoreChange(BaseModel):
+    name: str | None = Field(None, max_length=256)
+    metadata: dict[str, str] | None = None
+
+
+class StoreDeleted(BaseModel):
+    id: str
+    object: Literal["vector_store.deleted"] = "vector_store.deleted"
+    deleted: bool = True
+
+
+class NewStoreFile(BaseModel):
+    file_id: str
+    attributes: dict[str, str | float | bool] | None = None
+    chunking_strategy: Chunking | None = None
+
+
+class LastError(BaseModel):
+    code: Literal["server_error", "unsupported_file", "invalid_file"] = "invalid_file"
+    message: str
+
+
+class StoreFile(BaseModel):
+    """A file in a vector store. It is searched once its status is ``completed``."""
+
+    id: str
+    object: Literal["vector_store.file"] = "vector_store.file"
+    created_at: int
+    vector_store_id: str
+    status: Literal["in_progress", "completed", "failed", "cancelled"]
+    last_error: LastError | None
+    usage_bytes: int
+    attributes: dict[str, Any]
+    chunking_strategy: Chunking
+    filename: str
+    chunks: int
+    notes: str
+
+    @classmethod
+    def of(cls, upload: Upload, store: str) -> "StoreFile":
+        attached = upload.stores[store]
+        failed = attached.status == "failed"
+        size = StaticChunking(max_chunk_size_tokens=attached.chunk_size, chunk_overlap_tokens=attached.overlap)
+        return cls(
+            id=upload.id,
+            created_at=attached.created_at,
+            vector_store_id=store,
+            status=attached.status,
+            last_error=LastError(message=attached.error) if failed else None,
+            usage_bytes=attached.bytes,
+            attributes=attached.attributes,
+            chunking_strategy=Chunking(type="static", static=size),
+            filename=upload.name,
+            chunks=attached.chunks,
+            notes="" if failed else attached.error,
+        )
+
+
+class StoreFileList(BaseModel):
+    object: Literal["list"] = "list"
+    data: list[StoreFile]
+    has_more: bool = False
+    first_id: str | None = None
+    last_id: str | None = None
+
+
+class StoreFileDeleted(BaseModel):
+    id: str
+    object: Literal["vector_store.file.deleted"] = "vector_store.file.deleted"
+    deleted: bool = True
+
+
+class SearchBody(BaseModel):
+    query: str | list[str]
+    max_num_results: int = Field(10, ge=1, le=50)
+    filters: dict[str, Any] | None = None
+    rewrite_query: bool | None = False
+
+
+class SearchContent(BaseModel):
+    type: Literal["text"] = "text"
+    text: str
+
+
+class SearchRow(BaseModel):
+    file_id: str
+    filename: str
+    score: float
+    attributes: Metadata
+    content: list[SearchContent]
+
+    @classmethod
+    def of(cls, hit: Hit) -> "SearchRow":
+        id, name = file_of(hit.document)
+        metadata = dict(hit.document.metadata)
+        content = [SearchContent(text=hit.document.content)]
+        return cls(file_id=id, filename=name, score=hit.score, attributes=metadata, content=content)
+
+
+class SearchPage(BaseModel):
+    object: Literal["vector_store.search_results.page"] = "vector_store.search_results.page"
+    search_query: list[str]
+    data: list[SearchRow]
+    has_more: bool = False
+    next_page: str | None = None
+
+
+# --- stores ----------------------------------------------------------------------------------------------------------
+
+
+@router.post("/v1/vector_stores", response_model=StoreBody, responses=ERRORS)
+async def create_store(body: NewStore, request: Request, service: Serving, asker: Asking) -> StoreBody:
+    """A new, empty index in the server's own folder; this key may read and write it."""
+    if not asker.tenant.can_create:
+        raise ApiError(403, "this key may create no vector stores", "not_allowed")
+    uploads = [service.uploads.get(id, asker.tenant.name) for id in body.file_ids]
+    creating = in_thread(service.stores.create, asker.tenant, body.name or "", body.metadata or {})
+    store = await whole(service, asker, request, creating)
+    for upload in uploads:
+        begin(service, asker, store, upload, {}, body.chunking_strategy)
+    return await _store(service, asker.tenant, store)
+
+
+@router.get("/v1/vector_stores", response_model=StoreList, responses=ERRORS)
+async def list_stores(service: Serving, asker: Asking) -> StoreList:
+    """The indexes that this key may read."""
+    stores = [await _store(service, asker.tenant, name) for name in readable_names(service, asker.tenant)]
+    return StoreList(data=stores, first_id=stores[0].id if stores else None, last_id=stores[-1].id if stores else None)
+
+
+@router.get("/v1/vector_stores/{store}", response_model=StoreBody, responses=ERRORS)
+async def get_store(store: str, service: Serving, asker: Asking) -> StoreBody:
+    return await _store(service, asker.tenant, store)
+
+
+@router.post("/v1/vector_stores/{store}", response_model=StoreBody, responses=ERRORS)
+async def change_store(store: str, body: StoreChange, service: Serving, asker: Asking) -> StoreBody:
+    """Give a store that was created here another name or other metadata."""
+    writable(service, asker.tenant, store)
+    await in_thread(service.stores.change, store, body.name, body.metadata)
+    return await _store(service, asker.tenant, store)
+
+
+@router.delete("/v1/vector_stores/{store}", response_model=StoreDeleted, responses=ERRORS)
+async def delete_store(store: str, service: Serving, asker: Asking) -> StoreDeleted:
+    """Delete a store that was created here. Indexes that the server was started with are never deleted."""
+    writable(service, asker.tenant, store)
+    await in_thread(service.stores.delete, store)
+    return StoreDeleted(id=store)
+
+
+@router.post("/v1/vector_stores/{store}/search", response_model=SearchPage, responses=ERRORS)
+async def search(store: str, body: SearchBody, request: Request, service: Serving, asker: Asking) -> SearchPage:
+    """The documents of a store that fit a query, the best first."""
+    index = readable(service, asker.tenant, store)
+    queries = [body.query] if isinstance(body.query, str) else body.query
+    if not queries or len(queries) > 16 or not all(query.strip() for query in queries):
+        raise bad("a search takes 1 to 16 queries, each with some text", "query")
+    where = where_of(body.filters) if body.filters else None
+    finding = service.search(asker, index, queries, body.max_num_results, where)
+    found = await whole(service, asker, request, finding)
+    best: dict[str, Hit] = {}
+    for hit in sorted((hit for hits in found for hit in hits), key=lambda hit: -hit.score):
+        best.setdefault(hit.document.id, hit)
+    rows = [SearchRow.of(hit) for hit in list(best.values())[: body.max_num_results]]
+    return SearchPage(search_query=queries, data=rows)
+
+
+async def _store(service: Service, tenant: Tenant, name: str) -> StoreBody:
+    index = readable(service, tenant, name)
+    stats = await in_thread(index.stats)
+    attached = [upload.stores[name] for upload in service.uploads.attached(name, [tenant.name])]
+    counts = FileCounts(total=len(attached))
+    for each in attached:
+        setattr(counts, each.status, getattr(counts, each.status) + 1)
+    created = service.stores.created(name)
+    return StoreBody(
+        id=name,
+        created_at=int(service.started) if created is None else created.created_at,
+        name=name if created is None else created.name,
+        usage_bytes=sum(stats["bytes"].values()),
+        file_counts=counts,
+        status="in_progress" if counts.in_progress else "completed",
+        last_active_at=int(time.time()),
+        metadata={} if created is None else dict(created.metadata),
+        documents=stats["documents"],
+    )
+
+
+# --- files of a store ------------------------------------------------------------------------------------------------
+
+
+@router.post("/v1/vector_stores/{store}/files", response_model=StoreFile, responses=ERRORS)
+async def add_file(store: str, body: NewStoreFile, service: Serving, asker: Asking) -> StoreFile:
+    """Read an uploaded file into a store. It is read in the background: ask for its status."""
+    writable(service, asker.tenant, store)
+    upload = service.uploads.get(body.file_id, asker.tenant.name)
+    attributes: dict[str, Any] = dict(body.attributes or {})
+    begin(service, asker, store, upload, attributes, body.chunking_strategy)
+    return StoreFile.of(service.uploads.get(upload.id, asker.tenant.name), store)
+
+
+@router.get("/v1/vector_stores/{store}/files", response_model=StoreFileList, responses=ERRORS)
+async def list_store_files(
+    store: str,
+    service: Serving,
+    asker: Asking,
+    limit: Annotated[int, Query(ge=1, le=100)] = 100,
+    after: str | None = None,
+) -> StoreFileList:
+    """The files of a store that this key uploaded."""
+    readable(service, asker.tenant, store)
+    files = [StoreFile.of(each, store) for each in service.uploads.attached(store, [asker.tenant.name])]
+    ids = [file.id for file in files]
+    files = files[ids.index(after) + 1 :] if after in ids else files
+    page = files[:limit]
+    first, last = (page[0].id, page[-1].id) if page else (None, None)
+    return StoreFileList(data=page, has_more=len(files) > limit, first_id=first, last_id=last)
+
+
+@router.get("/v1/vector_stores/{store}/files/{file_id}", response_model=StoreFile, responses=ERRORS)
+async def get_store_file(store: str, file_id: str, service: Serving, asker: Asking) -> StoreFile:
+    readable(service, asker.tenant, store)
+    return StoreFile.of(_attached(service, asker, store, file_id), store)
+
+
+@router.delete("/v1/vector_stores/{store}/files/{file_id}", response_model=StoreFileDeleted, responses=ERRORS)
+async def delete_store_file(store: str, file_id: str, service: Serving, asker: Asking) -> StoreFileDeleted:
+    """Take a file out of a store: its documents are deleted there, the file is kept."""
+    index = writable(service, asker.tenant, store)
+    upload = _attached(service, asker, store, file_id)
+    await in_thread(index.delete, where={FILE_ID: upload.id})
+    await in_thread(service.uploads.detach, upload, store)
+    return StoreFileDeleted(id=file_id)
+
+
+def _attached(service: Service, asker: Asker, store: str, file_id: str) -> Upload:
+    upload = service.uploads.get(file_id, asker.tenant.name)
+    if store not in upload.stores:
+        raise ApiError(404, "this file is not in this vector store", "file_not_found", "file_id")
+    return upload
+
+
+def begin(
+    service: Service,
+    asker: Asker,
+    store: str,
+    upload: Upload,
+    attributes: dict[str, Any],
+    chunking: Chunking | None,
+) -> None:
+    """Start to read a file into a store."""
+    static = (chunking.static if chunking else None) or StaticChunking()
+    size, overlap = static.max_chunk_size_tokens, static.chunk_overlap_tokens
+    if overlap >= size:
+        raise bad("chunk_overlap_tokens must be less than max_chunk_size_tokens", "chunking_strategy")
+    attachment = Attachment(created_at=int(time.time()), attributes=attributes, chunk_size=size, overlap=overlap)
+    service.uploads.attach(upload, store, attachment)
+    service.in_background(in_thread(_read_in, service, service.indexes[store], store, upload, attachment))
+
+
+def _read_in(service: Service, index: Index, store: str, upload: Upload, attachment: Attachment) -> None:
+    """In a thread: the file's documents take the place of those that it gave before."""
+    try:
+        metadata = {**attachment.attributes, FILE_ID: upload.id, "filename": upload.name}
+        documents, losses = service.uploads.documents(upload, metadata)
+        chunks = chunked(service, documents, attachment.chunk_size, attachment.overlap)
+        index.add(chunks)
+        kept = {chunk.id for chunk in chunks}
+        outdated = [id for id in index if id.startswith(f"{upload.id}/") and id not in kept]
+        index.delete(ids=outdated)
+        size = sum(len(chunk.text.encode()) for chunk in chunks)
+        done = {"status": "completed", "chunks": len(chunks), "bytes": size, "error": "; ".join(losses)}
+    except Exception as error:  # nobody waits for it: what went wrong is told in its status
+        done = {"status": "failed", "error": as_api_error(error).message}
+    service.uploads.attach(upload, store, attachment.model_copy(update=done))
+
+
+# --- filters ---------------------------------------------------------------------------------------------------------
+
+
+def where_of(filters: dict[str, Any], depth: int = 0) -> dict[str, Any]:
+    """OpenAI's filters of attributes as a condition on metadata.
+
+    Raises:
+        ApiError: 400 for what is no filter.
+    """
+    kind = filters.get("type")
+    if kind in ("and", "or") and isinstance(filters.get("filters"), list) and filters["filters"] and depth < DEPTH:
+        inner = [where_of(each, depth + 1) if isinstance(each, dict) else {} for each in filters["filters"]]
+        if all(inner):
+            return {f"${kind}": inner}
+    elif kind in COMPARISONS and isinstance(filters.get("key"), str) and "value" in filters:
+        return {filters["key"]: {COMPARISONS[kind]: filters["value"]}}
+    raise bad(
+        "filters: give {type: eq | ne | gt | gte | lt | lte | in | nin, key, value}, or {type: and | or, filters}",
+        "filters",
+    )
+
+
+def file_of(document: Document) -> tuple[str, str]:
+    """Id and name of the file that a document came from; of the document itself where it came from none."""
+    metadata = document.metadata
+    id = str(metadata.get(FILE_ID) or document.id)
+    name = str(metadata.get("filename") or metadata.get("source_file") or document.title or document.id)
+    return id, name

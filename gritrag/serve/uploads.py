@@ -1,0 +1,165 @@
+"""Uploaded files: kept in one folder of the server under names of its own, each with a record of whose it is."""
+
+import json
+import re
+import shutil
+import tempfile
+import threading
+import time
+import uuid
+from collections.abc import Sequence
+from pathlib import Path, PurePath
+from typing import Any, BinaryIO, Literal
+
+from pydantic import BaseModel
+
+from gritrag.documents.read import read_file
+from gritrag.records import Document
+from gritrag.serve.errors import ApiError
+
+FILE_ID = re.compile(r"file-[0-9a-f]{32}")
+CHUNK = 1 << 20
+MOST_NAME = 200
+
+
+class Attachment(BaseModel):
+    """A file in a vector store."""
+
+    status: Literal["in_progress", "completed", "failed"] = "in_progress"
+    created_at: int
+    attributes: dict[str, Any] = {}
+    chunk_size: int = 256
+    overlap: int = 0
+    chunks: int = 0
+    bytes: int = 0
+    error: str = ""
+
+
+class Upload(BaseModel):
+    """The record of an uploaded file."""
+
+    id: str
+    name: str
+    bytes: int
+    created_at: int
+    purpose: str
+    owner: str
+    stores: dict[str, Attachment] = {}
+
+
+class Uploads:
+    """All uploaded files of a server. Safe to use from several threads.
+
+    Args:
+        folder: where they are kept; a temporary one, which `close` removes, where None.
+        most_bytes: of all of them.
+    """
+
+    def __init__(self, folder: Path | None, most_bytes: int) -> None:
+        self._temporary = tempfile.TemporaryDirectory(prefix="gritrag-files-") if folder is None else None
+        self._folder = Path(self._temporary.name) if self._temporary else folder
+        assert self._folder is not None
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._most = most_bytes
+        self._lock = threading.RLock()
+        self._records: dict[str, Upload] = {}
+        for path in sorted(self._folder.glob("file-*.json")):
+            record = Upload.model_validate(json.loads(path.read_text("utf-8")))
+            self._records[record.id] = record
+
+    def close(self) -> None:
+        if self._temporary:
+            self._temporary.cleanup()
+
+    def save(self, file: BinaryIO, name: str, purpose: str, owner: str) -> Upload:
+        """Keep a file.
+
+        Raises:
+            ApiError: 413 if there is no room for it.
+        """
+        id = f"file-{uuid.uuid4().hex}"
+        path = self._path(id)
+        with path.open("wb") as kept:
+            shutil.copyfileobj(file, kept, CHUNK)
+        size = path.stat().st_size
+        shown = PurePath(name.replace("\\", "/")).name[-MOST_NAME:] or "upload"
+        record = Upload(id=id, name=shown, bytes=size, created_at=int(time.time()), purpose=purpose, owner=owner)
+        with self._lock:
+            if sum(each.bytes for each in self._records.values()) + size > self._most:
+                path.unlink()
+                raise ApiError(413, "there is no room for more files; delete some first", "no_room", "file")
+            self._write(record)
+        return record
+
+    def of(self, owner: str) -> list[Upload]:
+        """The files of one tenant, the oldest first."""
+        with self._lock:
+            return sorted((r for r in self._records.values() if r.owner == owner), key=lambda r: (r.created_at, r.id))
+
+    def get(self, id: str, owner: str) -> Upload:
+        """One file.
+
+        Raises:
+            ApiError: 404 if there is none, or it is somebody else's.
+        """
+        with self._lock:
+            record = self._records.get(id)
+        if record is None or record.owner != owner:
+            raise ApiError(404, "there is no file of that id", "file_not_found", "file_id")
+        return record
+
+    def content(self, record: Upload) -> Path:
+        """Where it lies."""
+        return self._path(record.id)
+
+    def documents(self, record: Upload, metadata: dict[str, Any]) -> tuple[list[Document], list[str]]:
+        """What a file says, and in words what of it could not be read.
+
+        Raises:
+            ValueError: it is of no known kind, or broken.
+        """
+        losses: list[str] = []
+        with self._path(record.id).open("rb") as file:
+            documents = list(
+                read_file(
+                    file, f"{record.id}/{record.name}", where=record.name, metadata=metadata, on_loss=losses.append
+                )
+            )
+        return documents, losses
+
+    def delete(self, record: Upload) -> None:
+        with self._lock:
+            self._records.pop(record.id, None)
+            self._path(record.id).unlink(missing_ok=True)
+            self._path(record.id).with_suffix(".json").unlink(missing_ok=True)
+
+    def attach(self, record: Upload, store: str, attachment: Attachment) -> None:
+        """Note how a file stands to a vector store."""
+        with self._lock:
+            current = self._records.get(record.id)
+            if current is not None:
+                self._write(current.model_copy(update={"stores": {**current.stores, store: attachment}}))
+
+    def detach(self, record: Upload, store: str) -> None:
+        with self._lock:
+            current = self._records.get(record.id, record)
+            stores = {name: each for name, each in current.stores.items() if name != store}
+            self._write(current.model_copy(update={"stores": stores}))
+
+    def attached(self, store: str, owners: Sequence[str] | None = None) -> list[Upload]:
+        """The files of a vector store, the oldest first."""
+        with self._lock:
+            found = [r for r in self._records.values() if store in r.stores and (owners is None or r.owner in owners)]
+        return sorted(found, key=lambda record: (record.stores[store].created_at, record.id))
+
+    def _write(self, record: Upload) -> None:
+        path = self._path(record.id).with_suffix(".json")
+        part = path.with_suffix(".part")
+        part.write_text(record.model_dump_json(), "utf-8")
+        part.replace(path)
+        self._records[record.id] = record
+
+    def _path(self, id: str) -> Path:
+        assert FILE_ID.fullmatch(id), "ids are made here"
+        assert self._folder is not None
+        return self._folder / f"{id}.bin"
