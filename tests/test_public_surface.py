@@ -61,7 +61,7 @@ COMMANDS = {
     "bench table7": f"file --questions -k --states --context --max-new-tokens --seed --out {MODEL} --json",
     "bench steady": f"--requests --documents --tokens -k --mode --states --quota --window --seed --out {MODEL} --json",
     "bench report": "folder --readme --json",
-    "serve": "indexes --host --port --keys --read-only --rows --requests --timeout --model -m --dtype --device",
+    "serve": "indexes --host --port --keys --read-only --data --rows --requests --timeout --model -m --dtype --device",
 }
 
 

@@ -1,0 +1,166 @@
+"""The Responses API: what Open Responses asks of a response, its events, and `file_search` over an index."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import openai
+import pytest
+from serving import QUESTIONS, Running
+
+REQUIRED = [
+    "id",
+    "object",
+    "created_at",
+    "completed_at",
+    "status",
+    "incomplete_details",
+    "model",
+    "previous_response_id",
+    "instructions",
+    "output",
+    "error",
+    "tools",
+    "tool_choice",
+    "truncation",
+    "parallel_tool_calls",
+    "text",
+    "top_p",
+    "presence_penalty",
+    "frequency_penalty",
+    "top_logprobs",
+    "temperature",
+    "reasoning",
+    "user",
+    "usage",
+    "max_output_tokens",
+    "max_tool_calls",
+    "store",
+    "background",
+    "service_tier",
+    "metadata",
+    "safety_identifier",
+    "prompt_cache_key",
+]
+"""Fields that the schema of Open Responses (2026-04-24) requires of a response, null or not."""
+
+USER = {"type": "message", "role": "user", "content": "Greet me in three words."}
+CASES: dict[str, list[dict[str, str]]] = {
+    "basic-response": [USER],
+    "system-prompt": [{"type": "message", "role": "system", "content": "Talk like a sailor."}, USER],
+    "multi-turn": [
+        {"type": "message", "role": "user", "content": "I am called Berta."},
+        {"type": "message", "role": "assistant", "content": "Hello Berta."},
+        {"type": "message", "role": "user", "content": "What am I called?"},
+    ],
+}
+"""Cases of its compliance suite by their names, in words of our own; `streaming-response` is below. The suite's cases
+of tools and images do not apply to a model that calls no tools and sees no images: they are refused, see below."""
+
+
+@pytest.fixture(scope="module")
+def client(server: Running) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as client:
+        yield client
+
+
+def events_of(response: httpx.Response) -> list[dict[str, Any]]:
+    """Contents of a stream; each is named as its event is."""
+    blocks = [block for block in response.text.split("\n\n") if block]
+    assert blocks.pop() == "data: [DONE]"
+    found = []
+    for block in blocks:
+        name, data = (line.split(": ", 1)[1] for line in block.split("\n"))
+        found.append(json.loads(data))
+        assert found[-1]["type"] == name
+    return found
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_open_responses_cases(case: str, http: httpx.Client) -> None:
+    answer = http.post("/v1/responses", json={"model": "tiny", "input": CASES[case], "max_output_tokens": 6}).json()
+    assert set(REQUIRED) <= set(answer)
+    assert answer["status"] in ("completed", "incomplete")
+    (message,) = answer["output"]
+    assert (message["type"], message["role"]) == ("message", "assistant")
+    assert message["content"][0]["type"] == "output_text"
+    assert answer["usage"]["input_tokens_details"]["cached_tokens"] >= 0
+
+
+def test_open_responses_streaming_response(http: httpx.Client) -> None:
+    body = {"model": "tiny", "input": [USER], "max_output_tokens": 6}
+    whole = http.post("/v1/responses", json=body).json()
+    events = events_of(http.post("/v1/responses", json={**body, "stream": True}))
+    assert [event["sequence_number"] for event in events] == list(range(len(events)))
+    kinds = [event["type"] for event in events]
+    assert kinds[:4] == [
+        "response.created",
+        "response.in_progress",
+        "response.output_item.added",
+        "response.content_part.added",
+    ]
+    assert kinds[-4:-1] == ["response.output_text.done", "response.content_part.done", "response.output_item.done"]
+    text = whole["output"][0]["content"][0]["text"]
+    assert "".join(e["delta"] for e in events if e["type"] == "response.output_text.delta") == text
+    last = events[-1]["response"]
+    assert last["status"] == whole["status"]
+    assert events[-1]["type"] == f"response.{whole['status']}"
+    assert last["output"][0]["content"][0]["text"] == text
+    assert set(REQUIRED) <= set(last)
+
+
+def test_the_client_streams_and_goes_on(client: openai.OpenAI) -> None:
+    with client.responses.stream(model="tiny", input="one two", max_output_tokens=5) as stream:
+        for _ in stream:
+            pass
+        first = stream.get_final_response()
+    assert client.responses.retrieve(first.id).output_text == first.output_text
+    second = client.responses.create(
+        model="tiny", input="and three", previous_response_id=first.id, max_output_tokens=5
+    )
+    assert second.usage.input_tokens > first.usage.input_tokens  # type: ignore[union-attr]
+    assert second.usage.input_tokens_details.cached_tokens >= first.usage.input_tokens  # type: ignore[union-attr]
+    client.responses.delete(first.id)
+    with pytest.raises(openai.NotFoundError):
+        client.responses.retrieve(first.id)
+    unkept = client.responses.create(model="tiny", input="one", store=False, max_output_tokens=2)
+    with pytest.raises(openai.NotFoundError):
+        client.responses.create(model="tiny", input="two", previous_response_id=unkept.id)
+
+
+def test_file_search_answers_from_an_index_and_cites_it(client: openai.OpenAI, http: httpx.Client) -> None:
+    tools: Any = [{"type": "file_search", "vector_store_ids": ["docs"], "max_num_results": 2}]
+    answer = client.responses.create(model="tiny", input=QUESTIONS[0], tools=tools, max_output_tokens=5)
+    call, message = answer.output
+    assert call.type == "file_search_call"
+    assert call.status == "completed"
+    assert message.type == "message"
+    assert message.content[0].type == "output_text"
+    assert {note.file_id for note in message.content[0].annotations} >= {"ferry"}  # type: ignore[union-attr]
+    body = {"model": "tiny", "input": QUESTIONS[0], "tools": tools, "max_output_tokens": 5, "stream": True}
+    kinds = [event["type"] for event in events_of(http.post("/v1/responses", json=body))]
+    assert kinds.index("response.file_search_call.completed") < kinds.index("response.output_text.delta")
+    assert "response.output_text.annotation.added" in kinds
+    filtered = [{**tools[0], "filters": {"type": "eq", "key": "kind", "value": "bridge"}}]
+    told = client.responses.create(model="tiny", input=QUESTIONS[0], tools=filtered, max_output_tokens=2)
+    assert [hit["id"] for hit in told.model_extra["gritrag"]["hits"]] == ["bridge"]  # type: ignore[index]
+
+
+def test_what_is_not_done_is_refused(client: openai.OpenAI) -> None:
+    refused: list[dict[str, Any]] = [
+        {"tools": [{"type": "function", "name": "f", "parameters": {}}]},
+        {"background": True},
+        {"text": {"format": {"type": "json_object"}}},
+        {"input": [{"role": "user", "content": [{"type": "input_image", "image_url": "data:,"}]}]},
+        {"input": [{"type": "function_call_output", "call_id": "c", "output": "x"}]},
+        {"input": []},
+        {"tools": [{"type": "file_search", "vector_store_ids": []}]},
+    ]
+    for fields in refused:
+        with pytest.raises(openai.BadRequestError):
+            client.responses.create(**{"model": "tiny", "input": "hi", **fields})
+    with pytest.raises(openai.NotFoundError):
+        client.responses.create(
+            model="tiny", input="hi", tools=[{"type": "file_search", "vector_store_ids": ["secret"]}]
+        )
