@@ -8,12 +8,13 @@ from urllib.parse import urlsplit
 from fastapi import FastAPI, Response
 from fastapi.staticfiles import StaticFiles
 from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
 from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import gritrag
 from gritrag.serve import chat, completions, documents, embeddings, files, models, rag, responses, stores
-from gritrag.serve.errors import ApiError, install_errors
+from gritrag.serve.errors import ApiError, as_api_error, install_errors
 from gritrag.serve.service import Service
 
 PAGE = Path(__file__).parent / "page"
@@ -101,4 +102,22 @@ class Guard:
             await refused.response(scope, receive, counted)
             return
         # what does not say its size is counted while it comes
-        await RequestBodyLimitMiddleware(self._app, most)(scope, receive, counted)
+        await RequestBodyLimitMiddleware(self._safely, most)(scope, receive, counted)
+
+    async def _safely(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Whatever goes wrong is an answer in the shape of all errors, and the connection stays."""
+        has_begun = False
+
+        async def watched(message: Message) -> None:
+            nonlocal has_begun
+            has_begun = has_begun or message["type"] == "http.response.start"
+            await send(message)
+
+        try:
+            await self._app(scope, receive, watched)
+        except HTTPException:
+            raise  # of the limit of bodies, which answers it
+        except Exception as error:
+            if has_begun:
+                raise
+            await as_api_error(error).response(scope, receive, send)

@@ -122,7 +122,3 @@ def install_errors(app: FastAPI) -> None:
         answer = ApiError(error.status_code, message).response
         answer.headers.update(error.headers or {})
         return answer
-
-    @app.exception_handler(Exception)
-    async def of_others(request: Request, error: Exception) -> JSONResponse:
-        return as_api_error(error).response

@@ -189,14 +189,23 @@ def test_memory_is_bounded_and_forgets_what_was_not_asked_for(tiny_model: GritMo
 # --- the server ------------------------------------------------------------------------------------------------------
 
 
-def test_a_client_that_vanishes_frees_its_slot(server: Running) -> None:
+@pytest.mark.parametrize("is_stream", [False, True])
+def test_a_client_that_vanishes_frees_its_slot(
+    is_stream: bool, server: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """While it waits for all of it, and in the middle of a stream."""
     service = server.service
-    for body in (LONG, {**LONG, "stream": True}):
-        request = {"json": {**body, "n": 8}, "timeout": 0.15}
-        with server.client() as client, pytest.raises(httpx.ReadTimeout):
-            client.post("/v1/chat/completions", **request)  # type: ignore[arg-type]
-        wait_until(lambda: service.engine.running == 0 and service.admission.taken == 0)
+    monkeypatch.setattr(service.engine, "on_step", lambda rows, seconds: time.sleep(0.02))
+    body = {**LONG, "n": 8, "stream": is_stream}
+    with server.client() as client:
+        if is_stream:
+            with client.stream("POST", "/v1/chat/completions", json=body) as response:
+                assert next(response.iter_lines()).startswith("data:")
+                assert service.engine.running == 8
+        else:
+            with pytest.raises(httpx.ReadTimeout):
+                client.post("/v1/chat/completions", json=body, timeout=0.3)
+    wait_until(lambda: service.engine.running == 0 and service.admission.taken == 0, 5)
     with server.client() as client:
         assert client.post("/v1/chat/completions", json={**CHAT, "max_tokens": 2}).status_code == 200
 
