@@ -64,6 +64,13 @@ class Rotation:
         source = keys.float()
         return out.copy_(_turn_into(torch.empty_like(source), source, cos, sin))
 
+    def gradient(self, of_rotated: torch.Tensor, start: int) -> torch.Tensor:
+        """What `apply` at `start` hands back to its keys for a gradient `[L, H, T, K]` of what it gave."""
+        cos, sin = self.tables(start, start + of_rotated.shape[2], of_rotated.device)
+        given = of_rotated.float()
+        turned = _turn_into(torch.empty_like(given), given, cos, -sin.roll(sin.shape[-1] // 2, -1))
+        return turned.to(of_rotated.dtype)
+
     def rotate(self, keys: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
         """As `apply`, but differentiable and for any positions: keys `[L, ..., T, K]`, positions `[T]` or `[B, T]`."""
         cos, sin = self._compute(positions)

@@ -5,57 +5,17 @@ tokens of a chunk, `V` vocabulary.
 """
 
 from collections.abc import Sequence
-from itertools import groupby
 
 import torch
-from torch.nn.functional import pad
 from transformers import Cache
-from transformers.cache_utils import CacheLayerMixin
 
 from gritrag.model.attention import decoder_stack
-from gritrag.model.context import Context, Part, added, cells, column_biases
+from gritrag.model.context import Context, Part, added, column_biases
 from gritrag.model.grit import GritModel
 from gritrag.model.kernels import without_cudnn
-from gritrag.model.rotation import Rotation
 from gritrag.model.state import DocumentState
 from gritrag.train.data.steps import Prompted
-
-
-class GrowingLayer(CacheLayerMixin):
-    """One layer of a cache that is joined with new tokens out of place, so that gradients flow into what it holds."""
-
-    is_sliding = False
-    keys: torch.Tensor
-    values: torch.Tensor
-
-    def __init__(self, keys: torch.Tensor, values: torch.Tensor) -> None:
-        super().__init__()
-        self.keys, self.values = keys, values
-        self.is_initialized = True
-
-    def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
-        """The states are there from the start."""
-
-    def update(
-        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: object, **kwargs: object
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Join keys and values with those that are there."""
-        # under autocast new keys may come in another dtype than those of the reading
-        self.keys = torch.cat([self.keys.to(key_states.dtype), key_states], dim=2)
-        self.values = torch.cat([self.values.to(value_states.dtype), value_states], dim=2)
-        return self.keys, self.values
-
-    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        """Keys that a query sees, and where they begin."""
-        return self.keys.shape[2] + query_length, 0
-
-    def get_seq_length(self) -> int:
-        """Tokens that are there."""
-        return self.keys.shape[2]
-
-    def get_max_length(self) -> int:
-        """No limit."""
-        return -1
+from gritrag.train.placing import place
 
 
 class Contexts:
@@ -79,7 +39,7 @@ class Contexts:
         """
         contexts = [_context(states, answer) for answer in answers]
         assert self._model.rotation is not None, "the loop refuses models whose keys cannot be moved"
-        cache = place(contexts, self._model.rotation, self._model.lm.device)
+        cache = place(contexts, self._model.rotation, max(len(context.fresh_ids) for context in contexts))
         hidden = self.run(
             [context.fresh_ids for context in contexts],
             [context.fresh_positions[0] for context in contexts],
@@ -175,24 +135,3 @@ def _context(states: Sequence[DocumentState], answer: Prompted) -> Context:
     placed = zip(answer.context, biases, shared, strict=True)
     parts = [Part(states[row], bias, shares_positions) for row, bias, shares_positions in placed]
     return Context((*parts, Part((*answer.question_ids, *answer.answer_ids[:-1]))), answer.start)
-
-
-def place(contexts: Sequence[Context], rotation: Rotation, device: torch.device) -> Cache:
-    """As `gritrag.model.context.place`, with the same `cells`, but out of place, so that gradients flow into states."""
-    width = max(context.cached_tokens for context in contexts)
-    positions_BT = torch.zeros(len(contexts), width, dtype=torch.long)
-    rows: list[tuple[torch.Tensor, torch.Tensor]] = []
-    for row, group in groupby(cells(contexts), key=lambda cell: cell.row):
-        own = [(cell.columns, cell.placed) for cell in group]
-        for columns, placed in own:
-            positions_BT[row, columns] = torch.arange(placed.position, placed.position + len(placed.state))
-        gap = own[0][0].start
-        keys, values = (
-            pad(torch.cat(tensors, dim=2), (0, 0, gap, 0))
-            for tensors in zip(*((placed.state.keys, placed.state.values) for _, placed in own), strict=True)
-        )
-        rows.append((keys, values))
-    assert len(rows) == len(contexts), "every context has a state"
-    keys_LBHTK, values_LBHTK = (torch.stack(tensors, dim=1) for tensors in zip(*rows, strict=True))
-    keys_LBHTK = rotation.rotate(keys_LBHTK, positions_BT.to(device))
-    return Cache(layers=[GrowingLayer(k, v) for k, v in zip(keys_LBHTK, values_LBHTK, strict=True)])
