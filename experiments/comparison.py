@@ -55,7 +55,7 @@ class EvaluationConfig(Recipe):
             `embedding.Setting`, `quality.Setting` and `attention.Setting`.
     """
 
-    data_dir: str = "../shared/data"
+    data_dir: str = "data"
     sets: tuple[str, ...] = Field(min_length=1)
     train: str
     answers: str = ""

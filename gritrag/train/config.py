@@ -82,7 +82,7 @@ class DataConfig(Recipe):
 
     sources: tuple[SourceConfig, ...] = Field(min_length=1)
     chat: tuple[SourceConfig, ...] = ()
-    data_dir: str = "../shared/data"
+    data_dir: str = "data"
     tokens_per_step: int = Field(1800, ge=1)
     max_document_tokens: int = Field(300, ge=8)
     questions_per_document: int = Field(2, ge=1)

@@ -52,7 +52,7 @@ FORWARDS_PER_STEP = 3
 
 
 class Trainer:
-    """One run of a recipe. What stands in `runs_dir/name` is resumed.
+    """One run of a recipe. A run that is found in `runs_dir/name` is resumed.
 
     Args:
         config: the recipe.
@@ -255,6 +255,7 @@ class Trainer:
 
     @property
     def is_done(self) -> bool:
+        """Whether the run has reached its steps, seconds or tokens."""
         return self._fraction() >= 1
 
     def _fraction(self) -> float:

@@ -29,10 +29,12 @@ class Metrics:
         (run / FILE).write_text("".join(line + "\n" for line in kept), "utf-8")
 
     def write(self, record: dict[str, Any]) -> None:
+        """Append one line."""
         with (self._run / FILE).open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
 
     def records(self) -> list[dict[str, Any]]:
+        """All lines so far."""
         return [json.loads(line) for line in self._lines()]
 
     def _lines(self) -> list[str]:

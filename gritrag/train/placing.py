@@ -105,12 +105,15 @@ class PlacedLayer(CacheLayerMixin):
         return self.keys, self.values
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        """Columns that are there once `query_length` tokens have come, and the first of them."""
         return self.keys.shape[2] + query_length, 0
 
     def get_seq_length(self) -> int:
+        """Columns that are there."""
         return self.keys.shape[2]
 
     def get_max_length(self) -> int:
+        """None: transformers says so with -1."""
         return -1
 
 

@@ -122,9 +122,11 @@ class Collator:
         )
 
     def document(self, text: str) -> TokenIds:
+        """A document in the model's template."""
         return self._model.prompts.document(text)
 
     def query(self, text: str, instruction: str | None) -> TokenIds:
+        """A query in the model's template."""
         return self._model.prompts.query(text, instruction)
 
     def _shown(self, positives: Sequence[int], rng: random.Random) -> list[list[int]]:
@@ -136,6 +138,7 @@ class Collator:
         return shown
 
     def prompted(self, question: str, answer: str, context: tuple[int, ...] = (), start: int = 0) -> Prompted:
+        """A question behind a context, and its answer with the end token."""
         question_ids = self._encoder.encode(self._template.question_segments(question)).ids
         return Prompted(question_ids, self._model.prompts.answer_ids(answer), context, start)
 
