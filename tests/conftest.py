@@ -1,6 +1,7 @@
 """Tiny random models for laws and shapes; the real 135M model for claims about answers."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from architectures import SPECIALS, make_lm
@@ -14,6 +15,42 @@ CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
+
+MODEL_FIXTURES = {"real_model", "grit"}
+"""Whatever asks for one of these loads the weights of the small model, and is marked `model`."""
+
+SLOW = (
+    "documents/",
+    "evaluate/",
+    "experiments/",
+    "index/test_codecs.py",
+    "index/test_damage.py",
+    "index/test_durability.py",
+    "index/test_faults.py",
+    "index/test_filters.py",
+    "index/test_kill.py",
+    "index/test_plain_model.py",
+    "index/test_privacy.py",
+    "index/test_sharing.py",
+    "index/test_soak.py",
+    "langchain/",
+    "serve/",
+    "train/",
+    "test_cli.py",
+    "test_export.py",
+    "test_mteb.py",
+)
+"""Folders and modules that take more than a few seconds; their tests are marked `slow`."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what `make quick` leaves out."""
+    tests = Path(__file__).parent
+    for item in items:
+        if MODEL_FIXTURES & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.model)
+        if item.path.relative_to(tests).as_posix().startswith(SLOW):
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope="session")
