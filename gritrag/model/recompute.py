@@ -65,8 +65,11 @@ def attention_of(
     enable_gqa: bool = False,
 ) -> torch.Tensor:
     """The probabilities `[B, H, T, C]` that `scaled_dot_product_attention` weighs values by; arguments as there."""
-    key = key.repeat_interleave(query.shape[1] // key.shape[1], dim=1)
-    scores = (query @ key.mT).float() * (query.shape[-1] ** -0.5 if scale is None else scale)
+    grouped = query.reshape(
+        query.shape[0], key.shape[1], -1, query.shape[-1]
+    )  # heads that share keys: rows of a product
+    scores = (grouped @ key.mT).reshape(*query.shape[:3], -1).float()
+    scores = scores * (query.shape[-1] ** -0.5 if scale is None else scale)
     if is_causal:
         attn_mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
     if attn_mask is not None:
