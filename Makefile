@@ -7,7 +7,7 @@ export TORCH_FLAGS
 EXTRAS := faiss,train,eval,mteb,langchain,site,documents,mcp,dev
 PIP := .venv/bin/python -m pip --disable-pip-version-check install --quiet
 
-.PHONY: demo test quick docs package test-langchain-oldest kill-loop soak lint clean
+.PHONY: demo test test-browser quick docs package test-langchain-oldest kill-loop soak lint clean
 .SECONDARY:
 
 demo: .venv/.installed-faiss
@@ -15,6 +15,10 @@ demo: .venv/.installed-faiss
 
 test: .venv/.installed-$(EXTRAS)
 	.venv/bin/python -m pytest
+
+# The page in Debian's Chromium: apt install chromium chromium-driver
+test-browser: .venv/.installed-$(EXTRAS)
+	.venv/bin/python -m pytest -m browser tests/serve/test_page.py
 
 # What is fast: tiny models only, under a minute. Run it while you work.
 quick: .venv/.installed-$(EXTRAS)

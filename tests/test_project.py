@@ -49,6 +49,7 @@ EXTRAS = {
         "build",
         "fpdf2",
         "ebooklib",
+        "selenium",
         "pytest",
         "pytest-timeout",
         "hypothesis",
