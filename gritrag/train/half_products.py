@@ -25,8 +25,9 @@ class _Product(torch.autograd.Function):
     """`x W^T`, float32, from factors in bfloat16. What is kept for the backward pass is in bfloat16 too."""
 
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, weight_OI: torch.Tensor, half_OI: torch.Tensor) -> torch.Tensor:
-        half_x = x.bfloat16()
+    def forward(
+        ctx: Any, x: torch.Tensor, weight_OI: torch.Tensor, half_x: torch.Tensor, half_OI: torch.Tensor
+    ) -> torch.Tensor:
         ctx.save_for_backward(half_x if weight_OI.requires_grad else None)
         ctx.half_OI = half_OI
         return linear(half_x, half_OI).float()
@@ -37,7 +38,25 @@ class _Product(torch.autograd.Function):
         gradient_TO = gradient.flatten(0, -2).bfloat16()
         of_x = (gradient_TO @ ctx.half_OI).float().view(*gradient.shape[:-1], -1) if ctx.needs_input_grad[0] else None
         of_weight = (gradient_TO.T @ x.flatten(0, -2)).float() if ctx.needs_input_grad[1] else None
-        return of_x, of_weight, None
+        return of_x, of_weight, None, None
+
+
+class Rounded:
+    """What was rounded last. Layers that read the same activations follow each other: they share one copy, which is
+    also what each keeps for its backward pass."""
+
+    def __init__(self) -> None:
+        self._last: tuple[torch.Tensor, int, torch.Tensor] | None = None
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """`x` in bfloat16, without gradients."""
+        if self._last is None or self._last[0] is not x or self._last[1] != x._version:
+            self._last = (x, x._version, x.detach().bfloat16())
+        return self._last[2]
+
+    def clear(self) -> None:
+        """Forget it."""
+        self._last = None
 
 
 class HalfForward:
@@ -45,17 +64,18 @@ class HalfForward:
 
     Args:
         layer: with float32 weights.
+        rounded: shared by the layers of a model.
     """
 
-    def __init__(self, layer: nn.Linear) -> None:
-        self._layer, self._state = layer, (-1, -1)
+    def __init__(self, layer: nn.Linear, rounded: Rounded) -> None:
+        self._layer, self._rounded, self._state = layer, rounded, (-1, -1)
         self._half_OI = torch.empty(0)
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         weight_OI = self._layer.weight
         if (state := state_of(weight_OI)) != self._state:
             self._half_OI, self._state = weight_OI.detach().bfloat16(), state
-        product: torch.Tensor = _Product.apply(x, weight_OI, self._half_OI)
+        product: torch.Tensor = _Product.apply(x, weight_OI, self._rounded(x), self._half_OI)
         return product if self._layer.bias is None else product + self._layer.bias
 
 
@@ -71,7 +91,8 @@ class HalfProducts:
         layers = [layer for layer in linear_layers(lm).values() if type(layer) is nn.Linear]
         kinds = {(layer.weight.device.type, layer.weight.dtype) for layer in layers}
         gains = kinds == {("cpu", torch.float32)} and has_native_bf16(torch.device("cpu"))
-        self._forwards = [(layer, HalfForward(layer)) for layer in layers] if gains else []
+        self._rounded = Rounded()
+        self._forwards = [(layer, HalfForward(layer, self._rounded)) for layer in layers] if gains else []
 
     @property
     def is_on(self) -> bool:
@@ -88,3 +109,4 @@ class HalfProducts:
         finally:
             for layer, _ in self._forwards:
                 del layer.forward  # the method of its class again
+            self._rounded.clear()

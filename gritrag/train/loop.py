@@ -72,6 +72,7 @@ class Trainer:
         self.model = load_base(config, str(self.accelerator.device) if config.device == "auto" else config.device)
         if self.model.rotation is None:
             raise ValueError(f"{config.base} cannot be trained to answer from states: its keys cannot be moved")
+        group_attention(self.model.lm)
         torch.manual_seed(config.seed)  # an adapter begins at random
         self._adapter = self._choose_parameters()
         self._quantisation_aware = QuantisationAware(self.model.lm) if config.adapter.quantisation_aware else None
@@ -114,8 +115,6 @@ class Trainer:
         trained = {id(p) for layer in linear_layers(lm).values() for p in layer.parameters(recurse=False)}
         for parameter in lm.parameters():
             parameter.requires_grad_(settings.embeddings or id(parameter) in trained)
-        if self.config.sharding == "none":
-            group_attention(lm)
         return None
 
     # --- the run ----------------------------------------------------------------------------------------------------

@@ -1,10 +1,11 @@
 """Readings: what one pass over some prompts left, as leaves that gather gradients.
 
-Shape letters: `N` prompts, `S` soft tokens.
+Shape letters: `N` prompts, `S` soft tokens, `L` layers, `H` key/value heads, `T` tokens, `K` head dim.
 """
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 
@@ -12,6 +13,30 @@ from gritrag.model.grit import GritModel
 from gritrag.model.state import DocumentState, RecordingCache
 from gritrag.tokens import TokenIds, length_sorted_batches
 from gritrag.train.objectives.gradcache import GradCache
+
+
+class _Trimmed(torch.autograd.Function):
+    """Each row of `[L, N, H, T, K]` without its padding, `[L, H, n, K]`; all gradients go back in one tensor.
+
+    Plain slices would each hand back a gradient of the size of the whole chunk.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, whole: torch.Tensor, lengths: list[int]) -> tuple[torch.Tensor, ...]:
+        ctx.shape, ctx.lengths = whole.shape, lengths
+        ctx.set_materialize_grads(False)
+        return tuple(whole[:, row, :, :length] for row, length in enumerate(lengths))
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor | None) -> tuple[torch.Tensor | None, None]:
+        given = next((gradient for gradient in gradients if gradient is not None), None)
+        if given is None:
+            return None, None
+        whole = given.new_zeros(ctx.shape)
+        for row, (gradient, length) in enumerate(zip(gradients, ctx.lengths, strict=True)):
+            if gradient is not None:
+                whole[:, row, :, :length] = gradient
+        return whole, None
 
 
 class Readings:
@@ -65,8 +90,8 @@ class Readings:
         """The state of each prompt, trimmed of padding."""
         found: dict[int, DocumentState] = {}
         for rows, (_, keys, values) in zip(self._chunks, self._cache.leaves, strict=True):
-            for place, row in enumerate(rows):
-                ids = torch.tensor(self._ids[row])
-                own = keys[:, place, :, : len(ids)], values[:, place, :, : len(ids)]
-                found[row] = DocumentState(*own, ids, self._reading)
+            lengths = [len(self._ids[row]) for row in rows]
+            own = zip(_Trimmed.apply(keys, lengths), _Trimmed.apply(values, lengths), strict=True)
+            for row, (own_keys, own_values) in zip(rows, own, strict=True):
+                found[row] = DocumentState(own_keys, own_values, torch.tensor(self._ids[row]), self._reading)
         return [found[row] for row in range(len(found))]

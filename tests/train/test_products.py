@@ -15,7 +15,7 @@ from gritrag.train import half_products
 from gritrag.train.config import TrainConfig
 from gritrag.train.data.steps import Prompted
 from gritrag.train.grouped_attention import NAME, group_attention
-from gritrag.train.half_products import HalfForward, HalfProducts
+from gritrag.train.half_products import HalfForward, HalfProducts, Rounded
 from gritrag.train.loop import Trainer
 from gritrag.train.read_once import ReadOnce
 
@@ -43,7 +43,7 @@ def test_grouped_attention_gives_the_gradients_of_the_usual_one(make_model: Make
 def test_a_half_product_is_the_product_of_rounded_factors_and_follows_the_weight(bias: bool) -> None:
     torch.manual_seed(0)
     layer, x = nn.Linear(24, 40, bias=bias), torch.randn(2, 5, 24, requires_grad=True)
-    forward = HalfForward(layer)
+    forward = HalfForward(layer, Rounded())
     for _ in range(2):
         want = nn.functional.linear(x.bfloat16().float(), layer.weight.bfloat16().float(), layer.bias)
         got = forward(x)
@@ -59,13 +59,22 @@ def test_a_half_product_is_the_product_of_rounded_factors_and_follows_the_weight
             layer.weight.mul_(-3)  # as an optimizer does: the rounded copy must not outlive it
 
 
+def test_activations_are_rounded_once_for_all_layers_that_read_them_and_anew_when_they_change() -> None:
+    rounded, x = Rounded(), torch.randn(3, 8)
+    first = rounded(x)
+    assert rounded(x) is first
+    x.add_(1)
+    assert torch.equal(rounded(x), x.bfloat16())
+    assert torch.equal(rounded(x.clone()), x.bfloat16())
+
+
 def test_frozen_weights_and_leaves_get_no_gradient() -> None:
     layer, x = nn.Linear(8, 8, bias=False), torch.randn(3, 8)
-    HalfForward(layer)(x).sum().backward()
+    HalfForward(layer, Rounded())(x).sum().backward()
     assert layer.weight.grad is not None
     layer.weight.requires_grad_(False)
     layer.weight.grad = None
-    HalfForward(layer)(x.requires_grad_()).sum().backward()
+    HalfForward(layer, Rounded())(x.requires_grad_()).sum().backward()
     assert layer.weight.grad is None
     assert x.grad is not None
 

@@ -24,6 +24,7 @@ KINDS: dict[str, dict[str, Any]] = {
         "adapter": {"method": "full", "embeddings": True},
         "recompute": True,
         "contrastive": {"cross_batch_memory": 20},
+        "autocast": False,  # what is sharded computes in float32, so what is not must too
     },
     "lora": {"adapter": {"method": "lora", "rank": 4}, "parts": {"projection": 16}},
 }
