@@ -25,10 +25,10 @@ import typer
 from experiments.script import run
 from gritrag.cli.options import Device, Dtype, Instruction, Json, Model, Side
 from gritrag.config import DEFAULT_MODEL, CheckpointConfig
-from gritrag.evaluate.facts import as_json, header, machine, table
-from gritrag.evaluate.labelled import keys_of, read_labelled, read_pairs
-from gritrag.evaluate.rows import evenly, read_questions
-from gritrag.evaluate.statistics import Sampled
+from gritrag.evaluate.facts import machine
+from gritrag.evaluate.report import aligned, header
+from gritrag.evaluate.rows import evenly, keys_of, read_labelled, read_pairs, read_questions
+from gritrag.evaluate.statistics import Sampled, as_json
 from gritrag.model.attention import decoder_stack
 from gritrag.model.grit import GritModel
 from gritrag.progress import ProgressBar
@@ -273,8 +273,8 @@ def show(result: dict[str, Any]) -> str:
         [
             header(result["facts"]),
             told,
-            table(["model", "over layers", *names], means),
-            table(["model", "layer", *names], layers),
+            aligned(["model", "over layers", *names], means),
+            aligned(["model", "layer", *names], layers),
         ]
     )
 

@@ -17,8 +17,9 @@ from torch.nn.functional import cross_entropy
 from experiments.script import run
 from gritrag.cli.options import Device, Dtype, Model
 from gritrag.config import DEFAULT_MODEL, RELEVANCE_BIAS
-from gritrag.evaluate.facts import header, machine_of, table
+from gritrag.evaluate.facts import machine_of
 from gritrag.evaluate.quality import Asked, Setting, gold_contexts
+from gritrag.evaluate.report import aligned, header
 from gritrag.evaluate.rows import choose, read_questions
 from gritrag.evaluate.statistics import Sampled
 from gritrag.model.grit import GritModel
@@ -89,7 +90,7 @@ def main(path: Path, model: str, dtype: str, device: str, options: Setting) -> s
         for way, sampled in found.items()
     ]
     facts = {"file": path, "model": model, "questions": len(asked), **machine_of(loaded), "seed": options.seed}
-    return "\n\n".join([header(facts), table(["nats per token", "mean", "against text"], rows)])
+    return "\n\n".join([header(facts), aligned(["nats per token", "mean", "against text"], rows)])
 
 
 def command(

@@ -27,10 +27,10 @@ from experiments.script import run
 from gritrag.cli.options import Json
 from gritrag.config import CHECKPOINT_FILE
 from gritrag.evaluate import embedding, quality
-from gritrag.evaluate.facts import as_json, header, table
+from gritrag.evaluate.report import aligned, header
 from gritrag.evaluate.rows import choose, read_questions
-from gritrag.evaluate.scores import Interval, score_answer
-from gritrag.evaluate.statistics import Sampled
+from gritrag.evaluate.scores import score_answer
+from gritrag.evaluate.statistics import Interval, Sampled, as_json
 from gritrag.index.index import Index
 from gritrag.index.protocol import Reader
 from gritrag.model.grit import GritModel
@@ -297,10 +297,10 @@ def show(result: Mapping[str, Any]) -> str:
         for relation in result["relations"]
     ]
     told = "points of 100, with 95% bootstrap intervals; differences are paired"
-    parts = [header(result["facts"]), told, table(["system", *keys], rows)]
+    parts = [header(result["facts"]), told, aligned(["system", *keys], rows)]
     if relations:
         columns = ["claim", "source", "difference of", "score", "expected", "found", "verdict"]
-        parts.append(table(columns, relations))
+        parts.append(aligned(columns, relations))
     return "\n\n".join(parts)
 
 

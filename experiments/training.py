@@ -20,7 +20,9 @@ import typer
 from experiments.script import run
 from gritrag.cli.options import Json
 from gritrag.corpus import documents, questions
-from gritrag.evaluate.facts import Spread, as_json, header, machine, table
+from gritrag.evaluate.facts import machine
+from gritrag.evaluate.report import aligned, header
+from gritrag.evaluate.statistics import Spread, as_json
 from gritrag.model.adapter import attach
 from gritrag.model.grit import GritModel
 from gritrag.model.low_rank import sum_layers
@@ -157,7 +159,7 @@ def show(result: dict[str, Any]) -> str:
         [
             header({**result["machine"], "examples": result["examples"]}),
             "",
-            table(["training", "examples/s: median [quartiles]", "tokens read"], rows),
+            aligned(["training", "examples/s: median [quartiles]", "tokens read"], rows),
             "",
             TOLD[result["machine"]["compared"]].format(result["speedup"].show(".2f")),
         ]

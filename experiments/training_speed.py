@@ -1,4 +1,4 @@
-"""Speed of a training step: tokens and answers per second, and the share of what the processor's products allow.
+"""How fast is a training step, in tokens and answers per second, and how near to what the processor's products allow?
 
     python -m experiments.training_speed configs/default.yaml --steps 3 --save /tmp/steps.json
     python -m experiments.training_speed configs/default.yaml --steps 3 --batch /tmp/steps.json --json

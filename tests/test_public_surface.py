@@ -48,19 +48,22 @@ COMMANDS = {
     "export": "model folder --dtype",
     "eval": "",
     "eval questions": "path --questions --documents --distractors -k --states --max-new-tokens --seed --only "
-    f"--dense-weight --relevance-bias --compare --out {MODEL} --json",
+    f"--dense-weight --relevance-bias --compare --answers --out {MODEL} --json",
     "eval embedding": "paths --train --rows --documents --shots --clusterings --instruction --side --seed --compare "
-    f"{MODEL} --json",
+    f"--out {MODEL} --json",
     "bench": "",
-    "bench first-token": f"--documents --tokens --states --repetitions {MODEL} --json",
-    "bench reading": f"{MODEL} --json",
+    "bench first-token": "--documents --tokens --states --repetitions --storage --seed --geometry --out "
+    f"{MODEL} --json",
+    "bench reading": f"--seed --geometry --out {MODEL} --json",
     "mine": f"path out --negatives --depth --margin {MODEL} --json",
-    "bench codecs": f"--questions-file --codec --questions --documents --repetitions --seed {MODEL} --json",
-    "bench decoding": f"--documents --tokens --new-tokens --repetitions {MODEL} --json",
-    "bench grid": "config --set --out --json",
-    "bench table7": f"file --questions -k --states --context --max-new-tokens --seed --out {MODEL} --json",
-    "bench steady": f"--requests --documents --tokens -k --mode --states --quota --window --seed --out {MODEL} --json",
-    "bench report": "folder --readme --json",
+    "bench codecs": f"--questions-file --codec --questions --documents --repetitions --seed --out {MODEL} --json",
+    "bench decoding": f"--documents --tokens --new-tokens --repetitions --seed --geometry --out {MODEL} --json",
+    "bench grid": "config --set --folder --out --json",
+    "bench table7": f"file --questions -k --states --context --max-new-tokens --seed --folder --out {MODEL} --json",
+    "bench steady": f"--requests --documents --tokens -k --mode --states --quota --window --seed --folder --out "
+    f"{MODEL} --json",
+    "bench report": "folder --out --json",
+    "bench render": "path",
     "serve": "indexes --host --port --keys --read-only --data --rows --requests --timeout --model -m --dtype --device",
 }
 

@@ -1,7 +1,7 @@
 """`gritrag bench`: how fast, how large, at what price."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -10,6 +10,8 @@ from gritrag.cli.options import (
     BENCHES,
     Device,
     Dtype,
+    Folder,
+    Geometry,
     Json,
     MaxNewTokens,
     Mode,
@@ -18,36 +20,51 @@ from gritrag.cli.options import (
     TopK,
     bench_part,
     named,
+    tell,
 )
 from gritrag.config import DEFAULT_MODEL
+
+Documents = Annotated[int, typer.Option(help="Documents per context.", min=1)]
+Tokens = Annotated[int, typer.Option(help="Tokens per document.", min=1)]
+States = Annotated[str, typer.Option(help="How states are stored.")]
+Repetitions = Annotated[int, typer.Option(help="Rounds, after one to warm up.", min=1)]
+Seed = Annotated[int, typer.Option(help="Of documents, questions, their order and resamples.")]
 
 
 @bench.command("first-token")
 def first_token(
-    documents: Annotated[int, typer.Option(help="Documents per context.", min=1)] = 10,
-    tokens: Annotated[int, typer.Option(help="Tokens per document.", min=1)] = 200,
-    states: Annotated[str, typer.Option(help="How states are stored.")] = "bf16",
-    repetitions: Annotated[int, typer.Option(help="Rounds, after one to warm up.", min=1)] = 9,
+    documents: Documents = 10,
+    tokens: Tokens = 200,
+    states: States = "bf16",
+    repetitions: Repetitions = 9,
+    storage: Annotated[str, typer.Option(help="Where state files lie: disk or memory.")] = "disk",
+    seed: Seed = 0,
+    geometry: Geometry = "",
+    out: Out = None,
     model: Model = DEFAULT_MODEL,
     dtype: Dtype = "auto",
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
     """Time from hits to first token, answering from text and from states."""
-    from gritrag.evaluate import first_token as latency
-
-    setting = latency.Setting(documents, tokens, states, repetitions)
-    typer.echo(latency.main(model, dtype, device, as_json, setting))
+    first_token = bench_part("first_token")
+    setting = first_token.Setting(documents, tokens, states, repetitions, storage, seed)
+    tell(lambda: first_token.main(model, dtype, device, setting, geometry), as_json, out)
 
 
 @bench.command("reading")
 def reading(
-    model: Model = DEFAULT_MODEL, dtype: Dtype = "auto", device: Device = "auto", as_json: Json = False
+    seed: Seed = 0,
+    geometry: Geometry = "",
+    out: Out = None,
+    model: Model = DEFAULT_MODEL,
+    dtype: Dtype = "auto",
+    device: Device = "auto",
+    as_json: Json = False,
 ) -> None:
     """What a read pass costs against an embedding pass, and that against a bare forward."""
-    from gritrag.evaluate import reading
-
-    typer.echo(reading.main(model, dtype, device, as_json))
+    reading = bench_part("reading")
+    tell(lambda: reading.main(model, dtype, device, reading.Setting(seed=seed), geometry), as_json, out)
 
 
 @bench.command("codecs")
@@ -56,8 +73,9 @@ def codecs(
     codec: Annotated[list[str] | None, typer.Option(help="Compared with bf16; may be given several times.")] = None,
     questions: Annotated[int, typer.Option(help="Questions to answer, of each file.", min=1)] = 60,
     documents: Annotated[int, typer.Option(help="Of a file, that distractors are drawn from.", min=1)] = 300,
-    repetitions: Annotated[int, typer.Option(help="Rounds, after one to warm up.", min=1)] = 9,
-    seed: Annotated[int, typer.Option(help="Of distractors, their order, and resamples.")] = 0,
+    repetitions: Repetitions = 9,
+    seed: Seed = 0,
+    out: Out = None,
     model: Model = DEFAULT_MODEL,
     dtype: Dtype = "auto",
     device: Device = "auto",
@@ -67,38 +85,40 @@ def codecs(
     codecs = bench_part("codecs")
     chosen = {"codecs": tuple(codec)} if codec else {}
     setting = codecs.Setting(questions=questions, documents=documents, repetitions=repetitions, seed=seed, **chosen)
-    typer.echo(codecs.main(questions_file, model, dtype, device, as_json, setting))
+    tell(lambda: codecs.main(questions_file, model, dtype, device, setting), as_json, out)
 
 
 @bench.command("decoding")
 def decoding(
-    documents: Annotated[int, typer.Option(help="Documents per context.", min=1)] = 10,
-    tokens: Annotated[int, typer.Option(help="Tokens per document.", min=1)] = 200,
+    documents: Documents = 10,
+    tokens: Tokens = 200,
     new_tokens: Annotated[int, typer.Option(help="Tokens to decode.", min=2)] = 32,
-    repetitions: Annotated[int, typer.Option(help="Rounds, after one to warm up.", min=1)] = 5,
+    repetitions: Repetitions = 5,
+    seed: Seed = 0,
+    geometry: Geometry = "",
+    out: Out = None,
     model: Model = DEFAULT_MODEL,
     dtype: Dtype = "auto",
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
     """Tokens per second beside `generate` of transformers, from the same states."""
-    from gritrag.evaluate import decoding
-
-    setting = decoding.Setting(documents, tokens, new_tokens, repetitions)
-    typer.echo(decoding.main(model, dtype, device, as_json, setting))
+    decoding = bench_part("decoding")
+    setting = decoding.Setting(documents, tokens, new_tokens, repetitions, seed)
+    tell(lambda: decoding.main(model, dtype, device, setting, geometry), as_json, out)
 
 
 @bench.command("grid")
 def grid(
     config: Annotated[Path, typer.Argument(help="YAML file, such as configs/bench/default.yaml.")],
     overrides: Annotated[list[str] | None, typer.Option("--set", help="Such as speed.repetitions=9.")] = None,
+    folder: Folder = None,
     out: Out = None,
     as_json: Json = False,
 ) -> None:
     """Measure a grid of modes and contexts, quality beside speed. The same command resumes a run that was stopped."""
-    settings, run = bench_part("config"), bench_part("grid")
-    asked = settings.BenchConfig.load(config, overrides or ())
-    typer.echo(run.main(asked, out or BENCHES / config.stem, as_json))
+    asked = bench_part("config").BenchConfig.load(config, overrides or ())
+    _run("bench grid", asked, folder or BENCHES / config.stem, as_json, out)
 
 
 @bench.command("table7")
@@ -106,10 +126,11 @@ def table7(
     file: Annotated[str | None, typer.Argument(help="JSONL of questions; the demo's if left out.")] = None,
     questions: Annotated[int, typer.Option(help="Questions to answer.", min=1)] = 60,
     k: TopK = 5,
-    states: Annotated[str, typer.Option(help="How states are stored.")] = "bf16",
+    states: States = "bf16",
     context: Annotated[str, typer.Option(help="retrieved, or gold: the right passage among others.")] = "retrieved",
     max_new_tokens: MaxNewTokens = 16,
-    seed: Annotated[int, typer.Option(help="Of contexts and resamples.")] = 0,
+    seed: Seed = 0,
+    folder: Folder = None,
     out: Out = None,
     model: Model = DEFAULT_MODEL,
     dtype: Dtype = "auto",
@@ -117,11 +138,10 @@ def table7(
     as_json: Json = False,
 ) -> None:
     """GritLM's table 7 for a model: every mode with 1 and k documents, match, F1, first token, total and storage."""
-    settings, run = bench_part("config"), bench_part("grid")
     quality = {"file": file, "questions": questions, "documents": sorted({1, k}), "codecs": [states]}
     quality |= {"context": context, "new_tokens": max_new_tokens}
-    asked = settings.BenchConfig.model_validate({**named(model, dtype, device, seed), "quality": quality})
-    typer.echo(run.main(asked, out or BENCHES / "table7", as_json))
+    asked = {**named(model, dtype, device, seed), "quality": quality}
+    _run("bench table7", _validated(asked), folder or BENCHES / "table7", as_json, out)
 
 
 @bench.command("steady")
@@ -131,10 +151,11 @@ def steady(
     tokens: Annotated[int, typer.Option(help="Tokens per document.", min=8)] = 120,
     k: TopK = 5,
     mode: Mode = "doc-cache",
-    states: Annotated[str, typer.Option(help="How states are stored.")] = "bf16",
+    states: States = "bf16",
     quota: Annotated[str | None, typer.Option(help="Most bytes of states: 20MB, or 50% of all.")] = None,
     window: Annotated[int, typer.Option(help="Requests that a p50 and a p95 are of.", min=2)] = 200,
-    seed: Annotated[int, typer.Option(help="Of documents, combinations and resamples.")] = 0,
+    seed: Seed = 0,
+    folder: Folder = None,
     out: Out = None,
     model: Model = DEFAULT_MODEL,
     dtype: Dtype = "auto",
@@ -142,20 +163,31 @@ def steady(
     as_json: Json = False,
 ) -> None:
     """A stream of new combinations of documents, drawn by Zipf's law: hit rate, p50 and p95 over time."""
-    settings, run = bench_part("config"), bench_part("grid")
     stream = {"requests": requests, "documents": documents, "tokens": tokens, "k": k, "mode": mode, "codec": states}
     stream |= {"quota": quota, "window": window}
-    asked = settings.BenchConfig.model_validate({**named(model, dtype, device, seed), "steady": stream})
-    typer.echo(run.main(asked, out or BENCHES / "steady", as_json))
+    asked = {**named(model, dtype, device, seed), "steady": stream}
+    _run("bench steady", _validated(asked), folder or BENCHES / "steady", as_json, out)
 
 
 @bench.command("report")
 def report(
     folder: Annotated[Path, typer.Argument(help="Holds results.jsonl.")],
-    readme: Annotated[Path | None, typer.Option(help="Put its tables between the bench markers of this file.")] = None,
+    out: Out = None,
     as_json: Json = False,
 ) -> None:
     """Write report.md and report.html of a folder anew, from its results.jsonl alone."""
-    typer.echo(bench_part("grid").show(folder, as_json))
-    if readme is not None:
-        bench_part("full_report").write_readme(folder, readme)
+    tell(lambda: bench_part("grid").write(folder), as_json, out)
+
+
+@bench.command("render")
+def render(path: Annotated[Path, typer.Argument(help="JSON file that --out wrote.")]) -> None:
+    """Print the tables of a JSON file of a benchmark, or of an evaluation, as Markdown."""
+    typer.echo("\n".join(result.render() for result in bench_part("suite").load_results(path)), nl=False)
+
+
+def _validated(config: dict[str, Any]) -> Any:
+    return bench_part("config").BenchConfig.model_validate(config)
+
+
+def _run(command: str, config: Any, folder: Path, as_json: bool, out: Path | None) -> None:
+    tell(lambda: bench_part("grid").main(command, config, folder), as_json, out)

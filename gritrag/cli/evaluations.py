@@ -14,10 +14,12 @@ from gritrag.cli.options import (
     Json,
     MaxNewTokens,
     Model,
+    Out,
     RelevanceBias,
     Side,
     TopK,
     bench_part,
+    tell,
 )
 from gritrag.config import DEFAULT_MODEL, DENSE_WEIGHT, RELEVANCE_BIAS
 
@@ -38,7 +40,10 @@ def evaluate(
     compare: Annotated[
         list[str] | None, typer.Option(help="Another model, on the same questions and contexts.")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Write every answer and its scores here, as JSONL.")] = None,
+    answers: Annotated[
+        Path | None, typer.Option(help="Write every answer and its scores here, as JSONL.", metavar="FILE.jsonl")
+    ] = None,
+    out: Out = None,
     model: Model = DEFAULT_MODEL,
     dtype: Dtype = "auto",
     device: Device = "auto",
@@ -49,7 +54,7 @@ def evaluate(
     setting = quality.Setting(
         questions, documents, distractors, k, states, max_new_tokens, seed, only, dense_weight, relevance_bias
     )
-    typer.echo(quality.main(path, model, compare or (), dtype, device, as_json, setting, out))
+    tell(lambda: quality.main(path, model, compare or (), dtype, device, setting, answers), as_json, out)
 
 
 @evaluation.command("embedding")
@@ -64,6 +69,7 @@ def evaluate_embedding(
     side: Side = "query",
     seed: Annotated[int, typer.Option(help="Of samples, of k-means and of resamples.")] = 0,
     compare: Compare = None,
+    out: Out = None,
     model: Model = DEFAULT_MODEL,
     dtype: Dtype = "auto",
     device: Device = "auto",
@@ -72,4 +78,4 @@ def evaluate_embedding(
     """Score vectors by clustering, classification, STS and retrieval, beside BM25 and other encoders."""
     embedding = bench_part("embedding")
     setting = embedding.Setting(rows, documents, shots, clusterings, instruction, side, seed)
-    typer.echo(embedding.main(paths, train, model, compare or (), dtype, device, as_json, setting))
+    tell(lambda: embedding.main(paths, train, model, compare or (), dtype, device, setting), as_json, out)

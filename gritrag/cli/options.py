@@ -1,6 +1,6 @@
 """Options and arguments that several commands share, and what they do with them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -10,6 +10,7 @@ from gritrag import render
 
 if TYPE_CHECKING:
     from gritrag import Document, GritModel, Index
+    from gritrag.evaluate.suite import Result
     from gritrag.ingest import Gathered
 
 KINDS = "text, code, .jsonl, .csv, .pdf, .docx, .pptx, .xlsx, .html, .epub"
@@ -28,7 +29,9 @@ MaxNewTokens = Annotated[int, typer.Option(help="Longest answer, in tokens.", mi
 Compare = Annotated[list[str] | None, typer.Option(help="Another model, on the same rows; minilm too, which embeds.")]
 Instruction = Annotated[str | None, typer.Option(help="Read before each text; the checkpoint's own if left out.")]
 Side = Annotated[str, typer.Option(help="Embed texts as a query or as a document.")]
-Out = Annotated[Path | None, typer.Option(help="Folder of results and reports; below runs/bench if left out.")]
+Folder = Annotated[Path | None, typer.Option(help="Of rows and reports, resumed; below runs/bench if left out.")]
+Out = Annotated[Path | None, typer.Option(help="Write command, facts and rows here, as JSON.", metavar="FILE.json")]
+Geometry = Annotated[str, typer.Option(help="Random weights of this shape: qwen3-0.6b, llama3-8b, mistral-7b ...")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 DEFAULT_INDEX = Path("indexes/default")
@@ -43,6 +46,16 @@ def bench_part(name: str) -> Any:
         return import_module(f"gritrag.evaluate.{name}")
     except ModuleNotFoundError as error:
         raise ValueError(str(error)) from error
+
+
+def tell(measure: "Callable[[], Result]", as_json: bool, out: Path | None) -> None:
+    """Measure, print, and write the file, whose name is looked at before anything is measured."""
+    if out is not None and out.suffix != ".json":
+        raise ValueError(f"--out takes the name of a .json file, not {out}")
+    result = measure()
+    if out is not None:
+        result.save(out)
+    typer.echo(result.json() if as_json else result.show())
 
 
 def named(model: str, dtype: str, device: str, seed: int) -> dict[str, Any]:

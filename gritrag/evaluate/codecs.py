@@ -6,10 +6,9 @@ same documents, so differences to bf16 are paired; what is timed takes turns.
 Shape letters: `A` answer tokens, `V` vocabulary.
 """
 
-import json
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import perf_counter
 from typing import Any, NamedTuple
@@ -19,13 +18,15 @@ import torch
 from gritrag.answer import MODES, Retrieved, plan_context
 from gritrag.codecs import get_codec
 from gritrag.config import DEFAULT_MODEL
-from gritrag.evaluate import quality, scores
-from gritrag.evaluate.facts import Spread, as_json, header, machine_of, table
-from gritrag.evaluate.first_token import documents_of
-from gritrag.evaluate.process import drop_from_page_cache
+from gritrag.evaluate import quality, scores, statistics
+from gritrag.evaluate.facts import machine_of
 from gritrag.evaluate.quality import Asked, gold_contexts
+from gritrag.evaluate.report import Section, Table, losing
 from gritrag.evaluate.rows import choose, read_questions
-from gritrag.evaluate.timing import in_turn
+from gritrag.evaluate.statistics import Spread
+from gritrag.evaluate.suite import Result, Results, Row, run
+from gritrag.evaluate.timing import drop_from_page_cache, in_turn
+from gritrag.evaluate.workload import documents_of
 from gritrag.index.storage.catalog import StateRow
 from gritrag.index.storage.packed import encode
 from gritrag.index.storage.states import DocumentState, StateStore, relative_path, state_key
@@ -35,6 +36,7 @@ from gritrag.model.grit import GritModel
 from gritrag.progress import ProgressBar
 from gritrag.records import Document
 
+COMMAND = "bench codecs"
 REFERENCE = "bf16"
 
 
@@ -88,32 +90,31 @@ class Stored(NamedTuple):
         return sum(row.bytes for row in rows) / sum(row.tokens for row in rows)
 
 
-def compare(model: GritModel, asked: Sequence[Asked], setting: Setting, folder: Path) -> dict[str, Any]:
-    """Measure in `folder`, which is new or empty; what is in the result is what `show` prints."""
+def measure(model: GritModel, asked: Sequence[Asked], setting: Setting, folder: Path, results: Results) -> None:
+    """Measure in `folder`, which is new or empty; one row per codec."""
     codecs = list(dict.fromkeys((REFERENCE, *setting.codecs)))
     documents = {hit.document.id: hit.document for each in asked for hit in each.contexts["gold"]}
     states = _read(model, list(documents.values()))
     stored = {codec: Stored.write(folder / "asked" / str(n), codec, states, model) for n, codec in enumerate(codecs)}
     answered = {codec: _answers(model, codec, stored[codec], states, asked, setting) for codec in codecs}
     timed = _timed(model, codecs, setting, folder / "timed")
-    reference = answered[REFERENCE]
-    rows = {
-        codec: {
-            "bytes_per_token": stored[codec].bytes_per_token,
-            **_errors(stored[codec], states),
-            **timed[codec],
-            "F1": scores.mean(answered[codec].f1, setting.seed),
-            "F1 difference": scores.difference(answered[codec].f1, reference.f1, setting.seed),
-            "F1 ratio": scores.ratio(answered[codec].f1, reference.f1, setting.seed),
-            **_agreement(answered[codec].logits, reference.logits),
-        }
+    read = {"documents_read": len(states), "tokens_read": sum(map(len, states.values()))}
+    rows = [
+        (
+            {"codec": codec},
+            {
+                **read,
+                "bytes_per_token": stored[codec].bytes_per_token,
+                **_errors(stored[codec], states),
+                "seconds": timed[codec],
+                "ids": [each.question.id for each in asked],
+                "F1": answered[codec].f1,
+                **_agreement(answered[codec].logits, answered[REFERENCE].logits),
+            },
+        )
         for codec in codecs
-    }
-    facts = {"documents_read": len(states), "tokens_read": sum(map(len, states.values()))}
-    return {
-        "machine": {**machine_of(model), **vars(setting), **facts, "questions": len(asked)},
-        "rows": rows,
-    }
+    ]
+    results.write("codecs", rows)
 
 
 def _read(model: GritModel, documents: Sequence[Document]) -> dict[str, DocumentState]:
@@ -198,7 +199,9 @@ def _agreement(found: Sequence[torch.Tensor], reference: Sequence[torch.Tensor])
 # --- seconds ----------------------------------------------------------------------------------------------------------
 
 
-def _timed(model: GritModel, codecs: Sequence[str], setting: Setting, folder: Path) -> dict[str, dict[str, Spread]]:
+def _timed(
+    model: GritModel, codecs: Sequence[str], setting: Setting, folder: Path
+) -> dict[str, dict[str, list[float]]]:
     """Seconds to encode a context of states, and to load and place it: from memory (warm) and from the disk (cold)."""
     pool = documents_of(model, setting.tokens, setting.placed, setting.seed)
     states = _read(model, pool)
@@ -222,13 +225,7 @@ def _timed(model: GritModel, codecs: Sequence[str], setting: Setting, folder: Pa
         if number >= 0:  # the first round warms up
             for part, value in spent.items():
                 seconds[codec][part].append(value)
-    return {
-        codec: {
-            **{f"{part} s": Spread.of(values) for part, values in seconds[codec].items()},
-            **{f"{part} ratio": _ratio(values, seconds[REFERENCE][part]) for part, values in seconds[codec].items()},
-        }
-        for codec in codecs
-    }
+    return seconds
 
 
 def _seconds(work: Any) -> float:
@@ -237,54 +234,50 @@ def _seconds(work: Any) -> float:
     return perf_counter() - start
 
 
-def _ratio(values: Sequence[float], reference: Sequence[float]) -> Spread:
-    return Spread.of([ours / theirs for ours, theirs in zip(values, reference, strict=True)])
-
-
 # --- what is printed --------------------------------------------------------------------------------------------------
 
 
-def show(result: Mapping[str, Any]) -> str:
-    columns = [
-        "codec",
-        "bytes/token",
-        "error of keys, %",
-        "of values, %",
-        "encode, x bf16",
-        "load and place, x bf16: warm",
-        "cold",
-        "F1",
-        "F1, % of bf16",
-        "KL, nats",
-        "same token, %",
-    ]
-    rows = [
-        [
-            codec,
-            f"{row['bytes_per_token']:,.0f}",
-            *(f"{100 * row[f'error of {part}']:.2f}" for part in ("keys", "values")),
-            *(row[f"{part} ratio"].show(".2f") for part in ("encode", "warm", "cold")),
-            row["F1"].show(),
-            "-" if row["F1 ratio"] is None else row["F1 ratio"].show(),
-            f"{row['KL']:.4f}",
-            f"{100 * row['same token']:.1f}",
-        ]
-        for codec, row in result["rows"].items()
-    ]
-    reference: Mapping[str, Any] = result["rows"][REFERENCE]
-    spent = {part: f"{1e3 * reference[f'{part} s'].median:.1f} ms" for part in ("encode", "warm", "cold")}
-    facts = {**result["machine"], "answer_tokens": reference["tokens"]}
-    return "\n".join(
-        [
-            header(facts),
-            "",
-            table(columns, rows),
-            "",
-            f"bf16: encode {spent['encode']}, load and place {spent['warm']} warm, {spent['cold']} cold",
-            "ratios of times: median [quartiles]; F1: mean [95% bootstrap interval], paired;",
-            "KL from bf16 and same likeliest token as bf16: along the right answers",
-        ]
+def sections(facts: Mapping[str, Any], rows: Sequence[Row]) -> list[Section]:
+    """One table, and the questions that a codec answers worse than bf16."""
+    (reference,) = [row for row in rows if row["cell"]["codec"] == REFERENCE]
+    seed, base, lines, lost = facts["settings"]["seed"], reference["seconds"], [], []
+    for row in rows:
+        ratio = statistics.ratio(row["F1"], reference["F1"], seed)
+        change = statistics.difference(row["F1"], reference["F1"], seed)
+        codec = row["cell"]["codec"]
+        lines.append(
+            [
+                codec,
+                f"{row['bytes_per_token']:,.0f}",
+                *(f"{100 * row[f'error of {part}']:.2f}" for part in ("keys", "values")),
+                *(
+                    Spread.of_ratios(row["seconds"][part], base[part]).show(".2f")
+                    for part in ("encode", "warm", "cold")
+                ),
+                statistics.mean(row["F1"], seed).show(),
+                change.show("+.1f"),
+                "-" if ratio is None else ratio.show(),
+                f"{row['KL']:.4f}",
+                f"{100 * row['same token']:.1f}",
+            ]
+        )
+        pairs = zip(row["ids"], row["F1"], reference["F1"], strict=True)
+        worse = [id for id, ours, theirs in pairs if ours < theirs]
+        if worse:
+            lost.append(f"{codec}: {len(worse)} of {len(row['F1'])} questions, {', '.join(worse[:10])}")
+    columns = ["codec", "bytes/token", "error of keys, %", "of values, %", "encode, x bf16"]
+    columns += ["load and place, x bf16: warm", "cold", "F1", "F1 against bf16", "F1, % of bf16", "KL, nats"]
+    spent = {part: Spread.of(base[part], 1e3).show(".1f") for part in ("encode", "warm", "cold")}
+    text = (
+        f"bf16: encode {spent['encode']} ms, load and place {spent['warm']} ms warm, {spent['cold']} ms cold. Ratios "
+        f"of times are medians [quartiles] of {facts['settings']['repetitions']} rounds, F1 a mean over "
+        f"{len(reference['F1'])} questions [95% bootstrap interval], paired; KL from bf16 and the same likeliest token "
+        f"along the {reference['tokens']} tokens of right answers."
     )
+    return [
+        Section("Codecs", text, (), [Table([*columns, "same token, %"], lines)]),
+        losing(lost, "Questions with a lower F1 than from bf16, the first ten of a codec."),
+    ]
 
 
 def main(
@@ -292,10 +285,9 @@ def main(
     model: str = DEFAULT_MODEL,
     dtype: str = "auto",
     device: str = "auto",
-    as_json_text: bool = False,
     setting: Setting | None = None,
-) -> str:
-    """Run and return what to print; what is wrong with files or codecs is said before a model is loaded.
+) -> Result:
+    """Run; what is wrong with files or codecs is said before a model is loaded.
 
     Raises:
         ValueError: no file, a missing one, a broken row, an unknown codec, too few documents or answers.
@@ -310,7 +302,15 @@ def main(
         each for path in paths for each in gold_contexts(choose(read_questions(path), setting.documents), options, path)
     ]
     loaded = GritModel.from_pretrained(model, dtype=dtype, device=device)
-    with tempfile.TemporaryDirectory(prefix="gritrag-bench-") as folder:
-        result = compare(loaded, asked, setting, Path(folder))
-    result["machine"] = {"model": model, "files": ", ".join(map(str, paths)), **result["machine"]}
-    return json.dumps(as_json(result), indent=2) if as_json_text else show(result)
+    facts = {
+        "model": model,
+        "files": [path.name for path in paths],
+        **machine_of(loaded),
+        "questions_asked": len(asked),
+    }
+
+    def work(results: Results) -> None:
+        with tempfile.TemporaryDirectory(prefix="gritrag-bench-") as folder:
+            measure(loaded, asked, setting, Path(folder), results)
+
+    return run(COMMAND, asdict(setting), facts, work)

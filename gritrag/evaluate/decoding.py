@@ -5,10 +5,9 @@ there. The ways take turns, so a ratio compares neighbours in time. Two texts: o
 one of its own words, where guessing from the context can only lose.
 """
 
-import json
 import random
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from time import perf_counter
 from typing import Any, NamedTuple
 
@@ -17,13 +16,18 @@ from transformers import Cache, DynamicCache, GenerationConfig, StaticCache
 from transformers.generation.streamers import BaseStreamer
 
 from gritrag.config import DEFAULT_MODEL
-from gritrag.evaluate.facts import Spread, as_json, header, machine_of, table
-from gritrag.evaluate.first_token import documents_of
+from gritrag.evaluate.facts import machine_of
+from gritrag.evaluate.report import Section, Table, losing
+from gritrag.evaluate.statistics import Spread
+from gritrag.evaluate.suite import Result, Results, Row, run
+from gritrag.evaluate.timing import in_turn
+from gritrag.evaluate.workload import documents_of, load_or_make
 from gritrag.model.context import Context
 from gritrag.model.decode import Sampling
 from gritrag.model.grit import GritModel
 from gritrag.progress import ProgressBar
 
+COMMAND = "bench decoding"
 BASELINE = "transformers, dynamic cache"
 OWN_WORDS = "Once upon a time, in a village that no road led to, there lived"
 
@@ -120,67 +124,68 @@ WAYS: dict[str, Callable[[GritModel, Context, int], Run]] = {
 }
 
 
-def decoding(model: GritModel, setting: Setting) -> dict[str, Any]:
-    """Measure; what is in the result is what `show` prints."""
-    given = contexts(model, setting)
-    runs: dict[str, dict[str, list[Run]]] = {name: {way: [] for way in WAYS} for name in given}
-    for repetition in ProgressBar(range(-1, setting.repetitions), desc="measuring", unit="round"):
-        for name, context in given.items():
-            for way, decode in WAYS.items():
-                run = decode(model, context, setting.new_tokens)
-                if repetition >= 0:  # the first round warms up
-                    runs[name][way].append(run)
-    return {
-        "machine": {**machine_of(model), **vars(setting)},
-        "step": model.probes[3].detail,
-        "contexts": {name: {way: _row(found, by[BASELINE]) for way, found in by.items()} for name, by in runs.items()},
-    }
+def measure(model: GritModel, setting: Setting, results: Results) -> None:
+    """A case is a context; one row per way to decode it."""
+    for name, context in contexts(model, setting).items():
+        if all(results.has("decoding", {"context": name, "way": way}) for way in WAYS):
+            continue
+        runs: dict[str, list[Run]] = {way: [] for way in WAYS}
+        turns = list(in_turn(list(WAYS), 1, setting.repetitions))
+        for number, way in ProgressBar(turns, desc=name, unit="answer"):
+            decoded = WAYS[way](model, context, setting.new_tokens)
+            if number >= 0:  # the first round warms up
+                runs[way].append(decoded)
+        results.write(
+            "decoding", [({"context": name, "way": way}, _figures(runs[way], runs[BASELINE])) for way in WAYS]
+        )
 
 
-def _row(runs: Sequence[Run], baseline: Sequence[Run]) -> dict[str, Any]:
+def _figures(runs: Sequence[Run], baseline: Sequence[Run]) -> dict[str, Any]:
     return {
-        "tokens_per_second": Spread.of([run.speed for run in runs]),
-        "ratio": Spread.of([run.speed / other.speed for run, other in zip(runs, baseline, strict=True)]),
+        "tokens_per_second": [run.speed for run in runs],
         "tokens": len(runs[0].token_ids),
         "forwards": runs[0].forwards,
         "same_tokens": sum(run.token_ids == other.token_ids for run, other in zip(runs, baseline, strict=True)),
     }
 
 
-def show(result: dict[str, Any]) -> str:
-    columns = ["context", "decoded by", "tokens/s: median [quartiles]", f"ratio to {BASELINE}"]
-    columns += ["tokens", "forwards", "same tokens"]
-    rows = [
-        [
-            name,
-            way,
-            row["tokens_per_second"].show(".1f"),
-            row["ratio"].show(".2f"),
-            str(row["tokens"]),
-            str(row["forwards"]),
-            f"{row['same_tokens']} of {row['ratio'].n} runs",
-        ]
-        for name, ways in result["contexts"].items()
-        for way, row in ways.items()
+def sections(facts: Mapping[str, Any], rows: Sequence[Row]) -> list[Section]:
+    """Tokens per second, and the ratio to `generate` in the same rounds."""
+    base = {row["cell"]["context"]: row["tokens_per_second"] for row in rows if row["cell"]["way"] == BASELINE}
+    lines, lost = [], []
+    for row in rows:
+        name, way, speeds = row["cell"]["context"], row["cell"]["way"], row["tokens_per_second"]
+        ratio = Spread.of_ratios(speeds, base[name])
+        same = f"{row['same_tokens']} of {len(speeds)} runs"
+        speed = Spread.of(speeds).show(".1f")
+        lines.append([name, way, speed, ratio.show(".2f"), str(row["tokens"]), str(row["forwards"]), same])
+        if way.startswith("gritrag") and ratio.median < 1:
+            lost.append(f"{name}, {way}: {ratio.show('.2f')} of {BASELINE}")
+        if way.startswith("gritrag") and row["same_tokens"] < len(speeds):
+            lost.append(f"{name}, {way}: other tokens than {BASELINE} in {len(speeds) - row['same_tokens']} runs")
+    columns = ["context", "decoded by", "tokens/s", f"ratio to {BASELINE}", "tokens", "forwards", "same tokens"]
+    text = f"Median [quartiles] of {facts['settings']['repetitions']} rounds in which all ways took turns."
+    return [
+        Section("Decoding", text, (), [Table(columns, lines)]),
+        losing(lost, f"Slower than {BASELINE}, or other tokens."),
     ]
-    return "\n".join([header({**result["machine"], "step": result["step"]}), "", table(columns, rows)])
 
 
 def main(
     model: str = DEFAULT_MODEL,
     dtype: str = "auto",
     device: str = "auto",
-    as_json_text: bool = False,
     setting: Setting | None = None,
-) -> str:
-    """Run and return what to print.
+    geometry: str = "",
+) -> Result:
+    """Measure a model, or random weights of a geometry.
 
     Raises:
         ValueError: a model whose keys cannot be moved to where a document stands.
     """
-    loaded = GritModel.from_pretrained(model, dtype=dtype, device=device)
+    setting = setting or Setting()
+    name, loaded = load_or_make(model, geometry, dtype, device)
     if loaded.rotation is None:
-        raise ValueError(f"{model} cannot be measured: {loaded.probes[1].detail}")
-    result = decoding(loaded, setting or Setting())
-    result["machine"] = {"model": model, **result["machine"]}
-    return json.dumps(as_json(result), indent=2) if as_json_text else show(result)
+        raise ValueError(f"{name} cannot be measured: {loaded.probes[1].detail}")
+    facts = {"model": name, **machine_of(loaded), "step": loaded.probes[3].detail}
+    return run(COMMAND, asdict(setting), facts, lambda results: measure(loaded, setting, results))

@@ -4,23 +4,25 @@ A file with labels is clustered, and, where rows to learn from are given, classi
 (STS); one of questions is searched.
 """
 
-import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from gritrag.config import DEFAULT_MODEL
-from gritrag.evaluate.facts import as_json, header, machine, table
-from gritrag.evaluate.labelled import Labelled, keys_of, read_labelled, read_pairs
-from gritrag.evaluate.rows import choose, evenly, read_questions
+from gritrag.evaluate.facts import machine
+from gritrag.evaluate.report import Section, Table, losing
+from gritrag.evaluate.rows import Labelled, choose, evenly, keys_of, read_labelled, read_pairs, read_questions
 from gritrag.evaluate.statistics import Sampled
+from gritrag.evaluate.suite import Result, Results, Row, run
 from gritrag.evaluate.tasks import WORDS, Classification, Clustering, Embed, Retrieval, Similarity, Task
 from gritrag.index.protocol import Reader
 from gritrag.model.encoders import check_names, load_encoder
 from gritrag.model.hardware import pick_device, pick_dtype
+
+COMMAND = "eval embedding"
 
 
 @dataclass(frozen=True)
@@ -141,42 +143,36 @@ def distinct(measured: Sequence[Measured]) -> list[Measured]:
     return list({(m.set, m.task, m.score, m.system): m for m in measured}.values())
 
 
-def summarise(measured: Sequence[Measured], facts: dict[str, Any]) -> dict[str, Any]:
-    """Intervals, and the difference of each set's first system from every other: what `show` prints."""
-    rows: list[dict[str, Any]] = []
+def compared(measured: Sequence[Measured]) -> list[tuple[dict[str, str], dict[str, Any]]]:
+    """Rows of intervals, with the difference of each set's first system from every other."""
     first: dict[tuple[str, str, str], Measured] = {}
     for each in measured:
         first.setdefault((each.set, each.task, each.score), each)
     order = list(first)
+    rows: list[tuple[dict[str, str], dict[str, Any]]] = []
     for each in sorted(measured, key=lambda m: order.index((m.set, m.task, m.score))):
         best = first[each.set, each.task, each.score]
-        rows.append(
-            {
-                "set": each.set,
-                "task": each.task,
-                "score": each.score,
-                "system": each.system,
-                "value": each.value.interval(),
-                "first_minus_this": None if best is each else best.value.minus(each.value).interval(),
-            }
-        )
-    return {"facts": facts, "rows": rows}
+        cell = {"set": each.set, "task": each.task, "score": each.score, "system": each.system}
+        change = None if best is each else best.value.minus(each.value).interval()
+        rows.append((cell, {"value": each.value.interval(), "first_minus_this": change}))
+    return rows
 
 
-def show(result: dict[str, Any]) -> str:
-    """Facts and one table, in points of 100."""
-    rows = [
-        [
-            *(row[key] for key in ("set", "task", "score", "system")),
-            row["value"].show(),
-            row["first_minus_this"].show("+.1f") if row["first_minus_this"] else "",
-            str(row["value"].n),
-        ]
-        for row in result["rows"]
+def sections(facts: Mapping[str, Any], rows: Sequence[Row]) -> list[Section]:
+    """One table, in points of 100, and where another system is ahead of the first."""
+    keys = ("set", "task", "score", "system")
+    lines, lost = [], []
+    for row in rows:
+        names, change = [row["cell"][key] for key in keys], row["first_minus_this"]
+        shown = change.show("+.1f") if change else ""
+        lines.append([*names, row["value"].show(), shown, str(row["value"].n)])
+        if change and change.high < 0:
+            lost.append(f"{', '.join(names[:3])}: {names[3]} is ahead, {shown}")
+    text = "Points of 100 with 95% bootstrap intervals; differences are paired."
+    return [
+        Section("Vectors", text, (), [Table([*keys, "value", "first minus this", "rows"], lines)]),
+        losing(lost, "Scores in which the interval of the difference to another system lies below 0."),
     ]
-    columns = ["set", "task", "score", "system", "value", "first minus this", "rows"]
-    told = "points of 100, with 95% bootstrap intervals; differences are paired"
-    return "\n\n".join([header(result["facts"]), told, table(columns, rows)])
 
 
 def main(
@@ -186,11 +182,10 @@ def main(
     compare: Sequence[str] = (),
     dtype: str = "auto",
     device: str = "auto",
-    as_json_text: bool = False,
     setting: Setting | None = None,
     say: Callable[[str], None] = lambda line: None,
-) -> str:
-    """Run and return what to print; what is wrong with a file is said before a model is loaded.
+) -> Result:
+    """Run; what is wrong with a file is said before a model is loaded.
 
     Raises:
         ValueError: a missing file, a broken row, two files of the same name, or an unknown model.
@@ -200,13 +195,16 @@ def main(
     if len(sets) < len(paths):
         raise ValueError(f"sets are called by their file names, which must differ: {', '.join(map(str, paths))}")
     check_names((model, *compare))
-    measured: list[Measured] = []
-    for name in dict.fromkeys((model, *compare)):
-        say(f"evaluating {name}")
-        encoder = load_encoder(name, dtype, device)
-        measured += evaluate(encoder, name, sets, setting)
-        del encoder  # the next one needs its memory
     where = pick_device(device)
-    facts = {**machine(pick_dtype(dtype, where), where), **vars(setting), "train": str(train or "")}
-    result = summarise(distinct(measured), facts)
-    return json.dumps(as_json(result), indent=2) if as_json_text else show(result)
+    facts = {"model": model, "train": train.name if train else "", **machine(pick_dtype(dtype, where), where)}
+
+    def work(results: Results) -> None:
+        measured: list[Measured] = []
+        for name in dict.fromkeys((model, *compare)):
+            say(f"evaluating {name}")
+            encoder = load_encoder(name, dtype, device)
+            measured += evaluate(encoder, name, sets, setting)
+            del encoder  # the next one needs its memory
+        results.write("embedding", compared(distinct(measured)))
+
+    return run(COMMAND, asdict(setting), facts, work)

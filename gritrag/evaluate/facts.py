@@ -1,40 +1,19 @@
-"""What a benchmark says of itself: the machine it ran on, medians with their spread, and a table.
+"""Facts that belong to every measurement: commit, machine, dtype, threads and versions."""
 
-Figures are seconds or ratios of two runs of the same process, never of different ones.
-"""
-
+import os
 import platform
 import subprocess
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
-from statistics import median, quantiles
 from typing import Any
 
 import torch
 import transformers
 
-from gritrag import GritModel, __version__
+from gritrag import __version__
+from gritrag.model.grit import GritModel
 
-
-@dataclass(frozen=True)
-class Spread:
-    """Median and quartiles of repeated measurements."""
-
-    median: float
-    low: float
-    high: float
-    n: int
-
-    @classmethod
-    def of(cls, values: Sequence[float]) -> "Spread":
-        if len(values) < 2:
-            return cls(values[0], values[0], values[0], len(values))
-        low, _, high = quantiles(values, n=4, method="inclusive")
-        return cls(median(values), low, high, len(values))
-
-    def show(self, form: str) -> str:
-        return f"{self.median:{form}} [{self.low:{form}}, {self.high:{form}}]"
+CPU_FLAGS = ("avx2", "avx512f", "avx512_bf16", "avx512_vnni", "amx_bf16", "amx_int8", "asimd", "bf16", "sve")
+"""Instructions that decide how fast products of matrices are."""
 
 
 def machine(dtype: torch.dtype, device: torch.device) -> dict[str, Any]:
@@ -43,6 +22,8 @@ def machine(dtype: torch.dtype, device: torch.device) -> dict[str, Any]:
     return {
         "commit": _commit(),
         "hardware": name,
+        "cpu_flags": " ".join(_cpu_flags()),
+        "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "dtype": str(dtype).removeprefix("torch."),
         "gritrag": __version__,
@@ -58,13 +39,19 @@ def machine_of(model: GritModel) -> dict[str, Any]:
 
 
 def _processor() -> str:
-    names = [line.partition(":")[2].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")]
-    return f"{names[0] if names else platform.processor() or 'unknown processor'}, {platform.machine()}"
+    return f"{_of_processor('model name') or platform.processor() or 'unknown processor'}, {platform.machine()}"
 
 
-def _lines(path: str) -> list[str]:
-    file = Path(path)
-    return file.read_text("utf-8").splitlines() if file.is_file() else []
+def _cpu_flags() -> list[str]:
+    known = set((_of_processor("flags") or _of_processor("Features")).split())
+    return [flag for flag in CPU_FLAGS if flag in known]
+
+
+def _of_processor(field: str) -> str:
+    """Of `/proc/cpuinfo`; empty on a system that has none."""
+    file = Path("/proc/cpuinfo")
+    lines = file.read_text("utf-8").splitlines() if file.is_file() else []
+    return next((line.partition(":")[2].strip() for line in lines if line.partition(":")[0].strip() == field), "")
 
 
 def _commit() -> str:
@@ -78,25 +65,3 @@ def _commit() -> str:
     except (OSError, subprocess.CalledProcessError):
         return ""
     return run[0] + ("+" if run[1] else "")
-
-
-def header(facts: Mapping[str, Any]) -> str:
-    return "\n".join(f"{name}: {value}" for name, value in facts.items())
-
-
-def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table whose columns also line up in a terminal."""
-    widths = [max(len(row[i]) for row in (columns, *rows)) for i in range(len(columns))]
-    lines = [columns, ["-" * width for width in widths], *rows]
-    return "\n".join(
-        "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |" for line in lines
-    )
-
-
-def as_json(value: Any) -> Any:
-    """Dataclasses inside become objects."""
-    if isinstance(value, Mapping):
-        return {key: as_json(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [as_json(item) for item in value]
-    return asdict(value) if is_dataclass(value) and not isinstance(value, type) else value

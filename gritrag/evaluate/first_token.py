@@ -1,149 +1,152 @@
 """Seconds to the first token, from states and from text, on documents of an exact length.
 
-The two modes take turns on the same documents in the same order, so a ratio compares neighbours in time; every
-repetition draws another combination and another order of documents.
+The ways take turns on the same documents in the same order, so a ratio compares neighbours in time; every round draws
+another combination and another order of documents.
 """
 
-import json
 import random
 import tempfile
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from gritrag.answer import RAG
 from gritrag.config import DEFAULT_MODEL
-from gritrag.corpus import documents
-from gritrag.evaluate.facts import Spread, as_json, header, machine_of, table
+from gritrag.evaluate.facts import machine_of
+from gritrag.evaluate.report import Section, Table, losing, ms
+from gritrag.evaluate.statistics import Spread
+from gritrag.evaluate.suite import Result, Results, Row, run
+from gritrag.evaluate.timing import in_turn
+from gritrag.evaluate.workload import documents_of, load_or_make
 from gritrag.index.index import Index
 from gritrag.model.grit import GritModel
 from gritrag.progress import ProgressBar
-from gritrag.records import Document, Hit, Timings
+from gritrag.records import Hit
 
-FILLERS = (" a", "a", ".", "7")
-"""Some tokenizer makes two tokens of each of these, or joins it to what stands before, but none does so with all."""
-
+COMMAND = "bench first-token"
 QUESTION = "Which of these places can be reached by ferry in winter?"
+PARTS = ("retrieve", "load", "place", "forward", "first_token")
+MEMORY = Path("/dev/shm")
+
+Storage = Literal["disk", "memory"]
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What is measured: `documents` per context, `tokens` per document, `codec` of the states, `repetitions`."""
+    """What is measured.
+
+    Args:
+        documents: per context.
+        tokens: per document.
+        codec: of the states.
+        repetitions: rounds, after one to warm up.
+        storage: where state files lie: on the ``disk`` (warm: the system keeps what was read) or in host ``memory``.
+        seed: of documents and their order.
+
+    Raises:
+        ValueError: this system has no file system in memory, or another storage.
+    """
 
     documents: int = 10
     tokens: int = 200
     codec: str = "bf16"
     repetitions: int = 9
+    storage: Storage = "disk"
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        if self.storage not in ("disk", "memory"):
+            raise ValueError(f"states lie on disk or in memory, not on {self.storage!r}")
+        if self.storage == "memory" and not MEMORY.is_dir():
+            raise ValueError(f"this system has no file system in memory ({MEMORY}); measure --storage disk")
 
-def documents_of(model: GritModel, tokens: int, count: int, seed: int) -> list[Document]:
-    """`count` different documents of real text, each exactly `tokens` tokens with its scaffold.
-
-    Raises:
-        ValueError: fewer tokens than the scaffold of a document needs, or more documents than there are words.
-    """
-    words = " ".join(document.content for document in documents()).split()
-    starts = random.Random(seed).sample(range(len(words)), count)
-    return [_exactly(model, tokens, words, start, f"d{n}") for n, start in enumerate(starts)]
-
-
-def _exactly(model: GritModel, tokens: int, words: Sequence[str], start: int, id: str) -> Document:
-    """Words are added while they fit, then single characters: a document of a given length in tokens."""
-    text, number = words[start], start
-    if len(model.document_token_ids(text)) > tokens:
-        raise ValueError(f"a document of {tokens} tokens has no room for text beside its scaffold")
-    while len(model.document_token_ids(longer := f"{text} {words[(number + 1) % len(words)]}")) <= tokens:
-        text, number = longer, number + 1
-    while (length := len(model.document_token_ids(text))) < tokens:
-        text += next(filler for filler in FILLERS if length < len(model.document_token_ids(text + filler)) <= tokens)
-    return Document(text, id=id)
+    @property
+    def place(self) -> str | None:
+        """Where a temporary index is made; the system's choice where None."""
+        return str(MEMORY) if self.storage == "memory" else None
 
 
-def first_token(model: GritModel, setting: Setting, folder: Path) -> dict[str, Any]:
-    """Measure in a new index in `folder`; what is in the result is what `show` prints."""
+def measure(model: GritModel, setting: Setting, folder: Path, results: Results) -> None:
+    """Measure in a new index in `folder`."""
+    needed = setting.documents * setting.tokens + len(model.prompts.question_ids(QUESTION, has_documents=True)) + 1
+    if needed > model.context_length:
+        raise ValueError(
+            f"{setting.documents} documents of {setting.tokens} tokens and a question make {needed} tokens, this model "
+            f"takes {model.context_length}; measure fewer or shorter documents"
+        )
     pool = documents_of(model, setting.tokens, 2 * setting.documents, setting.seed)
     draw = random.Random(setting.seed)
+    chosen = {number: draw.sample(pool, setting.documents) for number in range(-1, setting.repetitions)}
     with Index.create(folder, model=model, states=setting.codec) as index:
         index.add(pool, show_progress_bar=True)
+        stored = index.stats()["state_bytes_per_token"]
         rags = {mode: RAG(index, mode=mode, k=setting.documents) for mode in ("doc-query", "doc-cache")}
-        runs: dict[str, list[Timings]] = {f"{mode}{way}": [] for mode in rags for way in ("", ", with search")}
-        for repetition in ProgressBar(range(-1, setting.repetitions), desc="measuring", unit="round"):
-            chosen = draw.sample(pool, setting.documents)
-            hits = [Hit(document, 1 / rank, rank) for rank, document in enumerate(chosen, start=1)]
-            for name, ask in _ways(rags, hits).items():
-                timings = ask()
-                if repetition >= 0:  # the first round warms up
-                    runs[name].append(timings)
-        stored = index.stats()
-    return {
-        "machine": {**machine_of(model), **vars(setting)},
-        "context_tokens": setting.documents * setting.tokens,
-        "question_tokens": len(model.prompts.question_ids(QUESTION, has_documents=True)),
-        "state_bytes_per_token": stored["state_bytes_per_token"],
-        "rows": {name: _parts(timings) for name, timings in runs.items()},
-        "speedup": _ratio(runs["doc-query"], runs["doc-cache"]),
-        "speedup_with_search": _ratio(runs["doc-query, with search"], runs["doc-cache, with search"]),
-    }
-
-
-def _ways(rags: dict[str, RAG], hits: Sequence[Hit]) -> dict[str, Callable[[], Timings]]:
-    """Every mode from the same hits, and with embedding and searching as part of it."""
-
-    def run(rag: RAG, given: Sequence[Hit] | None) -> Timings:
-        return rag.ask(QUESTION, hits=given, max_new_tokens=1).timings
-
-    ways: dict[str, Callable[[], Timings]] = {}
-    for mode, rag in rags.items():
-        ways[mode] = lambda rag=rag: run(rag, hits)  # type: ignore[misc]
-        ways[f"{mode}, with search"] = lambda rag=rag: run(rag, None)  # type: ignore[misc]
-    return ways
-
-
-def _parts(timings: Sequence[Timings]) -> dict[str, Spread]:
-    parts = {part: [getattr(t, part) for t in timings] for part in ("retrieve", "load", "place", "first_token")}
-    parts["forward"] = [t.first_token - t.retrieve - t.load - t.place for t in timings]
-    return {part: Spread.of(values) for part, values in parts.items()}
-
-
-def _ratio(slow: Sequence[Timings], fast: Sequence[Timings]) -> Spread:
-    return Spread.of([a.first_token / b.first_token for a, b in zip(slow, fast, strict=True)])
-
-
-def show(result: dict[str, Any]) -> str:
-    columns = ["first token, ms: median [quartiles]", "retrieve", "load", "place", "forward", "first token"]
+        cells = [(mode, with_search) for mode in rags for with_search in (False, True)]
+        found: dict[tuple[str, bool], dict[str, list[float]]] = {cell: {part: [] for part in PARTS} for cell in cells}
+        turns = list(in_turn(cells, 1, setting.repetitions))
+        for number, (mode, with_search) in ProgressBar(turns, desc="measuring", unit="answer"):
+            hits = [Hit(document, 1 / rank, rank) for rank, document in enumerate(chosen[number], start=1)]
+            timings = rags[mode].ask(QUESTION, hits=None if with_search else hits, max_new_tokens=1).timings
+            if number < 0:  # the first round warms up
+                continue
+            before = timings.retrieve + timings.load + timings.place
+            spent = (timings.retrieve, timings.load, timings.place, timings.first_token - before, timings.first_token)
+            for part, value in zip(PARTS, spent, strict=True):
+                found[mode, with_search][part].append(value)
     rows = [
-        [name, *(_ms(parts[part]) for part in ("retrieve", "load", "place", "forward", "first_token"))]
-        for name, parts in result["rows"].items()
+        ({"mode": mode, "search": with_search}, {"seconds": seconds, "state_bytes_per_token": stored})
+        for (mode, with_search), seconds in found.items()
     ]
-    facts = {**result["machine"], **{k: result[k] for k in ("context_tokens", "question_tokens")}}
-    return "\n".join(
-        [
-            header(facts),
-            "",
-            table(columns, rows),
-            "",
-            f"from hits to first token, doc-cache is {result['speedup'].show('.1f')} times sooner than doc-query",
-            f"with embedding and search, {result['speedup_with_search'].show('.1f')} times sooner",
-        ]
+    results.write("first-token", rows)
+
+
+def sections(facts: Mapping[str, Any], rows: Sequence[Row]) -> list[Section]:
+    """The table, and how many times sooner states are."""
+    of = {(row["cell"]["mode"], row["cell"]["search"]): row["seconds"] for row in rows}
+    lines = [
+        [f"{mode}, with search" if with_search else mode, *(ms(seconds[part]) for part in PARTS)]
+        for (mode, with_search), seconds in of.items()
+    ]
+    told, lost = [], []
+    for with_search, where in ((False, "from hits"), (True, "with embedding and search")):
+        slow, fast = (of[mode, with_search]["first_token"] for mode in ("doc-query", "doc-cache"))
+        told.append(f"{where}, {Spread.of_ratios(slow, fast).show('.1f')} times sooner")
+        slower = sum(a < b for a, b in zip(slow, fast, strict=True))
+        if slower:
+            lost.append(f"{where}: in {slower} of {len(fast)} rounds the first token came later from states")
+    setting = facts["settings"]
+    text = (
+        f"First token of {setting['documents']} x {setting['tokens']} tokens, states in {setting['codec']} "
+        f"({rows[0]['state_bytes_per_token']:,.0f} bytes per token), median [quartiles] of {setting['repetitions']} "
+        f"rounds. doc-cache against doc-query: {'; '.join(told)}."
     )
-
-
-def _ms(spread: Spread) -> str:
-    return Spread(1e3 * spread.median, 1e3 * spread.low, 1e3 * spread.high, spread.n).show(".1f")
+    columns = ["way", *(f"{part.replace('_', ' ')}, ms" for part in PARTS)]
+    return [
+        Section("First token", text, (), [Table(columns, lines)]),
+        losing(lost, "Rounds in which answering from states was the slower way."),
+    ]
 
 
 def main(
     model: str = DEFAULT_MODEL,
     dtype: str = "auto",
     device: str = "auto",
-    as_json_text: bool = False,
     setting: Setting | None = None,
-) -> str:
-    """Run and return what to print."""
-    loaded = GritModel.from_pretrained(model, dtype=dtype, device=device)
-    with tempfile.TemporaryDirectory(prefix="gritrag-bench-") as folder:
-        result = first_token(loaded, setting or Setting(), Path(folder) / "index")
-    result["machine"] = {"model": model, **result["machine"]}
-    return json.dumps(as_json(result), indent=2) if as_json_text else show(result)
+    geometry: str = "",
+) -> Result:
+    """Measure a model, or random weights of a geometry.
+
+    Raises:
+        ValueError: no such model or geometry, weights that do not fit into memory, or a context that is too long.
+    """
+    setting = setting or Setting()
+    name, loaded = load_or_make(model, geometry, dtype, device)
+    asked = len(loaded.prompts.question_ids(QUESTION, has_documents=True))
+    facts = {"model": name, **machine_of(loaded), "question_tokens": asked}
+
+    def work(results: Results) -> None:
+        with tempfile.TemporaryDirectory(prefix="gritrag-bench-", dir=setting.place) as folder:
+            measure(loaded, setting, Path(folder) / "index", results)
+
+    return run(COMMAND, asdict(setting), facts, work)

@@ -1,33 +1,39 @@
 """How well a model finds and answers, on a file of questions: rankings, and answers from text and from states.
 
-All modes and all models answer the same questions from the same documents in the same order, so differences are paired.
+All ways and all models answer the same questions from the same documents in the same order, so differences are paired.
+Answers are scored apart by what their question needs: see `kind_of`. `gritrag.evaluate.summary` says what scores mean.
 """
 
 import json
 import random
 import tempfile
-from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from gritrag.answer import RAG, check_relevance_bias
 from gritrag.config import DEFAULT_MODEL, DENSE_WEIGHT, RELEVANCE_BIAS
-from gritrag.evaluate import scores
-from gritrag.evaluate.facts import as_json, machine, machine_of
-from gritrag.evaluate.retrieval import rank
+from gritrag.evaluate.facts import machine, machine_of
 from gritrag.evaluate.rows import Question, QuestionSet, choose, evenly, read_questions
-from gritrag.evaluate.scores import ANSWER, Scores
-from gritrag.evaluate.summary import Evaluated, show, summarise
+from gritrag.evaluate.scores import ANSWER, says_not_found, score_answer
+from gritrag.evaluate.suite import Result, Results, run
+from gritrag.evaluate.tasks import rank
 from gritrag.index.index import Index
 from gritrag.model.encoders import MINILM, Encoder, check_names, load_encoder
 from gritrag.model.grit import GritModel
+from gritrag.model.hardware import pick_device, pick_dtype
 from gritrag.progress import ProgressBar
 from gritrag.records import Hit, as_hits
 
+COMMAND = "eval questions"
 PARTS = ("retrieval", "answers")
+MODES = ("doc-query", "doc-cache")
+BEST = "best document"
+"""A way to answer: from the text of the one document of a context that search ranks first."""
+
+ONE, ONE_OF_SEVERAL, SEVERAL, UNANSWERABLE = "one passage", "one of several", "several needed", "unanswerable"
 
 
 @dataclass(frozen=True)
@@ -90,7 +96,7 @@ def gold_contexts(chosen: QuestionSet, setting: Setting, path: Path) -> list[Ask
     Raises:
         ValueError: no question has answers, or there are too few documents to draw distractors from.
     """
-    answerable = [question for question in chosen.questions if question.answers]
+    answerable = [question for question in chosen.questions if question.answers or question.is_unanswerable]
     if not answerable:
         raise ValueError(
             f"no question chosen from {path} has answers; evaluate only retrieval on it (--only retrieval)"
@@ -103,13 +109,21 @@ def gold_contexts(chosen: QuestionSet, setting: Setting, path: Path) -> list[Ask
     draw, ids = random.Random(setting.seed), {document.id for document in chosen.documents}
     asked = []
     for question in evenly(answerable, setting.questions):
+        gold = {document.id: document for document in question.gold}
         named = [other for other in question.others if other.id in ids]
-        drawn = draw.sample(chosen.documents, min(len(chosen.documents), 1 + setting.distractors + len(named)))
-        others = {other.id: other for other in (*named, *drawn) if other.id != question.document.id}
-        context = [question.document, *list(others.values())[: setting.distractors]]
+        drawn = draw.sample(chosen.documents, min(len(chosen.documents), len(gold) + setting.distractors + len(named)))
+        others = {other.id: other for other in (*named, *drawn) if other.id not in gold}
+        context = [*gold.values(), *list(others.values())[: setting.distractors]]
         draw.shuffle(context)
         asked.append(Asked(question, {"gold": as_hits(context)}))
     return asked
+
+
+def kind_of(question: Question) -> str:
+    """What a question needs: its one passage; one of several, or several, that its row names; or more than there is."""
+    if question.is_unanswerable:
+        return UNANSWERABLE
+    return SEVERAL if question.needed else ONE_OF_SEVERAL if question.others else ONE
 
 
 def evaluate(
@@ -120,7 +134,7 @@ def evaluate(
     setting: Setting,
     folder: Path,
     out: IO[str] | None = None,
-) -> Evaluated:
+) -> list[tuple[dict[str, str], dict[str, Any]]]:
     """Index the documents in `folder`, search and answer.
 
     Args:
@@ -132,37 +146,45 @@ def evaluate(
         setting: see there.
         folder: new or empty.
         out: gets a line of JSON for each question that is answered.
+
+    Returns:
+        a row for each way to search and each way to answer, with one number per question for each score.
     """
     answers_too = isinstance(model, GritModel) and setting.has("answers")
-    states = setting.states if answers_too else "none"
-    with Index.create(folder, model=model, states=states) as index:
+    read_by = machine_of(model) if isinstance(model, GritModel) else machine(model.dtype, model.device)
+    of_model = {"dtype": read_by["dtype"], "weights": read_by.get("weights", "")}
+    with Index.create(folder, model=model, states=setting.states if answers_too else "none") as index:
         index.add(chosen.documents, show_progress_bar=True)
-        retrieval = rank(index, chosen.questions, setting.dense_weight) if setting.has("retrieval") else {}
+        found = rank(index, chosen.questions, setting.dense_weight) if setting.has("retrieval") else {}
+        rows = [_row(name, "retrieval", way, {**of_model, **values}) for way, values in found.items()]
         for each in asked:
             if "retrieved" not in each.contexts:
                 question, weight = each.question.text, setting.dense_weight
                 each.contexts["retrieved"] = index.search(question, setting.k, mode="hybrid", dense_weight=weight)
-        answers: dict[str, Scores] = defaultdict(lambda: {score: [] for score in ANSWER})
-        for each, texts in answered(index, asked, setting) if answers_too else ():
-            found = {way: scores.score_answer(text, each.question.answers) for way, text in texts.items()}
-            for way, scored in found.items():
-                for score, value in scored.items():
-                    answers[way][score].append(value)
+        texts_of = {}
+        for number, (each, texts) in enumerate(answered(index, asked, setting) if answers_too else ()):
+            texts_of[number] = texts
             if out is not None:
-                out.write(json.dumps(_row(name, each, texts, found), ensure_ascii=False) + "\n")
+                out.write(json.dumps(_line(name, each, texts), ensure_ascii=False) + "\n")
                 out.flush()
-    read_by = machine_of(model) if isinstance(model, GritModel) else machine(model.dtype, model.device)
-    return Evaluated(name, {"model": name, **read_by}, retrieval, dict(answers))
+    if texts_of:
+        about = {"ids": [each.question.id for each in asked], "kinds": [kind_of(each.question) for each in asked]}
+        for way in texts_of[0]:
+            scored = [_scored(each, texts_of[number][way]) for number, each in enumerate(asked)]
+            values = {score: [each[score] for each in scored] for score in (*ANSWER, "not_found")}
+            rows.append(_row(name, "answers", way, {**of_model, **about, **values}))
+    return rows
 
 
 def answered(index: Index, asked: Sequence[Asked], setting: Setting) -> Iterator[tuple[Asked, dict[str, str]]]:
-    """Each question with its answers, by mode and context."""
-    modes, bias = ("no-retrieval", "doc-query", "doc-cache"), setting.relevance_bias
-    rags = {mode: RAG(index, mode=mode, relevance_bias=bias) for mode in modes}
+    """Each question with its answers, by way and context."""
+    bias = setting.relevance_bias
+    rags = {mode: RAG(index, mode=mode, relevance_bias=bias) for mode in ("no-retrieval", *MODES)}
     for each in ProgressBar(asked, desc="answering", unit="question", disable=not asked):
         ways: list[tuple[str, str, list[Hit]]] = [("no-retrieval", "no-retrieval", [])]
         for context, hits in each.contexts.items():
-            ways += [(f"{mode}, {context}", mode, hits) for mode in ("doc-query", "doc-cache")]
+            ways += [(f"{mode}, {context}", mode, hits) for mode in MODES]
+            ways.append((f"{BEST}, {context}", "doc-query", [best_of(index, each.question.text, hits)]))
         texts = {}
         for way, mode, hits in ways:
             answer = rags[mode].ask(each.question.text, hits=hits, max_new_tokens=setting.max_new_tokens)
@@ -170,15 +192,37 @@ def answered(index: Index, asked: Sequence[Asked], setting: Setting) -> Iterator
         yield each, texts
 
 
-def _row(model: str, asked: Asked, texts: Mapping[str, str], found: Mapping[str, Any]) -> dict[str, Any]:
+def best_of(index: Index, question: str, hits: Sequence[Hit]) -> Hit:
+    """The hit with the greatest score; where they have none, the one whose vector is nearest to the question's."""
+    if any(hit.score > 0 for hit in hits):
+        return max(hits, key=lambda hit: hit.score)
+    ids = {hit.document.id: hit for hit in hits}
+    nearest = index.search(question, len(index), mode="dense")
+    return ids[next(hit.document.id for hit in nearest if hit.document.id in ids)]
+
+
+def _row(model: str, part: str, way: str, figures: dict[str, Any]) -> tuple[dict[str, str], dict[str, Any]]:
+    return {"model": model, "part": part, "way": way}, figures
+
+
+def _scored(asked: Asked, text: str) -> dict[str, float]:
+    """Every score of an answer; of a question that no document answers, whether that was said."""
+    not_found = float(says_not_found(text))
+    if asked.question.is_unanswerable:
+        return {**dict.fromkeys(ANSWER, not_found), "not_found": not_found}
+    return {**score_answer(text, asked.question.answers), "not_found": not_found}
+
+
+def _line(model: str, asked: Asked, texts: Mapping[str, str]) -> dict[str, Any]:
     return {
         "model": model,
         "id": asked.question.id,
+        "kind": kind_of(asked.question),
         "question": asked.question.text,
         "answers": asked.question.answers,
         "document": asked.question.document.id,
         "contexts": {name: [hit.document.id for hit in hits] for name, hits in asked.contexts.items()},
-        "given": {way: {"text": text, **found[way]} for way, text in texts.items()},
+        "given": {way: {"text": text, **_scored(asked, text)} for way, text in texts.items()},
     }
 
 
@@ -188,36 +232,49 @@ def main(
     compare: Sequence[str] = (),
     dtype: str = "auto",
     device: str = "auto",
-    as_json_text: bool = False,
     setting: Setting | None = None,
-    out: Path | None = None,
-) -> str:
-    """Run and return what to print; what is wrong with the file is said before a model is loaded.
+    answers: Path | None = None,
+) -> Result:
+    """Run; what is wrong with the file is said before a model is loaded.
+
+    Args:
+        path: JSONL of questions; see `gritrag.evaluate.rows`.
+        model: to evaluate.
+        compare: others, on the same questions and contexts.
+        dtype, device: see `GritModel.from_pretrained`.
+        setting: see there.
+        answers: gets every answer and its scores, as JSONL.
 
     Raises:
-        ValueError: a missing file, a broken row, too few documents or answers, `out` would overwrite the file, or the
-            first model cannot answer.
+        ValueError: a missing file, a broken row, too few documents or answers, `answers` would overwrite the file, or
+            the first model cannot answer.
     """
     setting = setting or Setting()
     if model == MINILM and setting.has("answers"):
         raise ValueError(f"{MINILM} only embeds: evaluate only retrieval (--only retrieval), or --compare it")
     chosen = choose(read_questions(path), setting.documents)
     asked = gold_contexts(chosen, setting, path) if setting.has("answers") else []
-    if out is not None and out.exists() and out.samefile(path):
-        raise ValueError(f"--out {out} is the file of questions itself; name another")
-    check_names((model, *compare))
-    runs: list[Evaluated] = []
-    with out.open("w", encoding="utf-8") if out is not None else nullcontext() as lines:
-        for name in (model, *compare):
-            with tempfile.TemporaryDirectory(prefix="gritrag-eval-") as folder:
-                loaded = load_encoder(name, dtype, device)
-                runs.append(evaluate(loaded, name, chosen, asked, setting, Path(folder) / "index", lines))
-                del loaded  # the next model needs its memory
-    counts = {
-        "file": str(path),
-        "documents": len(chosen.documents),
+    if answers is not None and answers.exists() and answers.samefile(path):
+        raise ValueError(f"--answers {answers} is the file of questions itself; name another")
+    names = tuple(dict.fromkeys((model, *compare)))
+    check_names(names)
+    where = pick_device(device)
+    facts = {
+        "model": model,
+        "file": path.name,
+        "documents_indexed": len(chosen.documents),
         "questions_searched": len(chosen.questions) if setting.has("retrieval") else 0,
         "questions_answered": len(asked),
+        **machine(pick_dtype(dtype, where), where),
     }
-    result = summarise(runs, {**vars(setting), **counts}, setting.seed)
-    return json.dumps(as_json(result), indent=2) if as_json_text else show(result)
+
+    def work(results: Results) -> None:
+        with answers.open("w", encoding="utf-8") if answers is not None else nullcontext() as lines:
+            for name in names:
+                with tempfile.TemporaryDirectory(prefix="gritrag-eval-") as folder:
+                    loaded = load_encoder(name, dtype, device)
+                    rows = evaluate(loaded, name, chosen, asked, setting, Path(folder) / "index", lines)
+                    del loaded  # the next model needs its memory
+                results.write("questions", rows)
+
+    return run(COMMAND, asdict(setting), facts, work)

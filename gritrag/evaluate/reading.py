@@ -3,21 +3,29 @@
 The three take turns on the same documents, of the lengths that real chunks have.
 """
 
-import json
 import random
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from time import perf_counter
 from typing import Any
 
 import torch
 
 from gritrag.config import DEFAULT_MODEL
-from gritrag.evaluate.facts import Spread, as_json, header, machine_of, table
-from gritrag.evaluate.first_token import documents_of
+from gritrag.evaluate.facts import machine_of
+from gritrag.evaluate.report import Section, Table, losing
+from gritrag.evaluate.statistics import Spread
+from gritrag.evaluate.suite import Result, Results, Row, run
+from gritrag.evaluate.timing import in_turn
+from gritrag.evaluate.workload import documents_of, load_or_make
 from gritrag.model.attention import decoder_stack
 from gritrag.model.grit import GritModel
 from gritrag.progress import ProgressBar
+
+COMMAND = "bench reading"
+BARE, ENCODE, READ = "bare forward", "encode_document", "read_documents"
+TOLERANCE = 1.05
+"""A read pass may take so many times as long as an embedding pass."""
 
 
 @dataclass(frozen=True)
@@ -31,8 +39,8 @@ class Setting:
     seed: int = 0
 
 
-def reading(model: GritModel, setting: Setting) -> dict[str, Any]:
-    """Measure; what is in the result is what `show` prints."""
+def measure(model: GritModel, setting: Setting, results: Results) -> None:
+    """One row per way to read."""
     draw = random.Random(setting.seed)
     lengths = [draw.randint(setting.shortest, setting.longest) for _ in range(setting.documents)]
     documents = [documents_of(model, tokens, 1, n)[0] for n, tokens in enumerate(lengths)]
@@ -44,45 +52,48 @@ def reading(model: GritModel, setting: Setting) -> dict[str, Any]:
         with torch.inference_mode():
             for ids in prompts:
                 decoder(input_ids=ids, use_cache=False)
+        if model.lm.device.type == "cuda":
+            torch.cuda.synchronize(model.lm.device)
 
     ways: dict[str, Callable[[], object]] = {
-        "bare forward": bare,
-        "encode_document": lambda: model.encode_document(documents),
-        "read_documents": lambda: model.read_documents(documents),
+        BARE: bare,
+        ENCODE: lambda: model.encode_document(documents),
+        READ: lambda: model.read_documents(documents),
     }
     seconds: dict[str, list[float]] = {name: [] for name in ways}
-    for repetition in ProgressBar(range(-1, setting.repetitions), desc="measuring", unit="round"):
-        for name, work in ways.items():
-            start = perf_counter()
-            work()
-            if repetition >= 0:  # the first round warms up
-                seconds[name].append(perf_counter() - start)
-    pairs = {name: list(zip(seconds[name], seconds["encode_document"], strict=True)) for name in seconds}
-    return {
-        "machine": {**machine_of(model), **vars(setting)},
-        "tokens": sum(lengths),
-        "tokens_per_second": {name: Spread.of([sum(lengths) / s for s in spent]) for name, spent in seconds.items()},
-        "read_over_encode": Spread.of([read / encode for read, encode in pairs["read_documents"]]),
-        "encode_speed_over_bare": Spread.of([bare / encode for bare, encode in pairs["bare forward"]]),
-    }
+    for number, name in ProgressBar(list(in_turn(list(ways), 1, setting.repetitions)), desc="measuring", unit="pass"):
+        start = perf_counter()
+        ways[name]()
+        if number >= 0:  # the first round warms up
+            seconds[name].append(perf_counter() - start)
+    results.write("reading", [({"pass": name}, {"seconds": seconds[name], "tokens": sum(lengths)}) for name in ways])
 
 
-def show(result: dict[str, Any]) -> str:
-    rows = [[name, spread.show(".0f")] for name, spread in result["tokens_per_second"].items()]
-    return "\n".join(
-        [
-            header({**result["machine"], "tokens": result["tokens"]}),
-            "",
-            table(["pass", "tokens/s: median [quartiles]"], rows),
-            "",
-            f"the read pass takes {result['read_over_encode'].show('.2f')} times as long as the embedding pass",
-            f"embedding reaches {result['encode_speed_over_bare'].show('.2f')} of the tokens/s of a bare forward",
-        ]
+def sections(facts: Mapping[str, Any], rows: Sequence[Row]) -> list[Section]:
+    """Tokens per second, and two ratios."""
+    of = {row["cell"]["pass"]: row for row in rows}
+    tokens, seconds = rows[0]["tokens"], {name: row["seconds"] for name, row in of.items()}
+    read, speed = Spread.of_ratios(seconds[READ], seconds[ENCODE]), Spread.of_ratios(seconds[BARE], seconds[ENCODE])
+    text = (
+        f"{tokens} tokens, median [quartiles] of {read.n} rounds. The read pass takes {read.show('.2f')} times as long "
+        f"as the embedding pass, and embedding reaches {speed.show('.2f')} of the tokens/s of a bare forward."
     )
+    table = [[name, Spread.of([tokens / s for s in spent]).show(".0f")] for name, spent in seconds.items()]
+    lost = [f"read_documents takes {read.show('.2f')} times as long"] if read.median > TOLERANCE else []
+    lost += [f"encode_document reaches {speed.show('.2f')} of a bare forward"] if speed.median < 1 else []
+    what = f"A read pass of more than {TOLERANCE} embedding passes; embedding slower than a bare forward."
+    return [Section("Reading", text, (), [Table(["pass", "tokens/s"], table)]), losing(lost, what)]
 
 
-def main(model: str = DEFAULT_MODEL, dtype: str = "auto", device: str = "auto", as_json_text: bool = False) -> str:
-    """Run and return what to print."""
-    result = reading(GritModel.from_pretrained(model, dtype=dtype, device=device), Setting())
-    result["machine"] = {"model": model, **result["machine"]}
-    return json.dumps(as_json(result), indent=2) if as_json_text else show(result)
+def main(
+    model: str = DEFAULT_MODEL,
+    dtype: str = "auto",
+    device: str = "auto",
+    setting: Setting | None = None,
+    geometry: str = "",
+) -> Result:
+    """Measure a model, or random weights of a geometry."""
+    setting = setting or Setting()
+    name, loaded = load_or_make(model, geometry, dtype, device)
+    facts = {"model": name, **machine_of(loaded)}
+    return run(COMMAND, asdict(setting), facts, lambda results: measure(loaded, setting, results))

@@ -1,15 +1,12 @@
 """A report: sections of text, charts and tables, as Markdown and as one HTML file that needs nothing beside it."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
-from pathlib import Path
 from typing import Any
 
-from gritrag.evaluate import facts
-
-BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
+from gritrag.evaluate.statistics import Spread
 
 STYLE = """
 body { font: 15px/1.5 sans-serif; color: #111; background: #fff; max-width: 66em; margin: 2em auto; padding: 0 1em }
@@ -40,18 +37,53 @@ class Section:
     charts: Sequence[str] = ()
     tables: Sequence[Table] = ()
 
-    def as_json(self) -> dict[str, Any]:
-        """Without charts; each row of a table as an object."""
-        tables = [[dict(zip(table.columns, row, strict=True)) for row in table.rows] for table in self.tables]
-        return {"title": self.title, "text": self.text, "tables": tables}
+
+def aligned(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table whose columns also line up in a terminal."""
+    widths = [max(len(row[i]) for row in (columns, *rows)) for i in range(len(columns))]
+    lines = [columns, ["-" * width for width in widths], *rows]
+    return "\n".join(
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |" for line in lines
+    )
+
+
+def header(facts: Mapping[str, Any]) -> str:
+    """A line for each fact; those of a group carry its name, but for the settings of a run, which need none."""
+    return "\n".join(f"{name}: {value}" for name, value in flat(facts))
+
+
+def flat(facts: Mapping[str, Any], group: str = "") -> Iterator[tuple[str, Any]]:
+    """Names and values, groups dissolved."""
+    for name, value in facts.items():
+        if isinstance(value, Mapping):
+            yield from flat(value, group if name == "settings" else f"{group}{name}.")
+        else:
+            yield f"{group}{name}", ", ".join(map(str, value)) if isinstance(value, list | tuple) else value
+
+
+def ms(seconds: Sequence[float]) -> str:
+    """Median and quartiles in milliseconds."""
+    spread = Spread.of(seconds, 1e3)
+    return spread.show(".1f" if spread.median < 100 else ".0f")
+
+
+def losing(lines: Sequence[str], what: str) -> Section:
+    """Cases in which what is measured for is the worse choice; every report ends with them.
+
+    Args:
+        lines: a case each.
+        what: counts as a loss.
+    """
+    told = "" if lines else " There is none."
+    return Section("Where it loses", f"{what}{told}", (), [Table(["case"], [[line] for line in lines])])
 
 
 def markdown(title: str, sections: Sequence[Section]) -> str:
-    """Without charts: those are in the HTML file."""
-    parts = [f"# {title}"]
+    """Without charts: those are in the HTML file. Without a title where that is empty."""
+    parts = [f"# {title}"] if title else []
     for section in sections:
-        parts += [f"## {section.title}", section.text]
-        parts += [facts.table(table.columns, table.rows) for table in section.tables if table.rows]
+        parts += [f"## {section.title}" if section.title else "", section.text]
+        parts += [aligned(table.columns, table.rows) for table in section.tables if table.rows]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -81,18 +113,3 @@ def _table(table: Table) -> str:
 
     head, rows = line("th", table.columns), "\n".join(line("td", row) for row in table.rows)
     return f'<div class="wide"><table>\n<thead>{head}</thead>\n<tbody>\n{rows}\n</tbody></table></div>'
-
-
-def put_between_markers(path: Path, block: str) -> None:
-    """Replace what stands between the markers of a Markdown file.
-
-    Raises:
-        ValueError: the file does not have both markers, each once and in their order.
-    """
-    text = path.read_text("utf-8")
-    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
-        raise ValueError(
-            f"{path} must have one line {BEGIN} and, below it, one line {END}: what is between is replaced"
-        )
-    before, after = text[: text.index(BEGIN)], text[text.index(END) :]
-    path.write_text(f"{before}{BEGIN}\n\n{block.strip()}\n\n{after}", "utf-8")

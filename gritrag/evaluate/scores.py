@@ -1,15 +1,12 @@
-"""Scores of rankings and of answers, one number per question, and what a sample of questions says about their mean.
+"""Scores of rankings and of answers, one number per question.
 
-Shape letters: `Q` questions, `S` systems, `R` resamples.
+Shape letters: `Q` questions.
 """
 
 import re
 import string
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
-
-import numpy as np
 
 try:
     import ir_measures
@@ -32,7 +29,9 @@ DEPTH = 20
 """How much of a ranking these scores look at."""
 
 ANSWER = ("EM", "F1", "match")
-RESAMPLES = 1000
+
+NOT_FOUND = "not in the documents"
+"""What a model says where the documents do not answer; see `gritrag.prompts.BRIEFLY`."""
 
 ARTICLES = re.compile(r"\b(a|an|the)\b")
 NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
@@ -78,46 +77,6 @@ def _f1(said: Sequence[str], right: Sequence[str]) -> float:
     return 2 * common / (len(said) + len(right))
 
 
-@dataclass(frozen=True)
-class Interval:
-    """An estimate from `n` questions, and the bounds of its 95% bootstrap interval."""
-
-    mean: float
-    low: float
-    high: float
-    n: int
-
-    def show(self, form: str = ".1f") -> str:
-        """In points of 100."""
-        return f"{100 * self.mean:{form}} [{100 * self.low:{form}}, {100 * self.high:{form}}]"
-
-
-def mean(values_Q: Sequence[float], seed: int) -> Interval:
-    """The mean over questions."""
-    return _interval(float(np.mean(values_Q)), _resampled([values_Q], seed)[:, 0], len(values_Q))
-
-
-def difference(a_Q: Sequence[float], b_Q: Sequence[float], seed: int) -> Interval:
-    """Mean of `a` - `b`, paired: both were scored on the same questions."""
-    return mean(np.subtract(a_Q, b_Q).tolist(), seed)
-
-
-def ratio(a_Q: Sequence[float], b_Q: Sequence[float], seed: int) -> Interval | None:
-    """Mean of `a` over mean of `b`, paired. Resamples in which `b` is 0 are left out; None if `b` is 0 throughout."""
-    if not any(b_Q):
-        return None
-    means_RS = _resampled([a_Q, b_Q], seed)
-    means_RS = means_RS[means_RS[:, 1] > 0]
-    return _interval(float(np.mean(a_Q) / np.mean(b_Q)), means_RS[:, 0] / means_RS[:, 1], len(a_Q))
-
-
-def _resampled(values_SQ: Sequence[Sequence[float]], seed: int) -> np.ndarray:
-    """Means `[R, S]` over questions drawn with replacement, the same ones for all systems (Efron 1979)."""
-    array_SQ, draw = np.asarray(values_SQ, np.float64), np.random.default_rng(seed)
-    questions = array_SQ.shape[1]
-    return np.stack([array_SQ[:, draw.integers(questions, size=questions)].mean(axis=1) for _ in range(RESAMPLES)])
-
-
-def _interval(estimate: float, estimates_R: np.ndarray, questions: int) -> Interval:
-    low, high = np.quantile(estimates_R, (0.025, 0.975)).tolist()
-    return Interval(estimate, low, high, questions)
+def says_not_found(text: str) -> bool:
+    """Whether an answer says that the documents do not hold one."""
+    return f" {normalise(NOT_FOUND)} " in f" {normalise(text)} "

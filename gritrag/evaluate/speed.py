@@ -6,7 +6,7 @@ compares neighbours in time.
 
 import random
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,10 +18,10 @@ import torch
 from gritrag.answer import MODES, RAG
 from gritrag.corpus import questions
 from gritrag.evaluate.config import SpeedConfig
-from gritrag.evaluate.first_token import documents_of
-from gritrag.evaluate.process import drop_from_page_cache, files_below, peak_memory
-from gritrag.evaluate.suite import Results
-from gritrag.evaluate.timing import PARTS, cost_of, in_turn
+from gritrag.evaluate.statistics import Spread
+from gritrag.evaluate.suite import Results, Row
+from gritrag.evaluate.timing import PARTS, cost_of, drop_from_page_cache, files_below, in_turn, peak_memory
+from gritrag.evaluate.workload import documents_of
 from gritrag.index.index import Index
 from gritrag.model.grit import GritModel
 from gritrag.progress import ProgressBar
@@ -199,3 +199,50 @@ def _bare(model: GritModel, question: str) -> dict[str, Any]:
         "cached_tokens": 0,
         "generated_tokens": 1,
     }
+
+
+# --- rows beside the ones that they are compared with ----------------------------------------------------------------
+
+BASELINE = "doc-query"
+
+
+def context(cell: Mapping[str, Any]) -> str:
+    return f"{cell['documents']} x {cell['tokens']}"
+
+
+def name(cell: Mapping[str, Any], every: Sequence[Row]) -> str:
+    """The mode; its codec and cache too, where several were measured."""
+    several = {field: len({row["cell"].get(field) for row in every} - {"-"}) > 1 for field in ("codec", "cache")}
+    marks = [cell[field] for field in ("codec", "cache") if several[field] and cell.get(field) not in ("-", None)]
+    return ", ".join([cell["mode"], *marks]) if cell.get("codec") != "-" else cell["mode"]
+
+
+def from_hits(sample: Mapping[str, Any]) -> float:
+    return float(sample["first_token"] - sample["parts"]["retrieve"])
+
+
+class Grid:
+    """Rows of the grid, and the ones of the same rounds that each is to be compared with."""
+
+    def __init__(self, rows: Sequence[Row]) -> None:
+        self.rows = [row for row in rows if row["cell"]["mode"] != BARE]
+        self._of = {(row["cell"]["mode"], *self._context(row)): row for row in rows if row["cell"]["cache"] == "warm"}
+        self.styles = {mode: n for n, mode in enumerate(dict.fromkeys(row["cell"]["mode"] for row in self.rows))}
+
+    @staticmethod
+    def _context(row: Row) -> tuple[int, int, int]:
+        return row["cell"]["documents"], row["cell"]["tokens"], row["cell"]["batch"]
+
+    def beside(self, row: Row, mode: str) -> Row | None:
+        """The row of another mode that took turns with this one."""
+        return self._of.get((mode, *self._context(row)))
+
+    def sooner(self, row: Row) -> Spread | None:
+        """How many times sooner than the baseline the first token comes, round by round; None without a baseline."""
+        base = self.beside(row, BASELINE)
+        return None if base is None else paired(base, row)
+
+
+def paired(slow: Row, fast: Row) -> Spread:
+    """Ratios of the first tokens of the same rounds."""
+    return Spread.of([a["first_token"] / b["first_token"] for a, b in zip(slow["rounds"], fast["rounds"], strict=True)])

@@ -1,63 +1,13 @@
 """What rows of the grid say: the first token and its parts, memory, and what indexing costs."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-from gritrag.evaluate.facts import Spread
-from gritrag.evaluate.report import Section, Table
-from gritrag.evaluate.speed import BARE
+from gritrag.evaluate.report import Section, Table, ms
+from gritrag.evaluate.speed import BASELINE, Grid, context, from_hits, name
+from gritrag.evaluate.statistics import Spread
 from gritrag.evaluate.suite import Row
 from gritrag.evaluate.svg import Point, Series, bar_chart, line_chart
 from gritrag.evaluate.timing import PARTS
-
-BASELINE = "doc-query"
-
-
-def ms(seconds: Sequence[float]) -> str:
-    spread = Spread.of([1e3 * value for value in seconds])
-    return spread.show(".1f" if spread.median < 100 else ".0f")
-
-
-def context(cell: Mapping[str, Any]) -> str:
-    return f"{cell['documents']} x {cell['tokens']}"
-
-
-def name(cell: Mapping[str, Any], every: Sequence[Row]) -> str:
-    """The mode; its codec and cache too, where several were measured."""
-    several = {field: len({row["cell"].get(field) for row in every} - {"-"}) > 1 for field in ("codec", "cache")}
-    marks = [cell[field] for field in ("codec", "cache") if several[field] and cell.get(field) not in ("-", None)]
-    return ", ".join([cell["mode"], *marks]) if cell.get("codec") != "-" else cell["mode"]
-
-
-def from_hits(sample: Mapping[str, Any]) -> float:
-    return float(sample["first_token"] - sample["parts"]["retrieve"])
-
-
-class Grid:
-    """Rows of the grid, and the ones of the same rounds that each is to be compared with."""
-
-    def __init__(self, rows: Sequence[Row]) -> None:
-        self.rows = [row for row in rows if row["cell"]["mode"] != BARE]
-        self._of = {(row["cell"]["mode"], *self._context(row)): row for row in rows if row["cell"]["cache"] == "warm"}
-        self.styles = {mode: n for n, mode in enumerate(dict.fromkeys(row["cell"]["mode"] for row in self.rows))}
-
-    @staticmethod
-    def _context(row: Row) -> tuple[int, int, int]:
-        return row["cell"]["documents"], row["cell"]["tokens"], row["cell"]["batch"]
-
-    def beside(self, row: Row, mode: str) -> Row | None:
-        """The row of another mode that took turns with this one."""
-        return self._of.get((mode, *self._context(row)))
-
-    def sooner(self, row: Row) -> Spread | None:
-        """How many times sooner than the baseline the first token comes, round by round; None without a baseline."""
-        base = self.beside(row, BASELINE)
-        return None if base is None else paired(base, row)
-
-
-def paired(slow: Row, fast: Row) -> Spread:
-    """Ratios of the first tokens of the same rounds."""
-    return Spread.of([a["first_token"] / b["first_token"] for a, b in zip(slow["rounds"], fast["rounds"], strict=True)])
 
 
 def sections(grid: Grid, indexes: Sequence[Row]) -> list[Section]:

@@ -1,17 +1,61 @@
-"""Sampled: a score of a set, and what it becomes on resamples of the set's rows that all systems share.
+"""What repeated measurements and samples of questions say: medians with quartiles, means with paired bootstrap
+intervals.
 
-Because the resamples are the same, the difference of two systems is taken resample by resample, and its interval is a
-paired one, whatever the score: a mean, a rank correlation, a clustering.
+Resamples are the same for every system that is measured on the same rows, so the difference of two systems is taken
+resample by resample, and its interval is a paired one, whatever the score: a mean, a rank correlation, a clustering.
 
 Shape letters: `N` rows, `R` resamples.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, is_dataclass
+from statistics import median, quantiles
+from typing import Any
 
 import numpy as np
 
-from gritrag.evaluate.scores import RESAMPLES, Interval
+RESAMPLES = 1000
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Median and quartiles of repeated measurements."""
+
+    median: float
+    low: float
+    high: float
+    n: int
+
+    @classmethod
+    def of(cls, values: Sequence[float], scale: float = 1.0) -> "Spread":
+        """Of the values times `scale`: 1e3 makes milliseconds of seconds."""
+        scaled = [scale * value for value in values]
+        if len(scaled) < 2:
+            return cls(scaled[0], scaled[0], scaled[0], len(scaled))
+        low, _, high = quantiles(scaled, n=4, method="inclusive")
+        return cls(median(scaled), low, high, len(scaled))
+
+    @classmethod
+    def of_ratios(cls, above: Sequence[float], below: Sequence[float]) -> "Spread":
+        """Of `above / below`, pair by pair: both were measured in the same rounds."""
+        return cls.of([a / b for a, b in zip(above, below, strict=True)])
+
+    def show(self, form: str) -> str:
+        return f"{self.median:{form}} [{self.low:{form}}, {self.high:{form}}]"
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An estimate from `n` rows, and the bounds of its 95% bootstrap interval."""
+
+    mean: float
+    low: float
+    high: float
+    n: int
+
+    def show(self, form: str = ".1f") -> str:
+        """In points of 100."""
+        return f"{100 * self.mean:{form}} [{100 * self.low:{form}}, {100 * self.high:{form}}]"
 
 
 @dataclass(frozen=True)
@@ -43,11 +87,82 @@ class Sampled:
         return Sampled(self.estimate - other.estimate, tuple(differences_R.tolist()), self.n)
 
     def interval(self) -> Interval:
-        """95%, by the percentiles of the resamples (Efron 1979)."""
-        low, high = np.quantile(self.resampled, (0.025, 0.975)).tolist()
-        return Interval(self.estimate, low, high, self.n)
+        return _interval(self.estimate, np.asarray(self.resampled), self.n)
 
 
 def draws(rows: int, seed: int, resamples: int = RESAMPLES) -> np.ndarray:
     """Row numbers `[R, N]`, drawn with replacement."""
     return np.random.default_rng(seed).integers(rows, size=(resamples, rows))
+
+
+def mean(values_N: Sequence[float], seed: int) -> Interval:
+    """The mean over rows."""
+    return Sampled.mean(values_N, seed).interval()
+
+
+def difference(a_N: Sequence[float], b_N: Sequence[float], seed: int) -> Interval:
+    """Mean of `a` - `b`, paired: both were scored on the same rows."""
+    return mean(np.subtract(a_N, b_N).tolist(), seed)
+
+
+def ratio(a_N: Sequence[float], b_N: Sequence[float], seed: int) -> Interval | None:
+    """Mean of `a` over mean of `b`, paired. Resamples in which `b` is 0 are left out; None if `b` is 0 throughout."""
+    if not any(b_N):
+        return None
+    a, b = Sampled.mean(a_N, seed), Sampled.mean(b_N, seed)
+    above_R, below_R = np.asarray(a.resampled), np.asarray(b.resampled)
+    is_some_R = below_R > 0
+    return _interval(a.estimate / b.estimate, above_R[is_some_R] / below_R[is_some_R], len(a_N))
+
+
+def quantile(values_N: Sequence[float], q: float, seed: int) -> Interval:
+    """The quantile `q` of the values."""
+    return _interval(float(np.quantile(values_N, q)), _quantiles(values_N, q, seed), len(values_N))
+
+
+def quantile_ratio(above_N: Sequence[float], below_N: Sequence[float], q: float, seed: int) -> Interval:
+    """The quantile `q` of one sample over that of another, drawn apart, as their rows are not the same."""
+    estimate = float(np.quantile(above_N, q) / np.quantile(below_N, q))
+    ratios_R = _quantiles(above_N, q, seed) / _quantiles(below_N, q, seed + 1)
+    return _interval(estimate, ratios_R, len(above_N))
+
+
+def _quantiles(values_N: Sequence[float], q: float, seed: int) -> np.ndarray:
+    array_N = np.asarray(values_N, np.float64)
+    found_R: np.ndarray = np.quantile(array_N[draws(len(array_N), seed)], q, axis=1)
+    return found_R
+
+
+def _interval(estimate: float, resampled_R: np.ndarray, rows: int) -> Interval:
+    """95%, by the percentiles of the resamples (Efron 1979)."""
+    low, high = np.quantile(resampled_R, (0.025, 0.975)).tolist()
+    return Interval(estimate, low, high, rows)
+
+
+# --- as JSON ----------------------------------------------------------------------------------------------------------
+
+DIGITS = 6
+"""Significant ones of numbers in a file: more than any measurement has."""
+
+
+def as_json(value: Any) -> Any:
+    """Dataclasses inside become objects, and numbers keep `DIGITS` digits."""
+    if is_dataclass(value) and not isinstance(value, type):
+        value = asdict(value)
+    if isinstance(value, Mapping):
+        return {str(key): as_json(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [as_json(item) for item in value]
+    return float(f"{value:.{DIGITS}g}") if isinstance(value, float) else value
+
+
+def from_json(value: Any) -> Any:
+    """Intervals and spreads are themselves again."""
+    if isinstance(value, list):
+        return [from_json(item) for item in value]
+    if not isinstance(value, Mapping):
+        return value
+    for kind, first in ((Interval, "mean"), (Spread, "median")):
+        if set(value) == {first, "low", "high", "n"}:
+            return kind(**value)
+    return {key: from_json(item) for key, item in value.items()}

@@ -5,7 +5,7 @@ documents by their neighbours would miss ever more often.
 """
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,11 @@ import numpy as np
 from gritrag.answer import RAG
 from gritrag.corpus import questions
 from gritrag.evaluate.config import SteadyConfig
-from gritrag.evaluate.first_token import documents_of
+from gritrag.evaluate.report import Section, Table
+from gritrag.evaluate.statistics import Interval, quantile, quantile_ratio
+from gritrag.evaluate.suite import Row
+from gritrag.evaluate.svg import Point, Series, line_chart
+from gritrag.evaluate.workload import documents_of
 from gritrag.index.index import Index
 from gritrag.index.storage.states import DocumentState
 from gritrag.model.grit import GritModel
@@ -107,3 +111,73 @@ def _quota(quota: str | int | None, whole: int) -> str | int | None:
         return int(whole * float(quota.strip()[:-1]) / 100)
     except ValueError:
         raise ValueError(f"quota {quota!r} is no share such as '50%' and no size such as '20MB'") from None
+
+
+TOLERANCE = 0.1
+"""So much may the p95 of the last window be above that of the first."""
+
+Request = Mapping[str, Any]
+
+
+def windows(requests: Sequence[Request], size: int) -> list[Sequence[Request]]:
+    """Whole windows; all requests in one where they do not fill one."""
+    starts = range(0, len(requests) - size + 1, size)
+    return [requests[start : start + size] for start in starts] or [requests]
+
+
+def hit_rate(requests: Sequence[Request]) -> float | None:
+    """States that were there, of those asked for; None where none were asked for."""
+    asked = sum(request["asked"] for request in requests)
+    return sum(request["had"] for request in requests) / asked if asked else None
+
+
+def growth(first: Sequence[Request], last: Sequence[Request], seed: int) -> Interval:
+    """p95 of the last window over that of the first."""
+    return quantile_ratio(_seconds(last), _seconds(first), 0.95, seed)
+
+
+def _seconds(requests: Sequence[Request]) -> list[float]:
+    return [request["first_token"] for request in requests]
+
+
+def section(row: Row, setting: Mapping[str, Any]) -> Section:
+    """`setting` is that of the run, its seed included."""
+    seed = setting["seed"]
+    parts = windows(row["requests"], setting["window"])
+    quantiles = {q: [quantile(_seconds(part), q, seed) for part in parts] for q in (0.5, 0.95)}
+    rows, end = [], 0
+    for number, part in enumerate(parts):
+        rate, found = hit_rate(part), [of_parts[number] for of_parts in quantiles.values()]
+        shown = [f"{1e3 * each.mean:.0f} [{1e3 * each.low:.0f}, {1e3 * each.high:.0f}]" for each in found]
+        rows.append([f"{end + 1} to {end + len(part)}", "-" if rate is None else f"{100 * rate:.1f}", *shown])
+        end += len(part)
+    ratio, rate = growth(parts[0], parts[-1], seed), hit_rate(row["requests"])
+    is_flat, is_open = ratio.mean <= 1 + TOLERANCE, ratio.low <= 1 + TOLERANCE < ratio.high
+    stored = f"{row['state_bytes'] / 1e6:.1f} MB of states stored, of {row['state_bytes_of_all'] / 1e6:.1f} MB for all"
+    verdict = (
+        f"{'' if rate is None else f'Hit rate {100 * rate:.1f}%. '}The p95 of the last window is {ratio.mean:.3f} "
+        f"[{ratio.low:.3f}, {ratio.high:.3f}] times that of the first: {'within' if is_flat else 'not within'} "
+        f"{100 * TOLERANCE:.0f}%{', but the interval holds both' if is_open else ''}."
+    )
+    return Section(
+        "Steady state",
+        f"{len(row['requests'])} requests in {setting['mode']}, each for another set of {setting['k']} of "
+        f"{setting['documents']} documents of {setting['tokens']} tokens, drawn by Zipf's law with exponent "
+        f"{setting['exponent']:g}; from hits to the first token; {setting['warmup']} requests before them warmed up. "
+        f"{stored}. Brackets are 95% bootstrap intervals.\n{verdict}",
+        [_chart(parts, quantiles)],
+        [Table(["requests", "hit rate, %", "p50, ms", "p95, ms"], rows)],
+    )
+
+
+def _chart(parts: Sequence[Sequence[Request]], quantiles: Mapping[float, Sequence[Interval]]) -> str:
+    ends = np.cumsum([len(part) for part in parts]).tolist()
+    series = [
+        Series(
+            f"p{100 * q:.0f}",
+            [Point(x, 1e3 * i.mean, 1e3 * i.low, 1e3 * i.high) for x, i in zip(ends, found, strict=True)],
+            style,
+        )
+        for style, (q, found) in enumerate(quantiles.items())
+    ]
+    return line_chart("First token over time", series, "requests so far", "milliseconds to the first token")

@@ -1,12 +1,24 @@
-"""What scores of models on the same questions say: means and paired comparisons, with their intervals."""
+"""What scores of models on the same questions say: means by kind of question, paired comparisons, and calibration.
+
+Answers from states are set against the better of two ways to read again: all documents of the context, and the best
+single one. Where one document is enough, leaving the others out is no feat, and where two are needed it must show.
+"""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gritrag.evaluate import scores
-from gritrag.evaluate.facts import header, table
-from gritrag.evaluate.scores import ANSWER, RANKING, Interval, Scores
+from gritrag.evaluate import statistics
+from gritrag.evaluate.quality import BEST, ONE, ONE_OF_SEVERAL, SEVERAL, UNANSWERABLE
+from gritrag.evaluate.report import Section, Table, losing
+from gritrag.evaluate.scores import ANSWER, NOT_FOUND, RANKING
+from gritrag.evaluate.statistics import Interval
+from gritrag.evaluate.suite import Row
+
+KINDS = (ONE, ONE_OF_SEVERAL, SEVERAL)
+READ, CACHED = "doc-query", "doc-cache"
+WORST = 10
+"""Questions that are named of those that states answer worse."""
 
 
 @dataclass(frozen=True)
@@ -14,13 +26,23 @@ class Evaluated:
     """One model's scores, by the way it searched (`"hybrid"`) and the way it answered (`"doc-cache, gold"`)."""
 
     model: str
-    facts: dict[str, Any]
-    retrieval: dict[str, Scores]
-    answers: dict[str, Scores]
+    retrieval: dict[str, Row]
+    answers: dict[str, Row]
 
-    def values(self, score: str, way: str) -> list[float]:
-        """One number per question."""
-        return {**self.retrieval, **self.answers}[way][score]
+    def values(self, score: str, way: str, kinds: Sequence[str] = KINDS) -> list[float]:
+        """One number per question; of answers those of some kinds."""
+        row = {**self.retrieval, **self.answers}[way]
+        if "kinds" not in row:
+            return list(row[score])
+        return [value for value, kind in zip(row[score], row["kinds"], strict=True) if kind in kinds]
+
+    def kinds(self) -> list[str]:
+        """Of the questions that it answered and that have answers."""
+        known = {kind for row in self.answers.values() for kind in row["kinds"]}
+        return [kind for kind in KINDS if kind in known]
+
+    def contexts(self) -> list[str]:
+        return [way.removeprefix(f"{CACHED}, ") for way in self.answers if way.startswith(CACHED)]
 
 
 @dataclass(frozen=True)
@@ -33,23 +55,18 @@ class Pair:
     other_model: Evaluated
     other_way: str
 
-    def compared(self, seed: int) -> dict[str, Any]:
-        a_Q, b_Q = self.model.values(self.score, self.way), self.other_model.values(self.score, self.other_way)
-        return {
-            "score": self.score,
-            "of": f"{self.way} ({self.model.model})",
-            "against": f"{self.other_way} ({self.other_model.model})",
-            "difference": scores.difference(a_Q, b_Q, seed),
-            "ratio": scores.ratio(a_Q, b_Q, seed),
-        }
+    def compared(self, seed: int) -> tuple[Interval, Interval | None]:
+        """Difference and ratio."""
+        a_N, b_N = self.model.values(self.score, self.way), self.other_model.values(self.score, self.other_way)
+        return statistics.difference(a_N, b_N, seed), statistics.ratio(a_N, b_N, seed)
 
 
 def pairs(runs: Sequence[Evaluated]) -> Iterator[Pair]:
     """The comparisons worth a line: both searches, from states and from text, and the first model with each other."""
-    for run in runs:
-        if run.retrieval:
-            yield Pair("nDCG@10", run, "hybrid", run, "sparse")
-        yield from (Pair("F1", run, cached, run, read) for cached, read in _cached_and_read(run))
+    for each in runs:
+        if each.retrieval:
+            yield Pair("nDCG@10", each, "hybrid", each, "sparse")
+        yield from (Pair("F1", each, cached, each, read) for cached, read in _cached_and_read(each))
     for second in runs[1:]:
         first = runs[0]
         yield from (Pair("nDCG@10", first, mode, second, mode) for mode in first.retrieval)
@@ -59,53 +76,112 @@ def pairs(runs: Sequence[Evaluated]) -> Iterator[Pair]:
 
 
 def _cached_and_read(run: Evaluated) -> list[tuple[str, str]]:
-    return [(way, way.replace("doc-cache", "doc-query")) for way in run.answers if way.startswith("doc-cache")]
+    if not run.kinds():
+        return []
+    return [(f"{CACHED}, {context}", f"{READ}, {context}") for context in run.contexts()]
 
 
-def summarise(runs: Sequence[Evaluated], facts: Mapping[str, Any], seed: int) -> dict[str, Any]:
-    """Everything that `show` prints.
-
-    Args:
-        runs: of models on the same questions; the first is compared with each other.
-        facts: what was evaluated, and how.
-        seed: of the resamples.
-    """
-    return {
-        "facts": dict(facts),
-        "models": [
-            {
-                "facts": run.facts,
-                "retrieval": {way: _means(found, seed) for way, found in run.retrieval.items()},
-                "answers": {way: _means(found, seed) for way, found in run.answers.items()},
-            }
-            for run in runs
-        ],
-        "comparisons": [pair.compared(seed) for pair in pairs(runs)],
-    }
+def evaluated(rows: Sequence[Row]) -> list[Evaluated]:
+    """Rows by model, in their order."""
+    found: dict[str, Evaluated] = {}
+    for row in rows:
+        cell = row["cell"]
+        of_model = found.setdefault(cell["model"], Evaluated(cell["model"], {}, {}))
+        {"retrieval": of_model.retrieval, "answers": of_model.answers}[cell["part"]][cell["way"]] = row
+    return list(found.values())
 
 
-def _means(found: Scores, seed: int) -> dict[str, Interval]:
-    return {score: scores.mean(values_Q, seed) for score, values_Q in found.items()}
+def sections(facts: Mapping[str, Any], rows: Sequence[Row]) -> list[Section]:
+    """Everything in points of 100, with 95% bootstrap intervals."""
+    runs, seed = evaluated(rows), facts["settings"]["seed"]
+    found = [_retrieval(runs, seed), _answers(runs, seed), _against_the_better(runs, seed), _calibration(runs, seed)]
+    found.append(_comparisons(runs, seed))
+    return [*(section for section in found if any(table.rows for table in section.tables)), _losses(runs)]
 
 
-def show(result: Mapping[str, Any]) -> str:
-    """What was evaluated, and tables."""
-    models = result["models"]
-    parts = [header(model["facts"]) for model in models]
-    parts += [header(result["facts"]), "points of 100, with 95% bootstrap intervals"]
-    for part, columns in (("retrieval", tuple(RANKING)), ("answers", ANSWER)):
-        rows = [
-            [model["facts"]["model"], way, *(means[score].show() for score in columns)]
-            for model in models
-            for way, means in model[part].items()
-        ]
-        if rows:
-            parts.append(table(["model", part, *columns], rows))
-    rows = [
-        [pair["score"], pair["of"], pair["against"], pair["difference"].show("+.1f"), _percent(pair["ratio"])]
-        for pair in result["comparisons"]
+def _retrieval(runs: Sequence[Evaluated], seed: int) -> Section:
+    lines = [
+        [each.model, way, *(statistics.mean(row[score], seed).show() for score in RANKING), str(len(row["nDCG@10"]))]
+        for each in runs
+        for way, row in each.retrieval.items()
     ]
-    return "\n\n".join([*parts, table(["score", "of", "against", "difference", "ratio, %"], rows)])
+    return Section("Retrieval", "", (), [Table(["model", "retrieval", *RANKING, "questions"], lines)])
+
+
+def _answers(runs: Sequence[Evaluated], seed: int) -> Section:
+    lines = []
+    for each in runs:
+        for kind in each.kinds():
+            for way in each.answers:
+                values = {score: each.values(score, way, [kind]) for score in ANSWER}
+                shown = (statistics.mean(values[score], seed).show() for score in ANSWER)
+                lines.append([each.model, kind, way, *shown, str(len(values["F1"]))])
+    text = (
+        f"By what a question needs: the passage of its row ({ONE}), one of the passages that its row names "
+        f"({ONE_OF_SEVERAL}), or several of them ({SEVERAL}). {BEST}: from the text of the one document that search "
+        "ranks first."
+    )
+    return Section("Answers", text, (), [Table(["model", "kind", "answers", *ANSWER, "questions"], lines)])
+
+
+def _against_the_better(runs: Sequence[Evaluated], seed: int) -> Section:
+    lines = []
+    for each in runs:
+        for kind in each.kinds():
+            for context in each.contexts():
+                cached = each.values("F1", f"{CACHED}, {context}", [kind])
+                ways = {way: each.values("F1", way, [kind]) for way in better_ways(each, context)}
+                way = max(ways, key=lambda way: sum(ways[way]))
+                change = statistics.difference(cached, ways[way], seed)
+                share = statistics.ratio(cached, ways[way], seed)
+                shown = [statistics.mean(values, seed).show() for values in (cached, ways[way])]
+                lines.append([each.model, kind, context, shown[0], way, shown[1], change.show("+.1f"), _percent(share)])
+    columns = ["model", "kind", "context", "F1 from states", "better of text", "its F1", "difference", "ratio, %"]
+    text = "From states, against the better of all text and the best single document; paired."
+    return Section("Cached against the better of text", text, (), [Table(columns, lines)])
+
+
+def better_ways(run: Evaluated, context: str) -> list[str]:
+    """Ways to answer from text in a context."""
+    return [way for way in (f"{READ}, {context}", f"{BEST}, {context}") if way in run.answers]
+
+
+def _calibration(runs: Sequence[Evaluated], seed: int) -> Section:
+    lines = []
+    for each in runs:
+        for way in each.answers:
+            rightly, wrongly = (each.values("not_found", way, kinds) for kinds in ([UNANSWERABLE], KINDS))
+            if rightly or any(wrongly):
+                shown = [
+                    f"{statistics.mean(told, seed).show()} ({sum(told):.0f} of {len(told)})" if told else "-"
+                    for told in (rightly, wrongly)
+                ]
+                lines.append([each.model, way, *shown])
+    columns = ["model", "answers", "rightly, % of unanswerable", "wrongly, % of answerable"]
+    return Section("Calibration", f"How often an answer is “{NOT_FOUND}”.", (), [Table(columns, lines)])
+
+
+def _comparisons(runs: Sequence[Evaluated], seed: int) -> Section:
+    lines = []
+    for pair in pairs(runs):
+        change, share = pair.compared(seed)
+        of, against = f"{pair.way} ({pair.model.model})", f"{pair.other_way} ({pair.other_model.model})"
+        lines.append([pair.score, of, against, change.show("+.1f"), _percent(share)])
+    table = Table(["score", "of", "against", "difference", "ratio, %"], lines)
+    return Section("Comparisons", "Paired, over all answerable questions.", (), [table])
+
+
+def _losses(runs: Sequence[Evaluated]) -> Section:
+    lost = []
+    for each in runs:
+        for context in each.contexts():
+            ids = each.answers[f"{CACHED}, {context}"]["ids"]
+            scores = [each.answers[f"{mode}, {context}"]["F1"] for mode in (CACHED, READ)]
+            worse = [id for id, cached, read in zip(ids, *scores, strict=True) if cached < read]
+            if worse:
+                told = ", ".join(worse[:WORST])
+                lost.append(f"{each.model}, {context}: {len(worse)} of {len(ids)} questions, {told}")
+    return losing(lost, f"Questions with a lower F1 from states than from text; the first {WORST} are named.")
 
 
 def _percent(ratio: Interval | None) -> str:

@@ -13,12 +13,15 @@ from typing import Protocol
 
 import numpy as np
 
-from gritrag.evaluate.labelled import Labelled, Pair
-from gritrag.evaluate.retrieval import rank
-from gritrag.evaluate.rows import QuestionSet
+from gritrag.config import DENSE_WEIGHT
+from gritrag.evaluate import scores
+from gritrag.evaluate.rows import Labelled, Pair, Question, QuestionSet
+from gritrag.evaluate.scores import Scores
 from gritrag.evaluate.statistics import Sampled, draws
 from gritrag.index.index import Index
 from gritrag.index.protocol import Reader
+from gritrag.index.search import MODES
+from gritrag.progress import ProgressBar
 
 try:
     from scipy.stats import rankdata
@@ -36,6 +39,7 @@ Embed = Callable[[Sequence[str]], np.ndarray]
 Found = dict[tuple[str, str], Sampled]
 """By the way it was done (empty where there is only one) and the name of the score."""
 
+QUERIES_PER_BATCH = 64
 KMEANS_BATCH = 512
 PROBE_ITERATIONS = 1000
 WORDS = "BM25"
@@ -141,3 +145,19 @@ class Retrieval:
             for way, found in ranked.items()
             for name in self.scores
         }
+
+
+def rank(index: Index, questions: Sequence[Question], dense_weight: float = DENSE_WEIGHT) -> dict[str, Scores]:
+    """By search mode, one number per question of every score of `scores.RANKING`; `dense_weight` is hybrid's."""
+    texts, relevant = [question.text for question in questions], [question.document.id for question in questions]
+    found: dict[str, Scores] = {}
+    with ProgressBar(total=len(MODES) * len(texts), desc="searching", unit="question") as bar:
+        for mode in MODES:
+            rankings: list[list[str]] = []
+            for start in range(0, len(texts), QUERIES_PER_BATCH):
+                asked = texts[start : start + QUERIES_PER_BATCH]
+                batch = index.search_many(asked, scores.DEPTH, mode=mode, dense_weight=dense_weight)
+                rankings += [[hit.document.id for hit in hits] for hits in batch]
+                bar.update(len(batch))
+            found[mode] = scores.score_rankings(rankings, relevant)
+    return found

@@ -1,13 +1,15 @@
 """The bench of decoding compares like with like: every way goes on from the same states with the same tokens."""
 
 import re
+from pathlib import Path
 
 import pytest
 
-from gritrag.evaluate.decoding import BASELINE, WAYS, Setting, contexts, decoding, show
+from gritrag.evaluate.decoding import BASELINE, WAYS, Setting, contexts, main, sections
 from gritrag.model.context import Context
 from gritrag.model.grit import GritModel
 
+TINY = str(Path(__file__).parents[2] / "configs" / "tiny" / "model")
 SETTING = Setting(documents=2, tokens=60, new_tokens=6, repetitions=2)
 
 
@@ -33,9 +35,23 @@ def test_every_way_decodes_the_same_tokens(way: str, tiny_model: GritModel, give
         assert run.seconds > 0
 
 
-def test_the_table_has_a_row_for_every_way_and_counts_same_tokens(tiny_model: GritModel) -> None:
-    result = decoding(tiny_model, SETTING)
-    printed = show(result)
+def test_the_table_has_a_row_for_every_way_and_counts_same_tokens() -> None:
+    result = main(TINY, "float32", setting=SETTING)
+    printed = result.show()
     assert len(re.findall(r"2 of 2 runs", printed)) == 4 * len(WAYS)
     assert all(way in printed for way in WAYS)
     assert "equals the model's forward" in printed
+
+
+def test_a_slower_way_and_other_tokens_are_told() -> None:
+    cells = [{"context": "c", "way": way} for way in (BASELINE, "gritrag")]
+    speeds, same = ([10.0, 20.0], [5.0, 10.0]), (2, 1)
+    rows = [
+        {"kind": "decoding", "cell": cell, "tokens_per_second": speed, "tokens": 4, "forwards": 4, "same_tokens": n}
+        for cell, speed, n in zip(cells, speeds, same, strict=True)
+    ]
+    lost = sections({"settings": {"repetitions": 2}}, rows)[-1]
+    assert [row[0] for row in lost.tables[0].rows] == [
+        f"c, gritrag: 0.50 [0.50, 0.50] of {BASELINE}",
+        f"c, gritrag: other tokens than {BASELINE} in 1 runs",
+    ]

@@ -14,15 +14,15 @@ from typer.testing import CliRunner
 from gritrag.cli import app
 from gritrag.evaluate.embedding import (
     Setting,
+    compared,
     distinct,
     evaluate,
     few_of_each,
     main,
     read_tasks,
     remembering,
-    summarise,
 )
-from gritrag.evaluate.labelled import Labelled, Pair
+from gritrag.evaluate.rows import Labelled, Pair
 from gritrag.evaluate.statistics import Sampled, draws
 from gritrag.evaluate.tasks import Classification, Clustering, Retrieval, Similarity, spearman
 from gritrag.model.encoders import MiniLM, load_encoder
@@ -229,7 +229,7 @@ def test_bm25_is_told_once_and_each_set_is_compared_with_its_first_system(
 ) -> None:
     sets = {path.stem: read_tasks(path, None, Setting()) for path in (questions, pairs)}
     measured = distinct([m for name in "ab" for m in evaluate(tiny_model, name, sets, Setting())])
-    rows = summarise(measured, {})["rows"]
+    rows = [{**cell, **figures} for cell, figures in compared(measured)]
     systems = [row["system"] for row in rows if (row["set"], row["score"]) == ("questions", "recall@1")]
     assert systems == ["a, dense", "BM25", "a, hybrid", "b, dense", "b, hybrid"]
     assert [row["system"] for row in rows if row["set"] == "pairs"] == ["a", "b"]
@@ -246,8 +246,8 @@ def test_the_command_prints_one_table_or_json(labelled: Path, pairs: Path, quest
     assert all(f"| {task}" in told.stdout for task in ("clustering", "classification", "STS", "retrieval"))
     again = CliRunner().invoke(app, ["eval", "embedding", *files, *options, "--compare", model_folder, "--json"])
     result = json.loads(again.stdout)
-    assert {row["set"] for row in result["rows"]} == {"labelled", "pairs", "questions"}
-    assert result["facts"]["seed"] == 0
+    assert {row["cell"]["set"] for row in result["rows"]} == {"labelled", "pairs", "questions"}
+    assert result["facts"]["settings"]["seed"] == 0
     refused = CliRunner().invoke(app, ["eval", "embedding", files[0], "--side", "left"])
     assert refused.exit_code == 2
     assert "error: texts are embedded as query or as document" in refused.stderr

@@ -32,7 +32,7 @@ TINY: dict[str, Any] = {
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Of a finished run."""
     folder = tmp_path_factory.mktemp("bench")
-    main(BenchConfig.model_validate(TINY), folder)
+    main("bench grid", BenchConfig.model_validate(TINY), folder)
     return folder
 
 
@@ -72,7 +72,7 @@ def test_mistakes_are_named(override: str, told: str, tmp_path: Path) -> None:
     path = tmp_path / "bench.yaml"
     path.write_text(yaml.safe_dump(TINY), "utf-8")
     with pytest.raises(ValueError) as error:  # noqa: PT011, what it tells is checked below
-        main(BenchConfig.load(path, [override]), tmp_path / "out")
+        main("bench grid", BenchConfig.load(path, [override]), tmp_path / "out")
     assert told in str(error.value)
 
 
@@ -123,8 +123,10 @@ def test_the_parts_of_an_answer_make_its_total(folder: Path) -> None:
     for row in speed_rows(folder):
         for sample in row["rounds"]:
             assert tuple(sample["parts"]) == PARTS
-            assert sum(sample["parts"].values()) == pytest.approx(sample["total"])
-            assert sum(sample["parts"].values()) - sample["parts"]["decode"] == pytest.approx(sample["first_token"])
+            assert sum(sample["parts"].values()) == pytest.approx(sample["total"], rel=1e-4)
+            assert sum(sample["parts"].values()) - sample["parts"]["decode"] == pytest.approx(
+                sample["first_token"], rel=1e-4
+            )
         assert row["memory"]["peak"] >= row["memory"]["before"] > 0
 
 
@@ -141,7 +143,7 @@ def test_indexing_and_ceilings_are_part_of_the_run_and_no_index_is_left(folder: 
 
 def test_finished_cells_are_skipped_and_an_interrupted_group_is_measured_again(folder: Path) -> None:
     rows = read_rows(folder / FILE)
-    main(BenchConfig.model_validate(TINY), folder)
+    main("bench grid", BenchConfig.model_validate(TINY), folder)
     again = read_rows(folder / FILE)
     assert again[: len(rows)] == rows
     assert {row["kind"] for row in again[len(rows) :]} <= {"run"}
@@ -149,7 +151,7 @@ def test_finished_cells_are_skipped_and_an_interrupted_group_is_measured_again(f
     lost = next(row for row in rows if row["kind"] == "speed" and row["cell"]["documents"] == 2)
     lines = [json.dumps(row) for row in rows if row is not lost]
     (folder / FILE).write_text("\n".join(lines) + '\n{"kind": "speed", "ru', "utf-8")
-    main(BenchConfig.model_validate(TINY), folder)
+    main("bench grid", BenchConfig.model_validate(TINY), folder)
     new = read_rows(folder / FILE)[len(lines) :]
     group = next(g for g in groups(SpeedConfig(**SPEED), TINY["modes"])[48] if g[0].documents == 2)
     assert [Cell(**row["cell"]) for row in new if row["kind"] != "run"] == group

@@ -6,10 +6,10 @@ import sys
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gritrag.evaluate import scores
+from gritrag.evaluate import scores, statistics
 
 UNIT = st.floats(0, 1, allow_nan=False)
 
@@ -52,6 +52,7 @@ def test_an_answer_needs_a_right_one() -> None:
         scores.score_answer("cat", [])
 
 
+@settings(deadline=None)
 @given(st.text("abc ", min_size=1), st.lists(st.text("abc ", min_size=1), min_size=1, max_size=3))
 def test_equal_answers_have_every_score_and_every_score_lies_in_0_to_1(text: str, answers: list[str]) -> None:
     found = scores.score_answer(text, answers)
@@ -91,9 +92,10 @@ def test_scores_stay_in_the_order_of_more_than_ten_questions() -> None:
     assert [n for n, value in enumerate(found["recall@1"]) if value] == [2, 10]
 
 
+@settings(deadline=None)
 @given(st.lists(UNIT, min_size=1, max_size=30), st.integers(0, 9))
 def test_an_interval_holds_the_mean_and_stays_within_the_values(values: list[float], seed: int) -> None:
-    interval = scores.mean(values, seed)
+    interval = statistics.mean(values, seed)
     assert interval.mean == pytest.approx(sum(values) / len(values))
     assert min(values) - 1e-9 <= interval.low <= interval.mean + 1e-9
     assert interval.mean - 1e-9 <= interval.high <= max(values) + 1e-9
@@ -101,7 +103,7 @@ def test_an_interval_holds_the_mean_and_stays_within_the_values(values: list[flo
 
 
 def test_an_interval_shrinks_with_the_root_of_the_number_of_questions() -> None:
-    few, many = (scores.mean([0.0, 1.0] * half, 0) for half in (20, 500))
+    few, many = (statistics.mean([0.0, 1.0] * half, 0) for half in (20, 500))
     assert (few.high - few.low) / (many.high - many.low) == pytest.approx(5, rel=0.2)
     assert many.high - many.low == pytest.approx(2 * 1.96 * 0.5 / math.sqrt(1000), rel=0.1)
 
@@ -109,29 +111,30 @@ def test_an_interval_shrinks_with_the_root_of_the_number_of_questions() -> None:
 def test_an_interval_covers_the_truth_about_as_often_as_it_says() -> None:
     draw = np.random.default_rng(0)
     samples = [draw.uniform(size=40).tolist() for _ in range(100)]
-    covering = sum(found.low <= 0.5 <= found.high for found in (scores.mean(sample, 1) for sample in samples))
+    covering = sum(found.low <= 0.5 <= found.high for found in (statistics.mean(sample, 1) for sample in samples))
     assert 88 <= covering <= 99
 
 
+@settings(deadline=None)
 @given(st.lists(UNIT, min_size=1, max_size=30), st.integers(0, 9))
 def test_identical_systems_do_not_differ_at_all(values: list[float], seed: int) -> None:
-    assert scores.difference(values, values, seed) == scores.Interval(0, 0, 0, len(values))
+    assert statistics.difference(values, values, seed) == statistics.Interval(0, 0, 0, len(values))
     if any(values):
-        assert scores.ratio(values, values, seed) == scores.Interval(1, 1, 1, len(values))
+        assert statistics.ratio(values, values, seed) == statistics.Interval(1, 1, 1, len(values))
 
 
 def test_pairing_sees_a_small_difference_between_systems_that_vary_together() -> None:
     better = np.linspace(0, 1, 50)
     worse = better - 0.01
-    gap = scores.difference(better.tolist(), worse.tolist(), 0)
+    gap = statistics.difference(better.tolist(), worse.tolist(), 0)
     assert (gap.low, gap.high) == pytest.approx((0.01, 0.01))
-    alone = scores.mean(better.tolist(), 0)
+    alone = statistics.mean(better.tolist(), 0)
     assert alone.high - alone.low > 0.1
 
 
 def test_a_ratio_over_nothing_is_none_and_one_over_little_is_finite() -> None:
-    assert scores.ratio([1.0, 0.0], [0.0, 0.0], 0) is None
-    found = scores.ratio([1.0, 1.0, 0.0], [1.0, 0.0, 0.0], 0)
+    assert statistics.ratio([1.0, 0.0], [0.0, 0.0], 0) is None
+    found = statistics.ratio([1.0, 1.0, 0.0], [1.0, 0.0, 0.0], 0)
     assert found is not None
     assert found.mean == 2
     assert math.isfinite(found.high)
@@ -139,8 +142,8 @@ def test_a_ratio_over_nothing_is_none_and_one_over_little_is_finite() -> None:
 
 def test_the_same_seed_gives_the_same_interval_and_another_one_another() -> None:
     values = np.random.default_rng(3).uniform(size=30).tolist()
-    assert scores.mean(values, 1) == scores.mean(values, 1)
-    assert scores.mean(values, 1) != scores.mean(values, 2)
+    assert statistics.mean(values, 1) == statistics.mean(values, 1)
+    assert statistics.mean(values, 1) != statistics.mean(values, 2)
 
 
 def test_without_ir_measures_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

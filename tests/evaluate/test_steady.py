@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from gritrag import Index
 from gritrag.evaluate.config import SteadyConfig
-from gritrag.evaluate.steady import CountingIndex, combinations, measure
-from gritrag.evaluate.steady_report import growth, hit_rate, quantile, section, windows
+from gritrag.evaluate.statistics import quantile
+from gritrag.evaluate.steady import CountingIndex, combinations, growth, hit_rate, measure, section, windows
 from gritrag.model.grit import GritModel
 
 pytestmark = pytest.mark.filterwarnings("ignore:the states of this index have reached their quota")
@@ -91,15 +91,16 @@ def test_windows_are_whole_and_quantiles_are_of_their_requests() -> None:
     stream = requests(*range(1, 11))
     assert [[r["first_token"] for r in part] for part in windows(stream, 4)] == [[1, 2, 3, 4], [5, 6, 7, 8]]
     assert windows(stream, 11) == [stream]
-    assert quantile(stream, 0.5, 0).mean == 5.5
-    assert quantile(stream, 0.95, 0).mean == pytest.approx(9.55)
+    seconds = [request["first_token"] for request in stream]
+    assert quantile(seconds, 0.5, 0).mean == 5.5
+    assert quantile(seconds, 0.95, 0).mean == pytest.approx(9.55)
     assert hit_rate(stream) == 0.75
 
 
 @pytest.mark.parametrize(("last", "told"), [(1.05, "within 10%."), (1.2, "not within 10%.")])
 def test_what_the_p95_of_the_last_window_says_of_that_of_the_first(last: float, told: str) -> None:
     row = {"requests": requests(*[0.1] * 5, *[0.1 * last] * 5), "state_bytes": 5e6, "state_bytes_of_all": 1e7}
-    found = section(row, {**SteadyConfig().model_dump(), "window": 5}, 0)
+    found = section(row, {**SteadyConfig().model_dump(), "window": 5, "seed": 0})
     assert growth(row["requests"][:5], row["requests"][5:], 0).mean == pytest.approx(last)
     assert found.text.endswith(f"times that of the first: {told}")
     assert "Hit rate 75.0%" in found.text

@@ -12,8 +12,7 @@ from typer.testing import CliRunner
 from experiments.comparison import ComparisonConfig
 from experiments.recipes import command, main, recipe_of, show, summarise, verdict
 from experiments.script import application
-from gritrag.evaluate.scores import Interval
-from gritrag.evaluate.statistics import Sampled
+from gritrag.evaluate.statistics import Interval, Sampled
 from gritrag.model.grit import GritModel
 from gritrag.train.config import TrainConfig
 

@@ -20,10 +20,10 @@ def test_the_package_does_not_know_the_laboratory() -> None:
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
-def test_a_script_asks_a_question_and_names_its_command(name: str) -> None:
+def test_a_script_says_what_it_is_for_and_how_it_is_run(name: str) -> None:
     text = ast.get_docstring(ast.parse((ROOT / "experiments" / f"{name}.py").read_text("utf-8"))) or ""
-    assert text.split("\n\n")[0].rstrip().endswith("?")
-    assert f"`python -m experiments.{name}" in text
+    assert text.split("\n\n")[0].rstrip().endswith(("?", "."))
+    assert f"python -m experiments.{name}" in text or f"python experiments/{name}.py" in text
 
 
 def test_a_mistake_is_told_in_one_line() -> None:

@@ -25,6 +25,20 @@ def test_both_kinds_of_rows(tmp_path: Path) -> None:
     assert second == Question("3", "Who?", (), Document("Ann did."), (Document("Bob slept.", title="Bob"),))
 
 
+def test_gold_names_the_documents_that_are_needed_and_some_questions_have_no_answer(tmp_path: Path) -> None:
+    several = {"question": "Who and when?", "documents": ["a", "b", "c", "d"], "answers": ["x"], "gold": [2, 0]}
+    one = {**several, "gold": 3}
+    none = {"question": "Why?", "passage": "At noon.", "answers": [], "unanswerable": True}
+    first, second, third = read_questions(write(tmp_path / "q.jsonl", several, one, none))
+    assert [document.text for document in first.gold] == ["c", "a"]
+    assert [document.text for document in first.others] == ["b", "d"]
+    assert [document.text for document in second.gold] == ["d"]
+    assert third.is_unanswerable
+    assert not first.is_unanswerable
+    few = choose([first], 1)
+    assert {document.text for document in few.documents} == {"c", "a"}, "what is needed comes with its question"
+
+
 def test_one_passage_of_several_rows_is_one_document(tmp_path: Path) -> None:
     path = write(tmp_path / "q.jsonl", ROW, {**ROW, "question": "At what time?"}, {**ROW, "title": "Another"})
     chosen = choose(read_questions(path), 10)
@@ -67,6 +81,13 @@ def test_a_choice_is_spread_over_the_file() -> None:
         ({**ROW, "title": 3}, "title must be a text"),
         ({"question": "q", "documents": [], "answers": []}, "documents is empty"),
         ({"question": "q", "documents": [{"title": "t"}], "answers": []}, "lacks the key 'text'"),
+        (
+            {"question": "q", "documents": ["d"], "answers": [], "gold": [1]},
+            "gold must hold numbers of documents from 0 to 0",
+        ),
+        ({"question": "q", "documents": ["d"], "answers": [], "gold": []}, "gold must hold numbers"),
+        ({**ROW, "unanswerable": "yes"}, "unanswerable must be true or false"),
+        ({**ROW, "unanswerable": True}, "it is unanswerable, but has answers"),
         ('{"question": "\\ud800", "passage": "p", "answers": []}', "surrogates not allowed"),
     ],
 )
