@@ -18,11 +18,11 @@ FLOORS = [
     {"prompts", "corpus"},
     {"tokens", "codecs", "documents"},
     {"model"},
-    {"index", "train"},
+    {"index", "train", "export"},
     {"plan"},
     {"answer"},
     {"gritrag"},  # the names that gritrag/__init__.py offers
-    {"langchain", "serve", "mcp", "mteb", "export", "evaluate"},
+    {"langchain", "serve", "mcp", "mteb", "evaluate"},
     {"doctor", "ingest", "mine", "render"},  # what the commands of the CLI do and show
     {"demo"},
     {"cli"},

@@ -43,7 +43,7 @@ EXTRAS = {
     "mcp": {"mcp", "anyio"},
     "documents": {"pypdf", "python-docx", "python-pptx", "openpyxl", "lxml", "defusedxml"},
     "eval": {"ir-measures", "scikit-learn", "scipy"},
-    "mteb": {"mteb"},
+    "mteb": {"mteb", "sentence-transformers"},
     "site": {"mkdocs-material", "mkdocstrings"},
     "dev": {
         "build",
@@ -69,8 +69,8 @@ MODULES |= {"python-docx": "docx", "python-pptx": "pptx"}
 """Distributions whose module has another name."""
 NEVER_IMPORTED = {"site", "dev"}
 """Extras for tools, which the package does not import."""
-THROUGH_OTHERS = {"gguf", "python-multipart", "defusedxml"}
-"""transformers needs the first to read GGUF files, FastAPI the second for uploads, openpyxl the third for safe XML."""
+THROUGH_OTHERS = {"python-multipart", "defusedxml"}
+"""FastAPI needs the first for uploads, openpyxl the second for safe XML."""
 MAX_BYTES = 4 * 2**20
 
 

@@ -58,6 +58,8 @@ COMMANDS = {
     "mine": f"path out --negatives --depth --margin {MODEL} --json",
     "bench codecs": f"--questions-file --codec --questions --documents --repetitions --seed --out {MODEL} --json",
     "bench decoding": f"--documents --tokens --new-tokens --repetitions --seed --geometry --out {MODEL} --json",
+    "bench peers": "--documents --tokens --new-tokens --repetitions --llama-cpp --seed --geometry --out "
+    f"{MODEL} --json",
     "bench grid": "config --set --folder --out --json",
     "bench table7": f"file --questions -k --states --context --max-new-tokens --seed --folder --out {MODEL} --json",
     "bench steady": f"--requests --documents --tokens -k --mode --states --quota --window --seed --folder --out "

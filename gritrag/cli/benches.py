@@ -108,6 +108,29 @@ def decoding(
     tell(lambda: decoding.main(model, dtype, device, setting, geometry), as_json, out)
 
 
+@bench.command("peers")
+def peers(
+    documents: Documents = 10,
+    tokens: Tokens = 200,
+    new_tokens: Annotated[int, typer.Option(help="Tokens to decode.", min=2)] = 32,
+    repetitions: Repetitions = 5,
+    llama_cpp: Annotated[
+        Path | None, typer.Option(help="Folder of a build of llama.cpp for this machine, with llama-server.")
+    ] = None,
+    seed: Seed = 0,
+    geometry: Geometry = "",
+    out: Out = None,
+    model: Model = DEFAULT_MODEL,
+    dtype: Dtype = "auto",
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """First token, decoding and encoding beside llama.cpp, transformers and sentence-transformers, same weights."""
+    peers = bench_part("peers")
+    setting = peers.Setting(documents, tokens, new_tokens, repetitions, seed)
+    tell(lambda: peers.main(model, dtype, device, setting, geometry, llama_cpp), as_json, out)
+
+
 @bench.command("grid")
 def grid(
     config: Annotated[Path, typer.Argument(help="YAML file, such as configs/bench/default.yaml.")],

@@ -38,6 +38,7 @@ REPORTS = {
     "bench table7": "grid",
     "bench steady": "grid",
     "bench report": "grid",
+    "bench peers": "peers",
     "eval questions": "summary",
     "eval embedding": "embedding",
 }
