@@ -40,6 +40,7 @@ EXTRAS = {
     "train": {"accelerate", "datasets"},
     "langchain": {"langchain-core", "langchain-text-splitters"},
     "serve": {"fastapi", "starlette", "uvicorn", "prometheus-client", "python-multipart"},
+    "otel": {"opentelemetry-api", "opentelemetry-sdk"},
     "mcp": {"mcp", "anyio"},
     "documents": {"pypdf", "python-docx", "python-pptx", "openpyxl", "lxml", "defusedxml"},
     "eval": {"ir-measures", "scikit-learn", "scipy"},
@@ -66,6 +67,7 @@ EXTRAS = {
 }
 MODULES = {"pyyaml": "yaml", "faiss-cpu": "faiss", "faiss-gpu": "faiss", "scikit-learn": "sklearn"}
 MODULES |= {"python-docx": "docx", "python-pptx": "pptx"}
+MODULES |= {"opentelemetry-api": "opentelemetry", "opentelemetry-sdk": "opentelemetry"}
 """Distributions whose module has another name."""
 NEVER_IMPORTED = {"site", "dev"}
 """Extras for tools, which the package does not import."""

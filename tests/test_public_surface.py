@@ -66,7 +66,8 @@ COMMANDS = {
     f"{MODEL} --json",
     "bench report": "folder --out --json",
     "bench render": "path",
-    "serve": "indexes --host --port --keys --read-only --data --rows --requests --timeout --model -m --dtype --device",
+    "serve": "indexes --host --port --keys --read-only --data --rows --requests --trace --timeout "
+    "--model -m --dtype --device",
 }
 
 

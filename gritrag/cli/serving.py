@@ -21,6 +21,16 @@ def serve_part(name: str) -> Any:
         raise ValueError(f"{error}; install it with: pip install 'gritrag[serve]'") from error
 
 
+def tracing_part() -> Any:
+    """The module that makes spans; what it lacks is told in one line."""
+    from importlib import import_module
+
+    try:
+        return import_module("gritrag.tracing")
+    except ModuleNotFoundError as error:
+        raise ValueError(f"{error}; install it with: pip install 'gritrag[otel]'") from error
+
+
 @app.command()
 def serve(
     indexes: Annotated[
@@ -38,6 +48,7 @@ def serve(
     ] = None,
     rows: Annotated[int, typer.Option(help="Answers that are written at once.", min=1)] = 32,
     requests: Annotated[int, typer.Option(help="Requests that may wait; more are refused (429).", min=1)] = 256,
+    trace: Annotated[bool, typer.Option("--trace", help="OpenTelemetry spans, to the SDK that is configured.")] = False,
     timeout: Annotated[float, typer.Option(help="Seconds after which a request ends with an error.", min=1)] = 300,
     model: Model = DEFAULT_MODEL,
     dtype: Dtype = "auto",
@@ -51,5 +62,7 @@ def serve(
     service = server.make_service(
         load_model(model, dtype, device), Path(model).name, served, known, bounds, read_only, data
     )
+    if trace:
+        service.observer = tracing_part().Tracing(service.model_id)
     typer.echo(f"serving {', '.join(service.indexes) or 'no index'} on http://{host}:{port}", err=True)
     server.run(service, host, port)

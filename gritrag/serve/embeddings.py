@@ -1,6 +1,7 @@
 """`/v1/embeddings` and `/v1/rerank`: vectors of texts, and texts in the order of their likeness to a query."""
 
 import base64
+import time
 
 import numpy as np
 from fastapi import APIRouter, Request, Response
@@ -53,6 +54,7 @@ async def rerank(body: RerankBody, request: Request, service: Serving, asker: As
     check_model(service, asker.tenant, body.model)
     texts = [document if isinstance(document, str) else document.text for document in body.documents]
     _check_count(service, len(texts), "documents")
+    began = time.perf_counter()
     prompts = await in_thread(_rerank_prompts, service, body, texts)
     scores = await whole(service, asker, request, _scores(service, asker, prompts))
     ranked = sorted(range(len(texts)), key=lambda number: -scores[number])[: body.top_n]
@@ -65,6 +67,8 @@ async def rerank(body: RerankBody, request: Request, service: Serving, asker: As
         for number in ranked
     ]
     tokens = sum(len(prompt.ids) for prompt in prompts)
+    if service.observer is not None:
+        service.observer.reranked(len(texts), tokens, time.perf_counter() - began)
     usage = EmbeddingUsage(prompt_tokens=tokens, total_tokens=tokens)
     answer = Reranked(id=new_id("rerank-"), model=body.model, results=rows, usage=usage)
     return JSONResponse(answer.model_dump(mode="json", exclude_none=True))

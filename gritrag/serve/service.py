@@ -8,7 +8,7 @@ import time
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
@@ -101,6 +101,16 @@ class Found:
     vector: np.ndarray | None = None
 
 
+class Observer(Protocol):
+    """Is told of what was done, for traces; see `gritrag.tracing`."""
+
+    def answered(self, questions: Sequence[str], answers: Sequence[Answer], index: str, sampling: Sampling) -> None:
+        """These questions were answered just now."""
+
+    def reranked(self, documents: int, tokens: int, seconds: float) -> None:
+        """So many documents of so many tokens were ranked."""
+
+
 @dataclass
 class Service:
     """Everything that requests share.
@@ -109,6 +119,7 @@ class Service:
         model: of all indexes.
         model_id: what clients call it.
         indexes: by the names that clients know them by.
+        observer: is told of answers, if there is one.
     """
 
     model: GritModel
@@ -120,6 +131,7 @@ class Service:
     uploads: Uploads
     stores: CreatedStores
     started: float = field(default_factory=time.time)
+    observer: Observer | None = None
 
     def __post_init__(self) -> None:
         self.admission = Admission(self.limits)
@@ -239,6 +251,9 @@ class Service:
                 self.metrics.answer(
                     usage.prompt_tokens, usage.cached_tokens, usage.generated_tokens, timings.first_token
                 )
+                if self.observer is not None:
+                    name = next((name for name, each in self.indexes.items() if each is question.index), "")
+                    self.observer.answered([question.text], [answer], name, sampling)
                 yield Told(answer=answer, logprobs=event.logprobs)
 
     async def _find(self, asker: Asker, question: Question) -> Found:
