@@ -9,7 +9,7 @@ import pytest
 
 from gritrag.model.grit import GritModel
 from gritrag.train.config import SourceConfig, TrainConfig
-from gritrag.train.data.collate import _biases
+from gritrag.train.data.draw import _biases
 from gritrag.train.data.mixture import Mixture
 from gritrag.train.data.rows import Passage, Question, read_source
 from gritrag.train.data.steps import Prompted, RetrievalStep

@@ -3,11 +3,9 @@
 import random
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import NamedTuple
 
 from xxhash import xxh3_64_intdigest
 
-from gritrag.config import RELEVANCE_BIAS
 from gritrag.model.decode import end_token_ids
 from gritrag.model.grit import GritModel
 from gritrag.prompts import chat_segments
@@ -15,43 +13,11 @@ from gritrag.records import Document
 from gritrag.tokens import TokenIds
 from gritrag.train.config import DataConfig, GenerativeConfig, TrainConfig
 from gritrag.train.data.cloze import ask
+from gritrag.train.data.draw import Asked, draw
 from gritrag.train.data.rows import Chat, Passage, Question
 from gritrag.train.data.sentences import sentence_ends
 from gritrag.train.data.source import Source
 from gritrag.train.data.steps import ChatStep, Prompted, RetrievalStep
-
-
-class Asked(NamedTuple):
-    """A question that may be answered.
-
-    Args:
-        row: of its document.
-        query: row of the query, None where it is none.
-        question: see `Question`.
-        evidence: rows of further documents that the answer needs.
-        beside: rows of the other documents of its row of the file, which do not hold the answer.
-    """
-
-    row: int
-    query: int | None
-    question: Question
-    evidence: tuple[int, ...] = ()
-    beside: tuple[int, ...] = ()
-
-    @property
-    def needed(self) -> tuple[int, ...]:
-        """Rows of all documents that the answer needs."""
-        return (self.row, *self.evidence)
-
-
-P_FOUND_FIRST = 0.85
-"""Share of contexts with a relevance bias whose own document has the best score, about as hybrid search finds it."""
-
-STRENGTHS = (0.25, 0.5, 1.0, 1.0)
-"""Shares of the full relevance bias, one of which a context is given."""
-
-LONGEST_JOINED = 12
-"""Words of an answer that may be joined with that of another question."""
 
 
 def identity(text: str) -> int:
@@ -143,63 +109,20 @@ class Collator:
         return Prompted(question_ids, self._model.prompts.answer_ids(answer), context, start)
 
     def _answers(
-        self,
-        asked: Sequence[Asked],
-        texts: Sequence[str],
-        documents: Sequence[TokenIds],
-        rng: random.Random,
+        self, asked: Sequence[Asked], texts: Sequence[str], documents: Sequence[TokenIds], rng: random.Random
     ) -> list[Prompted]:
-        """Draw a context for some of the questions: their own document among others of the batch, in any order.
-
-        Args:
-            asked: what may be answered.
-        """
-        config = self._generative
-        answerable = [one for one in asked if one.question.answer or one.question.is_unanswerable]
-        chosen = _some(answerable, self._data.answers_per_step, rng)
-        answers = []
-        for one in chosen:
-            pair = one
-            if config.p_two_documents and rng.random() < config.p_two_documents:
-                pair = _with_another(one, answerable, rng)
-            answers.append(self._answer(pair, texts, documents, rng))
-        return answers
-
-    def _answer(
-        self, asked: Asked, texts: Sequence[str], documents: Sequence[TokenIds], rng: random.Random
-    ) -> Prompted:
-        """One question with a context of its documents and others, and its answer."""
-        config, question = self._generative, asked.question
-        answer = config.not_found if question.is_unanswerable else question.answer
-        needed, others = list(asked.needed), self._others(asked, len(documents), rng)
-        if not question.is_unanswerable and not asked.evidence and rng.random() < config.p_unanswerable:
-            without = [row for row in others if answer.lower() not in texts[row].lower()]
-            if without:
-                needed, others, answer = without[:1], without[1:], config.not_found
-        size = rng.choice(config.documents_per_context)
-        if asked.beside:  # passages that belong together are seen together
-            size, others = len(others) + 1, [row for row in others if row in asked.beside]
-        context, room = needed, config.max_context_tokens - sum(len(documents[row].ids) for row in needed)
-        for row in others[: max(0, size - len(needed))]:
-            if len(documents[row].ids) <= room:
-                context = [*context, row]
-                room -= len(documents[row].ids)
-        rng.shuffle(context := list(context))
-        drawn = self.prompted(question.text, answer, tuple(context), rng.randint(0, config.max_start))
-        if config.p_relevance_bias and len(context) > 1 and rng.random() < config.p_relevance_bias:
-            biases = _biases(len(context), [context.index(row) for row in needed], rng)
-            drawn = replace(drawn, biases=biases, shares_positions=(True,) * len(context))
-        if asked.query is not None and config.p_question_state and rng.random() < config.p_question_state:
-            drawn = self._over_query(drawn, len(documents) + asked.query, is_last=rng.random() < 0.5)
-        return drawn
-
-    def _others(self, asked: Asked, count: int, rng: random.Random) -> list[int]:
-        """Rows of other documents as they are taken: in random order, or the nearest in the batch first."""
-        left = [row for row in range(count) if row not in asked.needed]
-        others = rng.sample(left, len(left))
-        if self._generative.p_near and rng.random() < self._generative.p_near:
-            others.sort(key=lambda row: abs(row - asked.row))
-        return others
+        """Questions in the contexts that are drawn for them; some over the state of their own query."""
+        config, prompts = self._generative, []
+        lengths = [len(document.ids) for document in documents]
+        for drawn in draw(asked, texts, lengths, self._data.answers_per_step, config, rng):
+            prompted = self.prompted(drawn.question, drawn.answer, drawn.context, drawn.start)
+            if drawn.biases:
+                shares = (True,) * len(drawn.context)
+                prompted = replace(prompted, biases=drawn.biases, shares_positions=shares)
+            if drawn.query is not None and config.p_question_state and rng.random() < config.p_question_state:
+                prompted = self._over_query(prompted, len(documents) + drawn.query, is_last=rng.random() < 0.5)
+            prompts.append(prompted)
+        return prompts
 
     def _over_query(self, prompted: Prompted, row: int, is_last: bool) -> Prompted:
         """The question is not read again: its query stands in the context, before or behind the documents."""
@@ -278,50 +201,3 @@ class Collator:
                 is_after_answer = False
             ids += new
         return ids, is_target
-
-
-def _with_another(one: Asked, asked: Sequence[Asked], rng: random.Random) -> Asked:
-    """A question together with one on another document, the nearest of a few that chance draws; as it is where there
-    is no other, or where answers are too long to be told apart in a sentence."""
-
-    def is_short(other: Asked) -> bool:
-        question = other.question
-        return bool(question.answer) and not other.evidence and len(question.answer.split()) <= LONGEST_JOINED
-
-    others = [other for other in asked if is_short(other) and other.row != one.row]
-    if not others or not is_short(one) or one.question.is_unanswerable:
-        return one
-    few = rng.sample(others, min(len(others), 3))
-    other = min(few, key=lambda candidate: abs(candidate.row - one.row))
-    first, second = (one, other) if rng.random() < 0.5 else (other, one)
-    text = second.question.text
-    text = text if text.split()[0].isupper() else text[0].lower() + text[1:]
-    joined = Question(
-        f"{first.question.text.strip()} And {text}", f"{first.question.answer} and {second.question.answer}", None, ()
-    )
-    return Asked(first.row, None, joined, evidence=(second.row,))
-
-
-def _biases(count: int, needed: Sequence[int], rng: random.Random) -> tuple[float, ...]:
-    """Of `count` documents, as a search might have scored them: those that are needed first in most cases.
-
-    How strongly scores weigh differs, so that answers do not hang on one strength.
-    """
-    scores = [rng.random() for _ in range(count)]
-    for row in needed:
-        scores[row] = 1.0 if row == needed[0] else rng.uniform(0.7, 1.0)
-    if rng.random() >= P_FOUND_FIRST:
-        for row in needed:
-            scores[row] = rng.uniform(0.5, 1.0)
-        others = [row for row in range(count) if row not in needed]
-        scores[rng.choice(others or list(needed))] = 1.0
-    strength = RELEVANCE_BIAS * rng.choice(STRENGTHS)
-    return tuple(strength * (score - 1) for score in scores)
-
-
-def _some(asked: Sequence[Asked], count: int, rng: random.Random) -> list[Asked]:
-    """So many of them; made ones fill what the others leave free."""
-    given = [one for one in asked if not one.question.is_made]
-    made = [one for one in asked if one.question.is_made]
-    chosen = rng.sample(given, min(len(given), count))
-    return [*chosen, *rng.sample(made, min(len(made), count - len(chosen)))]
