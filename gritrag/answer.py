@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from gritrag.clock import Clock
-from gritrag.config import RELEVANCE_BIAS
+from gritrag.config import RELEVANCE_BIAS, SEARCH_MODE
 from gritrag.index.index import Index
 from gritrag.index.search import MODES as SEARCH_MODES
 from gritrag.model.decode import Completion, Sampling
@@ -63,7 +63,7 @@ class RAG:
         index: Index,
         mode: str = "doc-cache",
         k: int = 5,
-        search_mode: str = "hybrid",
+        search_mode: str = SEARCH_MODE,
         relevance_bias: float = RELEVANCE_BIAS,
         recompute: float = 0.0,
     ) -> None:
@@ -76,7 +76,9 @@ class RAG:
         check_relevance_bias(relevance_bias)
         check_recompute(recompute)
         if not isinstance(index.model, GritModel):
-            raise ValueError("this index was opened without a model; open it with Index.open(path, model=model)")
+            raise ValueError(
+                f"answers need an index of a GritModel, and {index.path} is one of a {type(index.model).__name__}"
+            )
         self.index, self.model, self.mode, self.k, self.search_mode = index, index.model, MODES[mode], k, search_mode
         self.relevance_bias, self.recompute = relevance_bias, recompute
         if recompute and self.model.decoder.has_window:
@@ -252,19 +254,19 @@ class RAG:
 
     def _states(self, hits: Sequence[Hit]) -> tuple[list[DocumentState], dict[int, Reading]]:
         """States of all hits; and, by their numbers, readings of those that were missing: stored if nobody writes."""
-        states = self.index.states_of(hit.document for hit in hits)
+        states = self.index.load_states(hit.document for hit in hits)
         missing = [number for number, state in enumerate(states) if state is None]
         if not missing:
             return [state for state in states if state is not None], {}
         readings = dict(zip(missing, self.model.read_documents([hits[n].document for n in missing]), strict=True))
         for number, reading in readings.items():
             states[number] = reading.state
-            self.index.keep_state(hits[number].document, reading.state)
+            self.index.store_state(hits[number].document, reading.state)
         return [state for state in states if state is not None], readings
 
     def _scored(self, hits: Sequence[Hit], vector_D: np.ndarray, readings: Mapping[int, Reading]) -> list[Hit]:
         """The hits with the similarity to the question as score: of vectors that are stored, or have just been read."""
-        stored = self.index.vectors_of(hit.document for hit in hits)
+        stored = self.index.load_vectors(hit.document for hit in hits)
         vectors = [readings[n].vector if n in readings else vector for n, vector in enumerate(stored)]
         return [
             replace(hit, score=float(vector @ vector_D) if vector is not None else 0.0)

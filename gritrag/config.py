@@ -10,6 +10,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 FORMAT = 1
 CHECKPOINT_FILE = "gritrag.json"
 DEFAULT_MODEL = "gritrag-smollm2-135m"
+SEARCH_MODE = "hybrid"
+"""By vectors and by words; how a search goes unless it is told otherwise."""
+
 DENSE_WEIGHT = 0.4
 """Of vectors against words in a hybrid search. CHANGELOG tells how it was chosen."""
 

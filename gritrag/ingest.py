@@ -42,7 +42,7 @@ def open_or_create(folder: Path, model: GritModel, states: str | None = None) ->
     """
     if not (folder / "manifest.json").exists():
         return Index.create(folder, model=model, states=states or DEFAULT_STATES)
-    index = Index.open(folder, model=model)
+    index = Index.open(folder, model=model, mode="rw")
     codec = index.stats()["codec"]
     if states not in (None, codec):
         index.close()

@@ -66,8 +66,8 @@ def test_one_causal_document_is_answered_token_for_token_as_uncached(
     with Index.create(tmp_path / "index", model=model, states="float32") as index:
         index.add(DOCUMENTS)
         for document in DOCUMENTS:
-            hits = as_hits([document])
-            plan = plan_context(model, MODES["doc-cache"], Retrieved(QUESTION, hits, index.load_states([document.id])))
+            hits, states = as_hits([document]), index.load_states([document])
+            plan = plan_context(model, MODES["doc-cache"], Retrieved(QUESTION, hits, states))
             assert plan.context.cached_tokens == len(model.document_token_ids(document))
             cached = list(model_tokens(model, plan))
             uncached = list(model_tokens(model, plan_context(model, MODES["doc-query"], Retrieved(QUESTION, hits))))
@@ -375,7 +375,7 @@ def test_all_modes_answer_with_any_number_of_documents(
 
 def test_cached_and_uncached_runs_hold_the_same_tokens(index: Index, tiny_model: GritModel) -> None:
     hits = index.search(QUESTION, k=3)
-    states = index.load_states([h.document.id for h in hits])
+    states = index.load_states(index.get([h.document.id for h in hits]))
     cached = plan_context(tiny_model, MODES["doc-cache"], Retrieved(QUESTION, hits, states))
     uncached = plan_context(tiny_model, MODES["doc-query"], Retrieved(QUESTION, hits))
     assert cached.context.token_ids == uncached.context.token_ids == uncached.context.fresh_ids
@@ -529,5 +529,5 @@ def test_exactness_is_not_claimed_in_few_bits_nor_of_chance(
     half = GritModel(half.lm.to(torch.bfloat16), half.tokenizer, half.config, weights="w")
     with Index.create(tmp_path / "bf16", model=half, states="float32") as built:
         built.add(DOCUMENTS)
-        assert built.load_states(["a"])[0].keys.dtype == torch.bfloat16  # no more digits than were computed
+        assert built.load_states(built.get(["a"]))[0].keys.dtype == torch.bfloat16  # no more digits than were computed
         assert not RAG(built, k=1).ask(QUESTION, max_new_tokens=2).exact

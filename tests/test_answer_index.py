@@ -46,8 +46,8 @@ def test_a_document_that_goes_while_it_is_answered_from_is_no_error(
     index: Index, tiny_model: GritModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = RAG(index, k=3).ask(QUESTION, max_new_tokens=8)
-    (state,) = index.load_states(["a"])
-    monkeypatch.setattr(index, "states_of", lambda documents: [None for _ in documents])
+    (state,) = index.load_states(index.get(["a"]))
+    monkeypatch.setattr(index, "load_states", lambda documents: [None for _ in documents])
     read = tiny_model.read_documents
 
     def read_while_another_deletes(texts: Sequence[Document]) -> list[Reading]:
@@ -56,7 +56,7 @@ def test_a_document_that_goes_while_it_is_answered_from_is_no_error(
 
     monkeypatch.setattr(tiny_model, "read_documents", read_while_another_deletes)
     assert RAG(index, k=3).ask(QUESTION, hits=expected.hits, max_new_tokens=8).text == expected.text
-    index.keep_state(DOCUMENTS[0], state)
+    index.store_state(DOCUMENTS[0], state)
     assert "a" not in index
     assert index.verify() == ([], [])
 
@@ -82,7 +82,7 @@ def test_an_answer_waits_for_no_writer(index: Index) -> None:
     assert len(list(index.path.glob("states/*/*.safetensors"))) == 1  # the late one's
     with pytest.warns(UserWarning, match="read anew"):  # of the same hits: a search might now find the late one
         RAG(index, k=3).ask(QUESTION, hits=expected.hits, max_new_tokens=8)
-    assert index.load_states(["a", "b", "c"]).count(None) == 0
+    assert index.load_states(index.get(["a", "b", "c"])).count(None) == 0
 
 
 @pytest.mark.parametrize("mode", ["doc-query", "doc-cache", "query-doc-cache"])
@@ -139,7 +139,7 @@ def test_a_hit_that_is_no_longer_what_the_index_holds_is_read_again(index: Index
         )
         assert cached.text == uncached.text
         assert cached.usage.prompt_tokens == uncached.usage.prompt_tokens
-    assert index.load_states(["a"])[0].token_ids.tolist() == tiny_model.document_token_ids(DOCUMENTS[0])
+    assert index.load_states(index.get(["a"]))[0].token_ids.tolist() == tiny_model.document_token_ids(DOCUMENTS[0])
     stream = RAG(index, k=3).stream(QUESTION, max_new_tokens=2)
     next(stream)
     index.delete(ids=["a"])
@@ -149,7 +149,7 @@ def test_a_hit_that_is_no_longer_what_the_index_holds_is_read_again(index: Index
 def test_a_state_of_another_reading_is_not_stored(index: Index, make_model: Callable[..., GritModel]) -> None:
     (reading,) = make_model(reading="bidirectional").read_documents([DOCUMENTS[0]])
     with pytest.raises(ValueError, match="was read bidirectional, documents of this index are read causal"):
-        index.store_state("a", reading.state)
+        index.store_state(index["a"], reading.state)
 
 
 def test_an_index_of_another_reader_is_refused_by_the_name_of_the_field(
@@ -164,13 +164,15 @@ def test_an_index_of_another_reader_is_refused_by_the_name_of_the_field(
     }
     for field, model in others.items():
         with pytest.raises(ValueError, match=f"{field}: ") as raised:
-            Index.open(tmp_path / "index", model=model)
+            Index.open(tmp_path / "index", model=model, mode="rw")
         assert raised.value.fields == (field,)
 
 
 def test_a_model_that_is_none_destroys_nothing(index: Index, tiny_model: GritModel, tmp_path: Path) -> None:
     index.close()
-    with pytest.raises(ValueError, match="model must be a loaded GritModel"):
-        Index.create(tmp_path / "index", model="smollm2-135m", overwrite=True)
-    with Index.open(tmp_path / "index", model=tiny_model) as again:
+    with pytest.raises(ValueError, match="no model 'nobody'"):
+        Index.create(tmp_path / "index", model="nobody", overwrite=True)
+    with pytest.raises(ValueError, match="loaded GritModel"):
+        Index.create(tmp_path / "index", model=None, overwrite=True)
+    with Index.open(tmp_path / "index", model=tiny_model, mode="rw") as again:
         assert len(again) == 3

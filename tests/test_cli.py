@@ -144,7 +144,7 @@ def test_a_document_that_came_from_no_file_is_neither_replaced_nor_deleted(
     built: tuple[str, ...], texts: Path, model_folder: str
 ) -> None:
     model = GritModel.from_pretrained(model_folder, dtype="float32")
-    with Index.open(built[1], model=model) as index:
+    with Index.open(built[1], model=model, mode="rw") as index:
         index.add([Document("Added by hand.", id="d.txt"), Document("By hand too.", metadata={"source_file": "a.txt"})])
     before = held(built)
     run("index", texts, *built)

@@ -36,8 +36,8 @@ class CountingIndex(Index):
     asked = 0
     had = 0
 
-    def states_of(self, documents: Iterable[Document]) -> list[DocumentState | None]:
-        states = super().states_of(documents)
+    def load_states(self, documents: Iterable[Document]) -> list[DocumentState | None]:
+        states = super().load_states(documents)
         self.asked += len(states)
         self.had += sum(state is not None for state in states)
         return states
@@ -84,7 +84,7 @@ def measure(model: GritModel, setting: SteadyConfig, seed: int, folder: Path) ->
     whole = Index.estimate(model, pool, setting.codec).state_bytes
     with Index.create(folder, model=model, states=setting.codec, state_quota=_quota(setting.quota, whole)) as index:
         index.add(pool, show_progress_bar=True)
-    with CountingIndex.open(folder, model=model) as index:
+    with CountingIndex.open(folder, model=model, mode="rw") as index:
         rag, texts = RAG(index, mode=setting.mode, k=setting.k), cycle(each.question for each in questions())
         rows = [
             _request(rag, index, text, [pool[n] for n in chosen], setting.new_tokens)

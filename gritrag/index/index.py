@@ -4,6 +4,7 @@
 it, `build` fills them, `quota` says which states are kept, `search` asks them, `check` mistrusts them.
 """
 
+import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any, Literal, NoReturn, Self
 
 import numpy as np
 
-from gritrag.config import DENSE_WEIGHT
+from gritrag.config import DEFAULT_MODEL, DENSE_WEIGHT, SEARCH_MODE
 from gritrag.index.build import AddReport, build, check_state, check_vector, remove
 from gritrag.index.check import Checkup, check_index, collect, statistics
 from gritrag.index.documents import Estimate, check_documents, estimate, id_list
@@ -19,7 +20,9 @@ from gritrag.index.export import export
 from gritrag.index.filters import compile_filter
 from gritrag.index.parts import Parts
 from gritrag.index.protocol import Reader
+from gritrag.index.reader import given_reader, named_reader
 from gritrag.index.search import Search, check_query
+from gritrag.index.storage.catalog import Entry
 from gritrag.index.storage.states import Checks, DocumentState
 from gritrag.records import Document, Hit
 
@@ -31,17 +34,19 @@ CONFLICTS = ("replace", "skip", "error")
 class Index:
     """Made by `Index.create` or `Index.open`; a context manager. Safe to use from several threads."""
 
-    def __init__(self, parts: Parts, model: Reader | None) -> None:
+    def __init__(self, parts: Parts, model: Reader | None, dtype: str = "auto", device: str = "auto") -> None:
         self.path = parts.root
         self._parts = parts
         self._model = model
+        self._loads_as = dtype, device
+        self._loading = threading.Lock()
 
     @classmethod
     def create(
         cls,
         path: str | Path,
         *,
-        model: Reader,
+        model: Reader | str | Path = DEFAULT_MODEL,
         states: str = "bf16",
         state_quota: str | int | None = None,
         overwrite: bool = False,
@@ -50,36 +55,50 @@ class Index:
 
         Args:
             path: the directory.
-            model: reads the documents and the questions.
-            states: codec of the document states (``"bf16"``, ``"float32"``), or ``"none"`` for vectors only.
+            model: reads the documents and the questions; a loaded one or the name of one, which the index remembers.
+            states: codec of the document states (``"bf16"``, ``"float32"``, ``"int8"``, ``"int4"`` or ``"transform"``);
+                ``"none"`` for vectors only.
             state_quota: most bytes of states, as ``"20GB"`` or a number. Beyond it those that are asked for most stay.
             overwrite: replace the index that is there. Anything else is never replaced.
 
         Raises:
-            ValueError: the directory holds something, cannot be written or is being written; unknown codec or size.
+            ValueError: the directory holds something, cannot be written or is being written; unknown model, codec or
+                size.
         """
-        return cls(Parts.create(Path(path), model, states, state_quota, overwrite), model)
+        reader = given_reader(model)
+        return cls(Parts.create(Path(path), reader, states, state_quota, overwrite), reader)
 
     @classmethod
     def open(
-        cls, path: str | Path, *, model: Reader | None, mode: Literal["r", "rw"] = "rw", checks: Checks = "once"
+        cls,
+        path: str | Path,
+        *,
+        model: Reader | str | Path | None = None,
+        mode: Literal["r", "rw"] = "r",
+        checks: Checks = "once",
+        dtype: str = "auto",
+        device: str = "auto",
     ) -> Self:
-        """Open an index with the model that it was built with.
+        """Open an index, to be read unless writing is asked for.
 
         Args:
             path: the directory.
-            model: None is enough to look at a read-only index (`get`, `stats`, `verify`, `search_by_vector`).
+            model: the one that the index was built with, loaded or by a name; where None, the index loads it by the
+                name that it remembers, as soon as something has to be read and not before.
             mode: ``"r"`` takes no lock and changes nothing; ``"rw"`` is for one at a time.
             checks: manifest and catalog are compared with their checksums now, the vectors file when it is loaded, rows
                 whenever they are read; state files when they are first read (``"once"``) or whenever they are
                 (``"always"``).
+            dtype, device: of a model that is loaded by its name; see `GritModel.from_pretrained`.
 
         Raises:
             FingerprintMismatch: another model, adapter, tokenizer, template, pooling or reading; names the field.
             DamagedIndex: the manifest or the catalog is not what was written.
-            ValueError: no index there, or of another format; someone is writing it; it cannot be written.
+            ValueError: no index there, or of another format; someone is writing it; it cannot be written; no model of
+                that name.
         """
-        return cls(Parts.open(Path(path), model, mode, checks), model)
+        reader = None if model is None else given_reader(model, dtype, device)
+        return cls(Parts.open(Path(path), reader, mode, checks), reader, dtype, device)
 
     def close(self) -> None:
         """Bring the vectors file up to date (if writable) and let go of everything. A second call does nothing."""
@@ -103,10 +122,16 @@ class Index:
 
     @property
     def model(self) -> Reader:
-        """The model that reads for this index."""
-        if self._model is None:
-            raise ValueError(f"{self.path} was opened without a model, which this needs: open it with model=")
-        return self._model
+        """The model that reads for this index; loaded now if it has not been, by the name that the index remembers.
+
+        Raises:
+            FingerprintMismatch: what goes by that name now is another model.
+            ValueError: it can be had by no name: open the index with ``model=``.
+        """
+        with self._loading:
+            if self._model is None:
+                self._model = named_reader(self.path, self._parts.manifest, *self._loads_as)
+            return self._model
 
     def add(
         self,
@@ -142,6 +167,13 @@ class Index:
         wanted = None if ids is None else set(id_list(ids))
         with self._parts.writing():
             return remove(self._parts, wanted, compile_filter(where))
+
+    def __getitem__(self, id: str) -> Document:
+        """The document of that id; a KeyError where there is none."""
+        entry = self._parts.catalog.entry(id) if isinstance(id, str) else None
+        if entry is None:
+            raise KeyError(id)
+        return entry.document
 
     def get(self, ids: Iterable[str]) -> list[Document]:
         """The documents of these ids, in their order. Unknown ids are a ValueError that names them."""
@@ -180,7 +212,7 @@ class Index:
         k: int = 5,
         *,
         where: Mapping[str, Any] | None = None,
-        mode: str = "dense",
+        mode: str = SEARCH_MODE,
         instruction: str | None = None,
         mmr: float | None = None,
         fetch_k: int | None = None,
@@ -192,8 +224,8 @@ class Index:
             query: the question.
             k: at least 1.
             where: a MongoDB-like filter over metadata, applied before the search; see `filters`.
-            mode: ``"dense"`` scores are inner products of vectors, ``"sparse"`` BM25 over title and text, ``"hybrid"``
-                means of both, each scaled to [0, 1]; see `gritrag.index.search.convex_combination`.
+            mode: of ``"dense"`` scores are inner products of vectors, of ``"sparse"`` BM25 over title and text, of
+                ``"hybrid"`` means of both, each scaled to [0, 1]; see `gritrag.index.search.convex_combination`.
             instruction: task of the question, for the embedding.
             mmr: weight in [0, 1] of relevance against novelty (maximal marginal relevance); None leaves it out.
             fetch_k: candidates taken from each ranking for ``"hybrid"`` and `mmr`; by default max(4 k, 50).
@@ -209,7 +241,7 @@ class Index:
         k: int = 5,
         *,
         where: Mapping[str, Any] | None = None,
-        mode: str = "dense",
+        mode: str = SEARCH_MODE,
         instruction: str | None = None,
         mmr: float | None = None,
         fetch_k: int | None = None,
@@ -242,50 +274,38 @@ class Index:
         self, vector: Sequence[float] | np.ndarray, k: int = 5, where: Mapping[str, Any] | None = None
     ) -> list[Hit]:
         """The `k` documents with the greatest inner product with `vector` `[dim]`."""
-        search = Search(k)
+        search = Search(k, "dense")
         query_QD = check_vector("the query", np.asarray(vector), self._parts.manifest.dim)[None]
         compiled = None if where is None else compile_filter(where)
         return search.run(self._parts.catalog, self._parts.vectors, [""], query_QD, compiled)[0]
 
     # States
 
-    def load_states(self, ids: Iterable[str]) -> list[DocumentState | None]:
-        """The stored states of these documents, in their order; None where there is none that can be trusted.
+    def load_states(self, documents: Iterable[Document]) -> list[DocumentState | None]:
+        """The stored states of documents as they were found, in their order.
 
-        Tensors are mapped from the files: cheap to load, paged in when used, and never to be written to.
+        None for a document that is no longer here, or not so, and where there is no state that can be trusted. Tensors
+        are mapped from the files: cheap to load, paged in when used, and never to be written to.
         """
-        return self._parts.quota.load(self._parts.catalog.entries(id_list(ids)))
+        return self._parts.quota.load(self._found(documents))
 
-    def states_of(self, documents: Iterable[Document]) -> list[DocumentState | None]:
-        """As `load_states`, for documents as they were found: one that is no longer here, or not so, has no state."""
+    def load_vectors(self, documents: Iterable[Document]) -> list[np.ndarray | None]:
+        """The stored vectors, float32 `[dim]`, of documents as they were found; None for one that is no longer here."""
+        return [None if entry is None else entry.vector for entry in self._found(documents)]
+
+    def _found(self, documents: Iterable[Document]) -> list[Entry | None]:
         with self._parts.catalog.snapshot():
-            entries = [self._parts.catalog.entry_of(document) for document in documents]
-        return self._parts.quota.load(entries)
+            return [self._parts.catalog.entry_of(document) for document in documents]
 
-    def vectors_of(self, documents: Iterable[Document]) -> list[np.ndarray | None]:
-        """The stored vectors, float32 `[dim]`, of documents as they were found: none of one that is no longer here."""
-        with self._parts.catalog.snapshot():
-            entries = [self._parts.catalog.entry_of(document) for document in documents]
-        return [None if entry is None else entry.vector for entry in entries]
+    def store_state(self, document: Document, state: DocumentState) -> None:
+        """Keep a state that was computed elsewhere, of a document as it was found.
 
-    def store_state(self, id: str, state: DocumentState) -> None:
-        """Keep a state that was computed elsewhere; does nothing if the index is read-only, without states, or full.
-
-        That it was this index's model that computed it is the caller's promise.
+        Nothing is stored if the document is no longer here, or not so; if the index is read-only, without states, or
+        full; or while another thread writes, since an answer does not wait for a long `add`. That it was this index's
+        model that computed the state is the caller's promise.
 
         Raises:
-            ValueError: unknown id, or the state was not computed from the tokens of this document, or read otherwise.
-        """
-        (entry,) = self._parts.catalog.entries([id])
-        check_state(id, state, entry.token_ids, self._parts.manifest.fingerprint)
-        if self.writable:
-            with self._parts.writing():
-                self._parts.quota.put(entry.state_key, state)
-
-    def keep_state(self, document: Document, state: DocumentState) -> None:
-        """As `store_state`, for a document as it was found: one that is no longer here, or not so, is no error.
-
-        Nothing is stored while another thread writes: an answer does not wait for a long `add`.
+            ValueError: the state was not computed from the tokens of this document, or was read in another way.
         """
         if self.writable:
             with self._parts.writing(waits=False) as is_our_turn:

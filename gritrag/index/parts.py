@@ -4,6 +4,7 @@ import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Self
 
@@ -37,12 +38,11 @@ class Parts:
     @classmethod
     def create(cls, root: Path, model: Reader, states: str, quota: str | int | None, overwrite: bool) -> Self:
         """An empty index; the manifest makes it one, so it comes last."""
-        _check_model(model)
         if not isinstance(states, str):
             raise ValueError(f"states must be the name of a codec, or 'none' for vectors only, not {states!r}")
         if states != "none":
             get_codec(states)
-        manifest = Manifest(model.fingerprint, model.dim, states, parse_bytes(quota))
+        manifest = Manifest(model.fingerprint, model.dim, states, parse_bytes(quota), model.loaded_as)
         check_replaceable(root, overwrite)
         try:
             root.mkdir(parents=True, exist_ok=True)
@@ -63,22 +63,22 @@ class Parts:
 
     @classmethod
     def open(cls, root: Path, model: Reader | None, mode: str, checks: Checks) -> Self:
-        """The index at `root`, if it is `model` that built it."""
+        """The index at `root`, if it is `model` that built it; None for a model that is loaded later."""
         if mode not in ("r", "rw"):
             raise ValueError(f"mode must be 'r' or 'rw', not {mode!r}")
         if checks not in ("once", "always"):
             raise ValueError(f"checks must be 'once' or 'always', not {checks!r}")
-        if model is None and mode == "rw":
-            raise ValueError("an index is written with its model: give model=, or open it with mode='r'")
         check_names(root)
         manifest = Manifest.load(root)
         if model is not None:
-            _check_model(model)
             manifest.fingerprint.check(model.fingerprint, f"the index at {root}")
         with ExitStack() as on_failure:
             lock = WriterLock(root) if mode == "rw" else None
             if lock is not None:
                 on_failure.callback(lock.release)
+                if model is not None and model.loaded_as and model.loaded_as != manifest.model:
+                    manifest = replace(manifest, model=model.loaded_as)  # where it can be had now
+                    manifest.save(root)
             parts = cls(root, manifest, lock, mode, checks)
             on_failure.callback(parts.catalog.close)
             if lock is not None and not (root / "states").exists():  # removed to save space: they are only derived
@@ -131,8 +131,3 @@ class Parts:
                 "in catalog.sqlite-wal until the index is next written or closed without that reader",
                 stacklevel=4,
             )
-
-
-def _check_model(model: object) -> None:
-    if not hasattr(model, "fingerprint"):
-        raise ValueError(f"model must be a loaded GritModel, not {model!r}; see GritModel.from_pretrained")

@@ -3,8 +3,8 @@
 Shape letters: `N` documents, `Q` queries, `T` tokens.
 """
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -22,6 +22,10 @@ class Reader(Protocol):
     @property
     def fingerprint(self) -> Fingerprint:
         """What its vectors and states depend on."""
+
+    @property
+    def loaded_as(self) -> Mapping[str, Any]:
+        """Arguments that load it again, ``name`` among them, as JSON holds them; empty for one that has no name."""
 
     @property
     def max_document_tokens(self) -> int:

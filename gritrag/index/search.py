@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gritrag.config import DENSE_WEIGHT
+from gritrag.config import DENSE_WEIGHT, SEARCH_MODE
 from gritrag.index.filters import Compiled
 from gritrag.index.storage.catalog import Catalog
 from gritrag.index.storage.vectors import Found, VectorIndex
@@ -32,7 +32,7 @@ class Search:
     """
 
     k: int
-    mode: str = "dense"
+    mode: str = SEARCH_MODE
     mmr: float | None = None
     fetch_k: int | None = None
     dense_weight: float = DENSE_WEIGHT

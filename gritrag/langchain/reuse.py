@@ -74,12 +74,12 @@ def identify(index: Index, document: Document) -> Document | None:
 
 def _states(model: GritModel, index: Index, held: Mapping[int, Document]) -> tuple[dict[int, DocumentState], set[int]]:
     """The states of documents by number, and the numbers of those that had to be computed."""
-    loaded = dict(zip(held, index.states_of(held.values()), strict=True))
+    loaded = dict(zip(held, index.load_states(held.values()), strict=True))
     states = {number: state for number, state in loaded.items() if state is not None}
     missing = [number for number, state in loaded.items() if state is None]
     if missing:
         readings = model.read_documents([held[number] for number in missing])
         for number, reading in zip(missing, readings, strict=True):
             states[number] = reading.state
-            index.keep_state(held[number], reading.state)
+            index.store_state(held[number], reading.state)
     return states, set(missing)

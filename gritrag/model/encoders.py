@@ -6,8 +6,9 @@ parameters that only embeds. It comes in a package of its own.
 Shape letters: `N` texts, `Q` queries, `B` batch, `T` tokens, `D` length of a vector.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -51,6 +52,7 @@ class MiniLM:
         self._encoder = AutoModel.from_pretrained(folder, dtype=self.dtype).to(pick_device(device)).eval()
         self.device: torch.device = self._encoder.device
         self.dim = int(self._encoder.config.hidden_size)
+        self.loaded_as: Mapping[str, Any] = {}
         self.fingerprint = Fingerprint(
             {"weights": hash_files(folder), "tokenizer": hash_tokenizer(self._tokenizer), "pooling": "mean"}
         )

@@ -97,6 +97,8 @@ class GritModel:
             "pooling": self.config.pooling,
             "reading": self.config.reading,
         }
+        self.loaded_as: Mapping[str, Any] = {}
+        """Arguments of `from_pretrained` that load it again, as JSON holds them; empty where it came from memory."""
         self.fingerprint = Fingerprint(facts if self.parts.is_empty else {**facts, "parts": self.parts.identity})
 
     @classmethod
@@ -156,7 +158,11 @@ class GritModel:
             if is_checkpoint and value != fixed:
                 raise ValueError(f"checkpoint {name} fixes {key}={fixed!r}, so it cannot be {value!r}; leave it out")
         config = CheckpointConfig.model_validate({**loaded.config.model_dump(), **given})
-        return cls(loaded.lm, loaded.tokenizer, config, loaded.weights, loaded.adapter, loaded.parts)
+        model = cls(loaded.lm, loaded.tokenizer, config, loaded.weights, loaded.adapter, loaded.parts)
+        if parts is None:  # those would begin untrained again
+            path = Path(name)
+            model.loaded_as = {"name": str(path.resolve() if path.exists() else name), **given}
+        return model
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the model as a checkpoint of its own, which `from_pretrained` loads: weights with the adapter merged,

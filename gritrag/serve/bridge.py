@@ -2,7 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -89,6 +90,10 @@ class EngineReader:
     @property
     def fingerprint(self) -> Fingerprint:
         return self.model.fingerprint
+
+    @property
+    def loaded_as(self) -> Mapping[str, Any]:
+        return self.model.loaded_as
 
     @property
     def max_document_tokens(self) -> int:

@@ -309,7 +309,7 @@ class Service:
         states: list[DocumentState | None] = [None] * len(hits)
         vectors: dict[int, np.ndarray] = {}
         if index is not None:
-            states = await in_thread(index.states_of, documents)
+            states = await in_thread(index.load_states, documents)
         missing = [number for number, state in enumerate(states) if state is None]
         if not missing:
             return [state for state in states if state is not None], set(), vectors
@@ -328,7 +328,7 @@ class Service:
         for number, outcome in zip(computed, outcomes, strict=True):
             assert outcome.state is not None
             if index is not None:
-                await in_thread(index.keep_state, documents[number], outcome.state)
+                await in_thread(index.store_state, documents[number], outcome.state)
             else:
                 self.memory.keep_document(salt, prompts[number].ids, Reading(outcome.vector, outcome.state))
         return [state for state in states if state is not None], set(computed), vectors
@@ -337,7 +337,7 @@ class Service:
         self, index: Index | None, hits: Sequence[Hit], vector_D: np.ndarray, vectors: Mapping[int, np.ndarray]
     ) -> list[Hit]:
         """The hits with the similarity to the question as score."""
-        stored = await in_thread(index.vectors_of, [hit.document for hit in hits]) if index is not None else []
+        stored = await in_thread(index.load_vectors, [hit.document for hit in hits]) if index is not None else []
         known = {number: vector for number, vector in enumerate(stored) if vector is not None} | dict(vectors)
         return [replace(hit, score=float(known[n] @ vector_D) if n in known else 0.0) for n, hit in enumerate(hits)]
 

@@ -49,11 +49,11 @@ def test_a_hit_is_a_state_that_is_stored(tiny_model: GritModel, tmp_path: Path) 
         index.add([f"Island number {n} has an owl." for n in range(9)])
     with CountingIndex.open(tmp_path / "index", model=tiny_model, mode="r") as counting:
         documents = counting.get(list(counting))
-        stored = [state is not None for state in counting.load_states(list(counting))]
+        stored = [state is not None for state in counting.load_states(counting.get(list(counting)))]
         assert 0 < sum(stored) < 9
         for some in (slice(0, 4), slice(2, 9)):
             counting.asked = counting.had = 0
-            assert [state is not None for state in counting.states_of(documents[some])] == stored[some]
+            assert [state is not None for state in counting.load_states(documents[some])] == stored[some]
             assert (counting.asked, counting.had) == (len(stored[some]), sum(stored[some]))
 
 

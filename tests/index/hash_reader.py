@@ -2,7 +2,8 @@
 
 import math
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,6 +33,7 @@ class HashReader:
         self.max_document_tokens = max_document_tokens
         self.state_elements_per_token = 2 * math.prod(shape)
         self.fingerprint = Fingerprint({"weights": "w0", "tokenizer": "words", "reading": "causal"} | parts)
+        self.loaded_as: Mapping[str, Any] = {}
         self.documents_read = 0
 
     def document_token_ids(self, document: str | Document) -> list[int]:

@@ -1,6 +1,7 @@
 """Everything that cannot be stored is refused by name, with a remedy, before anything is written."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -70,14 +71,13 @@ def test_of_no_documents_nothing_is_stored_and_nothing_costs(make: Make) -> None
 def test_a_lone_surrogate_is_refused_wherever_it_is_asked_for(make: Make) -> None:
     index = make()
     index.add([GOOD])
-    (state,) = index.load_states(["good"])
+    (state,) = index.load_states(index.get(["good"]))
     torn = "torn \ud83d"
     told = r"'torn \\ud83d' holds a lone surrogate \('\\ud83d'\)"
     for act in (
         lambda: index.get(["good", torn]),
-        lambda: index.load_states([torn]),
-        lambda: index.store_state(torn, state),
-        lambda: index.keep_state(Document("good text", id=torn), state),
+        lambda: index.load_states([Document("good text", id=torn)]),
+        lambda: index.store_state(Document("good text", id=torn), state),
         lambda: index.delete(ids=[torn]),
         lambda: torn in index,
     ):
@@ -116,15 +116,26 @@ def test_a_reader_that_fails_leaves_the_index_as_it_was(make: Make, reader, monk
 def test_ids_that_are_not_there_are_named(make: Make) -> None:
     index = make()
     index.add([GOOD])
-    for call in (index.get, index.load_states):
-        with pytest.raises(ValueError, match=r"2 of 3 ids.*'a', 'b'"):
-            call(["a", "good", "b"])
-        with pytest.raises(ValueError, match="list of ids, not 'good'"):
-            call("good")
-        with pytest.raises(ValueError, match="not 3"):
-            call([3])
-    with pytest.raises(ValueError, match="'a'"):
-        index.store_state("a", index.load_states(["good"])[0])
+    with pytest.raises(ValueError, match=r"2 of 3 ids.*'a', 'b'"):
+        index.get(["a", "good", "b"])
+    with pytest.raises(ValueError, match="list of ids, not 'good'"):
+        index.get("good")
+    with pytest.raises(ValueError, match="not 3"):
+        index.get([3])
+    for id in ("a", 3):
+        with pytest.raises(KeyError):
+            index[id]
+    assert index["good"] == GOOD
+
+
+def test_a_document_that_is_not_there_has_no_state_and_gets_none(make: Make) -> None:
+    index = make()
+    index.add([GOOD])
+    (state,) = index.load_states([GOOD])
+    for other in (replace(GOOD, id="a"), replace(GOOD, text="other")):
+        assert index.load_states([other]) == index.load_vectors([other]) == [None]
+        index.store_state(other, state)
+    assert index.stats()["states"] == 1
 
 
 def test_deleting_nothing_in_particular_is_refused(make: Make) -> None:
@@ -232,9 +243,11 @@ def test_vectors_of_questions_must_fit_them(make: Make, reader) -> None:
         index.search_many("good")
 
 
-def test_a_name_is_no_model_and_none_no_codec(tmp_path: Path, make: Make, reader) -> None:
+def test_what_is_no_model_is_told_and_none_is_no_codec(tmp_path: Path, make: Make, reader) -> None:
     make().close()
-    with pytest.raises(ValueError, match="loaded GritModel"):
-        Index.open(tmp_path / "index", model="smollm2-135m")
+    with pytest.raises(ValueError, match="no model 'nobody'"):
+        Index.open(tmp_path / "index", model="nobody")
+    with pytest.raises(ValueError, match="loaded GritModel or the name of one, not 3"):
+        Index.open(tmp_path / "index", model=3)
     with pytest.raises(ValueError, match="codec"):
         Index.create(tmp_path / "other", model=reader, states=None)

@@ -317,7 +317,7 @@ def test_an_index_gives_back_what_its_codec_leaves(
     with make("plain", states="float32") as plain, make("packed", states=name) as packed:
         for index in (plain, packed):
             index.add(corpus[:4])
-        for read, back in zip(plain.states_of(corpus[:4]), packed.states_of(corpus[:4]), strict=True):
+        for read, back in zip(plain.load_states(corpus[:4]), packed.load_states(corpus[:4]), strict=True):
             assert read is not None
             assert isinstance(back, PackedState)
             left = there_and_back(name, read)

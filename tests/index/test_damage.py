@@ -102,7 +102,7 @@ def test_shared_memory_of_a_dead_writer_is_not_believed(crashed: Path) -> None:
 
 def test_a_writer_brings_home_the_log_of_a_dead_one(crashed: Path, tmp_path: Path) -> None:
     root = shutil.copytree(crashed, tmp_path / "index")
-    with Index.open(root, model=READER) as index:
+    with Index.open(root, model=READER, mode="rw") as index:
         assert index.get(list(index)) == DOCUMENTS
         assert (root / "catalog.sqlite-wal").stat().st_size == 0
         assert index.verify() == ([], [])
@@ -123,7 +123,7 @@ def test_files_of_two_moments_are_no_index(tmp_path: Path) -> None:
     with make_tiny(tmp_path / "index") as index:
         pass
     older = shutil.copytree(index.path, tmp_path / "older")
-    with Index.open(index.path, model=READER) as index:
+    with Index.open(index.path, model=READER, mode="rw") as index:
         index.delete(ids=["a"])
     for name in ("catalog.sqlite", "catalog.checksums"):
         mixed = shutil.copytree(index.path, tmp_path / f"mixed-{name}")
@@ -175,7 +175,7 @@ def test_links_and_strange_names_lead_nowhere(tiny: Path, tmp_path: Path, outsid
     os.mkfifo(root / "states" / "ab" / "pipe")
     (root / "vectors" / "link").symlink_to(outside / "precious")
     assert outcome(root, expected) == "equal"
-    with Index.open(root, model=READER) as index:
+    with Index.open(root, model=READER, mode="rw") as index:
         report = index.verify()
         assert len(report.problems) == 7
         assert index.verify(repair=True).problems == report.problems
@@ -198,12 +198,12 @@ def test_a_state_file_that_is_a_link_or_a_pipe_is_read_anew(tiny: Path, tmp_path
     second.unlink()
     os.mkfifo(second)
     whole = Path(moved).read_bytes()
-    with Index.open(root, model=READER) as index:
+    with Index.open(root, model=READER, mode="rw") as index:
         found = answers(index)
         assert agree(found, expected)
         assert found[-1].count(None) == 2
         for document in DOCUMENTS:
-            index.store_state(document.id, READER.state(READER.document_token_ids(document)))
+            index.store_state(document, READER.state(READER.document_token_ids(document)))
         assert answers(index) == expected
     assert not first.is_symlink()
     assert Path(moved).read_bytes() == whole, "what a link points at is not written to"
@@ -215,7 +215,7 @@ def test_a_folder_of_states_that_is_a_link_is_not_written_through(tmp_path: Path
         shutil.rmtree(key)
         key.symlink_to(outside)
         for document in DOCUMENTS:
-            index.store_state(document.id, READER.state(READER.document_token_ids(document)))
+            index.store_state(document, READER.state(READER.document_token_ids(document)))
         assert None not in answers(index)[-1]
     assert [path.name for path in outside.iterdir()] == ["precious"]
 
@@ -266,7 +266,7 @@ def test_checks_always_means_at_every_load(tiny: Path, tmp_path: Path) -> None:
             assert (None not in answers(index)[-1]) == trusted
             file.write_bytes(whole)
     with pytest.raises(ValueError, match="checks must be 'once' or 'always'"):
-        Index.open(root, model=READER, checks="never")
+        Index.open(root, model=READER, checks="never", mode="rw")
 
 
 def test_checksums_are_of_every_page(tiny: Path) -> None:
@@ -286,12 +286,12 @@ def test_a_folder_of_states_that_somebody_removed_is_made_again(make, reader, co
     shutil.rmtree(index.path / "states")
     with Index.open(index.path, model=reader, mode=mode) as opened:
         with pytest.warns(StateFileWarning):
-            assert opened.load_states(["d0", "d1"]) == [None, None]
+            assert opened.load_states(opened.get(["d0", "d1"])) == [None, None]
         assert len(opened.verify().problems) == len(corpus)
-    with Index.open(index.path, model=reader) as opened:
+    with Index.open(index.path, model=reader, mode="rw") as opened:
         opened.verify(repair=True)
         opened.add([Document("quite new", id="new")])
-        assert opened.load_states(["new"]) != [None]
+        assert opened.load_states(opened.get(["new"])) != [None]
         assert opened.verify() == ([], [])
 
 
@@ -302,7 +302,7 @@ def test_a_folder_in_the_place_of_a_state_does_no_harm(make, reader, corpus) -> 
     path.unlink()
     path.mkdir()
     with pytest.warns(StateFileWarning):
-        assert index.load_states(["d0"]) == [None]
+        assert index.load_states(index.get(["d0"])) == [None]
     index.store_state("d0", reader.state(reader.document_token_ids(corpus[0])))
     index.verify(repair=True)
     assert len(index.verify().problems) == 1

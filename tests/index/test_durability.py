@@ -43,7 +43,7 @@ def write(path: Path, progress: Connection) -> None:
 
     build.CHUNK_DOCUMENTS = 8
     build._commit = commit_and_tell
-    with Index.open(path, model=HashReader()) as index:
+    with Index.open(path, model=HashReader(), mode="rw") as index:
         index.add(documents(4000))
 
 
@@ -69,12 +69,12 @@ def test_a_killed_writer_loses_nothing_that_it_acknowledged(make: Make, reader: 
     for commits in (1, 2, 3, 5):
         with doomed_writer(index.path, commits) as (_, acknowledged):
             pass
-        with Index.open(index.path, model=reader) as index:
+        with Index.open(index.path, model=reader, mode="rw") as index:
             stored = list(index)
             assert acknowledged <= len(stored) < 4000
             expected = documents(len(stored))
             assert index.get(stored) == expected, "a killed writer leaves a prefix of the documents"
-            for document, state in zip(expected, index.load_states(stored), strict=True):
+            for document, state in zip(expected, index.load_states(index.get(stored)), strict=True):
                 assert state is not None
                 assert torch.equal(state.keys, reader.state(reader.document_token_ids(document)).keys.bfloat16())
                 assert index.search(document.content, 1, where={"n": document.metadata["n"]})[0].document == document
@@ -100,10 +100,10 @@ def test_a_damaged_state_is_missing_and_never_wrong(
 ) -> None:
     index = make()
     index.add(corpus[:6])
-    good = [state.keys.clone() for state in index.load_states(list(index))]
+    good = [state.keys.clone() for state in index.load_states(index.get(list(index)))]
     if not opened_before:
         index.close()
-        index = Index.open(index.path, model=reader)
+        index = Index.open(index.path, model=reader, mode="rw")
     bad, other = state_files(index)[:2]
     if damage.startswith("flipped"):
         flip(bad, 20 if damage.endswith("header") else -10)
@@ -116,13 +116,13 @@ def test_a_damaged_state_is_missing_and_never_wrong(
     else:
         shutil.copyfile(other, bad)
     with pytest.warns(StateFileWarning, match=bad.name):
-        states = index.load_states(list(index))
+        states = index.load_states(index.get(list(index)))
     (lost,) = [place for place, state in enumerate(states) if state is None]
     assert all(torch.equal(state.keys, keys) for state, keys in zip(states, good, strict=True) if state is not None)
     assert any(bad.name in problem for problem in index.verify().problems)
     document = corpus[lost]
-    index.store_state(document.id, reader.state(reader.document_token_ids(document)))
-    assert torch.equal(index.load_states([document.id])[0].keys, good[lost])
+    index.store_state(document, reader.state(reader.document_token_ids(document)))
+    assert torch.equal(index.load_states(index.get([document.id]))[0].keys, good[lost])
     assert index.verify() == ([], [])
     index.close()
 
@@ -149,9 +149,9 @@ def test_a_state_of_other_tokens_is_not_trusted(make: Make, corpus) -> None:
         key,
     )
     shutil.copyfile(*(file for file in reversed(state_files(index))))
-    with Index.open(index.path, model=index.model) as again:
+    with Index.open(index.path, model=index.model, mode="rw") as again:
         with pytest.warns(StateFileWarning, match=f"{key}.*token ids"):
-            states = again.load_states(["d0", "d1"])
+            states = again.load_states(again.get(["d0", "d1"]))
         assert sorted(state is None for state in states) == [False, True]
 
 
@@ -170,7 +170,7 @@ def test_a_damaged_vectors_file_changes_no_answer(make: Make, reader, corpus, da
     elif damage == "deleted":
         file.unlink()
     else:
-        with Index.open(index.path, model=reader) as again:
+        with Index.open(index.path, model=reader, mode="rw") as again:
             again.delete(ids=["d0"])
             again.add([corpus[0]])
             expected = again.search("amber river1", 30)
@@ -181,7 +181,7 @@ def test_a_damaged_vectors_file_changes_no_answer(make: Make, reader, corpus, da
         assert again.search("amber river1", 30) == expected
         if mode == "r":
             return
-    with Index.open(index.path, model=reader) as again:
+    with Index.open(index.path, model=reader, mode="rw") as again:
         assert again.verify() == ([], [])
         assert again.search("amber river1", 30) == expected
 
@@ -193,7 +193,7 @@ def test_a_row_that_is_not_as_written_is_never_an_answer(make: Make, reader, cor
         index.add(corpus)
     kind = "BLOB" if column in ("token_ids", "vector") else "TEXT"
     tamper(index, f"UPDATE contents SET {column} = CAST(x'7b' || substr({column}, 2) AS {kind}) WHERE row = 5")
-    with Index.open(index.path, model=reader) as again:
+    with Index.open(index.path, model=reader, mode="rw") as again:
         (problem, *_) = again.verify().problems
         assert "'d4'" in problem
         for call in (again.get, again.load_states):
@@ -218,34 +218,34 @@ def test_verify_repairs_states_orphans_and_vectors(make: Make, reader, corpus) -
         (index.path / "states" / "00").mkdir(exist_ok=True)
         (index.path / "states" / "00" / name).write_bytes(b"orphan")
     flip(next((index.path / "vectors").iterdir()))
-    with Index.open(index.path, model=reader) as again:
+    with Index.open(index.path, model=reader, mode="rw") as again:
         report = again.verify()
         assert len(report.problems) == 5
         assert report.repaired == []
         assert again.verify(repair=True) == (report.problems, report.problems)
         assert again.verify() == ([], [])
-        assert sum(state is None for state in again.load_states(list(again))) == 2
+        assert sum(state is None for state in again.load_states(again.get(list(again)))) == 2
 
 
 def test_a_second_writer_is_told_who_is_writing(make: Make, reader) -> None:
     index = make()
     with pytest.raises(ValueError, match=f"process {os.getpid()}.*mode='r'"):
-        Index.open(index.path, model=reader)
+        Index.open(index.path, model=reader, mode="rw")
     with pytest.raises(ValueError, match=f"process {os.getpid()}"):
         Index.create(index.path, model=reader, overwrite=True)
     with Index.open(index.path, model=reader, mode="r") as reading:
         assert len(reading) == 0
     index.close()
     index.close()
-    Index.open(index.path, model=reader).close()
+    Index.open(index.path, model=reader, mode="rw").close()
 
 
 def test_a_second_process_is_told_who_is_writing(make: Make, reader) -> None:
     index = make()
     index.close()
     with doomed_writer(index.path, 1) as (pid, _), pytest.raises(ValueError, match=f"process {pid}"):
-        Index.open(index.path, model=reader)
-    Index.open(index.path, model=reader).close()
+        Index.open(index.path, model=reader, mode="rw")
+    Index.open(index.path, model=reader, mode="rw").close()
 
 
 @pytest.mark.parametrize("field", ["weights", "adapter", "tokenizer", "template", "pooling", "reading"])
@@ -256,7 +256,7 @@ def test_another_reader_is_refused_by_the_name_of_what_differs(make: Make, field
     with pytest.raises(FingerprintMismatch, match=field) as caught:
         Index.open(index.path, model=HashReader(**{field: "other"}), mode=mode)
     assert caught.value.fields == (field,)
-    Index.open(index.path, model=HashReader()).close()
+    Index.open(index.path, model=HashReader(), mode="rw").close()
 
 
 def test_a_read_only_index_can_be_looked_at_without_a_model(make: Make, corpus) -> None:
@@ -270,7 +270,7 @@ def test_a_read_only_index_can_be_looked_at_without_a_model(make: Make, corpus) 
         with pytest.raises(ValueError, match="without a model"):
             look.search("stone2")
     with pytest.raises(ValueError, match="with its model"):
-        Index.open(index.path, model=None)
+        Index.open(index.path, model=None, mode="rw")
 
 
 @contextmanager
@@ -310,10 +310,10 @@ def test_a_read_only_directory_can_be_read_and_says_so_to_writers(public_path: P
         for _ in range(2):
             with Index.open(path, model=reader, mode="r") as index:
                 assert index.search("stone3", 1, mode="hybrid")[0].document == corpus[3]
-                assert None not in index.load_states(list(index))
+                assert None not in index.load_states(index.get(list(index)))
                 assert index.verify() == ([], [])
         with pytest.raises(ValueError, match=r"cannot be written.*mode='r'"):
-            Index.open(path, model=reader)
+            Index.open(path, model=reader, mode="rw")
         with pytest.raises(ValueError, match="cannot make the directory"):
             Index.create(public_path / "new", model=reader)
         with pytest.raises(ValueError, match="cannot be written"):
@@ -336,7 +336,7 @@ def test_commits_in_the_log_of_a_dead_writer_are_never_overlooked(public_path: P
         Index.open(path, model=reader, mode="r")
     for entry in (path, *path.rglob("*")):
         entry.chmod(0o755)
-    with Index.open(path, model=reader) as index:
+    with Index.open(path, model=reader, mode="rw") as index:
         assert len(index) >= acknowledged
 
 
@@ -381,7 +381,7 @@ def of_version(manifest: str, version: int) -> str:
 
 def test_a_directory_that_is_no_finished_index_says_what_to_do(tmp_path: Path, make: Make, reader) -> None:
     with pytest.raises(ValueError, match=r"no index at .*Index\.create"):
-        Index.open(tmp_path / "nothing", model=reader)
+        Index.open(tmp_path / "nothing", model=reader, mode="rw")
     index = make()
     index.close()
     manifest = index.path / "manifest.json"
@@ -397,7 +397,7 @@ def test_a_directory_that_is_no_finished_index_says_what_to_do(tmp_path: Path, m
     ):
         manifest.write_text(content)
         with pytest.raises(ValueError, match=message):
-            Index.open(index.path, model=reader)
+            Index.open(index.path, model=reader, mode="rw")
     manifest.unlink()
     for mode in ("r", "rw"):
         with pytest.raises(ValueError, match=r"manifest\.json.*overwrite=True"):

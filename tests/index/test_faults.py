@@ -29,7 +29,7 @@ def delete(index: Index) -> None:
 
 def store(index: Index) -> None:
     for document in DOCUMENTS:
-        index.store_state(document.id, READER.state(READER.document_token_ids(document)))
+        index.store_state(document, READER.state(READER.document_token_ids(document)))
 
 
 def compact(index: Index) -> None:
@@ -66,7 +66,7 @@ def run(root: Path, call: Callable[[Index], None], disk: Disk) -> bool:
     """Open, call and close on a disk that may fail; whether all went well."""
     with installed(disk):
         try:
-            with Index.open(root, model=READER) as index:
+            with Index.open(root, model=READER, mode="rw") as index:
                 call(index)
         except OSError as error:
             return error.errno not in (errno.ENOSPC, errno.EIO)
@@ -95,7 +95,7 @@ def test_whichever_write_fails_the_index_is_as_before_or_as_after(
         for mode in ("r", "rw"):
             found = ask(root, mode)
             assert agree(found, after) or (not went_well and agree(found, before)), f"write {number}, read as {mode}"
-        with Index.open(root, model=READER) as index:
+        with Index.open(root, model=READER, mode="rw") as index:
             index.verify(repair=True)
             assert index.verify() == ([], []), f"write {number}"
             call(index)
@@ -108,7 +108,7 @@ def test_an_index_goes_on_when_its_disk_is_well_again(base: Path, tmp_path: Path
     root = shutil.copytree(base, tmp_path / "index")
     for number in itertools.count(1):
         disk = Disk()
-        with installed(disk), Index.open(root, model=READER) as index:
+        with installed(disk), Index.open(root, model=READER, mode="rw") as index:
             disk._fail_at = disk.calls + number
             failed = 0
             for call in (add, delete):
@@ -150,7 +150,7 @@ def test_an_index_that_could_not_be_made_is_none(base: Path, tmp_path: Path, mak
             assert ask(target, "r") == before if make == "export" else len(ask(target, "r")[0]) == 0
         elif target.exists():
             with pytest.raises(ValueError, match="no finished index"):
-                Index.open(target, model=READER)
+                Index.open(target, model=READER, mode="rw")
             Index.create(target, model=READER, overwrite=True).close()
         if disk.calls < number:
             break

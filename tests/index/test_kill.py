@@ -59,7 +59,7 @@ def test_a_kill_at_any_moment_loses_nothing_that_was_acknowledged(tmp_path: Path
                     check(index, reader, each)
                     assert each in [hit.document for hit in index.search(each.text, 40)]
         stored = found
-        with Index.open(tmp_path / "index", model=reader) as index:
+        with Index.open(tmp_path / "index", model=reader, mode="rw") as index:
             assert index.verify() == ([], [])
             assert index.get(list(stored)) == [document(name, version) for name, version in stored.items()]
 

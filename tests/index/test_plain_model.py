@@ -87,10 +87,10 @@ class Both(RuleBasedStateMachine):
     @rule(ids=st.lists(IDS, min_size=1, max_size=4))
     def ask(self, ids: list[str]) -> None:
         known = [id for id in ids if id in self.plain]
-        for id, state in zip(known, self.index.load_states(known), strict=True):
+        for id, state in zip(known, self.index.load_states(self.index.get(known)), strict=True):
             expected = READER.state(READER.document_token_ids(self.plain[id]))
             if state is None:
-                self.index.store_state(id, expected)
+                self.index.store_state(self.plain[id], expected)
             else:
                 assert state.keys.float().equal(expected.keys.bfloat16().float())
 
@@ -100,7 +100,7 @@ class Both(RuleBasedStateMachine):
         if mode == "r":
             with Index.open(self.path, model=READER, mode="r") as index:
                 assert index.get(list(index)) == [self.plain[id] for id in index]
-        self.index = Index.open(self.path, model=READER)
+        self.index = Index.open(self.path, model=READER, mode="rw")
 
     @precondition(lambda self: self.plain)
     @rule()

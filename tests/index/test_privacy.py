@@ -59,7 +59,7 @@ def test_no_file_holds_a_byte_of_what_was_deleted(make: Make, reader: HashReader
     index.search("anything", 5)
     if reopened:
         index.close()
-        index = Index.open(index.path, model=reader)
+        index = Index.open(index.path, model=reader, mode="rw")
     gone = [secret(number) for number in range(0, 40, 3)]
     for document in gone:
         everything = {name for name, _ in traces(reader, document)}
@@ -77,7 +77,7 @@ def test_no_file_holds_a_byte_of_what_was_deleted(make: Make, reader: HashReader
         kept = secret(1)
         assert index.get([kept.id]) == [kept]
         index.close()
-        index = Index.open(index.path, model=reader)
+        index = Index.open(index.path, model=reader, mode="rw")
     index.close()
 
 
@@ -102,7 +102,7 @@ def test_a_state_stays_for_the_other_document_that_reads_the_same(make: Make, re
     index = make()
     index.add([Document("same words", id="first"), Document("same words", id="second")])
     index.delete(ids=["first"])
-    assert index.load_states(["second"])[0] is not None
+    assert index.load_states(index.get(["second"]))[0] is not None
     index.delete(ids=["second"])
     assert list(index.path.glob("states/*/*")) == []
     assert struct.pack("<2i", *word_ids("same words")) not in raw(index.path)
@@ -115,7 +115,7 @@ def test_a_writer_that_dies_while_deleting_leaves_its_garbage_to_the_next(
     index = make()
     index.add([secret(number) for number in range(6)])
     index.close()
-    index = Index.open(index.path, model=reader)
+    index = Index.open(index.path, model=reader, mode="rw")
     with monkeypatch.context() as patch:
         patch.setattr("gritrag.index.storage.states.remove_files", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
@@ -123,7 +123,7 @@ def test_a_writer_that_dies_while_deleting_leaves_its_garbage_to_the_next(
     assert found_in(index.path, reader, secret(2)) >= {"keys"}
     index._parts.catalog.close()
     index._parts.lock._lock.release()  # dead: its lock is free and `lock.pid` is still there
-    with Index.open(index.path, model=reader) as again:
+    with Index.open(index.path, model=reader, mode="rw") as again:
         assert len(again) == 5
         assert found_in(index.path, reader, secret(2)) == set()
 

@@ -25,9 +25,9 @@ def held(index: Index) -> list[str]:
 
 def ask(index: Index, reader: HashReader, *ids: str) -> None:
     """As an answer does: what is missing is read, used and given back."""
-    for document, state in zip(index.get(ids), index.load_states(ids), strict=True):
+    for document, state in zip(index.get(ids), index.load_states(index.get(ids)), strict=True):
         if state is None:
-            index.store_state(document.id, reader.state(reader.document_token_ids(document)))
+            index.store_state(document, reader.state(reader.document_token_ids(document)))
 
 
 def bytes_of_states(index: Index) -> int:
@@ -118,7 +118,7 @@ def test_use_is_remembered_by_the_next_who_opens_the_index(full: Index, reader: 
     for _ in range(2):
         ask(full, reader, *popular)
     full.close()
-    with Index.open(full.path, model=reader) as again:
+    with Index.open(full.path, model=reader, mode="rw") as again:
         ask(again, reader, "d25")
         assert held(again) == [*popular, "d25"]
 
@@ -129,7 +129,7 @@ def test_reading_writes_nothing_until_something_else_does(full: Index, reader: H
 
     before = files(full.path)
     for _ in range(50):
-        full.load_states(held(full))
+        full.load_states(full.get(held(full)))
     assert files(full.path) == before
     full.close()
     database = sqlite3.connect(full.path / "catalog.sqlite")

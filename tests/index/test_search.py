@@ -62,7 +62,7 @@ def test_an_index_answers_alike_without_faiss(make: Make, corpus, monkeypatch: p
             index.add(corpus)
             index.delete(ids=["d3"])
         assert (index.path / "vectors").exists() == (name == "with")
-        with Index.open(index.path, model=index.model) as again:
+        with Index.open(index.path, model=index.model, mode="rw") as again:
             filters = (None, {"colour": "red"}, {"year": {"$gt": 3000}})
             answers.append([hit for where in filters for hit in again.search("amber river1", 50, where=where)])
         monkeypatch.setattr("gritrag.index.storage.vectors.faiss", None)
@@ -118,7 +118,7 @@ def test_the_lesser_of_two_matches_counts_more_than_no_match(make: Make) -> None
 def test_words_that_no_document_holds_give_no_score(make: Make, corpus) -> None:
     index = make(states="none")
     index.add(corpus)
-    dense = index.search("zyzzyva", 50)
+    dense = index.search("zyzzyva", 50, mode="dense")
     found = index.search("zyzzyva", 50, mode="hybrid", dense_weight=0.4)
     assert [hit.document.id for hit in found] == [hit.document.id for hit in dense]
     assert (found[0].score, found[-1].score) == (pytest.approx(0.4), 0)
@@ -129,7 +129,7 @@ def test_with_all_weight_on_vectors_the_words_add_nothing(make: Make, corpus) ->
     index = make(states="none")
     index.add(corpus)
     for k in (2, 5):
-        dense = [hit.document.id for hit in index.search("amber river1", k)]
+        dense = [hit.document.id for hit in index.search("amber river1", k, mode="dense")]
         hybrid = index.search("amber river1", k, mode="hybrid", dense_weight=1, fetch_k=k)
         assert [hit.document.id for hit in hybrid] == dense
 
@@ -172,11 +172,12 @@ def test_mmr_of_one_is_relevance_and_less_is_diversity(make: Make) -> None:
     index = make(states="none")
     same = [Document("alpha beta gamma", id=f"same{i}") for i in range(5)]
     index.add([*same, Document("alpha delta", id="else")])
-    plain = [hit.document.id for hit in index.search("alpha beta gamma", 3)]
+    plain = [hit.document.id for hit in index.search("alpha beta gamma", 3, mode="dense")]
     assert plain == ["same0", "same1", "same2"]
-    assert [hit.document.id for hit in index.search("alpha beta gamma", 3, mmr=1.0)] == plain
-    assert [hit.document.id for hit in index.search("alpha beta gamma", 2, mmr=0.4)] == ["same0", "else"]
-    assert "else" not in {hit.document.id for hit in index.search("alpha beta gamma", 2, mmr=0.4, fetch_k=3)}
+    assert [hit.document.id for hit in index.search("alpha beta gamma", 3, mode="dense", mmr=1.0)] == plain
+    assert [hit.document.id for hit in index.search("alpha beta gamma", 2, mode="dense", mmr=0.4)] == ["same0", "else"]
+    few = index.search("alpha beta gamma", 2, mode="dense", mmr=0.4, fetch_k=3)
+    assert "else" not in {hit.document.id for hit in few}
 
 
 def test_equal_scores_come_in_the_order_of_storing(make: Make) -> None:

@@ -73,7 +73,7 @@ def test_a_child_is_told_to_open_its_own(make: Make, reader: HashReader, corpus,
         for call in (
             lambda: parent.search("amber"),
             lambda: parent.get(["d1"]),
-            lambda: parent.load_states(["d1"]),
+            lambda: parent.load_states(parent.get(["d1"])),
             lambda: len(parent),
             lambda: parent.verify(),
         ):
@@ -97,10 +97,10 @@ def test_a_child_that_ends_takes_nothing_from_its_parent(make: Make, reader: Has
     for call in (index.close, forget, os.getpid):
         in_child(call)
         with pytest.raises(ValueError, match=f"being written by process {os.getpid()}"):
-            Index.open(index.path, model=reader)
+            Index.open(index.path, model=reader, mode="rw")
         index.add([f"after {call}"])
     index.close()
-    with Index.open(index.path, model=reader) as again:
+    with Index.open(index.path, model=reader, mode="rw") as again:
         assert len(again) == 33
         assert again.verify() == ([], [])
 
@@ -114,7 +114,7 @@ def test_a_closed_index_says_so(make: Make, corpus) -> None:
         lambda: index.search("amber"),
         lambda: index.search("amber", mode="sparse"),
         lambda: index.get(["d1"]),
-        lambda: index.load_states(["d1"]),
+        lambda: index.load_states(index.get(["d1"])),
         lambda: len(index),
         lambda: list(index),
         lambda: index.stats(),
@@ -146,7 +146,7 @@ def test_two_indexes_on_one_directory_in_one_process(make: Make, reader: HashRea
     for other in readers[:2]:
         other.close()
     index.close()
-    with Index.open(index.path, model=reader) as again:
+    with Index.open(index.path, model=reader, mode="rw") as again:
         again.add(corpus)
         again.delete(ids=["d1"])
         assert len(readers[2].search("amber", 99)) == 29
@@ -182,7 +182,10 @@ def test_an_export_is_the_index_without_its_garbage(tmp_path: Path, mode: str) -
             source.export(tmp_path / "index")
     size = {root: (tmp_path / root / "catalog.sqlite").stat().st_size for root in ("index", "copy")}
     assert size["copy"] < size["index"]
-    with Index.open(tmp_path / "copy", model=READER) as copy, Index.open(tmp_path / "index", model=READER) as source:
+    with (
+        Index.open(tmp_path / "copy", model=READER, mode="rw") as copy,
+        Index.open(tmp_path / "index", model=READER, mode="rw") as source,
+    ):
         assert answers(copy) == answers(source)
         assert copy.verify() == ([], [])
         assert len(source.verify().problems) == 1
@@ -196,9 +199,9 @@ def test_an_export_leaves_out_what_is_damaged_and_reads_it_anew(tmp_path: Path) 
         first.write_bytes(first.read_bytes()[:-1])
         second.unlink()
         index.export(tmp_path / "copy")
-    with Index.open(tmp_path / "copy", model=READER) as copy:
+    with Index.open(tmp_path / "copy", model=READER, mode="rw") as copy:
         assert copy.verify() == ([], [])
-        assert copy.load_states(list(copy)).count(None) == 2
+        assert copy.load_states(copy.get(list(copy))).count(None) == 2
 
 
 def test_an_export_beside_a_writer_is_of_one_commit(make: Make, reader: HashReader, corpus) -> None:
@@ -208,17 +211,17 @@ def test_an_export_beside_a_writer_is_of_one_commit(make: Make, reader: HashRead
         index.add(corpus[10:])
         source.export(index.path.parent / "copy")
         index.delete(where={})
-    with Index.open(index.path.parent / "copy", model=reader) as copy:
+    with Index.open(index.path.parent / "copy", model=reader, mode="rw") as copy:
         assert copy.get(list(copy)) == corpus
-        assert None not in copy.load_states(list(copy))
+        assert None not in copy.load_states(copy.get(list(copy)))
 
 
 def test_a_file_by_file_copy_of_a_closed_index_is_an_index(tmp_path: Path) -> None:
     with make_tiny(tmp_path / "index") as index:
         expected = answers(index)
     moved = shutil.move(index.path, tmp_path / "elsewhere")
-    with Index.open(moved, model=READER) as again:
+    with Index.open(moved, model=READER, mode="rw") as again:
         assert answers(again) == expected
     (tmp_path / "elsewhere" / "catalog.checksums").write_bytes(b"")
     with pytest.raises(DamagedIndex, match=r"catalog\.checksums"):
-        Index.open(moved, model=READER)
+        Index.open(moved, model=READER, mode="rw")

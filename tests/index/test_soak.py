@@ -44,6 +44,6 @@ def test_two_readers_and_a_writer_never_see_anything_wrong(tmp_path: Path) -> No
         assert answers > 2 * SECONDS
         assert growth < GROWTH
     assert commits > 2 * SECONDS
-    with Index.open(path, model=HashReader()) as index:
+    with Index.open(path, model=HashReader(), mode="rw") as index:
         index.verify(repair=True)
         assert index.verify() == ([], [])

@@ -41,7 +41,7 @@ def answers(index: Index) -> list[Any]:
     """What the index knows, by every way that leads to it. A state that is missing is read anew, and so as good."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", StateFileWarning)
-        states = index.load_states(list(index))
+        states = index.load_states(index.get(list(index)))
     return [
         index.get(list(index)),
         [

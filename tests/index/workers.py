@@ -30,7 +30,7 @@ def check(index: Index, reader: HashReader, found: Document) -> None:
     assert found == expected, f"{found} is none that was ever written"
     with warnings.catch_warnings():
         warnings.simplefilter("error", StateFileWarning)
-        (state,) = index.states_of([found])
+        (state,) = index.load_states([found])
     if state is not None:
         wanted = reader.state(reader.document_token_ids(found))
         assert state.token_ids.tolist() == wanted.token_ids.tolist()
@@ -41,7 +41,7 @@ def write_for_ever(path: Path, seed: int, progress: Connection) -> None:
     """Adds, replaces, deletes, compacts: tells what it is about to do to which names, and then that it is done."""
     chance, reader = random.Random(seed), HashReader()
     version = seed * 1_000_000
-    with Index.open(path, model=reader) as index:
+    with Index.open(path, model=reader, mode="rw") as index:
         while True:
             version += 1
             names = chance.sample(NAMES, chance.randint(1, 6))
@@ -64,7 +64,7 @@ def write_for_ever(path: Path, seed: int, progress: Connection) -> None:
                 index.compact()
             else:
                 index.close()
-                index = Index.open(path, model=reader)
+                index = Index.open(path, model=reader, mode="rw")
             progress.send(("done", changes))
 
 

@@ -73,7 +73,7 @@ def test_records_outlive_the_process(store: GritVectorStore, records: GritRecord
     index(FIRST, records, store, cleanup="full", **OPTIONS)
     records.close()
     store.index.close()
-    with Index.open(store.index.path, model=tiny_model) as again:
+    with Index.open(store.index.path, model=tiny_model, mode="rw") as again:
         reopened = GritRecordManager(again)
         assert counts(index(FIRST[1:], reopened, GritVectorStore(again), cleanup="full", **OPTIONS)) == (0, 0, 2, 1)
         assert sorted(again) == sorted(reopened.list_keys())

@@ -221,7 +221,7 @@ def test_an_index_outlives_the_store_that_made_it(tiny_model: GritModel, tmp_pat
         del index
         gc.collect()
         assert root.exists() == (path is not None)
-    Index.open(tmp_path / "index", model=tiny_model).close()  # its lock has been let go
+    Index.open(tmp_path / "index", model=tiny_model, mode="rw").close()  # its lock has been let go
 
 
 def test_numbers_of_numpy_are_numbers(store: GritVectorStore) -> None:

@@ -4,8 +4,10 @@ import json
 import os
 import re
 import shutil
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import xxhash
 
@@ -30,12 +32,22 @@ UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "M
 
 @dataclass(frozen=True)
 class Manifest:
-    """Fixed when an index is created: its reader, the length of a vector, the codec and most bytes of states."""
+    """What an index was built with.
+
+    Args:
+        fingerprint: of its model.
+        dim: length of a vector.
+        codec: of its states, or ``"none"``.
+        state_quota: most bytes of states; None for no limit.
+        model: what loads the model again, ``name`` among it; empty where it has no name. The fingerprint says whether
+            it is still the same.
+    """
 
     fingerprint: Fingerprint
     dim: int
     codec: str
     state_quota: int | None = None
+    model: Mapping[str, Any] = field(default_factory=dict)
 
     def save(self, root: Path) -> None:
         """Write `manifest.json` durably."""
@@ -46,6 +58,7 @@ class Manifest:
             "dim": self.dim,
             "codec": self.codec,
             "state_quota": self.state_quota,
+            "model": dict(self.model),
         }
         replace_files([(root / NAME, _with_checksum(content))])
         sync(root)
@@ -87,7 +100,7 @@ class Manifest:
         fingerprint = Fingerprint(dict(content["fingerprint"]["parts"]))
         if fingerprint.digest != content["fingerprint"]["digest"]:
             raise DamagedIndex(root / NAME, "its fingerprint is not the digest of its parts")
-        return cls(fingerprint, int(content["dim"]), str(content["codec"]), content["state_quota"])
+        return cls(fingerprint, int(content["dim"]), str(content["codec"]), content["state_quota"], content["model"])
 
 
 def _with_checksum(content: dict) -> bytes:
