@@ -1,19 +1,28 @@
-"""The demo: questions about an invented corpus, answered from text and from states, side by side."""
+"""The demo: questions about an invented corpus, answered from text and from states, side by side.
+
+First a few short documents for each question, where reading them again is quick too; then ten long ones, where it is
+not.
+"""
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from time import perf_counter
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from gritrag import RAG, Answer, GritModel, Index
 from gritrag.config import RELEVANCE_BIAS
-from gritrag.corpus import Question, documents, questions
+from gritrag.corpus import LONG, Question, documents, long_documents, long_questions, questions
 from gritrag.ingest import open_or_create
 from gritrag.progress import ProgressBar
 
 MAX_NEW_TOKENS = 32
+
+LONG_K, LONG_QUESTIONS = 10, 4
+"""Long documents for each question, and how many questions are asked about them at most."""
+
+NEXT = "Next, your own folder: gritrag index FOLDER -i indexes/mine && gritrag ask 'A question?' -i indexes/mine"
 
 UNITS = [
     "zero",
@@ -40,6 +49,10 @@ UNITS = [
 TENS = ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
 
 
+SHORT = {"domain": {"$ne": LONG}}
+"""Filter for the short documents."""
+
+
 class Exchange(NamedTuple):
     """One question, answered by `doc-query` (documents read again) and by `doc-cache` (from their states)."""
 
@@ -49,16 +62,21 @@ class Exchange(NamedTuple):
 
     @property
     def speedup(self) -> float:
+        """How many times sooner the first token came from states."""
         return first_token(self.uncached) / first_token(self.cached)
 
 
 class Summary(NamedTuple):
-    """Counts over all exchanges, and the median speed-up of the first token."""
+    """Counts over all exchanges; and medians: tokens of a context, seconds to the first token, and the speed-up."""
 
     questions: int
     found: int
     right_uncached: int
     right_cached: int
+    documents: int
+    tokens: float
+    first_token_uncached: float
+    first_token_cached: float
     median_speedup: float
 
 
@@ -71,11 +89,18 @@ class Others(NamedTuple):
     seconds: float
 
 
-class Report(NamedTuple):
-    """All that the demo found."""
+class Comparison(NamedTuple):
+    """Exchanges over documents of one length, and what they come to."""
 
     exchanges: list[Exchange]
     summary: Summary
+
+
+class Report(NamedTuple):
+    """All that the demo found."""
+
+    short: Comparison
+    long: Comparison
     others: Others
 
 
@@ -94,29 +119,31 @@ def is_right(text: str, answers: Sequence[str]) -> bool:
 def build(folder: Path, model: GritModel) -> Index:
     """An index of the corpus in `folder`, or the one that is there, brought up to date."""
     index = open_or_create(folder, model)
-    index.add(documents(), show_progress_bar=True)
+    index.add([*documents(), *long_documents()], show_progress_bar=True)
     return index
 
 
-def ask(index: Index, questions: Sequence[Question], k: int, relevance_bias: float) -> Iterator[Exchange]:
+def ask(
+    index: Index, questions: Sequence[Question], k: int, relevance_bias: float, where: Mapping[str, Any] | None = None
+) -> Iterator[Exchange]:
     """Answer the questions in both modes, over the same hits."""
     uncached, cached = (RAG(index, mode, k, relevance_bias=relevance_bias) for mode in ("doc-query", "doc-cache"))
     for rag in (uncached, cached):
-        rag.ask("What is this about?", max_new_tokens=2)  # the first call of a process pays for allocations
+        rag.ask("What is this about?", where=where, max_new_tokens=2)  # the first call pays for allocations
     for question in questions:
-        hits = index.search(question.question, k, mode=cached.search_mode)
+        hits = index.search(question.question, k, where=where, mode=cached.search_mode)
         answers = [rag.ask(question.question, hits=hits, max_new_tokens=MAX_NEW_TOKENS) for rag in (uncached, cached)]
         yield Exchange(question, *answers)
 
 
 def ask_others(index: Index, chosen: Sequence[Question], k: int, relevance_bias: float) -> Others:
-    """Answer all that were not `chosen`, from states alone."""
+    """Answer all questions on short documents that were not `chosen`, from states alone."""
     rag = RAG(index, "doc-cache", k, relevance_bias=relevance_bias)
     others = [question for question in questions() if question not in chosen]
     began, right = perf_counter(), 0
     with ProgressBar(others, desc="answering from states", unit="question", disable=not others) as bar:
         for question in bar:
-            answer = rag.ask(question.question, max_new_tokens=MAX_NEW_TOKENS)
+            answer = rag.ask(question.question, where=SHORT, max_new_tokens=MAX_NEW_TOKENS)
             right += is_right(answer.text, question.answers)
     return Others(len(others), right, perf_counter() - began)
 
@@ -131,38 +158,71 @@ def run(
 ) -> Report:
     """The whole demo; every line of it goes to `say` as soon as it is known."""
     chosen = questions(count)
-    exchanges: list[Exchange] = []
     with build(folder, model) as index:
-        for exchange in ask(index, chosen, k, relevance_bias):
-            exchanges.append(exchange)
-            say(_exchange_lines(exchange))
-        summary = summarise(exchanges)
-        say(_summary_line(summary))
+        say(f"Short documents, {k} for each question.\n")
+        short = compare(index, chosen, k, relevance_bias, SHORT, say)
+        say(f"Long documents, {LONG_K} for each question.\n")
+        asked = long_questions()[: min(count, LONG_QUESTIONS)]
+        long = compare(index, asked, LONG_K, relevance_bias, {"domain": LONG}, say)
         others = ask_others(index, chosen, k, relevance_bias)
     if others.questions:
         say(
-            f"The corpus' other {others.questions} questions, from states alone: {others.right_cached} right, in "
-            f"{others.seconds:.0f} s with the search. Of all {summary.questions + others.questions}: "
-            f"{summary.right_cached + others.right_cached} right from states."
+            f"The other {others.questions} questions on short documents, from states alone: {others.right_cached} "
+            f"right, in {others.seconds:.0f} s with the search. Of all {short.summary.questions + others.questions}: "
+            f"{short.summary.right_cached + others.right_cached} right from states.\n"
         )
-    return Report(exchanges, summary, others)
+    say(table(short.summary, long.summary))
+    say(NEXT)
+    return Report(short, long, others)
+
+
+def compare(
+    index: Index,
+    chosen: Sequence[Question],
+    k: int,
+    relevance_bias: float,
+    where: Mapping[str, Any],
+    say: Callable[[str], None],
+) -> Comparison:
+    """Answer the questions in both modes, and say so."""
+    exchanges: list[Exchange] = []
+    for exchange in ask(index, chosen, k, relevance_bias, where):
+        exchanges.append(exchange)
+        say(_exchange_lines(exchange))
+    summary = summarise(exchanges)
+    say(_summary_line(summary))
+    return Comparison(exchanges, summary)
 
 
 def summarise(exchanges: Sequence[Exchange]) -> Summary:
+    """Counts and medians over exchanges."""
     return Summary(
         questions=len(exchanges),
         found=sum(e.question.document_id in [hit.document.id for hit in e.cached.hits] for e in exchanges),
         right_uncached=sum(is_right(e.uncached.text, e.question.answers) for e in exchanges),
         right_cached=sum(is_right(e.cached.text, e.question.answers) for e in exchanges),
+        documents=max(len(e.cached.hits) for e in exchanges),
+        tokens=median(e.cached.usage.prompt_tokens for e in exchanges),
+        first_token_uncached=median(first_token(e.uncached) for e in exchanges),
+        first_token_cached=median(first_token(e.cached) for e in exchanges),
         median_speedup=median(e.speedup for e in exchanges),
     )
+
+
+def table(short: Summary, long: Summary) -> str:
+    """First tokens of both lengths, beside each other."""
+    lines = [f"{'First token after the search (medians)':<40}{'read again':>12}{'from states':>13}{'sooner':>9}"]
+    for summary in (short, long):
+        name = f"{summary.documents} documents, a context of {summary.tokens:,.0f} tokens"
+        seconds = f"{summary.first_token_uncached:>10.3f} s{summary.first_token_cached:>11.3f} s"
+        lines.append(f"{name:<40}{seconds}{summary.median_speedup:>8.1f}x")
+    return "\n".join(lines) + "\n"
 
 
 def _summary_line(summary: Summary) -> str:
     return (
         f"{summary.questions} questions, document found for {summary.found}. Right answers: doc-query "
-        f"{summary.right_uncached}, doc-cache {summary.right_cached}. "
-        f"First token after the search: {summary.median_speedup:.1f} times sooner from states (median)."
+        f"{summary.right_uncached}, doc-cache {summary.right_cached}.\n"
     )
 
 

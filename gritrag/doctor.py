@@ -52,6 +52,7 @@ def examine_model(model: GritModel) -> list[Finding]:
 
 
 def torch_build() -> Finding:
+    """Which torch this is, and on what it computes."""
     if torch.cuda.is_available():
         build = f"{'ROCm' if torch.version.hip else 'CUDA'} on {torch.cuda.get_device_name()}"
     elif torch.backends.mps.is_available():
@@ -62,6 +63,7 @@ def torch_build() -> Finding:
 
 
 def native_bf16() -> Finding:
+    """Whether the hardware computes in bfloat16."""
     if has_native_bf16(pick_device("auto")):
         return Finding("bfloat16", "ok", "native")
     weights = "weights rounded to half precision" if halves_weights("auto", pick_device("auto")) else "full weights"
@@ -81,6 +83,7 @@ def faiss(installed: set[str]) -> Finding:
 
 
 def sqlite(version: tuple[int, ...]) -> Finding:
+    """Whether SQLite of this version has full-text search, and a bug that others must not meet."""
     number = ".".join(map(str, version))
     connection = sqlite3.connect(":memory:")
     try:
@@ -99,6 +102,7 @@ def sqlite(version: tuple[int, ...]) -> Finding:
 
 
 def free_disk(folder: Path) -> Finding:
+    """How much room there is for indexes in `folder`, or where it will be made."""
     while not folder.exists():
         folder = folder.parent
     free = shutil.disk_usage(folder).free

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from gritrag import Document, GritModel, Index, chunk_documents
 from gritrag.documents.sources import FILE, ROOT, Skipped, list_sources, read_source
+from gritrag.index.protocol import Reader
 from gritrag.progress import ProgressBar
 
 DEFAULT_STATES = "bf16"
@@ -34,13 +35,24 @@ class Ingested(NamedTuple):
     not_read: Sequence[Skipped] = ()
 
 
-def open_or_create(folder: Path, model: GritModel, states: str | None = None) -> Index:
+def is_index(folder: Path) -> bool:
+    """Whether there is an index to be gone on with."""
+    return (folder / "manifest.json").exists()
+
+
+def model_of(index: Index) -> GritModel:
+    """The model of an index that was opened by its path."""
+    assert isinstance(index.model, GritModel), "no other model is loaded by a name"
+    return index.model
+
+
+def open_or_create(folder: Path, model: Reader, states: str | None = None) -> Index:
     """The index in `folder`, to be written: made if there is none, with `states` as its codec or else bf16.
 
     Raises:
         ValueError: the index that is there stores its states in another way.
     """
-    if not (folder / "manifest.json").exists():
+    if not is_index(folder):
         return Index.create(folder, model=model, states=states or DEFAULT_STATES)
     index = Index.open(folder, model=model, mode="rw")
     codec = index.stats()["codec"]
@@ -52,7 +64,7 @@ def open_or_create(folder: Path, model: GritModel, states: str | None = None) ->
     return index
 
 
-def read_chunks(paths: Sequence[Path], model: GritModel, max_tokens: int, overlap: int) -> Gathered:
+def read_chunks(paths: Sequence[Path], model: GritModel, chunk_size: int, chunk_overlap: int) -> Gathered:
     """Chunks of all files under `paths`, and what was left out. A file that cannot be read never stops the others.
 
     Raises:
@@ -65,7 +77,7 @@ def read_chunks(paths: Sequence[Path], model: GritModel, max_tokens: int, overla
         losses: list[str] = []
         try:
             documents = read_source(source, losses.append)
-            chunks += list(chunk_documents(documents, model.count_tokens, max_tokens, overlap))
+            chunks += list(chunk_documents(documents, model.count_tokens, chunk_size, chunk_overlap))
         except ValueError as error:
             losses = [str(error).removeprefix(str(source.path)).lstrip(":, ")]
         skipped += [Skipped(source.path, loss) for loss in losses]
@@ -106,7 +118,7 @@ def _refuse_other_roots(index: Index, chunks: Sequence[Document]) -> None:
     for chunk in chunks:
         if chunk.id not in index:
             continue
-        (stored,) = index.get([chunk.id])
+        stored = index[chunk.id]
         root, other = chunk.metadata[ROOT], stored.metadata.get(ROOT)
         if root != other:
             raise ValueError(
@@ -122,7 +134,7 @@ def _outdated(index: Index, chunks: Sequence[Document]) -> list[str]:
     roots = {root for root, _ in files}
     outdated = []
     for id in set(index) - {chunk.id for chunk in chunks}:
-        (stored,) = index.get([id])  # one by one: all texts of an index may not fit in memory
+        stored = index[id]  # one by one: all texts of an index may not fit in memory
         root, file = stored.metadata.get(ROOT), stored.metadata.get(FILE)
         if not isinstance(root, str) or not isinstance(file, str):  # other documents may hold anything there
             continue

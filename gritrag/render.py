@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from gritrag.documents.sections import place_in_words
-from gritrag.records import Answer, Citation, Hit
+from gritrag.records import Answer, Citation, Document, Hit
 
 SNIPPET = 80
 
@@ -24,8 +24,17 @@ def as_lines(record: Any) -> str:
 
 def hit_line(hit: Hit) -> str:
     """Rank, score, id and how the text begins."""
-    text = " ".join(hit.document.text.split())
-    return f"{hit.rank:>3}  {hit.score:.4f}  {hit.document.id}  {text[:SNIPPET]}{'...' if len(text) > SNIPPET else ''}"
+    return f"{hit.rank:>3}  {hit.score:.4f}  {hit.document.id}  {_snippet(hit.document.text)}"
+
+
+def document_line(document: Document) -> str:
+    """Id, title if there is one, and how the text begins."""
+    return f"{document.id}  {_snippet(f'{document.title}: {document.text}' if document.title else document.text)}"
+
+
+def _snippet(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= SNIPPET else f"{line[:SNIPPET]}..."
 
 
 def footer(answer: Answer) -> str:

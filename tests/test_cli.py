@@ -1,6 +1,8 @@
 """The command line: files go in, answers come out, and mistakes are told in one line."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,6 +10,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
+import gritrag
 from gritrag import Document, Index
 from gritrag.cli import app
 from gritrag.model.grit import GritModel
@@ -19,7 +22,7 @@ def model_folder(tiny_model: GritModel, tmp_path_factory: pytest.TempPathFactory
     tiny_model.lm.save_pretrained(folder)
     tiny_model.tokenizer.save_pretrained(folder)
     config = json.loads((folder / "config.json").read_text())
-    config["max_position_embeddings"] = 4096  # its tokens are bytes, and a passage of the demo has six hundred
+    config["max_position_embeddings"] = 16384  # its tokens are bytes, and a long passage of the demo has 1,300
     (folder / "config.json").write_text(json.dumps(config))
     return str(folder)
 
@@ -101,10 +104,10 @@ def test_long_texts_are_cut_into_chunks_and_a_shorter_version_leaves_no_ghosts(
 ) -> None:
     long = texts / "long.md"
     long.write_text("\n\n".join(f"Paragraph {n} says something about number {n}." for n in range(20)))
-    first = json.loads(run("index", long, *built, "--max-tokens", 40, "--json").stdout)
+    first = json.loads(run("index", long, *built, "--chunk-size", 40, "--json").stdout)
     assert first["added"] > 3
     long.write_text("Nothing more to say.")
-    second = json.loads(run("index", long, *built, "--max-tokens", 40, "--json").stdout)
+    second = json.loads(run("index", long, *built, "--chunk-size", 40, "--json").stdout)
     assert (second["added"], second["removed"], second["documents"]) == (1, first["added"], 3)
 
 
@@ -133,7 +136,7 @@ def test_a_shorter_file_of_the_same_name_elsewhere_takes_no_chunk_of_the_longer_
     built: tuple[str, ...], texts: Path, tmp_path: Path
 ) -> None:
     (texts / "n.md").write_text("\n\n".join(f"Paragraph {n} says something about number {n}." for n in range(9)))
-    run("index", texts, *built, "--max-tokens", 40)
+    run("index", texts, *built, "--chunk-size", 40)
     before = held(built)
     (tmp_path / "n.md").write_text("Short.")
     run("index", tmp_path / "n.md", *built)
@@ -207,7 +210,7 @@ def test_verify_exits_with_1_on_damage_until_it_is_repaired(built: tuple[str, ..
     data[-1] ^= 1
     state.write_bytes(data)
     run("verify", *built[:2], code=1)
-    run("verify", *built, "--repair")
+    run("verify", *built[:2], "--repair")
     run("verify", *built[:2])
 
 
@@ -226,17 +229,22 @@ def test_doctor_reports_machine_and_probes(model_folder: str, tmp_path: Path) ->
 def test_demo_answers_every_question_in_both_modes(model_folder: str, tmp_path: Path) -> None:
     options = ("--model", model_folder, "--dtype", "float32", "-k", 2, "--questions", 2, "--index", tmp_path / "demo")
     report = json.loads(run("demo", *options, "--json").stdout)
-    assert len(report["exchanges"]) == report["summary"]["questions"] == 2
-    for exchange in report["exchanges"]:
+    assert [report[length]["summary"]["documents"] for length in ("short", "long")] == [2, 10]
+    exchanges = [exchange for length in ("short", "long") for exchange in report[length]["exchanges"]]
+    assert len(exchanges) == 4
+    for exchange in exchanges:
         uncached, cached = exchange["uncached"], exchange["cached"]
         assert (uncached["mode"], cached["mode"]) == ("doc-query", "doc-cache")
         assert uncached["hits"] == cached["hits"]
         assert uncached["usage"]["cached_tokens"] == 0 < cached["usage"]["cached_tokens"]
     text = run("demo", *options).stdout
-    assert text.count("doc-cache") == 3
+    assert text.count("doc-cache  ") == 4
+    first, last = text.index("Short documents, 2"), text.index("Long documents, 10")
+    assert first < last < text.index("2 documents, a context of") < text.index("10 documents, a context of")
+    assert "gritrag index FOLDER" in text.splitlines()[-1]
     assert "2 questions" in text
     assert report["others"]["questions"] == 58
-    assert "other 58 questions" in text
+    assert "other 58 questions on short documents" in text
 
 
 @pytest.mark.parametrize(
@@ -271,3 +279,53 @@ def test_an_index_without_documents_is_refused(tmp_path: Path, model_folder: str
 def test_debug_keeps_the_traceback() -> None:
     result = CliRunner().invoke(app, ["--debug", "search", "q", "--where", "{"])
     assert isinstance(result.exception, ValueError)
+
+
+def test_the_index_remembers_its_model(texts: Path, tmp_path: Path, model_folder: str) -> None:
+    where = ("--index", tmp_path / "index")
+    run("index", texts, *where, "--model", model_folder)
+    report = json.loads(run("index", texts, *where, "--json").stdout)
+    assert (report["added"], report["skipped"]) == (0, 2)
+    hits = json.loads(run("search", "owl beaks", *where, "--json").stdout)
+    assert {hit["document"]["id"] for hit in hits} == {"a.txt", "owl"}
+    answer = json.loads(run("ask", "When does the ferry stop?", *where, "--max-new-tokens", 2, "--json").stdout)
+    assert answer["usage"]["cached_tokens"] > 0
+
+
+def test_another_model_than_the_one_of_the_index_is_a_mismatch(
+    built: tuple[str, ...], texts: Path, tmp_path: Path, make_model: Callable[..., GritModel]
+) -> None:
+    make_model("qwen2").save_pretrained(tmp_path / "other")
+    other = ("--index", built[1], "--model", str(tmp_path / "other"))
+    for command in (("search", "owl"), ("index", texts), ("ask", "owl?")):
+        (line,) = run(*command, *other, code=2).stderr.splitlines()
+        assert "was built by another reader" in line
+        assert "weights" in line
+        assert built[3] in line, "it names the model that it was built with"
+
+
+def test_list_delete_and_compact(built: tuple[str, ...]) -> None:
+    where = built[:2]
+    lines = run("list", *where).stdout.splitlines()
+    assert [line.split()[0] for line in lines] == ["a.txt", "owl"]
+    assert "The ferry stops" in lines[0]
+    rows = [json.loads(line) for line in run("list", *where, "--where", '{"year": 1889}', "--json").stdout.splitlines()]
+    assert [row["id"] for row in rows] == ["owl"]
+    assert len(run("list", *where, "--limit", 1).stdout.splitlines()) == 1
+    run("delete", *where, code=2)
+    assert json.loads(run("delete", "owl", "nobody", *where, "--json").stdout) == {"deleted": 1, "documents": 1}
+    stray = Path(built[1]) / "states" / "ab" / "stray"
+    stray.parent.mkdir(exist_ok=True)
+    stray.write_bytes(b"of a writer that died")
+    left = json.loads(run("compact", *where, "--json").stdout)
+    assert left["documents"] == 1
+    assert left["bytes"]["states"] > 0
+    assert not stray.exists()
+    assert json.loads(run("delete", *where, "--where", "{}", "--json").stdout) == {"deleted": 1, "documents": 0}
+    assert run("list", *where).stdout == ""
+
+
+def test_it_says_its_version_and_runs_as_a_module() -> None:
+    assert run("--version").stdout == f"gritrag {gritrag.__version__}\n"
+    done = subprocess.run([sys.executable, "-m", "gritrag", "--version"], capture_output=True, text=True)
+    assert done.stdout == f"gritrag {gritrag.__version__}\n"

@@ -5,11 +5,12 @@ from pathlib import Path
 import pytest
 
 from gritrag import Document, GritModel, Index, demo
-from gritrag.corpus import documents, questions
+from gritrag.corpus import LONG, documents, long_documents, long_questions, questions
 from gritrag.demo import ask_others, is_right
 
 CORPUS = documents()
 QUESTIONS = questions()
+LONG_CORPUS = long_documents()
 
 
 def test_sixty_documents_with_unique_ids_titles_and_texts() -> None:
@@ -24,14 +25,22 @@ def test_every_passage_is_short_and_has_a_domain() -> None:
     assert len({document.metadata["domain"] for document in CORPUS}) >= 10
 
 
+def test_twelve_passages_are_long_and_in_a_domain_of_their_own() -> None:
+    assert len({document.id for document in (*CORPUS, *LONG_CORPUS)}) == 72
+    assert all(200 <= len(document.text.split()) <= 260 for document in LONG_CORPUS)
+    assert {document.metadata["domain"] for document in LONG_CORPUS} == {LONG}
+    assert LONG not in {document.metadata["domain"] for document in CORPUS}
+
+
 def test_each_document_has_exactly_one_question() -> None:
+    assert [question.document_id for question in long_questions()] == [document.id for document in LONG_CORPUS]
     assert sorted(question.document_id for question in QUESTIONS) == sorted(document.id for document in CORPUS)
     assert len({question.question for question in QUESTIONS}) == 60
 
 
 def test_every_answer_is_a_short_span_of_its_passage_and_not_given_away_by_the_question() -> None:
-    texts = {document.id: document.text for document in CORPUS}
-    for question in QUESTIONS:
+    texts = {document.id: document.text for document in (*CORPUS, *LONG_CORPUS)}
+    for question in (*QUESTIONS, *long_questions()):
         assert question.question.endswith("?")
         assert question.answers
         for answer in question.answers:

@@ -26,6 +26,7 @@ FLOORS = [
     {"doctor", "ingest", "mine", "render"},  # what the commands of the CLI do and show
     {"demo"},
     {"cli"},
+    {"__main__"},
 ]
 FLOOR = {part: height for height, parts in enumerate(FLOORS) for part in parts}
 ONE_DOOR = ("faiss", "peft", "datasets", "accelerate", "langchain_core", "fastapi", "ray", "mteb", "sklearn", "tqdm")

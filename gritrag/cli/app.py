@@ -5,6 +5,8 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from gritrag import __version__
+
 
 class CleanErrors(TyperGroup):
     """What the user did wrong is said in one line, without a traceback; anything else is our bug and keeps its own."""
@@ -29,13 +31,24 @@ class Evaluations(TyperGroup):
         return super().parse_args(ctx, ["questions", *args] if is_short else args)
 
 
-app = typer.Typer(cls=CleanErrors, no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
+app = typer.Typer(cls=CleanErrors, no_args_is_help=True, pretty_exceptions_enable=False)
 bench = typer.Typer(no_args_is_help=True, help="Measure.")
 app.add_typer(bench, name="bench")
 evaluation = typer.Typer(cls=Evaluations, no_args_is_help=True, help="Score retrieval, answers and vectors.")
 app.add_typer(evaluation, name="eval")
 
 
+def _show_version(is_asked: bool) -> None:
+    if is_asked:
+        typer.echo(f"gritrag {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
-def main(debug: Annotated[bool, typer.Option(help="Show the traceback of an error.")] = False) -> None:
+def main(
+    debug: Annotated[bool, typer.Option(help="Show the traceback of an error.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Say which version this is.", callback=_show_version, is_eager=True)
+    ] = False,
+) -> None:
     """Retrieval-augmented generation with one language model that reads every document once."""

@@ -1,10 +1,7 @@
-"""Commands over an index: fill it, ask it, look after it."""
+"""Commands that fill an index and look after it."""
 
-import json
-import sys
-from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -12,30 +9,25 @@ from gritrag import render
 from gritrag.cli.app import app
 from gritrag.cli.options import (
     DEFAULT_INDEX,
+    ChunkOverlap,
+    ChunkSize,
     Device,
     Dtype,
     IndexFolder,
+    IndexModel,
     Json,
-    MaxNewTokens,
-    MaxTokens,
-    Mode,
     Model,
-    Overlap,
     Paths,
-    RelevanceBias,
-    TopK,
     Where,
     chunks_of,
+    condition_of,
     gather,
     load_model,
     open_index,
     say_skipped,
     show,
 )
-from gritrag.config import DEFAULT_MODEL, RELEVANCE_BIAS
-
-if TYPE_CHECKING:
-    pass
+from gritrag.config import DEFAULT_MODEL
 
 
 @app.command()
@@ -45,9 +37,9 @@ def index(
     states: Annotated[
         str | None, typer.Option(help="How to store states in a new index: none, float32, bf16 ...")
     ] = None,
-    max_tokens: MaxTokens = 256,
-    overlap: Overlap = 0,
-    model: Model = DEFAULT_MODEL,
+    chunk_size: ChunkSize = 256,
+    chunk_overlap: ChunkOverlap = 0,
+    model: IndexModel = None,
     dtype: Dtype = "auto",
     device: Device = "auto",
     as_json: Json = False,
@@ -56,89 +48,25 @@ def index(
 
     Files that cannot be read are listed at the end, with the reason, and stop nothing.
     """
-    from gritrag.ingest import ingest, open_or_create
+    from gritrag.ingest import ingest, is_index, model_of, open_or_create
 
-    reader = load_model(model, dtype, device)
-    gathered = gather(paths, reader, max_tokens, overlap)
+    if is_index(index):
+        with open_index(index, model, dtype, device) as known:
+            reader = model_of(known)
+    else:
+        reader = load_model(model or DEFAULT_MODEL, dtype, device)
+    gathered = gather(paths, reader, chunk_size, chunk_overlap)
     with open_or_create(index, reader, states) as opened:
         show(ingest(opened, gathered.chunks)._replace(not_read=gathered.skipped), as_json)
     say_skipped(gathered)
 
 
 @app.command()
-def search(
-    question: str,
-    index: IndexFolder = DEFAULT_INDEX,
-    k: TopK = 5,
-    mode: Annotated[str, typer.Option(help="dense, sparse or hybrid.")] = "hybrid",
-    where: Where = "",
-    model: Model = DEFAULT_MODEL,
-    dtype: Dtype = "auto",
-    device: Device = "auto",
-    as_json: Json = False,
-) -> None:
-    """Find documents."""
-    condition = _condition(where)
-    with open_index(index, load_model(model, dtype, device)) as opened:
-        hits = opened.search(question, k=k, mode=mode, where=condition)
-    if not hits and not as_json:
-        typer.echo("no document matches", err=True)
-    else:
-        typer.echo(render.as_json(hits) if as_json else "\n".join(map(render.hit_line, hits)))
-
-
-@app.command()
-def ask(
-    question: str,
-    index: IndexFolder = DEFAULT_INDEX,
-    mode: Mode = "doc-cache",
-    k: TopK = 5,
-    relevance_bias: RelevanceBias = RELEVANCE_BIAS,
-    where: Where = "",
-    max_new_tokens: MaxNewTokens = 128,
-    model: Model = DEFAULT_MODEL,
-    dtype: Dtype = "auto",
-    device: Device = "auto",
-    as_json: Json = False,
-) -> None:
-    """Answer one question from an index, token by token; sources and times go to the error stream."""
-    from gritrag import RAG
-
-    condition = _condition(where)
-    with open_index(index, load_model(model, dtype, device)) as opened:
-        rag = RAG(opened, mode=mode, k=k, relevance_bias=relevance_bias)
-        if as_json:
-            typer.echo(render.as_json(rag.ask(question, where=condition, max_new_tokens=max_new_tokens)))
-        else:
-            _stream(rag.stream(question, where=condition, max_new_tokens=max_new_tokens))
-
-
-@app.command()
-def chat(
-    index: IndexFolder = DEFAULT_INDEX,
-    mode: Mode = "doc-cache",
-    k: TopK = 5,
-    relevance_bias: RelevanceBias = RELEVANCE_BIAS,
-    max_new_tokens: MaxNewTokens = 128,
-    model: Model = DEFAULT_MODEL,
-    dtype: Dtype = "auto",
-    device: Device = "auto",
-) -> None:
-    """Answer question after question, each on its own, until an empty line or the end of the input."""
-    from gritrag import RAG
-
-    with open_index(index, load_model(model, dtype, device)) as opened:
-        rag = RAG(opened, mode=mode, k=k, relevance_bias=relevance_bias)
-        while question := _next_question():
-            _stream(rag.stream(question, max_new_tokens=max_new_tokens))
-
-
-@app.command()
 def estimate(
     paths: Paths,
     states: Annotated[str, typer.Option(help="How states would be stored: none, float32, bf16 ...")] = "bf16",
-    max_tokens: MaxTokens = 256,
-    overlap: Overlap = 0,
+    chunk_size: ChunkSize = 256,
+    chunk_overlap: ChunkOverlap = 0,
     model: Model = DEFAULT_MODEL,
     dtype: Dtype = "auto",
     device: Device = "auto",
@@ -148,7 +76,7 @@ def estimate(
     from gritrag import Index
 
     reader = load_model(model, dtype, device)
-    show(Index.estimate(reader, chunks_of(paths, reader, max_tokens, overlap), states=states), as_json)
+    show(Index.estimate(reader, chunks_of(paths, reader, chunk_size, chunk_overlap), states=states), as_json)
 
 
 @app.command()
@@ -161,14 +89,11 @@ def stats(index: IndexFolder = DEFAULT_INDEX, as_json: Json = False) -> None:
 @app.command()
 def verify(
     index: IndexFolder = DEFAULT_INDEX,
-    repair: Annotated[bool, typer.Option("--repair", help="Mend what can be mended; this needs the model.")] = False,
-    model: Model = DEFAULT_MODEL,
-    dtype: Dtype = "auto",
-    device: Device = "auto",
+    repair: Annotated[bool, typer.Option("--repair", help="Mend what can be mended.")] = False,
     as_json: Json = False,
 ) -> None:
     """Check every file of an index against its checksum. Exit code 1 if something is, and stays, damaged."""
-    with open_index(index, load_model(model, dtype, device), "rw") if repair else open_index(index) as opened:
+    with open_index(index, mode="rw" if repair else "r") as opened:
         checkup = opened.verify(repair=repair)
     show(checkup, as_json)
     if len(checkup.problems) > len(checkup.repaired):
@@ -185,27 +110,36 @@ def copy(
         opened.export(target)
 
 
-def _condition(where: str) -> Mapping[str, Any] | None:
-    try:
-        condition = json.loads(where) if where else None
-    except ValueError as error:
-        raise ValueError(f"--where is not valid JSON ({error}): {where}") from None
-    if condition is not None and not isinstance(condition, dict):
-        raise ValueError(f'--where must be a JSON object such as {{"year": 1999}}, not {where}')
-    return condition
+@app.command("list")
+def list_documents(
+    index: IndexFolder = DEFAULT_INDEX,
+    where: Where = "",
+    limit: Annotated[int | None, typer.Option(help="At most so many.", min=1)] = None,
+    as_json: Json = False,
+) -> None:
+    """List the documents of an index, in the order in which they were stored: id, title and how the text begins."""
+    with open_index(index) as opened:
+        for id in opened.ids(condition_of(where))[:limit]:
+            document = opened[id]
+            typer.echo(render.as_json(document) if as_json else render.document_line(document))
 
 
-def _next_question() -> str:
-    try:
-        return input("> " if sys.stdin.isatty() else "").strip()
-    except EOFError:
-        return ""
+@app.command()
+def delete(
+    ids: Annotated[list[str] | None, typer.Argument(help="Of documents, as `gritrag list` shows them.")] = None,
+    index: IndexFolder = DEFAULT_INDEX,
+    where: Where = "",
+    as_json: Json = False,
+) -> None:
+    """Delete documents by id, by filter, or those that satisfy both; --where '{}' deletes every document."""
+    with open_index(index, mode="rw") as opened:
+        deleted = opened.delete(ids=ids or None, where=condition_of(where))
+        show({"deleted": deleted, "documents": len(opened)}, as_json)
 
 
-def _stream(events: Iterator[Any]) -> None:
-    for event in events:
-        if event.text is not None:
-            typer.echo(event.text, nl=False)
-        elif event.answer is not None:
-            typer.echo()
-            typer.echo(render.footer(event.answer), err=True)
+@app.command()
+def compact(index: IndexFolder = DEFAULT_INDEX, as_json: Json = False) -> None:
+    """Give the space of deleted documents back, remove files that belong to none, and say what is left."""
+    with open_index(index, mode="rw") as opened:
+        opened.compact()
+        show({"documents": len(opened), "bytes": opened.stats()["bytes"]}, as_json)

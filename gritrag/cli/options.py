@@ -1,6 +1,7 @@
 """Options and arguments that several commands share, and what they do with them."""
 
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -17,10 +18,14 @@ KINDS = "text, code, .jsonl, .csv, .pdf, .docx, .pptx, .xlsx, .html, .epub"
 Paths = Annotated[list[Path], typer.Argument(help=f"Files and folders: {KINDS}.", show_default=False)]
 IndexFolder = Annotated[Path, typer.Option("--index", "-i", help="Folder of the index.")]
 Model = Annotated[str, typer.Option("--model", "-m", help="Built-in name, hub id, folder or .gguf file.")]
+IndexModel = Annotated[
+    str | None,
+    typer.Option("--model", "-m", help="The index's model, by its name or folder now; as the index remembers."),
+]
 Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
-MaxTokens = Annotated[int, typer.Option(help="Longer texts are cut into chunks of at most this many tokens.", min=1)]
-Overlap = Annotated[int, typer.Option(help="Tokens that neighbouring chunks share.", min=0)]
+ChunkSize = Annotated[int, typer.Option(help="Longer texts are cut into chunks of at most this many tokens.", min=1)]
+ChunkOverlap = Annotated[int, typer.Option(help="Tokens that neighbouring chunks share.", min=0)]
 TopK = Annotated[int, typer.Option("-k", help="Documents to find.", min=1)]
 Where = Annotated[str, typer.Option(help='Metadata filter in JSON: \'{"year": {"$lt": 2000}}\'.')]
 Mode = Annotated[str, typer.Option(help="doc-cache, doc-query, no-retrieval, or another of the seven modes.")]
@@ -64,38 +69,66 @@ def named(model: str, dtype: str, device: str, seed: int) -> dict[str, Any]:
 
 
 def load_model(model: str, dtype: str = "auto", device: str = "auto") -> "GritModel":
-    from transformers.utils import logging
-
+    """A model by its name."""
     from gritrag import GritModel
 
-    logging.disable_progress_bar()  # of reading weights, which takes a second
+    _hide_loading()
     return GritModel.from_pretrained(model, dtype=dtype, device=device)
 
 
-def open_index(folder: Path, model: "GritModel | None" = None, mode: Literal["r", "rw"] = "r") -> "Index":
+def open_index(
+    folder: Path,
+    model: str | None = None,
+    dtype: str = "auto",
+    device: str = "auto",
+    mode: Literal["r", "rw"] = "r",
+) -> "Index":
+    """An index with the model of that name, else with the one that it remembers."""
     from gritrag import Index
 
-    return Index.open(folder, model=model, mode=mode)
+    _hide_loading()
+    return Index.open(folder, model=model, mode=mode, dtype=dtype, device=device)
+
+
+def _hide_loading() -> None:
+    """The bar of reading weights, which takes a second."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+
+
+def condition_of(where: str) -> Mapping[str, Any] | None:
+    """The filter that `--where` holds; None where it was left out."""
+    try:
+        condition = json.loads(where) if where else None
+    except ValueError as error:
+        raise ValueError(f"--where is not valid JSON ({error}): {where}") from None
+    if condition is not None and not isinstance(condition, dict):
+        raise ValueError(f'--where must be a JSON object such as {{"year": 1999}}, not {where}')
+    return condition
 
 
 def show(record: Any, as_json: bool) -> None:
+    """Print a record."""
     typer.echo(render.as_json(record) if as_json else render.as_lines(record))
 
 
-def chunks_of(paths: Sequence[Path], model: "GritModel", max_tokens: int, overlap: int) -> "list[Document]":
+def chunks_of(paths: Sequence[Path], model: "GritModel", chunk_size: int, chunk_overlap: int) -> "list[Document]":
     """Chunks of files; what was left out is said at once."""
-    gathered = gather(paths, model, max_tokens, overlap)
+    gathered = gather(paths, model, chunk_size, chunk_overlap)
     say_skipped(gathered)
     return gathered.chunks
 
 
-def gather(paths: Sequence[Path], model: "GritModel", max_tokens: int, overlap: int) -> "Gathered":
+def gather(paths: Sequence[Path], model: "GritModel", chunk_size: int, chunk_overlap: int) -> "Gathered":
+    """Chunks of files, and what was left out."""
     from gritrag.ingest import read_chunks
 
-    return read_chunks(paths, model, max_tokens, overlap)
+    return read_chunks(paths, model, chunk_size, chunk_overlap)
 
 
 def say_skipped(gathered: "Gathered") -> None:
+    """Say what was left out, on the error stream."""
     from gritrag.ingest import skipped_lines
 
     for line in skipped_lines(gathered.skipped):

@@ -2,19 +2,19 @@
 
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from gritrag import render
 from gritrag.cli.app import app
 from gritrag.cli.options import (
+    ChunkOverlap,
+    ChunkSize,
     Device,
     Dtype,
     Json,
-    MaxTokens,
     Model,
-    Overlap,
     Paths,
     RelevanceBias,
     TopK,
@@ -23,9 +23,6 @@ from gritrag.cli.options import (
     show,
 )
 from gritrag.config import DEFAULT_MODEL, RELEVANCE_BIAS
-
-if TYPE_CHECKING:
-    pass
 
 
 @app.command()
@@ -54,7 +51,7 @@ def demo(
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
-    """Index sixty invented passages and answer questions from their text and from their states, side by side."""
+    """Index invented passages, short and long, and answer questions from their text and from their states."""
     from gritrag.demo import run
 
     say = (lambda line: None) if as_json else typer.echo
@@ -100,8 +97,8 @@ def mine(
 def calibrate(
     paths: Paths,
     out: Annotated[Path, typer.Option(help="File to write; index with --states transform:FILE.")],
-    max_tokens: MaxTokens = 200,
-    overlap: Overlap = 0,
+    chunk_size: ChunkSize = 200,
+    chunk_overlap: ChunkOverlap = 0,
     model: Model = DEFAULT_MODEL,
     dtype: Dtype = "auto",
     device: Device = "auto",
@@ -110,7 +107,7 @@ def calibrate(
     from gritrag.train.after.calibrate import calibrate
 
     loaded = load_model(model, dtype, device)
-    calibration = calibrate(loaded, chunks_of(paths, loaded, max_tokens, overlap))
+    calibration = calibrate(loaded, chunks_of(paths, loaded, chunk_size, chunk_overlap))
     calibration.save(out)
     size = calibration.bytes_per_token(loaded.state_elements_per_token)
     typer.echo(f"{out}: {size:,.0f} bytes per token; index with --states transform:{out}")

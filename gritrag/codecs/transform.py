@@ -38,10 +38,12 @@ class Bits(NamedTuple):
 
     @property
     def directions(self) -> int:
+        """Directions that are kept."""
         return sum(self)
 
     @property
     def bytes(self) -> int:
+        """Bytes of a token."""
         return self.eight + self.four // 2 + self.two // 4
 
     def levels(self) -> torch.Tensor:
@@ -190,6 +192,7 @@ class Transform(Codec):
             raise ValueError(f"{path} is no calibration: {error}; make one with: gritrag calibrate") from None
 
     def save(self, path: Path) -> None:
+        """Write the calibration, for `load`."""
         path.write_bytes(self._file)
 
     def pack(self, keys: torch.Tensor, values: torch.Tensor) -> dict[str, torch.Tensor]:

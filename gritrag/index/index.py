@@ -109,6 +109,11 @@ class Index:
         """Whether it was opened for writing, and not closed since."""
         return self._parts.lock is not None
 
+    @property
+    def closed(self) -> bool:
+        """Whether `close` has been called; what is closed is opened anew, with `Index.open`."""
+        return self._parts.catalog.closed
+
     def __enter__(self) -> Self:
         return self
 
@@ -187,7 +192,11 @@ class Index:
 
     def __iter__(self) -> Iterator[str]:
         """Ids, in the order in which the documents were stored."""
-        return iter(self._parts.catalog.ids())
+        return iter(self.ids())
+
+    def ids(self, where: Mapping[str, Any] | None = None) -> list[str]:
+        """Ids of the documents that satisfy a filter, of all where it is None, in the order of storing."""
+        return self._parts.catalog.ids(compile_filter(where))
 
     @property
     def digest(self) -> str:
@@ -294,8 +303,12 @@ class Index:
         return [None if entry is None else entry.vector for entry in self._found(documents)]
 
     def _found(self, documents: Iterable[Document]) -> list[Entry | None]:
+        listed = list(documents)
+        for document in listed:
+            if not isinstance(document, Document):
+                raise ValueError(f"expected documents, as index.get(ids) or a search gives them, not {document!r}")
         with self._parts.catalog.snapshot():
-            return [self._parts.catalog.entry_of(document) for document in documents]
+            return [self._parts.catalog.entry_of(document) for document in listed]
 
     def store_state(self, document: Document, state: DocumentState) -> None:
         """Keep a state that was computed elsewhere, of a document as it was found.

@@ -71,7 +71,7 @@ class Parts:
         check_names(root)
         manifest = Manifest.load(root)
         if model is not None:
-            manifest.fingerprint.check(model.fingerprint, f"the index at {root}")
+            manifest.check_model(model.fingerprint, root)
         with ExitStack() as on_failure:
             lock = WriterLock(root) if mode == "rw" else None
             if lock is not None:

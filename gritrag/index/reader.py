@@ -53,9 +53,9 @@ def named_reader(root: Path, manifest: Manifest, dtype: str = "auto", device: st
         message = f"the index at {root} was built with the model {name!r}, which cannot be loaded: {error}; {REMEDY}"
         raise ValueError(message) from error
     try:
-        manifest.fingerprint.check(model.fingerprint, f"the index at {root}")
+        manifest.check_model(model.fingerprint, root)
     except FingerprintMismatch as mismatch:
-        message = f"the model {name!r} is not the one that the index was built with any more: {mismatch}"
+        message = f"{name!r} is not the model that the index was built with any more: {mismatch}"
         raise FingerprintMismatch(message, mismatch.fields) from None
     return model
 

@@ -9,9 +9,9 @@ from langchain_core.runnables.utils import AddableDict
 from pydantic import ConfigDict, Field
 
 from gritrag.answer import RAG
-from gritrag.config import RELEVANCE_BIAS
-from gritrag.index.index import Index
+from gritrag.config import RELEVANCE_BIAS, SEARCH_MODE
 from gritrag.langchain.documents import given_documents, to_langchain
+from gritrag.langchain.indexes import OpenIndex
 from gritrag.records import Answer, Event, as_hits
 
 __all__ = ["GritRAGChain"]
@@ -29,7 +29,7 @@ class GritRAGChain(RunnableSerializable[Question, dict[str, Any]]):
     `Sampling` can be given per call. Async methods run in threads.
 
     Args:
-        index: opened with its model.
+        index: an open index, or the path of one.
         mode, k, search_mode, relevance_bias: see `RAG`.
         max_tokens: at most so many new tokens.
 
@@ -39,10 +39,10 @@ class GritRAGChain(RunnableSerializable[Question, dict[str, Any]]):
 
     model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
 
-    index: Index = Field(repr=False)
+    index: OpenIndex = Field(repr=False)
     mode: str = "doc-cache"
     k: int = 5
-    search_mode: str = "hybrid"
+    search_mode: str = SEARCH_MODE
     relevance_bias: float = RELEVANCE_BIAS
     max_tokens: int = 64
 

@@ -14,6 +14,7 @@ from pydantic import ConfigDict, Field, model_validator
 
 from gritrag.config import DEFAULT_MODEL
 from gritrag.index.index import Index
+from gritrag.langchain.indexes import OpenIndex, opened
 from gritrag.langchain.models import HoldsModel, Model, model_name
 from gritrag.langchain.prompt import prompt_parts
 from gritrag.langchain.reuse import Reuse, plan_reuse
@@ -32,17 +33,18 @@ class ChatGritRAG(HoldsModel, BaseChatModel):
     """A GritModel as a LangChain chat model. Given an index, it reuses the states of that index's documents.
 
     A document is known by its text, in any of three ways: quoted anywhere in a message after a `GritRetriever` or
-    `GritVectorStore` of the same `Index` object has returned it, so that chains need no change; in a ``text-plain``
-    block (`docs_to_messages`); or in the call's ``documents=``, strings too, which stand before the messages. It stands
-    there as it was indexed, in the model's document template. ``usage_metadata["input_token_details"]`` counts under
-    ``cache_read`` the tokens whose state was there, under ``cache_creation`` those of documents that lost theirs.
+    `GritVectorStore` of the same `Index` object or path has returned it, so that chains need no change; in a
+    ``text-plain`` block (`docs_to_messages`); or in the call's ``documents=``, strings too, which stand before the
+    messages. It stands there as it was indexed, in the model's document template.
+    ``usage_metadata["input_token_details"]`` counts under ``cache_read`` the tokens whose state was there, under
+    ``cache_creation`` those of documents that lost theirs.
 
     All but `model` and `index` can be given per call too: ``chat.invoke(messages, mode="doc-query", max_tokens=8)``.
     Async methods run in threads.
 
     Args:
         model: a `GritModel` or the name of one; by default that of the index, else the default checkpoint.
-        index: whose documents are to be recognised; opened with the same model.
+        index: whose documents are to be recognised, of the same model: an open one, or the path of one.
         mode: ``"doc-cache"`` answers from states; ``"doc-query"`` reads the same tokens again, for comparison.
         temperature, top_k, top_p, repetition_penalty, seed: see `Sampling`.
         max_tokens: at most so many new tokens.
@@ -56,7 +58,7 @@ class ChatGritRAG(HoldsModel, BaseChatModel):
     model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
 
     model: Model = Field(repr=False)
-    index: Index | None = Field(None, repr=False)
+    index: OpenIndex | None = Field(None, repr=False)
     mode: Mode = "doc-cache"
     temperature: float = 0.0
     top_k: int = 0
@@ -72,8 +74,8 @@ class ChatGritRAG(HoldsModel, BaseChatModel):
     def _complete(cls, fields: dict[str, Any]) -> dict[str, Any]:
         fields = {name: value for name, value in fields.items() if name not in OF_REMOTE_MODELS}
         if fields.get("model") is None:
-            index = fields.get("index")
-            fields["model"] = DEFAULT_MODEL if index is None else index.model
+            fields["index"] = opened(fields.get("index"))
+            fields["model"] = fields["index"].model if isinstance(fields["index"], Index) else DEFAULT_MODEL
         return fields
 
     def model_post_init(self, context: Any) -> None:

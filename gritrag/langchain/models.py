@@ -5,16 +5,18 @@ from typing import Annotated, Any, NoReturn
 
 from pydantic import BeforeValidator
 
+from gritrag.index.reader import given_reader
 from gritrag.model.grit import GritModel
 
-__all__ = ["HoldsModel", "Model", "model_name"]
+__all__ = ["HoldsModel", "Model", "loaded", "model_name"]
 
 
-def _loaded(model: Any) -> Any:
-    return GritModel.from_pretrained(model) if isinstance(model, str | Path) else model
+def loaded(model: Any) -> Any:
+    """A model as it was given; where it is a name, the model of that name, loaded once for all that hold it."""
+    return given_reader(model) if isinstance(model, str | Path) else model
 
 
-Model = Annotated[GritModel, BeforeValidator(_loaded)]
+Model = Annotated[GritModel, BeforeValidator(loaded)]
 
 
 class HoldsModel:
@@ -23,7 +25,7 @@ class HoldsModel:
     def __reduce__(self) -> NoReturn:
         raise TypeError(
             f"a {type(self).__name__} holds a loaded model and cannot be pickled: pass on the names of model and "
-            "index, and make it there, with GritModel.from_pretrained(name) and Index.open(path, model=model, mode='r')"
+            "index, and make it there, by the name of the model or the path of the index"
         )
 
 

@@ -17,6 +17,7 @@ from langchain_core.indexing import RecordManager
 from langchain_core.runnables import run_in_executor
 
 from gritrag.index.index import Index
+from gritrag.langchain.indexes import opened
 
 __all__ = ["GritRecordManager"]
 
@@ -42,17 +43,18 @@ class GritRecordManager(RecordManager):
     anew, the indexing API writes the document again instead of trusting a record that nothing stands behind.
 
     Args:
-        index: the one that documents are written into.
+        index: the one that documents are written into, or its path.
         namespace: keeps the records of several sources of one index apart.
 
     Raises:
         ValueError: the file cannot be opened or is no SQLite file; or, of every method, it has been closed.
     """
 
-    def __init__(self, index: Index, namespace: str = "default") -> None:
+    def __init__(self, index: Index | str | Path, namespace: str = "default") -> None:
         super().__init__(namespace)
-        self._index = index
-        self.path: Path = index.path.with_name(f"{index.path.name}.records.sqlite")
+        self._index: Index = opened(index)
+        root = self._index.path
+        self.path: Path = root.with_name(f"{root.name}.records.sqlite")
         self._lock = threading.RLock()
         self._is_closed = False
         try:
@@ -138,17 +140,21 @@ class GritRecordManager(RecordManager):
             connection.executemany("DELETE FROM records WHERE namespace = ? AND key = ?", rows)
 
     async def acreate_schema(self) -> None:
+        """As `create_schema`."""
         await run_in_executor(None, self.create_schema)
 
     async def aget_time(self) -> float:
+        """As `get_time`."""
         return await run_in_executor(None, self.get_time)
 
     async def aupdate(
         self, keys: Sequence[str], *, group_ids: Sequence[str | None] | None = None, time_at_least: float | None = None
     ) -> None:
+        """As `update`."""
         await run_in_executor(None, self.update, keys, group_ids=group_ids, time_at_least=time_at_least)
 
     async def aexists(self, keys: Sequence[str]) -> list[bool]:
+        """As `exists`."""
         return await run_in_executor(None, self.exists, keys)
 
     async def alist_keys(
@@ -159,9 +165,11 @@ class GritRecordManager(RecordManager):
         group_ids: Sequence[str] | None = None,
         limit: int | None = None,
     ) -> list[str]:
+        """As `list_keys`."""
         return await run_in_executor(None, self.list_keys, before=before, after=after, group_ids=group_ids, limit=limit)
 
     async def adelete_keys(self, keys: Sequence[str]) -> None:
+        """As `delete_keys`."""
         await run_in_executor(None, self.delete_keys, keys)
 
     def _execute(self, sql: str, values: Sequence[Any]) -> list[tuple[Any, ...]]:

@@ -8,9 +8,9 @@ from langchain_core.documents import Document as LangChainDocument
 from langchain_core.retrievers import BaseRetriever
 from pydantic import ConfigDict, Field
 
-from gritrag.config import DENSE_WEIGHT
-from gritrag.index.index import Index
+from gritrag.config import DENSE_WEIGHT, SEARCH_MODE
 from gritrag.langchain.documents import to_langchain
+from gritrag.langchain.indexes import OpenIndex
 from gritrag.langchain.passages import passages_of
 
 __all__ = ["GritRetriever"]
@@ -20,7 +20,7 @@ class GritRetriever(BaseRetriever):
     """Documents for a question. Each field but `index` can also be given per call: ``retriever.invoke(question, k=3)``.
 
     Args:
-        index: opened with its model.
+        index: an open index, or the path of one.
         k: how many documents.
         filter: metadata that they must have, see `gritrag.index.filters`; applied before the search.
         mode: ``"hybrid"``, ``"dense"`` or ``"sparse"``.
@@ -31,10 +31,10 @@ class GritRetriever(BaseRetriever):
 
     model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
 
-    index: Index = Field(repr=False)
+    index: OpenIndex = Field(repr=False)
     k: int = 4
     filter: Mapping[str, Any] | None = None
-    mode: str = "hybrid"
+    mode: str = SEARCH_MODE
     mmr: float | None = None
     fetch_k: int | None = None
     dense_weight: float = DENSE_WEIGHT

@@ -1,11 +1,13 @@
 """A text splitter of LangChain's that counts in the tokens of the model that will read the chunks."""
 
 import copy
+from pathlib import Path
 from typing import Any
 
 from langchain_core.documents import Document as LangChainDocument
 from langchain_text_splitters import TextSplitter
 
+from gritrag.langchain.models import loaded
 from gritrag.model.grit import GritModel
 from gritrag.records import Document
 from gritrag.tokens import chunk_documents
@@ -17,7 +19,7 @@ class GritTextSplitter(TextSplitter):
     """Cuts at the best boundary there is into chunks of at most `chunk_size` tokens, as `gritrag.chunk_documents` does.
 
     Args:
-        model: counts.
+        model: counts; a `GritModel`, or the name of one.
         chunk_size, chunk_overlap: in content tokens, without the few that the template puts around a document.
         **options: of `TextSplitter`, such as add_start_index.
 
@@ -25,10 +27,13 @@ class GritTextSplitter(TextSplitter):
         ValueError: an overlap that is not below the size.
     """
 
-    def __init__(self, model: GritModel, chunk_size: int = 256, chunk_overlap: int = 0, **options: Any) -> None:
+    def __init__(
+        self, model: GritModel | str | Path, chunk_size: int = 256, chunk_overlap: int = 0, **options: Any
+    ) -> None:
         if not 0 <= chunk_overlap < chunk_size:
             raise ValueError(f"chunk_overlap must be from 0 to chunk_size - 1 = {chunk_size - 1}, got {chunk_overlap}")
-        super().__init__(chunk_size, chunk_overlap, length_function=model.count_tokens, **options)
+        counts: GritModel = loaded(model)
+        super().__init__(chunk_size, chunk_overlap, length_function=counts.count_tokens, **options)
 
     def split_text(self, text: str) -> list[str]:
         """Chunks of a text, none of a blank one."""

@@ -7,17 +7,19 @@ import tempfile
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 from langchain_core.documents import Document as LangChainDocument
 from langchain_core.embeddings import Embeddings
 from langchain_core.vectorstores import VectorStore
 
+from gritrag.config import SEARCH_MODE
 from gritrag.index.index import Index
 from gritrag.index.parts import Parts
 from gritrag.langchain.documents import from_langchain, to_langchain
 from gritrag.langchain.embeddings import GritEmbeddings
+from gritrag.langchain.indexes import opened
 from gritrag.langchain.passages import passages_of
 from gritrag.model.grit import GritModel
 from gritrag.records import Document, Hit
@@ -35,16 +37,19 @@ class GritVectorStore(VectorStore):
     ``"sparse"`` or ``"hybrid"``. Async methods run in threads.
 
     Args:
-        index: opened with its model; whoever opened it closes it.
+        index: an open index, which whoever opened it closes; or the path of one, which is opened here.
+        mode: how a path is opened: ``"r"`` to search, ``"rw"`` to add and delete too.
 
     Raises:
-        ValueError: the index was opened without a model.
+        ValueError: no index at that path, or one of another kind of model.
     """
 
-    def __init__(self, index: Index) -> None:
-        if not isinstance(index.model, GritModel):
-            raise ValueError("a vector store needs an index with a model: Index.open(path, model=model)")
-        self.index, self._model = index, index.model
+    def __init__(self, index: Index | str | Path, mode: Literal["r", "rw"] = "r") -> None:
+        self.index: Index = opened(index, mode)
+        if not isinstance(self.index.model, GritModel):
+            kind = type(self.index.model).__name__
+            raise ValueError(f"a vector store needs the index of a GritModel, not one of a {kind}")
+        self._model = self.index.model
 
     @property
     def embeddings(self) -> GritEmbeddings:
@@ -133,7 +138,7 @@ class GritVectorStore(VectorStore):
         return [document for document, _ in self.similarity_search_with_score(query, k, **kwargs)]
 
     def similarity_search_with_score(
-        self, query: str, k: int = 4, *, filter: Filter | None = None, mode: str = "dense"
+        self, query: str, k: int = 4, *, filter: Filter | None = None, mode: str = SEARCH_MODE
     ) -> list[tuple[LangChainDocument, float]]:
         """With scores, higher for better: cosine similarities in mode ``"dense"``; see `Index.search` for the others.
 
@@ -157,6 +162,7 @@ class GritVectorStore(VectorStore):
         lambda_mult: float = 0.5,
         *,
         filter: Filter | None = None,
+        mode: str = SEARCH_MODE,
         **kwargs: Any,
     ) -> list[LangChainDocument]:
         """`k` documents of the `fetch_k` best, each weighed against what was taken before it.
@@ -166,10 +172,11 @@ class GritVectorStore(VectorStore):
             k, fetch_k: how many to return, and to choose from.
             lambda_mult: 1 for relevance only, 0 for diversity only.
             filter: see `GritVectorStore`.
+            mode: what ranks the candidates; novelty is always that of vectors.
             **kwargs: none.
         """
         _refuse(kwargs)
-        hits = self.index.search(query, k, where=filter, mmr=lambda_mult, fetch_k=max(k, fetch_k))
+        hits = self.index.search(query, k, where=filter, mode=mode, mmr=lambda_mult, fetch_k=max(k, fetch_k))
         return self._returned(hit.document for hit in hits)
 
     def max_marginal_relevance_search_by_vector(
@@ -187,7 +194,7 @@ class GritVectorStore(VectorStore):
         query_QD = np.asarray([embedding], np.float32)
         if query_QD.shape != (1, self._model.dim):
             raise ValueError(f"the vector has {len(embedding)} numbers, those of this index have {self._model.dim}")
-        options: dict[str, Any] = {"where": filter, "mmr": lambda_mult, "fetch_k": max(k, fetch_k)}
+        options: dict[str, Any] = {"where": filter, "mode": "dense", "mmr": lambda_mult, "fetch_k": max(k, fetch_k)}
         hits = self.index.search_many(["(a vector)"], k, vectors=query_QD, **options)[0]  # words play no part in it
         return self._returned(hit.document for hit in hits)
 
@@ -199,7 +206,7 @@ class GritVectorStore(VectorStore):
     ) -> list[tuple[LangChainDocument, float]]:
         if kwargs.get("mode", "dense") != "dense":
             raise ValueError(f"relevance within [0, 1] is known in mode 'dense' only, not {kwargs['mode']!r}")
-        return super()._similarity_search_with_relevance_scores(query, k, **kwargs)
+        return super()._similarity_search_with_relevance_scores(query, k, **{**kwargs, "mode": "dense"})
 
     def _with_scores(self, hits: Sequence[Hit]) -> list[tuple[LangChainDocument, float]]:
         documents = self._returned(hit.document for hit in hits)

@@ -132,6 +132,8 @@ def test_a_document_that_is_not_there_has_no_state_and_gets_none(make: Make) -> 
     index = make()
     index.add([GOOD])
     (state,) = index.load_states([GOOD])
+    with pytest.raises(ValueError, match="expected documents"):
+        index.load_states(["good"])
     for other in (replace(GOOD, id="a"), replace(GOOD, text="other")):
         assert index.load_states([other]) == index.load_vectors([other]) == [None]
         index.store_state(other, state)

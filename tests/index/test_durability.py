@@ -196,9 +196,9 @@ def test_a_row_that_is_not_as_written_is_never_an_answer(make: Make, reader, cor
     with Index.open(index.path, model=reader, mode="rw") as again:
         (problem, *_) = again.verify().problems
         assert "'d4'" in problem
-        for call in (again.get, again.load_states):
+        for call in (lambda: again.get(["d4"]), lambda: again["d4"], lambda: again.load_states([corpus[4]])):
             with pytest.raises(DamagedIndex, match=r"'d4'.*delete it and add it again"):
-                call(["d4"])
+                call()
         with pytest.raises(DamagedIndex, match="'d4'"):
             again.search("amber", 30)
         again.delete(ids=["d4"])
@@ -267,10 +267,8 @@ def test_a_read_only_index_can_be_looked_at_without_a_model(make: Make, corpus) 
         assert look.stats()["documents"] == 30
         assert look.verify() == ([], [])
         assert look.search("stone2", mode="sparse")[0].document == corpus[2]
-        with pytest.raises(ValueError, match="without a model"):
+        with pytest.raises(ValueError, match="does not know the name of its model"):
             look.search("stone2")
-    with pytest.raises(ValueError, match="with its model"):
-        Index.open(index.path, model=None, mode="rw")
 
 
 @contextmanager

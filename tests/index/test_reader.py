@@ -107,9 +107,12 @@ def test_another_model_under_the_same_name_is_refused(
     shutil.rmtree(folder)
     make_model("qwen2").lm.save_pretrained(folder)
     make_model("qwen2").tokenizer.save_pretrained(folder)
-    with Index.open(built) as index, pytest.raises(FingerprintMismatch, match=r"not the one .* built with") as told:
+    with (
+        Index.open(built) as index,
+        pytest.raises(FingerprintMismatch, match="not the model that the index was built") as told,
+    ):
         index.search("ferry")
-    assert told.value.fields == ("weights",)
+    assert "weights" in told.value.fields
     with pytest.raises(FingerprintMismatch, match="weights"):
         Index.open(built, model=folder)
 

@@ -1,0 +1,1 @@
+"""What an index has on disk: catalog, log, checksums, lock, quota, vectors, states; see indexes/README.md."""

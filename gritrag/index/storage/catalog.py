@@ -127,9 +127,10 @@ class Catalog(Connection):
         found = self.execute("SELECT row FROM documents WHERE id = ?", (id,))
         return found[0][0] if found else None
 
-    def ids(self) -> list[str]:
-        """Every id, oldest document first."""
-        return [id for (id,) in self.execute("SELECT id FROM documents ORDER BY row")]
+    def ids(self, where: Compiled = ("1", [])) -> list[str]:
+        """Ids of the documents that satisfy a compiled filter, oldest document first."""
+        sql, parameters = where
+        return [id for (id,) in self.execute(f"SELECT id FROM documents WHERE {sql} ORDER BY row", parameters)]
 
     def document(self, row: int) -> Document | None:
         """The document in that row; None where it has been deleted or replaced since."""

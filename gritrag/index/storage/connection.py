@@ -54,6 +54,11 @@ class Connection:
         if self._checksums is not None and self._checksums.log_bytes:  # of a writer that died
             self.fold()
 
+    @property
+    def closed(self) -> bool:
+        """Whether `close` has been called."""
+        return not self._close.alive
+
     def close(self) -> None:
         """Fold the log in, if writable, and let go of the file. A second call does nothing."""
         with self.lock:

@@ -13,7 +13,7 @@ import xxhash
 
 from gritrag.index.errors import DamagedIndex
 from gritrag.index.storage.durable import read_file, replace_files, sync
-from gritrag.records import Fingerprint
+from gritrag.records import Fingerprint, FingerprintMismatch
 
 __all__ = ["CATALOG", "Manifest", "check_names", "check_replaceable", "parse_bytes", "wipe"]
 
@@ -48,6 +48,16 @@ class Manifest:
     codec: str
     state_quota: int | None = None
     model: Mapping[str, Any] = field(default_factory=dict)
+
+    def check_model(self, fingerprint: Fingerprint, root: Path) -> None:
+        """Raise `FingerprintMismatch` if another model than that with this fingerprint built the index at `root`."""
+        try:
+            self.fingerprint.check(fingerprint, f"the index at {root}")
+        except FingerprintMismatch as mismatch:
+            if not self.model:
+                raise
+            named = f"{mismatch} It was built with the model {self.model['name']!r}."
+            raise FingerprintMismatch(named, mismatch.fields) from None
 
     def save(self, root: Path) -> None:
         """Write `manifest.json` durably."""

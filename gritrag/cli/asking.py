@@ -1,0 +1,110 @@
+"""Commands that ask an index: search, ask, chat."""
+
+import sys
+from collections.abc import Iterator
+from typing import Annotated, Any
+
+import typer
+
+from gritrag import render
+from gritrag.cli.app import app
+from gritrag.cli.options import (
+    DEFAULT_INDEX,
+    Device,
+    Dtype,
+    IndexFolder,
+    IndexModel,
+    Json,
+    MaxNewTokens,
+    Mode,
+    RelevanceBias,
+    TopK,
+    Where,
+    condition_of,
+    open_index,
+)
+from gritrag.config import RELEVANCE_BIAS, SEARCH_MODE
+
+
+@app.command()
+def search(
+    question: str,
+    index: IndexFolder = DEFAULT_INDEX,
+    k: TopK = 5,
+    mode: Annotated[str, typer.Option(help="dense, sparse or hybrid.")] = SEARCH_MODE,
+    where: Where = "",
+    model: IndexModel = None,
+    dtype: Dtype = "auto",
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Find documents."""
+    condition = condition_of(where)
+    with open_index(index, model, dtype, device) as opened:
+        hits = opened.search(question, k=k, mode=mode, where=condition)
+    if not hits and not as_json:
+        typer.echo("no document matches", err=True)
+    else:
+        typer.echo(render.as_json(hits) if as_json else "\n".join(map(render.hit_line, hits)))
+
+
+@app.command()
+def ask(
+    question: str,
+    index: IndexFolder = DEFAULT_INDEX,
+    mode: Mode = "doc-cache",
+    k: TopK = 5,
+    relevance_bias: RelevanceBias = RELEVANCE_BIAS,
+    where: Where = "",
+    max_new_tokens: MaxNewTokens = 128,
+    model: IndexModel = None,
+    dtype: Dtype = "auto",
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Answer one question from an index, token by token; sources and times go to the error stream."""
+    from gritrag import RAG
+
+    condition = condition_of(where)
+    with open_index(index, model, dtype, device) as opened:
+        rag = RAG(opened, mode=mode, k=k, relevance_bias=relevance_bias)
+        if as_json:
+            typer.echo(render.as_json(rag.ask(question, where=condition, max_new_tokens=max_new_tokens)))
+        else:
+            _stream(rag.stream(question, where=condition, max_new_tokens=max_new_tokens))
+
+
+@app.command()
+def chat(
+    index: IndexFolder = DEFAULT_INDEX,
+    mode: Mode = "doc-cache",
+    k: TopK = 5,
+    relevance_bias: RelevanceBias = RELEVANCE_BIAS,
+    max_new_tokens: MaxNewTokens = 128,
+    model: IndexModel = None,
+    dtype: Dtype = "auto",
+    device: Device = "auto",
+) -> None:
+    """Answer question after question, each on its own, until an empty line or the end of the input."""
+    from gritrag import RAG
+
+    with open_index(index, model, dtype, device) as opened:
+        rag = RAG(opened, mode=mode, k=k, relevance_bias=relevance_bias)
+        while question := _next_question():
+            _stream(rag.stream(question, max_new_tokens=max_new_tokens))
+
+
+def _next_question() -> str:
+    try:
+        return input("> " if sys.stdin.isatty() else "").strip()
+    except EOFError:
+        return ""
+
+
+def _stream(events: Iterator[Any]) -> None:
+    for event in events:
+        if event.text is not None:
+            typer.echo(event.text, nl=False)
+        elif event.answer is not None:
+            typer.echo()
+            typer.echo(render.footer(event.answer), err=True)
