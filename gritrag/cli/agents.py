@@ -6,8 +6,8 @@ from typing import Annotated
 import typer
 
 from gritrag.cli.app import app
-from gritrag.cli.options import Device, Dtype, Model, RelevanceBias, load_model, open_index
-from gritrag.config import DEFAULT_MODEL, RELEVANCE_BIAS
+from gritrag.cli.options import Device, Dtype, IndexModel, RelevanceBias, open_index
+from gritrag.config import RELEVANCE_BIAS
 
 
 @app.command()
@@ -17,7 +17,7 @@ def mcp(
     port: Annotated[int, typer.Option(help="Port of --http.", min=1, max=65535)] = 8001,
     write: Annotated[bool, typer.Option("--write", help="Offer the tools `add` and `delete` too.")] = False,
     relevance_bias: RelevanceBias = RELEVANCE_BIAS,
-    model: Model = DEFAULT_MODEL,
+    model: IndexModel = None,
     dtype: Dtype = "auto",
     device: Device = "auto",
 ) -> None:
@@ -27,7 +27,7 @@ def mcp(
     except ModuleNotFoundError as error:
         raise ValueError(f"{error}; install it with: pip install 'gritrag[mcp]'") from error
 
-    with open_index(index, load_model(model, dtype, device), "rw" if write else "r") as opened:
+    with open_index(index, model, dtype, device, "rw" if write else "r") as opened:
         server = make_server(opened, write, relevance_bias=relevance_bias)
         if http:
             typer.echo(f"serving {index} on http://127.0.0.1:{port}/mcp", err=True)
