@@ -7,6 +7,7 @@ if TYPE_CHECKING:
     from gritrag.answer import RAG
     from gritrag.index.errors import DamagedIndex
     from gritrag.index.index import Index
+    from gritrag.index.shards import open_many
     from gritrag.model.decode import Sampling
     from gritrag.model.grit import GritModel
     from gritrag.model.state import Reading
@@ -42,6 +43,7 @@ __all__ = [
     "Timings",
     "Usage",
     "chunk_documents",
+    "open_many",
 ]
 
 _HOMES = {
@@ -52,6 +54,7 @@ _HOMES = {
     "Reading": "gritrag.model.state",
     "Sampling": "gritrag.model.decode",
     "chunk_documents": "gritrag.tokens",
+    "open_many": "gritrag.index.shards",
 }
 
 

@@ -26,6 +26,7 @@ NAMES = [
     "Timings",
     "Usage",
     "chunk_documents",
+    "open_many",
 ]
 
 MODEL = "--model -m --dtype --device"

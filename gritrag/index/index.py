@@ -21,7 +21,7 @@ from gritrag.index.filters import compile_filter
 from gritrag.index.parts import Parts
 from gritrag.index.protocol import Reader
 from gritrag.index.reader import given_reader, named_reader
-from gritrag.index.search import Search, check_query
+from gritrag.index.search import Nearest, Rows, Search, check_query
 from gritrag.index.storage.catalog import Entry
 from gritrag.index.storage.states import Checks, DocumentState
 from gritrag.records import Document, Hit
@@ -266,7 +266,8 @@ class Index:
         compiled = None if where is None else compile_filter(where)
         if isinstance(queries, str):
             raise ValueError("expected a list of queries, got one string; use search, or put it into a list")
-        expected = (len(queries), self._parts.manifest.dim)
+        catalog, vector_index, dim = self._searched
+        expected = (len(queries), dim)
         if vectors is not None and vectors.shape != expected:
             raise ValueError(
                 f"vectors of {len(queries)} queries have shape {list(expected)}, not {list(vectors.shape)}"
@@ -277,16 +278,22 @@ class Index:
             return []
         if vectors is None and search.needs_vector:
             vectors = self.model.encode_query(list(queries), instruction)
-        return search.run(self._parts.catalog, self._parts.vectors, queries, vectors, compiled)
+        return search.run(catalog, vector_index, queries, vectors, compiled)
 
     def search_by_vector(
         self, vector: Sequence[float] | np.ndarray, k: int = 5, where: Mapping[str, Any] | None = None
     ) -> list[Hit]:
         """The `k` documents with the greatest inner product with `vector` `[dim]`."""
         search = Search(k, "dense")
-        query_QD = check_vector("the query", np.asarray(vector), self._parts.manifest.dim)[None]
+        catalog, vector_index, dim = self._searched
+        query_QD = check_vector("the query", np.asarray(vector), dim)[None]
         compiled = None if where is None else compile_filter(where)
-        return search.run(self._parts.catalog, self._parts.vectors, [""], query_QD, compiled)[0]
+        return search.run(catalog, vector_index, [""], query_QD, compiled)[0]
+
+    @property
+    def _searched(self) -> tuple[Rows, Nearest, int]:
+        """What a search goes through, and the length of a vector."""
+        return self._parts.catalog, self._parts.vectors, self._parts.manifest.dim
 
     # States
 

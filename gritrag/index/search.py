@@ -6,21 +6,57 @@
 import re
 import unicodedata
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
 from gritrag.config import DENSE_WEIGHT, SEARCH_MODE
 from gritrag.index.filters import Compiled
-from gritrag.index.storage.catalog import Catalog
-from gritrag.index.storage.vectors import Found, VectorIndex
-from gritrag.records import Hit
+from gritrag.index.storage.vectors import Found
+from gritrag.records import Document, Hit
 
-__all__ = ["MODES", "Search", "check_query", "convex_combination", "match_expression", "maximal_marginal_relevance"]
+__all__ = [
+    "MODES",
+    "Nearest",
+    "Rows",
+    "Search",
+    "check_query",
+    "convex_combination",
+    "match_expression",
+    "maximal_marginal_relevance",
+]
 
 MODES = ("dense", "sparse", "hybrid")
 MOST = 2**31  # no index has so many documents, and SQLite counts to 2^63
 WORD = re.compile(r"[^\W_]+")
+
+
+class Rows(Protocol):
+    """A catalog as a search sees it: of one index, or of several together."""
+
+    def snapshot(self) -> AbstractContextManager[None]:
+        """Everything that is read meanwhile is of one commit."""
+
+    def rows(self, where: Compiled) -> np.ndarray:
+        """int64 rows of the documents that satisfy a compiled filter, ascending."""
+
+    def match(self, expression: str, k: int, where: Compiled | None = None) -> Found:
+        """The `k` best rows and BM25 scores for an FTS5 expression."""
+
+    def vectors(self, rows: np.ndarray, dim: int) -> tuple[np.ndarray, np.ndarray]:
+        """Those of `rows` (ascending) that exist, and their vectors float32 `[N, D]`."""
+
+    def document(self, row: int) -> Document | None:
+        """The document in that row, if it is still there."""
+
+
+class Nearest(Protocol):
+    """Vectors as a search sees them."""
+
+    def search(self, queries_QD: np.ndarray, k: int, allowed: np.ndarray | None = None) -> list[Found]:
+        """For each query up to `k` pairs (row, inner product), best first, among the `allowed` rows."""
 
 
 @dataclass(frozen=True)
@@ -63,8 +99,8 @@ class Search:
 
     def run(
         self,
-        catalog: Catalog,
-        vectors: VectorIndex,
+        catalog: Rows,
+        vectors: Nearest,
         queries: Sequence[str],
         queries_QD: np.ndarray | None,
         where: Compiled | None,
@@ -76,8 +112,8 @@ class Search:
 
     def _rank(
         self,
-        catalog: Catalog,
-        vectors: VectorIndex,
+        catalog: Rows,
+        vectors: Nearest,
         queries: Sequence[str],
         queries_QD: np.ndarray | None,
         where: Compiled | None,
@@ -103,7 +139,7 @@ class Search:
             sparse = [*sparse, *((row, 0.0) for row, _ in dense if row not in matched)]
         return convex_combination(dense, sparse, self.dense_weight)
 
-    def _diversify(self, catalog: Catalog, found: Found, query_D: np.ndarray) -> Found:
+    def _diversify(self, catalog: Rows, found: Found, query_D: np.ndarray) -> Found:
         assert self.mmr is not None
         stored, vectors_ND = catalog.vectors(np.array(sorted(row for row, _ in found), np.int64), len(query_D))
         # Back in the order of the ranking, so that ties go to what the search found first.
@@ -113,7 +149,7 @@ class Search:
         return [(rows[position], score) for position, score in chosen]
 
 
-def _hits(catalog: Catalog, found: Found) -> list[Hit]:
+def _hits(catalog: Rows, found: Found) -> list[Hit]:
     pairs = [(document, score) for row, score in found if (document := catalog.document(row)) is not None]
     return [Hit(document, score, rank) for rank, (document, score) in enumerate(pairs, start=1)]
 
