@@ -25,7 +25,7 @@ STEPS = torch.linspace(0.6, 2.4, 19)
 """Widths of a level that are tried, relative to what suits a normal distribution."""
 
 NORMAL_STEPS = (0.0308, 0.3352, 0.9957)
-"""Best step of a quantiser with evenly spaced levels, at 8, 4 and 2 bits, for variance 1 (Max 1960, table II)."""
+"""Best step between evenly spaced levels of 8, 4 and 2 bits, for variance 1 (Max 1960, table II)."""
 
 NORMAL_ERRORS = (0.0001, 0.01154, 0.1188)
 """Its mean squared error there, and about so for 8 bits."""

@@ -1,7 +1,7 @@
 """A prompt: the messages of a call as runs of tokens and documents, in the order in which the model sees them.
 
 Documents come in three ways: quoted by the text of a message, as ``text-plain`` blocks, or beside the messages. Each
-stands where it was put, in the dress in which it is indexed, whether its state is reused or not: what is reused changes
+stands where it was put, in the template in which it is indexed, whether its state is reused or not: what is reused changes
 no token.
 """
 
@@ -35,7 +35,7 @@ def prompt_parts(
     """Token ids and documents, ready to be answered.
 
     Args:
-        model: its chat template dresses the messages.
+        model: its chat template goes around the messages.
         messages: what a chain gives to a chat model.
         documents: stand before the messages.
         index: whose documents the text of a message may quote; None to look for none.
@@ -43,16 +43,16 @@ def prompt_parts(
     Raises:
         ValueError: no messages, a message, block or document that is no text, or a model without a chat template.
     """
-    dressed: list[list[int] | Document] = [document for document in given_documents(documents) if document.text.strip()]
+    filled: list[list[int] | Document] = [document for document in given_documents(documents) if document.text.strip()]
     contents = [list(_message_parts(message, index)) for message in messages]
     # The template sees a place-holder for each message; what the messages say never meets it.
     chat: list[Message] = [{"role": _role(m), "content": str(number)} for number, m in enumerate(messages)]
     for segment in chat_segments(chat, model.prompts.render):
         if segment.is_content:
-            dressed += _content(model, contents[int(segment.text)])
+            filled += _content(model, contents[int(segment.text)])
         else:
-            dressed.append(model.prompts.encoder.scaffold_ids(segment.text))
-    return dressed
+            filled.append(model.prompts.encoder.scaffold_ids(segment.text))
+    return filled
 
 
 def _role(message: BaseMessage) -> str:
