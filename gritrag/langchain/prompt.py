@@ -1,8 +1,8 @@
 """A prompt: the messages of a call as runs of tokens and documents, in the order in which the model sees them.
 
 Documents come in three ways: quoted by the text of a message, as ``text-plain`` blocks, or beside the messages. Each
-stands where it was put, in the template in which it is indexed, whether its state is reused or not: what is reused changes
-no token.
+stands where it was put, in the template in which it is indexed, whether its state is reused or not: what is reused
+changes no token.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
