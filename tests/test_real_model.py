@@ -8,6 +8,7 @@ import torch
 
 from gritrag import RAG, GritModel, Hit, Index
 from gritrag.corpus import documents, questions
+from gritrag.model.context import Context
 from gritrag.model.decode import Sampling
 from gritrag.model.names import BUILT_IN, locate
 
@@ -76,3 +77,35 @@ def test_gguf_file_package_and_built_in_name_are_the_same_model(real_model: Grit
 def test_words_find_their_documents(index: Index) -> None:
     found = [index.search(q.question, 1, mode="hybrid")[0].document.id == q.document_id for q in questions()[:COUNT]]
     assert sum(found) >= COUNT - 2
+
+
+@pytest.fixture(scope="module")
+def bf16_model() -> GritModel:
+    return GritModel.from_pretrained(dtype="bfloat16", device="cpu")
+
+
+def test_the_step_is_used_in_bfloat16(bf16_model: GritModel) -> None:
+    """Its activations reach 23,000: whole forwards in bfloat16 differ by more than a wrong layer does."""
+    assert bf16_model.probes[3].outcome == "works", bf16_model.probes[3].detail
+    assert bf16_model.step is not None
+    assert bf16_model.step.guesses_freely
+
+
+def test_lookup_changes_no_token_in_bfloat16(bf16_model: GritModel) -> None:
+    """Twelve texts: with states and without, going on with what stands in the context and in words of the model's."""
+    pool, asked = documents(), questions()
+    states = [reading.state for reading in bf16_model.read_documents(pool[:COUNT])]
+    own = ["Once upon a time, in a village that no road led to,", "The best way to learn a language is"]
+    quoted = [document.content[: len(document.content) // 2] for document in pool[:2]]
+    ids = [bf16_model.prompts.encoder.content_ids(text) for text in (*own, *quoted)]
+    ids += [bf16_model.prompts.question_ids(question.question, has_documents=True) for question in asked[:2]]
+    contexts = [context for each in ids for context in (Context.of(each), Context.of(*states, each))]
+    saved = 0
+    for context in contexts:
+        runs = []
+        for lookup in (False, None):
+            decoding = bf16_model.decoder.decode([context], Sampling(max_new_tokens=24, lookup=lookup))
+            saved += sum(1 for _ in decoding) * (1 if lookup is False else -1)
+            runs.append(decoding.completions)
+        assert runs[0] == runs[1]
+    assert saved > 0, "no guess was right, so nothing was shown"

@@ -169,7 +169,7 @@ def column_biases(contexts: Sequence[Context]) -> torch.Tensor | None:
 def place(contexts: Sequence[Context], shape: CacheShape, rotation: Rotation | None, room: int) -> PlacedCache:
     """Write the states of each context into a cache, rotated to where they stand; see `cells`.
 
-    The columns on the left of rows with fewer states are zero and are to be masked.
+    The columns on the left of rows with fewer states are zero and are to be masked, as is the room behind them.
 
     Args:
         contexts: one for each row.
@@ -183,6 +183,9 @@ def place(contexts: Sequence[Context], shape: CacheShape, rotation: Rotation | N
         gap = width - context.cached_tokens
         keys[:, row, :, :gap] = 0
         values[:, row, :, :gap] = 0
+    # a column that attention is given before a token is there counts nothing, but nothing times NaN is NaN
+    keys[:, :, :, width:] = 0
+    values[:, :, :, width:] = 0
     for row, columns, placed in cells(contexts):
         placed.state.write(keys[:, row, :, columns], values[:, row, :, columns], rotation, placed.position)
     bias_BC = column_biases(contexts)

@@ -40,8 +40,8 @@ class Sampling:
         stop: the text ends before the first of these strings.
         seed: of the sampler; None draws another each time.
         lookup: guess several tokens at a time from the context, and keep those that would have been chosen anyway; see
-            `Lookup`. Only for one greedy text without penalty. None is True in float32, and False in fewer bits, where
-            several tokens at once are rounded otherwise than one by one.
+            `Lookup`. Only for one greedy text without penalty. None is True where guesses change no token: in float32,
+            and in fewer bits where `gritrag doctor` says that our own step is used.
 
     Raises:
         ValueError: a value out of its range.
@@ -143,7 +143,7 @@ class Decoding:
         else:
             self._generator.manual_seed(sampling.seed)
         self._is_greedy = sampling.temperature == 0 and not self._processors
-        wanted = lm.dtype == torch.float32 if sampling.lookup is None else sampling.lookup
+        wanted = forward.guesses_freely if sampling.lookup is None else sampling.lookup
         can_guess = wanted and self._is_greedy and len(contexts) == 1
         words = lm.config.get_text_config().vocab_size
         self._lookup = Lookup(contexts[0].token_ids, words) if can_guess else None
@@ -158,11 +158,12 @@ class Decoding:
     def __iter__(self) -> Iterator[list[str]]:
         left = self._sampling.max_new_tokens
         guess: list[int] = []
-        with torch.inference_mode():
+        with torch.inference_mode():  # not around a yield: the mode would leak into the caller
             ids, positions, mask, is_real = inputs(self._contexts, self._device)
+            logits_BSV = self._forward.logits(ids, positions, mask, self._cache)
         while True:
-            with torch.inference_mode():  # not around the yield: the mode would leak into the caller
-                chosen = self._choose(self._forward.logits(ids, positions, mask, self._cache, 1 + len(guess)))
+            with torch.inference_mode():
+                chosen = self._choose(logits_BSV)
             chosen = self._kept(guess, chosen)
             pieces, counts = zip(*map(self._take, range(len(chosen)), chosen), strict=True)
             taken = max(counts)
@@ -174,12 +175,14 @@ class Decoding:
             yield list(pieces)
             with torch.inference_mode():
                 following = positions[:, -1:] - len(guess) + taken
-                guess = [] if self._lookup is None else self._lookup.guess(left - 1)
+                most = min(left, self._forward.most_tokens(self._cache)) - 1
+                guess = [] if self._lookup is None else self._lookup.guess(most)
                 ids = torch.tensor([[tokens[-1], *guess] for tokens in chosen], device=self._device)
                 positions = following + torch.arange(1 + len(guess), device=self._device)
                 if is_real is not None:
                     is_real = torch.cat([is_real, is_real.new_ones(len(is_real), 1)], dim=1)
-                mask = is_real  # what comes now sees all that was there
+                # what comes now sees all that was there
+                logits_BSV = self._forward.next_logits(ids, positions, is_real, self._cache)
 
     def _choose(self, logits_BSV: torch.Tensor) -> list[list[int]]:
         """`S` tokens for each row: what follows each of the positions."""

@@ -14,6 +14,7 @@ from gritrag.model.forwards import Forwards
 from gritrag.model.probes import Probed
 from gritrag.model.recompute import recompute
 from gritrag.model.state import CacheShape, PlacedCache
+from gritrag.model.step import SPARE_COLUMNS
 
 
 class ContextDecoder:
@@ -109,7 +110,7 @@ class ContextDecoder:
             )
         room = max(len(context) - context.cached_tokens for context in contexts) + sampling.max_new_tokens
         with torch.inference_mode():
-            return place(contexts, self.shape, self._probed.rotation, room)
+            return place(contexts, self.shape, self._probed.rotation, room + SPARE_COLUMNS)
 
     def recompute(self, cache: PlacedCache, contexts: Sequence[Context], share: float) -> list[int]:
         """Read a share of the placed tokens again, with all documents in sight; see `gritrag.model.recompute`."""

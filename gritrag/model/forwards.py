@@ -1,9 +1,14 @@
 """Forwards: by which forward a model reads and decodes, our own step or that of transformers."""
 
+import logging
+
+import torch
 from transformers import PreTrainedModel
 
 from gritrag.model.kernels import WithoutCudnn
 from gritrag.model.step import Forward, ModuleForward, Step
+
+logger = logging.getLogger(__name__)
 
 
 class Forwards:
@@ -16,11 +21,17 @@ class Forwards:
 
     def __init__(self, lm: PreTrainedModel, step: Step | None) -> None:
         self._lm, self._step, self._modules = lm, step, ModuleForward(lm)
+        self._has_warned = False
 
     @property
     def step(self) -> Step | None:
         """Our own forward; None where only that of transformers will do."""
-        return self._step if self._step is not None and self._step.is_current else None
+        if self._step is None or self._step.is_current:
+            return self._step
+        if not self._has_warned:
+            logger.warning("weights have changed since the model was loaded: slow forward, that of transformers")
+            self._has_warned = True
+        return None
 
     @property
     def best(self) -> Forward:
@@ -32,7 +43,9 @@ class Forwards:
     def precision(self) -> str:
         """In which precision weights are, and how products of few rows read them."""
         name = str(self._lm.dtype).removeprefix("torch.")
-        return f"{name}, of half precision: packed" if self.step is not None and self.step.packed else name
+        if self.step is None or not self.step.packed:
+            return name
+        return f"{name}, packed" if self._lm.dtype == torch.bfloat16 else f"{name}, of half precision: packed"
 
     def drop_step(self) -> None:
         """Use the forward of transformers from now on: weights are about to change their place."""

@@ -1,4 +1,4 @@
-"""Orders: in which order a few rows are multiplied with a weight, by what is faster on this machine.
+"""GEMM layout: in which order a few rows are multiplied with a weight, by what is faster on this machine.
 
 What a few tokens cost is what reading the weights costs, and the kernels of a processor read them at different speeds
 by the order of the factors: `x W^T` and `(W x^T)^T` are the same sums. With two threads of an AMD processor the second
@@ -15,7 +15,7 @@ import torch
 from torch.nn.functional import linear, pad
 
 SIZES = (2, 4, 8, 16)
-"""Rows are filled up with zeros to one of these."""
+"""Rows are padded with zeros to one of these."""
 
 GAIN = 1.2
 """So many times faster the weight in front must be to be chosen."""
@@ -25,7 +25,7 @@ SMALLEST = 1 << 20
 """Weights with fewer numbers than this stay in the cache of the processor, and either order will do."""
 
 
-class Orders:
+class GemmLayout:
     """Which sizes go with the weight in front. For each number of threads it is measured once.
 
     Args:

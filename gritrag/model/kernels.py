@@ -62,3 +62,19 @@ class WithoutCudnn:
         """See `Forward`."""
         with without_cudnn(self._device):
             return self._forward.logits(ids_BT, positions_BT, mask, cache, keep)
+
+    @property
+    def guesses_freely(self) -> bool:
+        """See `Forward`."""
+        return self._forward.guesses_freely
+
+    def most_tokens(self, cache: Cache) -> int:
+        """See `Forward`."""
+        return self._forward.most_tokens(cache)
+
+    def next_logits(
+        self, ids_BT: torch.Tensor, positions_BT: torch.Tensor, is_real: torch.Tensor | None, cache: Cache
+    ) -> torch.Tensor:
+        """See `Forward`."""
+        with without_cudnn(self._device):
+            return self._forward.next_logits(ids_BT, positions_BT, is_real, cache)

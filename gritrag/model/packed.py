@@ -1,29 +1,45 @@
-"""Packed weights: a copy in half precision, from which products of few rows are computed in float32 (FBGEMM).
+"""Packed weights: a copy in 16 bits, laid out for products of few rows, of several projections of one input at once.
 
-What a few tokens cost is what reading the weights costs, and half as many bytes are read in half the time. A weight is
-packed only where half precision holds every one of its numbers, so a product is that of the float32 weights, summed in
-another order. Weights come so from a checkpoint in 16 bits, or are rounded at load (`round_to_half`).
+What a few tokens cost is what reading the weights costs: half as many bytes are read in half the time, and bytes in the
+order in which the kernel wants them faster than others. Two kernels are used. On a processor that computes in bfloat16
+it is oneDNN's, over the very weights of a bfloat16 model, laid out once rather than at each product. For float32 it is
+FBGEMM's, from weights in half precision: one is packed only where half precision holds every one of its numbers, so a
+product is that of the float32 weights, summed in another order. Weights come so from a checkpoint in 16 bits, or are
+rounded at load (`round_to_half`).
 
 Shape letters: `I` and `O` numbers that go into and come out of a projection.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-MOST_ROWS = 256
-"""Above this the product of full weights is as fast or faster: it is bound by arithmetic."""
+MOST_ROWS = {torch.float32: 256, torch.bfloat16: 1 << 30}
+"""By the dtype of the weights. Above this the product of full weights is as fast or faster: it is bound by arithmetic.
+What oneDNN has laid out was never slower, up to 1,024 rows."""
+
+LAID_OUT_FOR = 8
+"""Rows for which oneDNN lays weights out; other numbers of rows take the same layout."""
 
 SMALLEST = 1 << 20
 """Models with fewer numbers in their linear layers than this are not packed: they stay in the processor's cache."""
 
 
 def can_pack(device: torch.device) -> bool:
-    """Whether this build of torch computes with packed weights on this machine."""
+    """Whether this build of torch computes in float32 from packed weights on this machine."""
     has_kernel = hasattr(torch.ops.quantized, "linear_prepack_fp16")
     return device.type == "cpu" and has_kernel and "fbgemm" in torch.backends.quantized.supported_engines
+
+
+def can_pack_bf16(device: torch.device) -> bool:
+    """Whether oneDNN computes in bfloat16 on this machine, and this build of torch lays weights out for it."""
+    if device.type != "cpu" or not torch.backends.mkldnn.is_available():
+        return False
+    has_kernel = hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
+    return has_kernel and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 @torch.no_grad()
@@ -38,14 +54,16 @@ def round_to_half(lm: PreTrainedModel) -> None:
             weight.copy_(weight.half())
 
 
-def pack(lm: PreTrainedModel) -> "dict[int, Packed]":
-    """The packed copies of a model's linear layers by the identity of the weight; empty where not all can be packed."""
+def is_packable(lm: PreTrainedModel) -> bool:
+    """Whether the linear layers of a model can be packed with nothing lost, and are large enough to gain by it."""
     weights = _weights(lm)
-    if not weights or not can_pack(weights[0].device) or sum(weight.numel() for weight in weights) < SMALLEST:
-        return {}
-    if not all(weight.dtype == torch.float32 and torch.equal(weight.half().float(), weight) for weight in weights):
-        return {}
-    return {id(weight): Packed(weight) for weight in weights}
+    if not weights or sum(weight.numel() for weight in weights) < SMALLEST:
+        return False
+    if all(weight.dtype == torch.bfloat16 for weight in weights):
+        return can_pack_bf16(weights[0].device)
+    return can_pack(weights[0].device) and all(
+        weight.dtype == torch.float32 and torch.equal(weight.half().float(), weight) for weight in weights
+    )
 
 
 def _weights(lm: PreTrainedModel) -> list[torch.Tensor]:
@@ -55,21 +73,44 @@ def _weights(lm: PreTrainedModel) -> list[torch.Tensor]:
 
 
 class Packed:
-    """One weight `[O, I]` in half precision, in the layout of the kernel."""
+    """Weights `[O, I]` of one input, one below the other, in the layout of the kernel.
 
-    def __init__(self, weight_OI: torch.Tensor) -> None:
-        self._weight, self._state = weight_OI, state_of(weight_OI)
-        self._packed: Any = torch.ops.quantized.linear_prepack_fp16(weight_OI.detach(), None)
+    Args:
+        weights: all bfloat16, or all float32 that half precision holds.
+    """
+
+    def __init__(self, weights: Sequence[torch.Tensor]) -> None:
+        self._weights = [(weight, state_of(weight)) for weight in weights]
+        self._is_bf16 = weights[0].dtype == torch.bfloat16
+        self.most_rows = MOST_ROWS[weights[0].dtype]
+        with torch.no_grad():
+            joined_OI = weights[0].detach() if len(weights) == 1 else torch.cat(list(weights)).detach()
+            self._packed: Any = (
+                torch.ops.mkldnn._reorder_linear_weight(joined_OI, LAID_OUT_FOR)
+                if self._is_bf16
+                else torch.ops.quantized.linear_prepack_fp16(joined_OI, None)
+            )
 
     @property
     def is_current(self) -> bool:
-        """Whether the weight is still what it was when it was packed."""
-        return state_of(self._weight) == self._state
+        """Whether the weights are still what they were when they were packed."""
+        return all(state_of(weight) == state for weight, state in self._weights)
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        """`x W^T`, float32 `[..., O]`, for float32 `x` of shape `[..., I]`."""
-        product: torch.Tensor = torch.ops.quantized.linear_dynamic_fp16(x, self._packed)
+        """`x W^T`, `[..., O]`, for `x` of shape `[..., I]` in the dtype of the weights."""
+        product: torch.Tensor
+        if self._is_bf16:
+            product = torch.ops.mkldnn._linear_pointwise(x, self._packed, None, "none", [], "")
+        else:
+            product = torch.ops.quantized.linear_dynamic_fp16(x, self._packed)
         return product
+
+    def plus(self, x: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
+        """`residual + x W^T`, which oneDNN adds before it rounds."""
+        if not self._is_bf16:
+            return residual + self(x)
+        total: torch.Tensor = torch.ops.mkldnn._linear_pointwise.binary(x, residual, self._packed, None, "add")
+        return total
 
 
 def state_of(weight: torch.Tensor) -> tuple[int, int]:

@@ -60,34 +60,34 @@ class Rotation:
         if self._is_per_type:
             cos, sin = cos[layers], sin[layers]
         if out.dtype == torch.float32:
-            return _turn_into(out, keys.float(), cos, sin)
+            return _rotate_into(out, keys.float(), cos, sin)
         source = keys.float()
-        return out.copy_(_turn_into(torch.empty_like(source), source, cos, sin))
+        return out.copy_(_rotate_into(torch.empty_like(source), source, cos, sin))
 
     def gradient(self, of_rotated: torch.Tensor, start: int) -> torch.Tensor:
         """What `apply` at `start` hands back to its keys for a gradient `[L, H, T, K]` of what it gave."""
         cos, sin = self.tables(start, start + of_rotated.shape[2], of_rotated.device)
         given = of_rotated.float()
-        turned = _turn_into(torch.empty_like(given), given, cos, -sin.roll(sin.shape[-1] // 2, -1))
-        return turned.to(of_rotated.dtype)
+        back = _rotate_into(torch.empty_like(given), given, cos, -sin.roll(sin.shape[-1] // 2, -1))
+        return back.to(of_rotated.dtype)
 
     def rotate(self, keys: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
         """As `apply`, but differentiable and for any positions: keys `[L, ..., T, K]`, positions `[T]` or `[B, T]`."""
         cos, sin = self._compute(positions)
-        return self._turn(keys, cos, sin)
+        return self._rotated(keys, cos, sin)
 
     def undo(self, keys: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
         """Rotated keys `[L, ..., T, K]` at `positions` back to un-rotated ones. Differentiable."""
         cos, sin = self._compute(positions)
         scale = cos.square() + sin.square()  # 1, but for scaled rotary embeddings
-        return self._turn(keys, cos / scale, -sin / scale)
+        return self._rotated(keys, cos / scale, -sin / scale)
 
     @staticmethod
-    def _turn(keys: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    def _rotated(keys: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
         if keys.dim() == 5:  # [L, B, H, T, K]
             cos, sin = cos[:, :, None], sin[:, :, None]
-        turned: torch.Tensor = _Turn.apply(keys.float(), cos, sin)
-        return turned.to(keys.dtype)
+        rotated: torch.Tensor = _Rotate.apply(keys.float(), cos, sin)
+        return rotated.to(keys.dtype)
 
     def _compute(self, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """float32 `[L or 1, 1 or B, T, R]`."""
@@ -101,8 +101,8 @@ class Rotation:
         return stacked[0], stacked[1]
 
 
-def _turn_into(out: torch.Tensor, keys: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """`keys` turned, in `out`, both float32: ``x * cos + [-x2, x1] * sin`` of the two halves of what is rotated."""
+def _rotate_into(out: torch.Tensor, keys: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    """`keys` rotated, in `out`, both float32: ``x * cos + [-x2, x1] * sin`` of the two halves of what is rotated."""
     rotated, half = cos.shape[-1], cos.shape[-1] // 2
     torch.mul(keys[..., :rotated], cos, out=out[..., :rotated])
     out[..., :half].addcmul_(keys[..., half:rotated], sin[..., :half], value=-1)
@@ -112,16 +112,16 @@ def _turn_into(out: torch.Tensor, keys: torch.Tensor, cos: torch.Tensor, sin: to
     return out
 
 
-class _Turn(torch.autograd.Function):
-    """`_turn_into` with gradients, which are turned back: by the sines of the other half, negated."""
+class _Rotate(torch.autograd.Function):
+    """`_rotate_into` with gradients, which are rotated back: by the sines of the other half, negated."""
 
     @staticmethod
     def forward(ctx: Any, keys: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
         ctx.save_for_backward(cos, sin)
-        return _turn_into(torch.empty_like(keys), keys, cos, sin)
+        return _rotate_into(torch.empty_like(keys), keys, cos, sin)
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None, None]:
         cos, sin = ctx.saved_tensors
         gradient = gradients[0].contiguous()
-        return _turn_into(torch.empty_like(gradient), gradient, cos, -sin.roll(sin.shape[-1] // 2, -1)), None, None
+        return _rotate_into(torch.empty_like(gradient), gradient, cos, -sin.roll(sin.shape[-1] // 2, -1)), None, None

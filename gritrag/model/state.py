@@ -5,6 +5,7 @@ Shape letters: `B` batch, `T` tokens, `L` layers, `H` key/value heads, `K` head 
 
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -169,7 +170,7 @@ class PlacedLayer(CacheLayerMixin):
         super().__init__()
         self.keys: torch.Tensor = keys
         self.values: torch.Tensor = values
-        self.length = length
+        self.length, self.shown = length, 0
         self.is_initialized = True
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
@@ -184,7 +185,8 @@ class PlacedLayer(CacheLayerMixin):
         self.keys[:, :, self.length : end] = key_states
         self.values[:, :, self.length : end] = value_states
         self.length = end
-        return self.keys[:, :, :end], self.values[:, :, :end]
+        shown = max(end, self.shown)
+        return self.keys[:, :, :shown], self.values[:, :, :shown]
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         """Keys that a query sees, and where they begin."""
@@ -216,6 +218,21 @@ class PlacedCache(Cache):
     def length(self) -> int:
         """Columns that are filled."""
         return self.layers[0].get_seq_length()  # type: ignore[union-attr]
+
+    @property
+    def shown(self) -> int:
+        """At least so many columns are given to attention, which has to hide those behind `length`."""
+        return self.layers[0].shown  # type: ignore[union-attr]
+
+    @contextmanager
+    def showing(self, columns: int) -> Iterator[None]:
+        """Meanwhile, attention is given at least so many columns."""
+        assert columns <= self.buffers[0].shape[3], f"the cache holds {self.buffers[0].shape[3]} tokens, not {columns}"
+        for layer in self.layers:
+            layer.shown = columns  # type: ignore[union-attr]
+        yield
+        for layer in self.layers:
+            layer.shown = 0  # type: ignore[union-attr]
 
     def cut(self, length: int) -> None:
         """Forget every token behind the first `length`."""

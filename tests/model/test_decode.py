@@ -7,7 +7,9 @@ import pytest
 import torch
 from architectures import CONFIGS, VOCABULARY, WITH_STATES, make_lm
 from peft import LoraConfig, inject_adapter_in_model
+from transformers import PreTrainedTokenizerFast
 
+from gritrag.config import CheckpointConfig
 from gritrag.model import step as step_module
 from gritrag.model.context import Context
 from gritrag.model.decode import Decoding, Sampling
@@ -112,12 +114,40 @@ def test_a_model_that_only_looks_like_llama_is_found_by_the_probe(monkeypatch: p
     assert "off by" in found.probes[3].detail
 
 
-def test_an_adapter_put_in_later_is_heard(make_model: Callable[..., GritModel]) -> None:
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("size", [2, step_module.STEP_TOKENS])
+def test_a_token_comes_out_the_same_alone_and_among_others(dtype: torch.dtype, size: int) -> None:
+    """To the bit, on both sides of where steps begin to see more columns, and whatever was rejected before."""
+    lm = make_lm("qwen3").to(dtype)
+    step, tokens, capacity = Step(lm), 90, 90 + step_module.SPARE_COLUMNS
+    ids = torch.randint(3, VOCABULARY, (1, tokens), generator=torch.Generator().manual_seed(3))
+    logits = []
+    with torch.inference_mode():
+        for most in (1, size):
+            cache, found = PlacedCache(*(torch.zeros(3, 1, 2, capacity, 8, dtype=dtype) for _ in range(2)), 0), []
+            step.logits(ids[:, :41], torch.arange(41)[None], None, cache)
+            while (start := cache.length) < tokens:
+                if most > 1:  # what is rejected is forgotten
+                    step.next_logits(ids[:, :1], torch.tensor([[start]]), None, cache)
+                    cache.cut(start)
+                run = slice(start, start + min(most, step.most_tokens(cache), tokens - start))
+                found.append(step.next_logits(ids[:, run], torch.arange(tokens)[None, run], None, cache))
+            logits.append(torch.cat(found, dim=1))
+        expected = lm(input_ids=ids).logits[:, 41:].float()
+    assert torch.equal(*logits)
+    assert float((logits[0] - expected).norm() / expected.norm()) < 0.05
+
+
+def test_an_adapter_put_in_later_is_heard(
+    make_model: Callable[..., GritModel], caplog: pytest.LogCaptureFixture
+) -> None:
     model = make_model("llama")
     before = model.generate("the river", max_new_tokens=8)
     model.lm.requires_grad_(False)
     inject_adapter_in_model(LoraConfig(r=4, target_modules=["q_proj"], init_lora_weights=False), model.lm)
     assert model.step is None
+    assert model.step is None
+    assert [record.message for record in caplog.records if "slow forward" in record.message] == caplog.messages[-1:]
     ids = model.prompts.prompt_ids("the river")
     expected = model.lm.generate(torch.tensor([ids]), max_new_tokens=8, do_sample=False)[0, len(ids) :]
     assert model.generate("the river", max_new_tokens=8) == model.tokenizer.decode(expected) != before
@@ -145,6 +175,25 @@ def test_guessing_changes_no_token_and_no_text(architecture: str, make_model: Ca
         guessed, _, pieces = run(model, contexts, max_new_tokens=40, lookup=True)
         assert guessed.completions == plain.completions
         assert "".join(pieces) == plain.completions[0].text
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("architecture", LLAMA_LIKE)
+def test_guessing_changes_no_token_in_16_bits_either(
+    architecture: str, dtype: torch.dtype, tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There it is the default as well."""
+    learnt: list[int] = []
+    learn = Lookup.learn
+    monkeypatch.setattr(Lookup, "learn", lambda self, *counts: (learnt.append(counts[1]), learn(self, *counts))[1])
+    model = GritModel(make_lm(architecture).to(dtype), tokenizer, CheckpointConfig())
+    states = [reading.state for reading in model.read_documents(TEXTS)] if model.rotation else []
+    for seed in range(6):
+        contexts = [Context.of(*states, random_prompt(seed))]
+        plain, _, _ = run(model, contexts, max_new_tokens=40, lookup=False)
+        guessed, _, _ = run(model, contexts, max_new_tokens=40)
+        assert guessed.completions == plain.completions
+    assert any(learnt)
 
 
 def test_guesses_are_made_and_come_true(tiny_model: GritModel, monkeypatch: pytest.MonkeyPatch) -> None:

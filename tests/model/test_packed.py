@@ -14,10 +14,11 @@ from gritrag.config import CheckpointConfig
 from gritrag.model import packed as packed_module
 from gritrag.model.grit import GritModel
 from gritrag.model.hardware import halves_weights
-from gritrag.model.packed import Packed, can_pack, pack, round_to_half
+from gritrag.model.packed import Packed, can_pack, can_pack_bf16, is_packable, round_to_half
 from gritrag.model.step import Step
 
 CPU = torch.device("cpu")
+needs_bf16 = pytest.mark.skipif(not can_pack_bf16(CPU), reason="this processor does not compute in bfloat16")
 needs_kernel = pytest.mark.skipif(not can_pack(CPU), reason="this build of torch has no kernel for packed weights")
 
 
@@ -35,14 +36,32 @@ def test_a_packed_weight_holds_the_very_same_numbers() -> None:
     """Those that half precision writes without a leading one, too."""
     weight = (torch.randn(40, 24) * torch.logspace(-7, 3, 24)).half().float()
     assert (weight.abs() < torch.finfo(torch.float16).smallest_normal).any()
-    assert torch.equal(Packed(weight)(torch.eye(24)), weight.t())
+    assert torch.equal(Packed([weight])(torch.eye(24)), weight.t())
 
 
 @needs_kernel
 @pytest.mark.parametrize("rows", [1, 2, 5, 17, 64])
 def test_a_product_is_that_of_linear(rows: int) -> None:
     weight, x = torch.randn(40, 24).half().float(), torch.randn(2, rows, 24)
-    torch.testing.assert_close(Packed(weight)(x), linear(x, weight))
+    torch.testing.assert_close(Packed([weight])(x), linear(x, weight))
+
+
+@needs_bf16
+@pytest.mark.parametrize("rows", [1, 4, 20, 300])
+def test_bfloat16_is_laid_out_anew_and_computes_the_same(rows: int) -> None:
+    weights = [torch.randn(size, 32).bfloat16() for size in (48, 16, 16)]
+    x, residual = torch.randn(2, rows, 32).bfloat16(), torch.randn(2, rows, 80).bfloat16()
+    packed, want = Packed(weights), linear(x.float(), torch.cat(weights).float())
+    torch.testing.assert_close(packed(x).float(), want, atol=1e-2, rtol=1e-2)
+    torch.testing.assert_close(packed.plus(x, residual).float(), residual.float() + want, atol=2e-2, rtol=1e-2)
+
+
+@needs_kernel
+def test_several_weights_are_one_product() -> None:
+    weights = [torch.randn(size, 24).half().float() for size in (40, 8, 8)]
+    x, residual = torch.randn(3, 24), torch.randn(3, 56)
+    torch.testing.assert_close(Packed(weights)(x), torch.cat([linear(x, weight) for weight in weights], dim=-1))
+    torch.testing.assert_close(Packed(weights).plus(x, residual), residual + Packed(weights)(x))
 
 
 @needs_kernel
@@ -57,15 +76,26 @@ def test_the_step_over_packed_weights_equals_the_forward(architecture: str) -> N
 
 
 def test_a_model_that_would_lose_something_is_not_packed() -> None:
-    assert pack(make_lm("llama")) == {}
-    assert pack(make_lm("llama").to(torch.bfloat16)) == {}
+    assert not is_packable(make_lm("llama"))
+    assert not is_packable(make_lm("llama").to(torch.float16))
     wide = make_lm("llama")
     with torch.no_grad():
         wide.model.layers[0].mlp.up_proj.weight[0, 0] = 1e5
     before = wide.model.layers[0].mlp.gate_proj.weight.clone()
     round_to_half(wide)
     assert torch.equal(wide.model.layers[0].mlp.gate_proj.weight, before)
-    assert pack(wide) == {}
+    assert not is_packable(wide)
+
+
+def test_bfloat16_loses_nothing() -> None:
+    assert is_packable(make_lm("llama").to(torch.bfloat16)) == can_pack_bf16(CPU)
+
+
+def test_small_models_are_not_packed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packed_module, "SMALLEST", 1 << 20)
+    lm = make_lm("llama")
+    round_to_half(lm)
+    assert not is_packable(lm)
 
 
 def in_place(weight: torch.Tensor) -> None:
@@ -77,13 +107,16 @@ def exchanged(weight: torch.Tensor) -> None:
     weight.data = -weight.data
 
 
-@needs_kernel
 @pytest.mark.parametrize("change", [in_place, exchanged])
+@pytest.mark.parametrize(
+    "dtype", [pytest.param(torch.float32, marks=needs_kernel), pytest.param(torch.bfloat16, marks=needs_bf16)]
+)
 def test_a_model_that_is_changed_is_not_answered_from_what_it_was(
-    tokenizer: PreTrainedTokenizerFast, change: Callable[[torch.Tensor], None]
+    tokenizer: PreTrainedTokenizerFast, change: Callable[[torch.Tensor], None], dtype: torch.dtype
 ) -> None:
     lm = make_lm("llama")
     round_to_half(lm)
+    lm.to(dtype)
     model = GritModel(lm, tokenizer, CheckpointConfig())
     before = model.generate("the river", max_new_tokens=8)
     assert model.step is not None

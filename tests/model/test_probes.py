@@ -7,11 +7,13 @@ import torch
 from architectures import CONFIGS, make_lm
 
 from gritrag.config import CheckpointConfig
-from gritrag.model import state
+from gritrag.doctor import examine_model
+from gritrag.model import probes, state
 from gritrag.model.attention import Attention, bidirectional_view, decoder_stack
 from gritrag.model.grit import GritModel
-from gritrag.model.probes import probe
+from gritrag.model.probes import LAYER_TOLERANCE, layer_differs, probe
 from gritrag.model.rotation import Rotation
+from gritrag.model.step import AttentionMask, Rotary, Step
 
 OUTCOMES = {
     #                 bidirectional, move, continue, step
@@ -37,9 +39,21 @@ def test_outcome_of_every_probe(architecture: str) -> None:
     assert tuple(p.outcome for p in probed.probes) == OUTCOMES[architecture], probed.probes
 
 
+def test_the_log_and_the_doctor_say_why_a_forward_is_slow(
+    make_model: Callable[..., GritModel], caplog: pytest.LogCaptureFixture
+) -> None:
+    model = make_model("gemma3")
+    assert "slow forward: some of its layers see only a part of the context" in caplog.text
+    step = examine_model(model)[3]
+    assert (step.level, step.detail.startswith("falls back: some of its layers")) == ("note", True)
+    caplog.clear()
+    make_model("llama")
+    assert "slow" not in caplog.text
+
+
 def test_a_wrong_rotation_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    correct = Rotation._turn
-    monkeypatch.setattr(Rotation, "_turn", staticmethod(lambda keys, cos, sin: correct(keys, cos, -sin)))
+    correct = Rotation._rotated
+    monkeypatch.setattr(Rotation, "_rotated", staticmethod(lambda keys, cos, sin: correct(keys, cos, -sin)))
     move = probe(make_lm("llama")).probes[1]
     assert move.outcome == "falls back"
     assert "off by" in move.detail
@@ -85,3 +99,62 @@ def test_unknown_pooling_and_template_are_named(make_model: Callable[..., GritMo
         make_model(template="fancy")
     with pytest.raises(ValueError, match="extra"):
         CheckpointConfig.model_validate({"colour": "blue"})
+
+
+# --- the step, layer by layer -----------------------------------------------------------------------------------------
+
+DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+LLAMA_LIKE = [name for name, outcomes in OUTCOMES.items() if outcomes[3] == "works"]
+
+
+def rotate_backwards(monkeypatch: pytest.MonkeyPatch) -> None:
+    of = Rotary.of
+    monkeypatch.setattr(Rotary, "of", lambda cos, sin: of(cos, -sin))
+
+
+def forget_the_mask(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(AttentionMask, "of", lambda *args: AttentionMask(False))
+
+
+def forget_the_scale(monkeypatch: pytest.MonkeyPatch) -> None:
+    attend = AttentionMask.attend
+    monkeypatch.setattr(AttentionMask, "attend", lambda self, q, k, v, scale: attend(self, q, k, v, 1.0))
+
+
+MISTAKES = [rotate_backwards, forget_the_mask, forget_the_scale]
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("architecture", LLAMA_LIKE)
+def test_the_step_works_in_every_dtype_and_no_mistake_passes_for_it(
+    architecture: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A mistake is off by ten times what is allowed, so rounding cannot hide it."""
+    lm = make_lm(architecture).to(dtype)
+    probed = probe(lm)
+    assert probed.step is not None, probed.probes[3].detail
+    assert probed.shape is not None
+    assert probed.step.guesses_freely
+    for mistake in MISTAKES:
+        with monkeypatch.context() as wrong:
+            mistake(wrong)
+            assert layer_differs(lm, Step(lm), probes._ids(lm), probed.shape, 0) > 10 * LAYER_TOLERANCE[dtype]
+            assert probe(lm).step is None
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_what_a_model_does_between_its_layers_is_found(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    lm = make_lm("llama").to(dtype)
+    forward = type(lm.model.layers[1]).forward
+    monkeypatch.setattr(type(lm.model.layers[1]), "forward", lambda self, x, **named: forward(self, x * 2, **named))
+    assert probe(lm).step is None
+
+
+def test_products_that_round_by_their_shape_switch_guessing_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    lm = make_lm("llama").bfloat16()
+    next_logits = Step.next_logits
+    monkeypatch.setattr(Step, "next_logits", lambda self, ids, *rest: next_logits(self, ids, *rest) + ids.shape[1])
+    found = probe(lm)
+    assert found.step is not None
+    assert not found.step.guesses_freely
+    assert "lookup is off" in found.probes[3].detail

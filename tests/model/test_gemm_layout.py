@@ -1,10 +1,10 @@
-"""Laws of the order of products: both orders give the same, rows are filled up and left away again, choices hold."""
+"""Laws of the GEMM layout: both orders of the factors give the same, padding is left away again, choices hold."""
 
 import pytest
 import torch
 from torch.nn.functional import linear
 
-from gritrag.model.gemm_layout import SIZES, SMALLEST, Orders, weight_first
+from gritrag.model.gemm_layout import SIZES, SMALLEST, GemmLayout, weight_first
 
 
 def weights(numbers: int) -> list[torch.Tensor]:
@@ -18,12 +18,12 @@ def weights(numbers: int) -> list[torch.Tensor]:
 def test_a_product_is_that_of_linear_whatever_is_chosen(rows: int, has_bias: bool) -> None:
     generator = torch.Generator().manual_seed(rows)
     weight, bias = torch.randn(40, 24, generator=generator), torch.randn(40, generator=generator)
-    orders = Orders(weights(SMALLEST))
+    layout = GemmLayout(weights(SMALLEST))
     for chosen in (frozenset(), frozenset(SIZES)):
-        orders._chosen[torch.get_num_threads()] = chosen
+        layout._chosen[torch.get_num_threads()] = chosen
         for x in (torch.randn(1, rows, 24, generator=generator), torch.randn(24, rows, generator=generator).t()):
             want = linear(x, weight, bias if has_bias else None)
-            got = orders(x, weight, bias if has_bias else None)
+            got = layout(x, weight, bias if has_bias else None)
             assert got.shape == want.shape
             torch.testing.assert_close(got, want)
 
@@ -34,12 +34,12 @@ def test_rows_that_are_filled_up_change_nothing() -> None:
 
 
 def test_small_weights_are_not_measured() -> None:
-    orders = Orders([torch.randn(8, 8)])
-    assert orders.weight_first == frozenset()
+    layout = GemmLayout([torch.randn(8, 8)])
+    assert layout.weight_first == frozenset()
 
 
 def test_what_was_measured_stands() -> None:
-    orders = Orders(weights(SMALLEST))
-    chosen = orders.weight_first
+    layout = GemmLayout(weights(SMALLEST))
+    chosen = layout.weight_first
     assert chosen <= set(SIZES)
-    assert orders.weight_first is chosen
+    assert layout.weight_first is chosen
