@@ -13,6 +13,9 @@ from transformers import PreTrainedModel
 
 ALL = slice(None)
 
+RUN = 1 << 17
+"""Numbers that are rotated at a time where they have to be rounded."""
+
 FREQUENCIES_THAT_DEPEND_ON_LENGTH = ("dynamic", "longrope")
 
 
@@ -61,8 +64,15 @@ class Rotation:
             cos, sin = cos[layers], sin[layers]
         if out.dtype == torch.float32:
             return _rotate_into(out, keys.float(), cos, sin)
-        source = keys.float()
-        return out.copy_(_rotate_into(torch.empty_like(source), source, cos, sin))
+        # a few layers at a time: they stay in the processor's cache, and no memory is touched that is not needed
+        per_run = max(1, RUN // keys[0].numel())
+        scratch = torch.empty((2, min(per_run, len(keys)), *keys.shape[1:]), dtype=torch.float32, device=keys.device)
+        for start_layer in range(0, len(keys), per_run):
+            run = slice(start_layer, start_layer + per_run)
+            source, rotated = scratch[:, : len(keys[run])]
+            table = run if len(cos) > 1 else ALL
+            out[run] = _rotate_into(rotated, source.copy_(keys[run]), cos[table], sin[table])
+        return out
 
     def gradient(self, of_rotated: torch.Tensor, start: int) -> torch.Tensor:
         """What `apply` at `start` hands back to its keys for a gradient `[L, H, T, K]` of what it gave."""

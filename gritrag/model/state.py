@@ -15,9 +15,8 @@ from transformers import Cache
 from transformers.cache_utils import CacheLayerMixin
 
 from gritrag.codecs.base import Region
+from gritrag.model.arena import ARENA
 from gritrag.model.rotation import Rotation
-
-CACHE_LINE = 64
 
 
 @dataclass(frozen=True)
@@ -259,15 +258,9 @@ class CacheShape(NamedTuple):
 
     def empty(self, rows: int, capacity: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Buffers for keys and for values, `[L, rows, H, capacity, K]`, whatever is in them."""
-        shape = (self.layers, rows, self.heads, capacity, self.head_dim)
-        return self._empty(shape), self._empty(shape)
-
-    def _empty(self, shape: tuple[int, ...]) -> torch.Tensor:
-        """On a processor through NumPy, which asks the system for huge pages: touching a hundred megabytes of new pages
-        of the usual size takes longer than filling them with states."""
+        shape = (2, self.layers, rows, self.heads, capacity, self.head_dim)
         if self.device.type != "cpu":
-            return torch.empty(shape, dtype=self.dtype, device=self.device)
-        size = math.prod(shape) * self.dtype.itemsize
-        memory = np.empty(size + CACHE_LINE, np.uint8)
-        start = -memory.ctypes.data % CACHE_LINE
-        return torch.from_numpy(memory[start : start + size]).view(self.dtype).view(shape)
+            both = torch.empty(shape, dtype=self.dtype, device=self.device)
+        else:
+            both = ARENA.take(math.prod(shape) * self.dtype.itemsize).view(self.dtype).view(shape)
+        return both[0], both[1]
