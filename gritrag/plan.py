@@ -8,6 +8,7 @@ import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
+from operator import add
 from typing import NamedTuple
 
 import numpy as np
@@ -177,7 +178,10 @@ def plan_context(
     else:
         documents = [Part(state) for state in states]
     start = sum(map(len, before))
-    fitting = _count_fitting(model, hits, documents, start, sum(map(len, after)), room)
+    shares = states is not None and not recompute and model.decoder.takes_biases
+    shares = shares and any(relevance_biases(hits, relevance_bias))
+    ends = list(accumulate(map(len, documents), max if shares else add))
+    fitting = _count_fitting(model, hits, documents, ends, start + sum(map(len, after)), room)
     biases = [0.0] * fitting if states is None else relevance_biases(hits[:fitting], relevance_bias * (1 - recompute))
     weighed = [
         replace(part, relevance_bias=bias, shares_positions=any(biases) and not recompute)
@@ -185,9 +189,9 @@ def plan_context(
     ]
     order = range(fitting)[:: -1 if retrieved.is_best_last else 1]
     placed = [weighed[number] for number in order]
-    ends = dict(zip(order, _ends(start, placed), strict=True))
+    spans = dict(zip(order, _ends(start, placed), strict=True))
     citations = tuple(
-        Citation(hit.document.id, hit.document.title, ends[number] - len(weighed[number]), ends[number])
+        Citation(hit.document.id, hit.document.title, spans[number] - len(weighed[number]), spans[number])
         for number, hit in enumerate(hits[:fitting])
     )
     context = model.decoder.usable(Context((*before, *placed, *after)))
@@ -197,19 +201,23 @@ def plan_context(
 
 
 def _count_fitting(
-    model: GritModel, hits: Sequence[Hit], documents: Sequence[Part], start: int, behind: int, room: int
+    model: GritModel, hits: Sequence[Hit], documents: Sequence[Part], ends: Sequence[int], question: int, room: int
 ) -> int:
-    """How many of the documents fit between `start` tokens, `behind` others and `room` for the answer.
+    """How many of the documents fit beside `question` tokens and `room` for the answer, by positions.
+
+    Args:
+        ends: how many positions the first one takes, the first two, and so on: documents that share positions take
+            those of the longest.
 
     Raises:
         ValueError: there are documents, and none fits.
     """
-    fitting = sum(end + behind + room <= model.context_length for end in _ends(start, documents))
+    fitting = sum(end + question + room <= model.context_length for end in ends)
     if fitting < len(hits):
         if fitting == 0:
             raise ValueError(
                 f"document {hits[0].document.id!r} has {len(documents[0])} tokens, the question "
-                f"{start + behind} and the answer up to {room}: more than the {model.context_length} this model "
+                f"{question} and the answer up to {room}: more than the {model.context_length} this model "
                 "takes; index shorter chunks"
             )
         logger.warning("only the first %d of %d documents fit the context; the others are left out", fitting, len(hits))

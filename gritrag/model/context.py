@@ -93,6 +93,12 @@ class Context:
         return [PlacedState(p.state, first, p.relevance_bias) for p, first in placed if p.state is not None]
 
     @property
+    def end(self) -> int:
+        """Position of what comes behind it: `start` and its tokens, but for states that share positions."""
+        last = self.start if not self.parts else self._positions[-1] + len(self.parts[-1])
+        return max([last, *(placed.position + len(placed.state) for placed in self.states)])
+
+    @property
     def cached_tokens(self) -> int:
         """Tokens that are not read again."""
         return sum(len(placed.state) for placed in self.states)

@@ -100,9 +100,10 @@ class ContextDecoder:
         """The states of `usable` contexts where they stand, with room for the rest and for new tokens.
 
         Raises:
-            ValueError: a context and its answer together are longer than the model can take.
+            ValueError: a context and its answer together reach beyond the positions that the model takes. Documents
+                that share positions need those of the longest only.
         """
-        needed = max(map(len, contexts)) + sampling.max_new_tokens
+        needed = max(context.end for context in contexts) + sampling.max_new_tokens
         if needed > self.context_length:
             raise ValueError(
                 f"the context needs {needed} tokens, this model takes {self.context_length}; "
