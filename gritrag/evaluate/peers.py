@@ -221,9 +221,11 @@ def measure(model: GritModel, setting: Setting, build: Path | None, results: Res
     """A row for each way of each task; a peer that is not there is a row that says so."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="gritrag-bench-")))
-        server = None if build is None else _started(model, setting, build, folder, stack)
-        if server is None:
-            _skip(results, "llama.cpp", "give the folder of a build of llama.cpp for this machine: --llama-cpp FOLDER")
+        server = None
+        try:
+            server = _started(model, setting, build, folder, stack)
+        except ValueError as error:
+            _skip(results, "llama.cpp", str(error))
         if SentenceTransformer is None:
             _skip(results, "sentence-transformers", "it is not installed; run: pip install 'gritrag[mteb]'")
         work = Workload.of(model, setting)
@@ -241,7 +243,9 @@ def measure(model: GritModel, setting: Setting, build: Path | None, results: Res
             _turns(results, ENCODING, f"{PASSAGES} documents of {SHORTEST} to {LONGEST} tokens", encoders, setting)
 
 
-def _started(model: GritModel, setting: Setting, build: Path, folder: Path, stack: ExitStack) -> Server:
+def _started(model: GritModel, setting: Setting, build: Path | None, folder: Path, stack: ExitStack) -> Server:
+    if build is None:
+        raise ValueError("give the folder of a build of llama.cpp for this machine: --llama-cpp FOLDER")
     program, weights, slots = find_server(build), folder / "weights.gguf", folder / "slots"
     write_gguf(model, weights)
     slots.mkdir()

@@ -37,9 +37,9 @@ ARTICLES = re.compile(r"\b(a|an|the)\b")
 NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
-def score_rankings(rankings: Sequence[Sequence[str]], relevant: Sequence[str]) -> Scores:
-    """Scores of `Q` rankings of document ids, best first, where one document answers each question."""
-    judged = {str(row): {id: 1} for row, id in enumerate(relevant)}
+def score_rankings(rankings: Sequence[Sequence[str]], relevant: Sequence[Sequence[str]]) -> Scores:
+    """Scores of `Q` rankings of document ids, best first; `relevant` are the documents that each question needs."""
+    judged = {str(row): dict.fromkeys(ids, 1) for row, ids in enumerate(relevant)}
     # scores that fall with the rank: ties of the search keep the order that a user would see
     ranked = {str(row): {id: -float(rank) for rank, id in enumerate(ranking)} for row, ranking in enumerate(rankings)}
     names = {measure: name for name, measure in RANKING.items()}

@@ -149,7 +149,10 @@ class Retrieval:
 
 def rank(index: Index, questions: Sequence[Question], dense_weight: float = DENSE_WEIGHT) -> dict[str, Scores]:
     """By search mode, one number per question of every score of `scores.RANKING`; `dense_weight` is hybrid's."""
-    texts, relevant = [question.text for question in questions], [question.document.id for question in questions]
+    texts, relevant = (
+        [question.text for question in questions],
+        [[document.id for document in question.gold] for question in questions],
+    )
     found: dict[str, Scores] = {}
     with ProgressBar(total=len(MODES) * len(texts), desc="searching", unit="question") as bar:
         for mode in MODES:

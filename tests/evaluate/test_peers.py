@@ -134,6 +134,14 @@ def test_llama_cpp_is_asked_for_the_same_tokens(build: Path, tmp_path: Path) -> 
     assert any("action=restore" in each["path"] for each in asked)
 
 
+def test_a_server_that_does_not_start_costs_nobody_else_his_row(build: Path) -> None:
+    (build / "bin" / "llama-server").write_text("#!/bin/sh\necho out of order\nexit 1\n")
+    result = main(TINY, "float32", setting=SMALL, llama_cpp=build)
+    (skipped,) = [row["why"] for row in result.rows if row["kind"] == "skipped"]
+    assert skipped.endswith("llama-server did not start: out of order")
+    assert "transformers, prefix cached" in {row["cell"].get("way") for row in result.rows}
+
+
 def test_a_server_that_does_not_start_says_why(build: Path, tmp_path: Path) -> None:
     (tmp_path / "weights.gguf").write_bytes(b"")
     (tmp_path / "slots").mkdir()

@@ -71,7 +71,7 @@ def test_rankings_worked_by_hand() -> None:
         others,
         [],
     ]
-    found = scores.score_rankings(rankings, ["right"] * 5)
+    found = scores.score_rankings(rankings, [["right"]] * 5)
     assert found["recall@1"] == [1, 0, 0, 0, 0]
     assert found["recall@5"] == [1, 1, 0, 0, 0]
     assert found["recall@20"] == [1, 1, 1, 0, 0]
@@ -79,16 +79,26 @@ def test_rankings_worked_by_hand() -> None:
     assert found["MRR@10"] == pytest.approx([1, 1 / 3, 0, 0, 0])
 
 
+def test_a_question_that_needs_two_documents_is_answered_by_both() -> None:
+    found = scores.score_rankings([["a", "x", "b"], ["x", "a", "y"]], [["a", "b"]] * 2)
+    assert found["recall@1"] == [0.5, 0]
+    assert found["recall@5"] == [1, 0.5]
+    ideal = 1 + 1 / math.log2(3)
+    assert found["nDCG@10"] == pytest.approx([(1 + 0.5) / ideal, 1 / math.log2(3) / ideal])
+
+
 def test_a_ranking_counts_as_it_stands_whatever_the_ids() -> None:
     """Scores that tie are broken by id in trec_eval; a rank is not a score."""
     for first, second in (("a", "z"), ("z", "a")):
-        assert scores.score_rankings([[first, second]], [first])["recall@1"] == [1]
-        assert scores.score_rankings([[first, second]], [second])["MRR@10"] == [0.5]
+        assert scores.score_rankings([[first, second]], [[first]])["recall@1"] == [1]
+        assert scores.score_rankings([[first, second]], [[second]])["MRR@10"] == [0.5]
 
 
 def test_scores_stay_in_the_order_of_more_than_ten_questions() -> None:
     ids = [f"d{n}" for n in range(12)]
-    found = scores.score_rankings([[id] if n in (2, 10) else ["none"] for n, id in enumerate(ids)], ids)
+    found = scores.score_rankings(
+        [[id] if n in (2, 10) else ["none"] for n, id in enumerate(ids)], [[id] for id in ids]
+    )
     assert [n for n, value in enumerate(found["recall@1"]) if value] == [2, 10]
 
 
