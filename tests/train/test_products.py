@@ -50,7 +50,14 @@ def test_a_half_product_is_the_product_of_rounded_factors_and_follows_the_weight
         assert got.dtype == torch.float32
         torch.testing.assert_close(got, want, atol=2e-2, rtol=1e-2)
         weights = torch.randn_like(got)
-        of_got = torch.autograd.grad((got * weights).sum(), [x, *layer.parameters()])
+        layer.zero_grad()
+        x.grad = None
+        halves = (got * weights).split(1)  # two backward passes, one gradient
+        for half in halves:
+            half.sum().backward(retain_graph=True)
+        assert layer.weight.grad is None
+        forward.finish()
+        of_got = [x.grad, *(parameter.grad for parameter in layer.parameters())]
         of_want = torch.autograd.grad((want * weights).sum(), [x, *layer.parameters()])
         for mine, other in zip(of_got, of_want, strict=True):
             assert mine.dtype == torch.float32
@@ -70,13 +77,30 @@ def test_activations_are_rounded_once_for_all_layers_that_read_them_and_anew_whe
 
 def test_frozen_weights_and_leaves_get_no_gradient() -> None:
     layer, x = nn.Linear(8, 8, bias=False), torch.randn(3, 8)
-    HalfForward(layer, Rounded())(x).sum().backward()
-    assert layer.weight.grad is not None
+    forward = HalfForward(layer, Rounded())
+    for times in (1, 2):
+        forward(x).sum().backward()
+        forward.finish()
+        torch.testing.assert_close(
+            layer.weight.grad, times * x.bfloat16().float().sum(0).expand(8, 8), atol=0.05, rtol=0.02
+        )
     layer.weight.requires_grad_(False)
     layer.weight.grad = None
-    HalfForward(layer, Rounded())(x.requires_grad_()).sum().backward()
+    forward(x.requires_grad_()).sum().backward()
+    forward.finish()
     assert layer.weight.grad is None
     assert x.grad is not None
+
+
+def test_what_is_kept_for_a_gradient_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(half_products, "MOST_TOKENS", 5)
+    layer, x = nn.Linear(8, 8, bias=False), torch.randn(3, 8)
+    forward = HalfForward(layer, Rounded())
+    forward(x).sum().backward()
+    assert layer.weight.grad is None
+    forward(x).sum().backward()  # six tokens
+    want = 2 * x.bfloat16().float().sum(0).expand(8, 8)
+    torch.testing.assert_close(layer.weight.grad, want, atol=0.05, rtol=0.02)
 
 
 def test_only_linear_layers_of_a_float32_model_on_a_processor_that_gains_are_halved_and_for_a_while(
