@@ -7,7 +7,7 @@ export TORCH_FLAGS
 EXTRAS := faiss,train,eval,mteb,langchain,serve,site,documents,mcp,otel,dev
 PIP := .venv/bin/python -m pip --disable-pip-version-check install --quiet
 
-.PHONY: demo test test-browser quick docs package test-langchain-oldest kill-loop soak lint clean
+.PHONY: demo test test-browser test-container quick docs package test-langchain-oldest kill-loop soak lint clean
 .SECONDARY:
 
 demo: .venv/.installed-faiss
@@ -19,6 +19,10 @@ test: .venv/.installed-$(EXTRAS)
 # The page in Debian's Chromium: apt install chromium chromium-driver
 test-browser: .venv/.installed-$(EXTRAS)
 	.venv/bin/python -m pytest -m browser tests/serve/test_page.py
+
+# The commands of the Dockerfile in a bare environment.
+test-container: .venv/.installed-$(EXTRAS)
+	TORCH_FLAGS="$(TORCH_FLAGS)" .venv/bin/python -m pytest -m container tests/test_container.py
 
 # What is fast: tiny models only, under a minute. Run it while you work.
 quick: .venv/.installed-$(EXTRAS)

