@@ -92,6 +92,7 @@ def test_a_commit_in_a_shard_is_seen_and_a_snapshot_does_not_change(
 ) -> None:
     before = shards.digest
     with shards.snapshot():
+        assert "new" not in shards
         with Index.open(shards.indexes[1].path, model=reader, mode="rw") as writer:
             writer.add([Document("amber amber amber", id="new")])
         assert "new" not in shards
