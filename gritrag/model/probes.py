@@ -69,19 +69,19 @@ class Probed:
 
 @torch.no_grad()
 def probe(lm: PreTrainedModel) -> Probed:
-    """Run all four probes. Costs about twenty-five forwards over eight tokens."""
+    """Run all four probes. Costs about twenty forwards over eight tokens."""
     if getattr(lm, "_is_stateful", False):
         why = f"{lm.config.model_type} keeps a running state, not keys and values per token: it has no state to store"
         return Probed(tuple(Probe(name, "refused", why) for name in NAMES), "", None, None)
     decoder = decoder_stack(lm)
     ids = _ids(lm)
-    bidirectional, attention = _probe_bidirectional(decoder, ids)
+    is_causal = not any(_sees_future(Attention(decoder, "causal"), ids, padding) for padding in (0, 3))
+    bidirectional, attention = _probe_bidirectional(decoder, ids, is_causal)
     move, rotation = _probe_move(decoder, ids)
     goes_on, shape = _probe_continue(lm, decoder, ids)
     own, step = _probe_step(lm, ids, shape)
     if step is None:
         logger.warning("%s: slow forward: %s", lm.config.model_type, own.detail)
-    is_causal = not any(_sees_future(Attention(decoder, "causal"), ids, padding) for padding in (0, 3))
     return Probed((bidirectional, move, goes_on, own), attention, rotation, shape, step, is_causal)
 
 
@@ -114,8 +114,8 @@ def _sees_future(attention: Attention, ids: torch.Tensor, padding: int) -> bool:
     return _differ(first, second) > 1e-6
 
 
-def _probe_bidirectional(decoder: PreTrainedModel, ids: torch.Tensor) -> tuple[Probe, str]:
-    if any(_sees_future(Attention(decoder, "causal"), ids, padding) for padding in (0, 3)):
+def _probe_bidirectional(decoder: PreTrainedModel, ids: torch.Tensor, is_causal: bool) -> tuple[Probe, str]:
+    if not is_causal:
         return Probe("bidirectional", "refused", "this model is not causal to begin with: it cannot generate"), ""
     details = {"view": "a view of its own config", "mask": "its config flag is ignored: an explicit 4D mask is used"}
     for kind, detail in details.items():
