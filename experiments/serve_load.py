@@ -1,0 +1,355 @@
+"""Load on a server: what many clients at once gain, what they cost each other, and how it goes on for long.
+
+    python -m experiments.serve_load together --clients 16
+    python -m experiments.serve_load embedding --seconds 30
+    python -m experiments.serve_load combinations --requests 10000
+    python -m experiments.serve_load engines --llama-server build/bin/llama-server --gguf smollm2-135m.gguf
+
+Each starts `gritrag serve` over an index that it makes, and drives it over loopback. `together` compares clients at
+once with one after the other, and their texts. `embedding` gives latency of chat with and without others that embed.
+`combinations` asks about documents in ever new sets and orders. `engines` asks llama-server too, with the documents
+in the prompt; without `--llama-server` only ours is measured, and a line says so.
+"""
+
+import asyncio
+import json
+import random
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+import httpx
+import typer
+
+from experiments.script import run
+from gritrag import Document, GritModel, Index
+from gritrag.corpus import documents, questions
+
+START_SECONDS = 120
+DOCUMENTS = 5
+"""In the context of one answer."""
+
+
+class Timed(NamedTuple):
+    """One request: seconds until the first token and until the end, what was said, and its tokens."""
+
+    first: float
+    total: float
+    text: str
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """The value below which this share lies, the nearest that was measured."""
+    ranked = sorted(values)
+    return ranked[min(len(ranked) - 1, int(share * len(ranked)))]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def process(command: Sequence[str], health: str) -> Iterator[None]:
+    """A server, once it answers, until the block is left."""
+    with tempfile.TemporaryFile() as log:
+        server = subprocess.Popen(command, stdout=log, stderr=log)
+        try:
+            end = time.monotonic() + START_SECONDS
+            while True:
+                if server.poll() is not None or time.monotonic() > end:
+                    log.seek(0)
+                    raise ValueError(f"{command[0]} did not start: {log.read().decode(errors='replace')[-2000:]}")
+                try:
+                    if httpx.get(health).status_code == 200:
+                        break
+                except httpx.TransportError:
+                    pass
+                time.sleep(0.1)
+            yield
+        finally:
+            server.terminate()
+            server.wait()
+
+
+@contextmanager
+def ours(folder: Path, dtype: str) -> Iterator[str]:
+    """Our server over an index; gives its address."""
+    port = free_port()
+    command = [sys.executable, "-c", "from gritrag.cli import app; app()", "serve", f"docs={folder}"]
+    url = f"http://127.0.0.1:{port}"
+    with process([*command, "--port", str(port), "--dtype", dtype, "--requests", "1024"], f"{url}/ready"):
+        yield url
+
+
+def corpus(count: int, tokens: int, model: GritModel) -> list[Document]:
+    """Documents of about so many tokens, from the texts of the demo, each with a number to choose it by."""
+    texts = [document.text for document in documents()]
+    made = []
+    for number in range(count):
+        text = f"Record {number}."
+        position = number
+        while model.count_tokens(text) < tokens:
+            text += " " + texts[position % len(texts)]
+            position += 7
+        ids = model.encoder.content_ids(text)[:tokens]
+        made.append(Document(str(model.tokenizer.decode(ids)), id=f"d{number}", metadata={"number": number}))
+    return made
+
+
+def make_index(folder: Path, dtype: str, given: int = 0, tokens: int = 200) -> list[Document]:
+    """An index of the demo's documents, or of so many of one length; returns them."""
+    model = GritModel.from_pretrained(dtype=dtype)
+    chosen = corpus(given, tokens, model) if given else documents()
+    with Index.create(folder, model=model, states="float32" if dtype == "float32" else "bf16") as index:
+        index.add(chosen)
+    return chosen
+
+
+async def rag(client: httpx.AsyncClient, **body: Any) -> Timed:
+    """One streamed answer of ours."""
+    began, first, answer = time.perf_counter(), 0.0, dict[str, Any]()
+    async with client.stream("POST", "/v1/rag", json={**body, "stream": True}) as response:
+        response.raise_for_status()
+        name = ""
+        async for line in response.aiter_lines():
+            if line.startswith("event: "):
+                name = line.removeprefix("event: ")
+            elif line.startswith("data: "):
+                if name in ("text", "answer") and not first:
+                    first = time.perf_counter() - began
+                if name == "answer":
+                    answer = json.loads(line.removeprefix("data: "))
+    usage = answer["usage"]
+    cached = usage["prompt_tokens_details"]["cached_tokens"]
+    return Timed(first, time.perf_counter() - began, answer["text"], usage["prompt_tokens"], cached)
+
+
+async def completion(client: httpx.AsyncClient, prompt: str, tokens: int) -> Timed:
+    """One streamed completion of llama-server."""
+    began, first, text = time.perf_counter(), 0.0, ""
+    body = {"prompt": prompt, "max_tokens": tokens, "temperature": 0, "stream": True, "cache_prompt": True}
+    async with client.stream("POST", "/v1/completions", json=body) as response:
+        response.raise_for_status()
+        async for line in response.aiter_lines():
+            if line.startswith("data: {"):
+                choices = json.loads(line.removeprefix("data: "))["choices"]
+                piece = choices[0]["text"] if choices else ""
+                if piece and not first:
+                    first = time.perf_counter() - began
+                text += piece
+    return Timed(first, time.perf_counter() - began, text)
+
+
+async def abreast(jobs: Sequence[Callable[[], Awaitable[Timed]]], clients: int) -> tuple[list[Timed], float]:
+    """All jobs by so many clients, each of which asks again as soon as it is answered; and the seconds of all."""
+    gate = asyncio.Semaphore(clients)
+
+    async def one(job: Callable[[], Awaitable[Timed]]) -> Timed:
+        async with gate:
+            return await job()
+
+    began = time.perf_counter()
+    found = await asyncio.gather(*map(one, jobs))
+    return list(found), time.perf_counter() - began
+
+
+def client_of(url: str) -> httpx.AsyncClient:
+    limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
+    return httpx.AsyncClient(base_url=url, timeout=600, limits=limits)
+
+
+# --- measurements -----------------------------------------------------------------------------------------------------
+
+
+async def together(folder: Path, dtype: str, clients: int, tokens: int) -> dict[str, Any]:
+    """Questions of the demo, one after the other and all at once."""
+    asked = [question.question for question in questions()][:clients]
+    with ours(folder, dtype) as url:
+        async with client_of(url) as client:
+
+            def job(text: str) -> Callable[[], Awaitable[Timed]]:
+                return lambda: rag(client, question=text, k=DOCUMENTS, max_new_tokens=tokens)
+
+            jobs = [job(text) for text in asked]
+            await abreast(jobs, clients)  # everything has been loaded once
+            serial, serial_seconds = await abreast(jobs, 1)
+            parallel, parallel_seconds = await abreast(jobs, clients)
+    return {
+        "clients": clients,
+        "one_after_the_other_s": serial_seconds,
+        "at_once_s": parallel_seconds,
+        "times_sooner": serial_seconds / parallel_seconds,
+        "identical": sum(a.text == b.text for a, b in zip(serial, parallel, strict=True)),
+        "first_token_p95_s": percentile([timed.first for timed in parallel], 0.95),
+    }
+
+
+async def embedding(folder: Path, dtype: str, seconds: float, clients: int) -> dict[str, Any]:
+    """Chat's latency in turns without and with others that embed all the time."""
+    texts = [document.text for document in documents()]
+    asked = [question.question for question in questions()]
+    plain: list[Timed] = []
+    loaded: list[Timed] = []
+    embedded = 0
+
+    async def chats(client: httpx.AsyncClient, found: list[Timed], end: float, number: int) -> None:
+        draw = random.Random(number)
+        while time.perf_counter() < end:
+            found.append(await rag(client, question=draw.choice(asked), k=2, max_new_tokens=24))
+
+    async def embeds(client: httpx.AsyncClient, end: float) -> None:
+        nonlocal embedded
+        while time.perf_counter() < end:
+            response = await client.post("/v1/embeddings", json={"input": texts[:16]})
+            embedded += response.json()["usage"]["total_tokens"]
+
+    with ours(folder, dtype) as url:
+        async with client_of(url) as client:
+            await chats(client, [], time.perf_counter() + 2, 0)
+            for turn in range(6):
+                end = time.perf_counter() + seconds / 6
+                found = loaded if turn % 2 else plain
+                others = [embeds(client, end) for _ in range(2)] if turn % 2 else []
+                await asyncio.gather(*(chats(client, found, end, n) for n in range(clients)), *others)
+    p95 = [percentile([timed.total for timed in found], 0.95) for found in (plain, loaded)]
+    first = [percentile([timed.first for timed in found], 0.95) for found in (plain, loaded)]
+    return {
+        "chats": [len(plain), len(loaded)],
+        "p95_s": p95,
+        "p95_more": p95[1] / p95[0] - 1,
+        "first_token_p95_s": first,
+        "first_token_p95_more": first[1] / first[0] - 1,
+        "median_s": [percentile([timed.total for timed in found], 0.5) for found in (plain, loaded)],
+        "embedded_tokens_per_s": embedded / (seconds / 2),
+    }
+
+
+def orders(count: int, among: int) -> list[list[int]]:
+    """So many sets of documents in an order, none of them twice."""
+    draw, seen = random.Random(0), set[tuple[int, ...]]()
+    while len(seen) < count:
+        seen.add(tuple(draw.sample(range(among), DOCUMENTS)))
+    return [list(each) for each in sorted(seen, key=lambda each: draw.random())]
+
+
+async def combinations(folder: Path, dtype: str, requests: int, clients: int, among: int) -> dict[str, Any]:
+    """Hit tokens, and whether the last requests take longer than the first."""
+    with ours(folder, dtype) as url:
+        async with client_of(url) as client:
+
+            def job(chosen: list[int]) -> Callable[[], Awaitable[Timed]]:
+                where = {"number": {"$in": chosen}}
+                words = " ".join(f"record {number}" for number in chosen)  # in another order, another ranking
+                question = f"What does {words} say?"
+                return lambda: rag(client, question=question, where=where, k=DOCUMENTS, max_new_tokens=1)
+
+            jobs = [job(chosen) for chosen in orders(requests, among)]
+            await abreast(jobs[:20], clients)
+            done, seconds = await abreast(jobs, clients)
+    window = max(1, requests // 10)
+    p95 = [percentile([timed.total for timed in part], 0.95) for part in (done[:window], done[-window:])]
+    asked = sum(timed.prompt_tokens for timed in done)
+    cached = sum(timed.cached_tokens for timed in done)
+    question = sum(timed.prompt_tokens - timed.cached_tokens for timed in done) / requests
+    return {
+        "requests": requests,
+        "requests_per_s": requests / seconds,
+        "cached_share_of_prompt": cached / asked,
+        "tokens_read_per_request": question,
+        "p95_first_s": p95[0],
+        "p95_last_s": p95[1],
+        "p95_last_over_first": p95[1] / p95[0],
+    }
+
+
+async def engines(
+    folder: Path, dtype: str, chosen: list[Document], llama_server: Path | None, gguf: Path | None, tokens: int
+) -> dict[str, Any]:
+    """Requests per second and p95 of the first token at 1, 4 and 16 clients, each with its documents in a new order."""
+    results: dict[str, Any] = {}
+    picks = orders(3 * 64, len(chosen))
+    with ours(folder, dtype) as url:
+        async with client_of(url) as client:
+
+            def job(numbers: list[int]) -> Callable[[], Awaitable[Timed]]:
+                question = "What does record " + " and ".join(map(str, numbers)) + " say?"
+                where = {"number": {"$in": numbers}}
+                return lambda: rag(client, question=question, where=where, k=DOCUMENTS, max_new_tokens=tokens)
+
+            results["gritrag"] = await by_clients([job(each) for each in picks])
+    if llama_server is None or gguf is None:
+        typer.echo("llama-server: left out; give --llama-server and --gguf", err=True)
+        return results
+    port = free_port()
+    room = DOCUMENTS * 260 + 200
+    command = [str(llama_server), "-m", str(gguf), "--port", str(port), "--parallel", "16", "-c", str(16 * room)]
+    with process([*command, "-t", "2"], f"http://127.0.0.1:{port}/health"):
+        async with client_of(f"http://127.0.0.1:{port}") as client:
+
+            def plain(numbers: list[int]) -> Callable[[], Awaitable[Timed]]:
+                texts = "".join(f"<|im_start|>document\n{chosen[number].text}<|im_end|>\n" for number in numbers)
+                question = "What does record " + " and ".join(map(str, numbers)) + " say?"
+                prompt = f"{texts}<|im_start|>question\n{question}<|im_end|>\n<|im_start|>answer\n"
+                return lambda: completion(client, prompt, tokens)
+
+            results["llama-server"] = await by_clients([plain(each) for each in picks])
+    return results
+
+
+async def by_clients(jobs: Sequence[Callable[[], Awaitable[Timed]]]) -> dict[str, Any]:
+    """At 1, 4 and 16 clients, each from a part of the jobs of its own."""
+    await abreast(jobs[-2:], 1)
+    found = {}
+    for place, clients in enumerate((1, 4, 16)):
+        part = jobs[64 * place : 64 * place + (12 if clients == 1 else 48)]
+        done, seconds = await abreast(part, clients)
+        found[f"{clients} clients"] = {
+            "requests_per_s": len(part) / seconds,
+            "first_token_p95_s": percentile([timed.first for timed in done], 0.95),
+            "first_token_median_s": percentile([timed.first for timed in done], 0.5),
+        }
+    return found
+
+
+def main(
+    what: Annotated[str, typer.Argument(help="together, embedding, combinations or engines.")],
+    clients: Annotated[int, typer.Option(help="Clients at once.", min=1)] = 16,
+    requests: Annotated[int, typer.Option(help="Of combinations.", min=10)] = 10_000,
+    seconds: Annotated[float, typer.Option(help="Of embedding, in six turns without and with load.", min=1)] = 60,
+    new_tokens: Annotated[int, typer.Option(help="Longest answer.", min=1)] = 32,
+    dtype: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "auto",
+    llama_server: Annotated[Path | None, typer.Option(help="Path of a llama-server.")] = None,
+    gguf: Annotated[Path | None, typer.Option(help="The weights for it.")] = None,
+) -> None:
+    """Measure one thing and print it as JSON."""
+    with tempfile.TemporaryDirectory() as folder:
+        index = Path(folder) / "index"
+        if what == "together":
+            make_index(index, dtype)
+            result = asyncio.run(together(index, dtype, clients, new_tokens))
+        elif what == "embedding":
+            make_index(index, dtype)
+            result = asyncio.run(embedding(index, dtype, seconds, clients))
+        elif what == "combinations":
+            make_index(index, dtype, 60)
+            result = asyncio.run(combinations(index, dtype, requests, clients, 60))
+        elif what == "engines":
+            chosen = make_index(index, dtype, 60)
+            result = asyncio.run(engines(index, dtype, chosen, llama_server, gguf, new_tokens))
+        else:
+            raise ValueError(f"{what!r} is nothing to measure; give together, embedding, combinations or engines")
+    typer.echo(json.dumps(result, indent=2))
+
+
+if __name__ == "__main__":
+    run(main)
