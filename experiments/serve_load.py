@@ -101,7 +101,7 @@ def corpus(count: int, tokens: int, model: GritModel) -> list[Document]:
         while model.count_tokens(text) < tokens:
             text += " " + texts[position % len(texts)]
             position += 7
-        ids = model.encoder.content_ids(text)[:tokens]
+        ids = model.prompts.encoder.content_ids(text)[:tokens]
         made.append(Document(str(model.tokenizer.decode(ids)), id=f"d{number}", metadata={"number": number}))
     return made
 

@@ -160,6 +160,10 @@ def question_of(
 ) -> Question:
     """What the service is asked."""
     extension = extension or Extension()
+    if extension.recompute and history:
+        raise bad("recompute is for questions without earlier turns", "recompute")
+    if extension.recompute and MODES[extension.mode].is_question_first:
+        raise bad("recompute is for modes in which the question stands last", "recompute")
     bias = RELEVANCE_BIAS if extension.relevance_bias is None else extension.relevance_bias
     return Question(
         text,
@@ -174,6 +178,7 @@ def question_of(
         history,
         top_logprobs,
         remembers=bool(history),
+        recompute=extension.recompute,
     )
 
 

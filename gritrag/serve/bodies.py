@@ -137,7 +137,7 @@ class Extension(BaseModel):
         index: name of the index; or the model ``rag/NAME``.
         documents: to answer from instead of a search.
         mode: ``doc-cache`` answers from states, ``doc-query`` reads the documents again.
-        k, where, search_mode, relevance_bias: of the search, see `gritrag.RAG`.
+        k, where, search_mode, relevance_bias, recompute: see `gritrag.RAG`.
     """
 
     index: str | None = None
@@ -147,6 +147,7 @@ class Extension(BaseModel):
     where: Where | None = None
     search_mode: SearchMode = "hybrid"
     relevance_bias: float | None = Field(None, ge=0, le=100)
+    recompute: float = Field(0.0, ge=0, le=1)
 
 
 # --- sampling, shared by all that generate ---------------------------------------------------------------------------

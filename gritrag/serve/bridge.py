@@ -7,8 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from gritrag.model.context import Context
-from gritrag.model.decode import Sampling
 from gritrag.model.grit import GritModel
 from gritrag.model.state import Reading
 from gritrag.records import Document, Fingerprint
@@ -19,15 +17,7 @@ from gritrag.serve.reading import Outcome, ReadingJob
 from gritrag.tokens import TokenIds
 
 
-async def generate(
-    engine: Engine,
-    context: Context,
-    sampling: Sampling,
-    client: str,
-    deadline: float,
-    salt: bytes | None = None,
-    top_logprobs: int | None = None,
-) -> AsyncGenerator[Event, None]:
+async def generate(engine: Engine, job: Generation) -> AsyncGenerator[Event, None]:
     """Pieces of text, and `Finished` last. Whoever stops listening ends the generation."""
     loop, events = asyncio.get_running_loop(), asyncio.Queue[Event]()
 
@@ -35,7 +25,7 @@ async def generate(
         if not loop.is_closed():
             loop.call_soon_threadsafe(events.put_nowait, event)
 
-    job = Generation(context, sampling, client, sink, deadline, salt, top_logprobs)
+    job.sink = sink
     engine.submit(job)
     try:
         while True:

@@ -28,21 +28,24 @@ class Generation:
         context: ends with tokens that are still to be read.
         sampling: how to choose and when to stop.
         client: whose turn this takes.
-        sink: told of every piece and of the end.
         deadline: of `time.monotonic`.
         salt: of the tenant, under which the conversation is remembered; None where nothing is to be reused or kept.
         top_logprobs: how many likeliest tokens to tell for each place; None to tell nothing.
+        recompute: share of the tokens of states that is read again; see `gritrag.model.recompute`.
+        sink: told of every piece and of the end.
     """
 
     context: Context
     sampling: Sampling
     client: str
-    sink: Sink
     deadline: float
     salt: bytes | None = None
     top_logprobs: int | None = None
+    recompute: float = 0.0
+    sink: Sink = lambda event: None
     is_cancelled: bool = False
     cached_tokens: int = 0
+    read_again: int = 0
     place_seconds: float = 0.0
     _told: list[TokenLogprob] = field(default_factory=list)
 
@@ -70,6 +73,8 @@ class Generation:
         self._cache: PlacedCache = model.decoder.place([self.context], self.sampling)
         given = inputs([self.context], model.lm.device)
         self._ids, self._positions, self._mask = given.ids, given.positions, given.mask
+        if self.recompute:
+            (self.read_again,) = model.decoder.recompute(self._cache, [self.context], self.recompute)
         self._read, self._guess = 0, list[int]()
         self._columns_before = self._cache.length
         self._generated: list[int] = []
@@ -195,7 +200,7 @@ class Generation:
         if self._reason is None:
             return None
         completion = Completion(self._text.text, self._generated, self._reason)
-        return Finished(completion, self.cached_tokens, self.place_seconds, tuple(self._told))
+        return Finished(completion, self.cached_tokens, self.place_seconds, tuple(self._told), self.read_again)
 
     def _push(self, token: int) -> str:
         self._generated.append(token)

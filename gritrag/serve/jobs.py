@@ -31,12 +31,14 @@ class Finished(NamedTuple):
         cached_tokens: of the prompt, that were there from an earlier turn.
         place: seconds that placing states took.
         logprobs: of all tokens, where they are wanted.
+        read_again: tokens of states that were recomputed.
     """
 
     completion: Completion
     cached_tokens: int
     place: float
     logprobs: tuple[TokenLogprob, ...] = ()
+    read_again: int = 0
 
 
 class Failed(NamedTuple):

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
+import torch
 
 from gritrag.config import RELEVANCE_BIAS
 from gritrag.index.index import Index
@@ -25,6 +26,7 @@ from gritrag.serve.bridge import document_prompts, generate, query_prompts, read
 from gritrag.serve.created import CreatedStores
 from gritrag.serve.engine import Engine
 from gritrag.serve.errors import too_long
+from gritrag.serve.generation import Generation
 from gritrag.serve.jobs import Finished, Piece, TokenLogprob
 from gritrag.serve.limits import Limits
 from gritrag.serve.memory import Memory
@@ -61,7 +63,7 @@ class Question:
         index: to search; None where `hits` are given or nothing is to be found.
         hits: to answer from instead of a search.
         mode: one of `MODES`.
-        k, where, search_mode, relevance_bias: see `RAG`.
+        k, where, search_mode, relevance_bias, recompute: see `RAG`.
         history: token ids of what was said before, which stand before the documents.
         top_logprobs: how many likeliest tokens to tell; None for none.
         remembers: whether the conversation is kept for the next turn.
@@ -79,6 +81,7 @@ class Question:
     history: tuple[int, ...] = ()
     top_logprobs: int | None = None
     remembers: bool = False
+    recompute: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -195,7 +198,8 @@ class Service:
         """From a prompt of token ids, without documents."""
         began, first = time.perf_counter(), 0.0
         salt = asker.tenant.salt if remembers else None
-        stream = generate(self.engine, Context.of(ids), sampling, asker.client, asker.deadline, salt, top_logprobs)
+        job = Generation(Context.of(ids), sampling, asker.client, asker.deadline, salt, top_logprobs)
+        stream = generate(self.engine, job)
         async with aclosing(stream) as events:
             async for event in events:
                 assert isinstance(event, Piece | Finished)
@@ -222,6 +226,8 @@ class Service:
             ValueError, ApiError: see `RAG.ask`; 413 for what is too long.
         """
         began = time.perf_counter()
+        if question.recompute and self.model.decoder.has_window:
+            raise ValueError("recompute is not for models with sliding windows; leave it out")
         template_stop = self.model.prompts.template.stop
         sampling = replace(question.sampling, stop=(*question.sampling.stop, *template_stop))
         parts = {"retrieve": 0.0, "load": 0.0, "place": 0.0}
@@ -234,9 +240,10 @@ class Service:
         plan = await self._plan(asker, question, found, sampling)
         parts["load"] = time.perf_counter() - loading
         salt = asker.tenant.salt if question.remembers else None
-        stream = generate(
-            self.engine, plan.context, sampling, asker.client, asker.deadline, salt, question.top_logprobs
+        job = Generation(
+            plan.context, sampling, asker.client, asker.deadline, salt, question.top_logprobs, question.recompute
         )
+        stream = generate(self.engine, job)
         async with aclosing(stream) as events:
             async for event in events:
                 parts.setdefault("first_token", time.perf_counter() - began)
@@ -246,7 +253,7 @@ class Service:
                 assert isinstance(event, Finished)
                 parts["place"] = event.place
                 timings = Timings(**parts, total=time.perf_counter() - began)
-                answer = _answer(question, found.hits, plan, event, timings)
+                answer = _answer(question, found.hits, plan, event, timings, self.model.dtype)
                 usage = answer.usage
                 self.metrics.answer(
                     usage.prompt_tokens, usage.cached_tokens, usage.generated_tokens, timings.first_token
@@ -295,10 +302,23 @@ class Service:
             states, computed, vectors = await self._states(asker, question.index, hits)
         if found.vector is not None:
             hits = await self._scored(question.index, hits, found.vector, vectors)
-        retrieved = Retrieved(question.text, hits, states, found.state, computed, found.is_ranked)
-        room = sampling.max_new_tokens + len(question.history)
-        bias = question.relevance_bias
-        plan = await in_thread(plan_context, self.model, mode, retrieved, room=room, relevance_bias=bias)
+        retrieved = Retrieved(
+            question.text,
+            hits,
+            states,
+            question_state=found.state,
+            computed=computed,
+            is_best_last=found.is_ranked,
+        )
+        plan = await in_thread(
+            plan_context,
+            self.model,
+            mode,
+            retrieved,
+            room=sampling.max_new_tokens + len(question.history),
+            relevance_bias=question.relevance_bias,
+            recompute=question.recompute,
+        )
         return _behind(question.history, plan) if question.history else plan
 
     async def _states(
@@ -350,15 +370,20 @@ def _behind(history: tuple[int, ...], plan: ContextPlan) -> ContextPlan:
     return replace(plan, context=moved, citations=citations, is_exact=plan.is_exact and not context.states)
 
 
-def _answer(question: Question, hits: Sequence[Hit], plan: ContextPlan, finished: Finished, timings: Timings) -> Answer:
-    completion = finished.completion
+def _answer(
+    question: Question, hits: Sequence[Hit], plan: ContextPlan, finished: Finished, timings: Timings, dtype: torch.dtype
+) -> Answer:
+    completion, again = finished.completion, finished.read_again
+    is_read = 0 < again == plan.context.cached_tokens and dtype == torch.float32
     return Answer(
         text=completion.text.strip(),
         hits=tuple(hits),
         citations=plan.citations,
-        usage=Usage(len(plan.context), plan.cached_tokens + finished.cached_tokens, len(completion.token_ids)),
+        usage=Usage(
+            len(plan.context), max(0, plan.cached_tokens - again) + finished.cached_tokens, len(completion.token_ids)
+        ),
         timings=timings,
-        exact=plan.is_exact and (question.sampling.temperature == 0 or not plan.context.states),
+        exact=(plan.is_exact or is_read) and (question.sampling.temperature == 0 or not plan.context.states),
         mode=question.mode,
         finish_reason=completion.finish_reason,
     )

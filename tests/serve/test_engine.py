@@ -85,6 +85,17 @@ def test_answers_together_are_those_of_one_after_the_other(
         assert answer["usage"]["prompt_tokens_details"]["cached_tokens"] == alone.usage.cached_tokens
 
 
+@pytest.mark.parametrize("share", [0.3, 1.0])
+def test_tokens_are_read_again_as_alone(share: float, server: Running, tiny_model: GritModel, tmp_path: Path) -> None:
+    server.service.indexes["docs"].export(tmp_path / "copy")
+    with Index.open(tmp_path / "copy", model=tiny_model, mode="r") as index:
+        expected = [RAG(index, k=3, recompute=share).ask(question, max_new_tokens=12) for question in QUESTIONS]
+    bodies = [("/v1/rag", {"question": q, "k": 3, "max_new_tokens": 12, "recompute": share}) for q in QUESTIONS]
+    for answer, alone in zip(together(server, bodies), expected, strict=True):
+        assert (answer["text"], answer["exact"]) == (alone.text, alone.exact)
+        assert answer["usage"]["prompt_tokens_details"]["cached_tokens"] == alone.usage.cached_tokens
+
+
 @pytest.mark.parametrize(
     ("architecture", "reading"),
     [("llama", "bidirectional"), ("qwen3", "causal"), ("gemma3", "causal"), ("gpt2", "causal"), ("mistral", "causal")],

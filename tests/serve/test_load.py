@@ -70,7 +70,7 @@ def job(
     events = Events()
     context = Context.of(engine.model.prompt_ids("some words to go on from"))
     sampling = Sampling(max_new_tokens=tokens, temperature=2.0, seed=1, **options)
-    return Generation(context, sampling, client, events.append, time.monotonic() + seconds), events
+    return Generation(context, sampling, client, time.monotonic() + seconds, sink=events.append), events
 
 
 def test_one_bad_request_never_stops_the_loop(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
