@@ -3,12 +3,12 @@
     python -m experiments.serve_load together --clients 16
     python -m experiments.serve_load embedding --seconds 30
     python -m experiments.serve_load combinations --requests 10000
-    python -m experiments.serve_load engines --llama-server build/bin/llama-server --gguf smollm2-135m.gguf
+    python -m experiments.serve_load engines --llama-cpp llama.cpp/build
 
 Each starts `gritrag serve` over an index that it makes, and drives it over loopback. `together` compares clients at
 once with one after the other, and their texts. `embedding` gives latency of chat with and without others that embed.
-`combinations` asks about documents in ever new sets and orders. `engines` asks llama-server too, with the documents
-in the prompt; without `--llama-server` only ours is measured, and a line says so.
+`combinations` asks about documents in ever new sets and orders. `engines` asks llama-server too, with the same weights
+and tokens; without `--llama-cpp` only ours is measured, and a line says so.
 """
 
 import asyncio
@@ -30,10 +30,17 @@ import typer
 from experiments.script import run
 from gritrag import Document, GritModel, Index
 from gritrag.corpus import documents, questions
+from gritrag.evaluate.llama_cpp import find_server, write_gguf
 
 START_SECONDS = 120
 DOCUMENTS = 5
 """In the context of one answer."""
+
+RECORDS, RECORD_TOKENS = 60, 200
+"""Documents to draw from, where they are chosen by number."""
+
+PER_CLIENTS = 36
+"""Requests for each number of clients in `engines`, a third of them for one."""
 
 
 class Timed(NamedTuple):
@@ -106,13 +113,12 @@ def corpus(count: int, tokens: int, model: GritModel) -> list[Document]:
     return made
 
 
-def make_index(folder: Path, dtype: str, given: int = 0, tokens: int = 200) -> list[Document]:
-    """An index of the demo's documents, or of so many of one length; returns them."""
+def make_index(folder: Path, dtype: str, records: int) -> None:
+    """An index of the demo's documents, or of so many of one length."""
     model = GritModel.from_pretrained(dtype=dtype)
-    chosen = corpus(given, tokens, model) if given else documents()
+    chosen = corpus(records, RECORD_TOKENS, model) if records else documents()
     with Index.create(folder, model=model, states="float32" if dtype == "float32" else "bf16") as index:
         index.add(chosen)
-    return chosen
 
 
 async def rag(client: httpx.AsyncClient, **body: Any) -> Timed:
@@ -134,7 +140,7 @@ async def rag(client: httpx.AsyncClient, **body: Any) -> Timed:
     return Timed(first, time.perf_counter() - began, answer["text"], usage["prompt_tokens"], cached)
 
 
-async def completion(client: httpx.AsyncClient, prompt: str, tokens: int) -> Timed:
+async def completion(client: httpx.AsyncClient, prompt: list[int], tokens: int) -> Timed:
     """One streamed completion of llama-server."""
     began, first, text = time.perf_counter(), 0.0, ""
     body = {"prompt": prompt, "max_tokens": tokens, "temperature": 0, "stream": True, "cache_prompt": True}
@@ -242,18 +248,16 @@ def orders(count: int, among: int) -> list[list[int]]:
     return [list(each) for each in sorted(seen, key=lambda each: draw.random())]
 
 
-async def combinations(folder: Path, dtype: str, requests: int, clients: int, among: int) -> dict[str, Any]:
+async def combinations(folder: Path, dtype: str, requests: int, clients: int) -> dict[str, Any]:
     """Hit tokens, and whether the last requests take longer than the first."""
     with ours(folder, dtype) as url:
         async with client_of(url) as client:
 
             def job(chosen: list[int]) -> Callable[[], Awaitable[Timed]]:
                 where = {"number": {"$in": chosen}}
-                words = " ".join(f"record {number}" for number in chosen)  # in another order, another ranking
-                question = f"What does {words} say?"
-                return lambda: rag(client, question=question, where=where, k=DOCUMENTS, max_new_tokens=1)
+                return lambda: rag(client, question=question_about(chosen), where=where, max_new_tokens=1)
 
-            jobs = [job(chosen) for chosen in orders(requests, among)]
+            jobs = [job(chosen) for chosen in orders(requests, RECORDS)]
             await abreast(jobs[:20], clients)
             done, seconds = await abreast(jobs, clients)
     window = max(1, requests // 10)
@@ -272,38 +276,47 @@ async def combinations(folder: Path, dtype: str, requests: int, clients: int, am
     }
 
 
-async def engines(
-    folder: Path, dtype: str, chosen: list[Document], llama_server: Path | None, gguf: Path | None, tokens: int
-) -> dict[str, Any]:
-    """Requests per second and p95 of the first token at 1, 4 and 16 clients, each with its documents in a new order."""
+async def engines(folder: Path, dtype: str, build: Path | None, tokens: int) -> dict[str, Any]:
+    """Requests per second and first tokens at 1, 4 and 16 clients, each with its documents in a new order."""
     results: dict[str, Any] = {}
-    picks = orders(3 * 64, len(chosen))
+    picks = orders(3 * PER_CLIENTS, RECORDS)
     with ours(folder, dtype) as url:
         async with client_of(url) as client:
 
             def job(numbers: list[int]) -> Callable[[], Awaitable[Timed]]:
-                question = "What does record " + " and ".join(map(str, numbers)) + " say?"
                 where = {"number": {"$in": numbers}}
-                return lambda: rag(client, question=question, where=where, k=DOCUMENTS, max_new_tokens=tokens)
+                return lambda: rag(client, question=question_about(numbers), where=where, max_new_tokens=tokens)
 
             results["gritrag"] = await by_clients([job(each) for each in picks])
-    if llama_server is None or gguf is None:
-        typer.echo("llama-server: left out; give --llama-server and --gguf", err=True)
+    if build is None:
+        typer.echo("llama-server: left out; give --llama-cpp, the folder of its build", err=True)
         return results
-    port = free_port()
-    room = DOCUMENTS * 260 + 200
-    command = [str(llama_server), "-m", str(gguf), "--port", str(port), "--parallel", "16", "-c", str(16 * room)]
-    with process([*command, "-t", "2"], f"http://127.0.0.1:{port}/health"):
-        async with client_of(f"http://127.0.0.1:{port}") as client:
+    with tempfile.TemporaryDirectory() as temporary, Index.open(folder, mode="r") as index:
+        weights = Path(temporary) / "weights.gguf"
+        model = index.model
+        assert isinstance(model, GritModel)
+        write_gguf(model, weights)
+        read = {n: model.document_token_ids(index.get([f"d{n}"])[0]) for n in range(RECORDS)}
+        prompts = [
+            [*(id for n in each for id in read[n]), *model.prompts.question_ids(question_about(each), True)]
+            for each in picks
+        ]
+        port = free_port()
+        command = [str(find_server(build)), "-m", str(weights), "--port", str(port), "-np", "16"]
+        command += ["-c", str(16 * (max(map(len, prompts)) + tokens + 8)), "-t", "2", "-fa", "off", "--offline"]
+        with process(command, f"http://127.0.0.1:{port}/health"):
+            async with client_of(f"http://127.0.0.1:{port}") as client:
 
-            def plain(numbers: list[int]) -> Callable[[], Awaitable[Timed]]:
-                texts = "".join(f"<|im_start|>document\n{chosen[number].text}<|im_end|>\n" for number in numbers)
-                question = "What does record " + " and ".join(map(str, numbers)) + " say?"
-                prompt = f"{texts}<|im_start|>question\n{question}<|im_end|>\n<|im_start|>answer\n"
-                return lambda: completion(client, prompt, tokens)
+                def plain(prompt: list[int]) -> Callable[[], Awaitable[Timed]]:
+                    return lambda: completion(client, prompt, tokens)
 
-            results["llama-server"] = await by_clients([plain(each) for each in picks])
+                results["llama-server"] = await by_clients([plain(prompt) for prompt in prompts])
     return results
+
+
+def question_about(numbers: Sequence[int]) -> str:
+    """Names records by their numbers, so that a search ranks them in another order each time."""
+    return f"What do records {', '.join(map(str, numbers))} say?"
 
 
 async def by_clients(jobs: Sequence[Callable[[], Awaitable[Timed]]]) -> dict[str, Any]:
@@ -311,7 +324,7 @@ async def by_clients(jobs: Sequence[Callable[[], Awaitable[Timed]]]) -> dict[str
     await abreast(jobs[-2:], 1)
     found = {}
     for place, clients in enumerate((1, 4, 16)):
-        part = jobs[64 * place : 64 * place + (12 if clients == 1 else 48)]
+        part = jobs[PER_CLIENTS * place :][: PER_CLIENTS if clients > 1 else PER_CLIENTS // 3]
         done, seconds = await abreast(part, clients)
         found[f"{clients} clients"] = {
             "requests_per_s": len(part) / seconds,
@@ -327,27 +340,25 @@ def main(
     requests: Annotated[int, typer.Option(help="Of combinations.", min=10)] = 10_000,
     seconds: Annotated[float, typer.Option(help="Of embedding, in six turns without and with load.", min=1)] = 60,
     new_tokens: Annotated[int, typer.Option(help="Longest answer.", min=1)] = 32,
+    index: Annotated[Path | None, typer.Option(help="Folder of the index; made if it is not there.")] = None,
     dtype: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "auto",
-    llama_server: Annotated[Path | None, typer.Option(help="Path of a llama-server.")] = None,
-    gguf: Annotated[Path | None, typer.Option(help="The weights for it.")] = None,
+    llama_cpp: Annotated[Path | None, typer.Option(help="Folder of a build of llama.cpp with llama-server.")] = None,
 ) -> None:
     """Measure one thing and print it as JSON."""
-    with tempfile.TemporaryDirectory() as folder:
-        index = Path(folder) / "index"
+    if what not in ("together", "embedding", "combinations", "engines"):
+        raise ValueError(f"{what!r} is nothing to measure; give together, embedding, combinations or engines")
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = index or Path(temporary) / "index"
+        if not folder.exists():
+            make_index(folder, dtype, RECORDS if what in ("combinations", "engines") else 0)
         if what == "together":
-            make_index(index, dtype)
-            result = asyncio.run(together(index, dtype, clients, new_tokens))
+            result = asyncio.run(together(folder, dtype, clients, new_tokens))
         elif what == "embedding":
-            make_index(index, dtype)
-            result = asyncio.run(embedding(index, dtype, seconds, clients))
+            result = asyncio.run(embedding(folder, dtype, seconds, clients))
         elif what == "combinations":
-            make_index(index, dtype, 60)
-            result = asyncio.run(combinations(index, dtype, requests, clients, 60))
-        elif what == "engines":
-            chosen = make_index(index, dtype, 60)
-            result = asyncio.run(engines(index, dtype, chosen, llama_server, gguf, new_tokens))
+            result = asyncio.run(combinations(folder, dtype, requests, clients))
         else:
-            raise ValueError(f"{what!r} is nothing to measure; give together, embedding, combinations or engines")
+            result = asyncio.run(engines(folder, dtype, llama_cpp, new_tokens))
     typer.echo(json.dumps(result, indent=2))
 
 
