@@ -291,10 +291,9 @@ async def engines(folder: Path, dtype: str, build: Path | None, tokens: int) -> 
     if build is None:
         typer.echo("llama-server: left out; give --llama-cpp, the folder of its build", err=True)
         return results
-    with tempfile.TemporaryDirectory() as temporary, Index.open(folder, mode="r") as index:
+    model = GritModel.from_pretrained(dtype=dtype)
+    with tempfile.TemporaryDirectory() as temporary, Index.open(folder, model=model, mode="r") as index:
         weights = Path(temporary) / "weights.gguf"
-        model = index.model
-        assert isinstance(model, GritModel)
         write_gguf(model, weights)
         read = {n: model.document_token_ids(index.get([f"d{n}"])[0]) for n in range(RECORDS)}
         prompts = [
