@@ -229,9 +229,11 @@ class PlacedCache(Cache):
         assert columns <= self.buffers[0].shape[3], f"the cache holds {self.buffers[0].shape[3]} tokens, not {columns}"
         for layer in self.layers:
             layer.shown = columns  # type: ignore[union-attr]
-        yield
-        for layer in self.layers:
-            layer.shown = 0  # type: ignore[union-attr]
+        try:
+            yield
+        finally:
+            for layer in self.layers:
+                layer.shown = 0  # type: ignore[union-attr]
 
     def cut(self, length: int) -> None:
         """Forget every token behind the first `length`."""
