@@ -212,7 +212,8 @@ def read_rows(path: Path) -> list[Row]:
     for number, line in enumerate(lines, start=1):
         try:
             row = json.loads(line)
-            rows.append({**row, "kind": row["kind"], "run": row["run"]})
+            needed = ("kind", "run", *(("settings", "facts", "notes") if row["kind"] == RUN else ("cell",)))
+            rows.append({**row, **{key: row[key] for key in needed}})
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path}, line {number}: no row of results ({error})") from None
     return rows

@@ -198,6 +198,9 @@ def test_broken_results_are_named_by_line(results: Results, tmp_path: Path) -> N
         file.write("{}\n")
     with pytest.raises(ValueError, match=r"results.jsonl, line 4: no row"):
         read_rows(results.path)
+    results.path.write_text('{"kind": "run", "run": "r", "config": {}}\n')
+    with pytest.raises(ValueError, match=r"results.jsonl, line 1: no row of results \('settings'\)"):
+        read_rows(results.path)
     with pytest.raises(ValueError, match="cannot read results from"):
         read_rows(tmp_path / "none" / FILE)
 
