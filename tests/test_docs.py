@@ -4,6 +4,7 @@ A block that cannot run without a network, a GPU or training has the class `no-r
 run by the tests" in the line above it, so that readers see it too. How many there are is counted here.
 """
 
+import importlib.util
 import os
 import pkgutil
 import re
@@ -11,6 +12,7 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 from typing import NamedTuple
 
 import pytest
@@ -150,3 +152,40 @@ def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
     reference = (tmp_path / "site" / "reference" / "python" / "index.html").read_text("utf-8")
     assert all(f">{name}<" in reference for name in gritrag.__all__)
     assert "gritrag index" in (tmp_path / "site" / "reference" / "cli" / "index.html").read_text("utf-8")
+
+
+def script(name: str) -> ModuleType:
+    """A script of the documentation, as a module."""
+    spec = importlib.util.spec_from_file_location(Path(name).stem, ROOT / "docs" / name)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_tables_and_plot_are_those_of_the_committed_files() -> None:
+    readme, tables, plot = (
+        script(f"{name}.py") for name in ("benchmarks/readme", "benchmarks/tables", "pictures/first_token")
+    )
+    first, record = readme.load("first-token.json"), readme.load("readme.json")
+    text = (ROOT / "README.md").read_text("utf-8")
+    assert readme.rendered(text, first, record) == text, "run python docs/benchmarks/readme.py --render"
+    page = (ROOT / "docs" / "benchmarks.md").read_text("utf-8")
+    assert tables.rendered(page) == page, "run python docs/benchmarks/tables.py"
+    drawn = (ROOT / "docs" / "pictures" / "first_token.svg").read_text("utf-8")
+    assert plot.draw(first) + "\n" == drawn, "run python docs/pictures/first_token.py"
+
+
+def test_every_number_of_the_readmes_table_is_in_a_committed_file() -> None:
+    """Read from the page and the files alone, without the code that renders them."""
+    held = "".join(
+        (ROOT / "docs" / "benchmarks" / name).read_text("utf-8") for name in ("first-token.json", "readme.json")
+    )
+    rows = [line for line in (ROOT / "README.md").read_text("utf-8").splitlines() if line.startswith("| ")]
+    (header,) = [number for number, line in enumerate(rows) if "from states | otherwise" in line]
+    table = rows[header + 1 : header + 7]
+    assert len(table) == 6
+    numbers = [number for row in table for number in re.findall(r"\d[\d,]*(?:\.\d+)?", row)]
+    assert len(numbers) >= 12
+    assert [number for number in numbers if number not in held] == []

@@ -99,7 +99,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="gritrag-smollm2-135m")
     parser.add_argument("--dtype", default="auto")
-    parser.add_argument("--documents", type=int, nargs="+", default=[1, 2, 4, 8, 16, 28])
+    parser.add_argument("--documents", type=int, nargs="+", default=[1, 2, 4, 8, 16])
     parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--out", type=Path, default=Path(__file__).with_name("first-token.json"))
     given = parser.parse_args()
