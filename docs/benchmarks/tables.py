@@ -11,6 +11,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+from gritrag.evaluate.suite import load_results
+
 HERE = Path(__file__).parent
 PAGE = HERE.with_suffix(".md")
 MARKS = re.compile(r"(<!-- table: ([\w.-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -31,7 +33,6 @@ def table(name: str) -> str:
     record = json.loads((HERE / name).read_text("utf-8"))
     if isinstance(record, dict) and record["command"].startswith("python "):
         return plain(record)
-    from gritrag.evaluate.suite import load_results
 
     shown = "\n".join(result.render() for result in load_results(HERE / name))
     return "\n" + re.sub(r"^## ", "### ", shown, flags=re.MULTILINE) + "\n"
