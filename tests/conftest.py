@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from architectures import SPECIALS, make_lm
+from architectures import CONFIGS, SPECIALS, make_lm
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
@@ -20,9 +20,11 @@ MODEL_FIXTURES = {"real_model", "grit"}
 """Whatever asks for one of these loads the weights of the small model, and is marked `model`."""
 
 SLOW = (
+    "codecs/",
     "documents/",
     "evaluate/",
     "experiments/",
+    "index/test_bad_input.py",
     "index/test_codecs.py",
     "index/test_damage.py",
     "index/test_durability.py",
@@ -34,13 +36,23 @@ SLOW = (
     "index/test_sharing.py",
     "index/test_soak.py",
     "langchain/",
+    "model/test_low_rank.py",
+    "model/test_save.py",
+    "model/test_soft_prompts.py",
     "serve/",
-    "train/",
     "test_cli.py",
     "test_export.py",
+    "test_mcp.py",
+    "test_mine.py",
     "test_mteb.py",
+    "test_progress.py",
+    "test_tracing.py",
+    "train/",
 )
 """Folders and modules that take more than a few seconds; their tests are marked `slow`."""
+
+OTHERS = set(CONFIGS) - {"llama"}
+"""Architectures that repeat what one has shown; their tests are marked `slow` too."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -49,7 +61,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if MODEL_FIXTURES & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.model)
-        if item.path.relative_to(tests).as_posix().startswith(SLOW):
+        given = getattr(item, "callspec", None)
+        repeats = given is not None and any(
+            value in OTHERS for value in given.params.values() if isinstance(value, str)
+        )
+        if repeats or item.path.relative_to(tests).as_posix().startswith(SLOW):
             item.add_marker(pytest.mark.slow)
 
 
