@@ -113,6 +113,13 @@ def test_relative_links_lead_somewhere() -> None:
     assert broken == []
 
 
+def test_pages_use_the_words_of_the_field() -> None:
+    """Words that were private to this project are left to the notes of old experiments."""
+    private = re.compile(r"\b(abreast|weighed|shel(f|ves)|dresser|outlook|quantisers?|sealed)\b", re.IGNORECASE)
+    pages = [page for page in prose() if "experiments" not in page.parts]
+    assert [f"{page.name}: {found[0]}" for page in pages for found in private.finditer(page.read_text("utf-8"))] == []
+
+
 def commands(page: Path) -> list[list[str]]:
     """Words of every line of a page's shell blocks that calls gritrag."""
     lines = [line for _, _, code in fences(page, "sh") for line in code.splitlines()]
