@@ -303,7 +303,7 @@ def test_a_folder_in_the_place_of_a_state_does_no_harm(make, reader, corpus) -> 
     path.mkdir()
     with pytest.warns(StateFileWarning):
         assert index.load_states(index.get(["d0"])) == [None]
-    index.store_state("d0", reader.state(reader.document_token_ids(corpus[0])))
+    index.store_state(index["d0"], reader.state(reader.document_token_ids(corpus[0])))
     index.verify(repair=True)
     assert len(index.verify().problems) == 1
     assert index.delete(ids=["d0"]) == 1
