@@ -55,7 +55,7 @@ def test_a_changed_template_has_another_fingerprint() -> None:
 
 def test_chats_go_through_any_template(tiny_model: GritModel) -> None:
     messages = [{"role": "system", "content": HOSTILE}, {"role": "user", "content": "{{ 1 + 1 }} \ue0000\ue001"}]
-    segments = chat_segments(messages, tiny_model._render)
+    segments = chat_segments(messages, tiny_model.prompts.render)
     assert [s.text for s in segments if s.is_content] == [m["content"] for m in messages]
     assert segments[0] == Segment("<|im_start|>system\n", False, False)
     assert segments[-1].text.endswith("assistant\n")

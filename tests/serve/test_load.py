@@ -68,7 +68,7 @@ def job(
     engine: Engine, client: str = "a", tokens: int = 8, seconds: float = 60, **options: Any
 ) -> tuple[Generation, Events]:
     events = Events()
-    context = Context.of(engine.model.prompt_ids("some words to go on from"))
+    context = Context.of(engine.model.prompts.prompt_ids("some words to go on from"))
     sampling = Sampling(max_new_tokens=tokens, temperature=2.0, seed=1, **options)
     return Generation(context, sampling, client, time.monotonic() + seconds, sink=events.append), events
 

@@ -30,7 +30,7 @@ def test_chat_answers_and_counts(client: openai.OpenAI, tiny_model: GritModel) -
     assert answer.choices[0].message.content == tiny_model.generate([dict(m) for m in CHAT], max_new_tokens=8)  # type: ignore[arg-type]
     assert answer.choices[0].finish_reason in ("stop", "length")
     assert answer.usage is not None
-    assert answer.usage.prompt_tokens == len(tiny_model.prompt_ids([dict(m) for m in CHAT]))  # type: ignore[arg-type]
+    assert answer.usage.prompt_tokens == len(tiny_model.prompts.prompt_ids([dict(m) for m in CHAT]))  # type: ignore[arg-type]
     assert answer.usage.total_tokens == answer.usage.prompt_tokens + answer.usage.completion_tokens
     assert answer.usage.prompt_tokens_details is not None
     assert answer.usage.prompt_tokens_details.cached_tokens is not None
@@ -219,7 +219,7 @@ def test_completions(client: openai.OpenAI, tiny_model: GritModel) -> None:
     answer = client.completions.create(model="tiny", prompt=["one", "two"], max_tokens=5, logprobs=2)
     assert [choice.text for choice in answer.choices] == tiny_model.generate(["one", "two"], max_new_tokens=5)
     assert answer.choices[0].logprobs is not None
-    ids = tiny_model.prompt_ids("one")
+    ids = tiny_model.prompts.prompt_ids("one")
     by_ids = client.completions.create(model="tiny", prompt=ids, max_tokens=5)
     assert by_ids.choices[0].text == answer.choices[0].text
     pieces = client.completions.create(model="tiny", prompt="one", max_tokens=5, stream=True)
@@ -255,7 +255,7 @@ def test_embedding_dimensions_token_ids_and_sides(client: openai.OpenAI, tiny_mo
     short = client.embeddings.create(model="gritrag", input="ferry", dimensions=5).data[0].embedding
     assert len(short) == 5
     np.testing.assert_allclose(short, np.array(whole[:5]) / np.linalg.norm(whole[:5]), atol=1e-6)
-    ids = tiny_model.encoder.content_ids("ferry")
+    ids = tiny_model.prompts.encoder.content_ids("ferry")
     for given in (ids, [ids, ids]):
         rows = client.embeddings.create(model="gritrag", input=given).data
         assert len(rows) == (2 if isinstance(given[0], list) else 1)
