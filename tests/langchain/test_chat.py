@@ -168,7 +168,7 @@ def test_an_index_that_was_built_anew_is_another_to_a_cache(make_index: Any) -> 
 def test_what_cannot_be_pickled_says_what_to_do(tiny_model: GritModel, make_index: Any) -> None:
     index: Index = make_index()
     for thing in (ChatGritRAG(model=tiny_model), ChatGritRAG(index=index), GritEmbeddings(model=tiny_model)):
-        with pytest.raises(TypeError, match="names of model and index.*by the name of the model or the path of the index"):
+        with pytest.raises(TypeError, match=r"names of model and index.*path of the index"):
             pickle.dumps(thing)
         assert copy.copy(thing).model is tiny_model
     stores = GritVectorStore(index), GritRetriever(index=index), GritRAGChain(index=index), GritRecordManager(index)
