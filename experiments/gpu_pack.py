@@ -19,7 +19,16 @@ from pathlib import Path
 from experiments.gpu_parts import ARCHIVE, STAGE, cut
 from gritrag.train.config import TrainConfig
 
-PACKAGES = ("peft", "pydantic", "pydantic-core", "annotated-types", "typing-inspection", "xxhash", "gguf")
+PACKAGES = (
+    "peft",
+    "pydantic",
+    "pydantic-core",
+    "annotated-types",
+    "typing-inspection",
+    "xxhash",
+    "gguf",
+    "semantic-text-splitter",
+)
 """What a machine with torch, transformers and accelerate lacks."""
 
 STUB = '''"""Stands in for the package of this name: training from JSONL files does not call it."""

@@ -104,6 +104,30 @@ class Int4(Integers):
         rows = packed[part][run.start * heads : run.stop * heads]
         return nibbles.unpack(rows, tokens * head_dim).view(-1, heads, tokens, head_dim)
 
+    def approximate(self, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """What `unpack(pack(...))` leaves, nearly: nothing is packed, so it is computed where the tensors are.
+
+        Keys in bands with a second nibble and the first token stay as they are, the scales of values are not rounded,
+        and all tokens share the levels of their keys.
+
+        Args:
+            keys, values: `[L, H, T, K]`.
+
+        Returns:
+            float32 `[L, H, T, K]` each.
+        """
+        keys, values = keys.detach().float(), values.detach().float()
+        least, most = keys[:, :, min(1, keys.shape[2] - 1) :].aminmax(dim=2, keepdim=True)
+        distance = ((most - least) / 15).clamp_min(torch.finfo(torch.float16).tiny)
+        coarse = ((keys - least) / distance).round() * distance + least
+        is_fine = torch.zeros_like(distance[:, :, 0], dtype=torch.bool)
+        _in_bands(is_fine)[self._bands((most - least)[:, :, 0])] = True
+        scale = (values.abs().amax(3, keepdim=True) / VALUES).clamp_min(torch.finfo(torch.float16).tiny)
+        rounded = ((values / scale + VALUES).round().clamp(0, 15) - VALUES) * scale
+        left = torch.where(is_fine[:, :, None], keys, coarse)
+        left[:, :, :1], rounded[:, :, :1] = keys[:, :, :1], values[:, :, :1]
+        return left, rounded
+
     def bytes_per_token(self, elements: int) -> float:
         return super().bytes_per_token(elements) + elements / 2 * (REFINED / 2 + 1 / HEAD_DIM)
 

@@ -14,7 +14,9 @@ from gritrag.model.context import Context, Part, added, column_biases
 from gritrag.model.grit import GritModel
 from gritrag.model.kernels import without_cudnn
 from gritrag.model.state import DocumentState
+from gritrag.train import gathering
 from gritrag.train.data.steps import Prompted
+from gritrag.train.gathering import Pool
 from gritrag.train.placing import place
 
 
@@ -30,16 +32,20 @@ class Contexts:
         self._decoder = decoder_stack(model.lm)
         self._head = model.lm.get_output_embeddings()
 
-    def placed(self, states: Sequence[DocumentState], answers: Sequence[Prompted]) -> tuple[torch.Tensor, torch.Tensor]:
+    def placed(
+        self, states: Sequence[DocumentState], answers: Sequence[Prompted], pool: Pool | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Logits `[A, V]` of answer tokens over placed states, and the tokens `[A]`. Documents are not read again.
 
         Args:
             states: of all documents of the step, with gradients.
             answers: their contexts name rows of `states`.
+            pool: of the same states: contexts are gathered from it, which gathers their gradients.
         """
         contexts = [_context(states, answer) for answer in answers]
-        assert self._model.rotation is not None, "the loop refuses models whose keys cannot be moved"
-        cache = place(contexts, self._model.rotation, max(len(context.fresh_ids) for context in contexts))
+        rotation, room = self._model.rotation, max(len(context.fresh_ids) for context in contexts)
+        assert rotation is not None, "the loop refuses models whose keys cannot be moved"
+        cache = place(contexts, rotation, room) if pool is None else gathering.place(contexts, rotation, room, pool)
         hidden = self.run(
             [context.fresh_ids for context in contexts],
             [context.fresh_positions[0] for context in contexts],

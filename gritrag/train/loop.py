@@ -50,6 +50,9 @@ from gritrag.train.validate import Validation
 FORWARDS_PER_STEP = 3
 """A backward pass costs about two forward passes."""
 
+JUDGED_TOKENS = 60_000
+"""Of the steps that are made to tell what a step is: making them takes as long as training on them."""
+
 
 class Trainer:
     """One run of a recipe. A run that is found in `runs_dir/name` is resumed.
@@ -305,9 +308,10 @@ class Trainer:
     # --- what it says -----------------------------------------------------------------------------------------------
 
     def describe(self) -> str:
-        """What a step is, judged by the next twenty, and how long the run may take."""
+        """What a step is, judged by the next twenty or fewer large ones, and how long the run may take."""
         config, world = self.config, self.ranks.world
-        read = [s for n in range(20) if isinstance(s := self.mixture.step(self.progress.step + n), RetrievalStep)]
+        judged = max(1, min(20, JUDGED_TOKENS // config.data.tokens_per_step))
+        read = [s for n in range(judged) if isinstance(s := self.mixture.step(self.progress.step + n), RetrievalStep)]
         documents, tokens = (world * mean for mean in mean_sizes(read))
         trained = sum(parameter.numel() for parameter in self.parameters.values())
         seconds = seconds_left(config, self.progress, self._seconds_per_step(read), tokens)

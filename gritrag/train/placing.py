@@ -57,18 +57,19 @@ class _Place(torch.autograd.Function):
 
 
 class _Append(torch.autograd.Function):
-    """One layer's states with new tokens behind them, `[B, H, C + T, K]`: the tokens are written into the room."""
+    """One layer's states with new tokens behind them, `[B, H, C + T, K]`: the tokens are written into the room, in the
+    dtype of the states (under autocast a model hands out keys in float32)."""
 
     @staticmethod
     def forward(ctx: Any, states: torch.Tensor, new: torch.Tensor, buffer: torch.Tensor) -> torch.Tensor:
-        ctx.width, end = states.shape[2], states.shape[2] + new.shape[2]
+        ctx.dtype, ctx.width, end = new.dtype, states.shape[2], states.shape[2] + new.shape[2]
         buffer[:, :, ctx.width : end] = new
         return buffer[:, :, :end].detach()
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, None]:
         (gradient,) = gradients
-        return gradient[:, :, : ctx.width], gradient[:, :, ctx.width :], None
+        return gradient[:, :, : ctx.width], gradient[:, :, ctx.width :].to(ctx.dtype), None
 
 
 class PlacedLayer(CacheLayerMixin):
@@ -95,13 +96,8 @@ class PlacedLayer(CacheLayerMixin):
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: object, **kwargs: object
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Keys and values of states and new tokens; called once."""
-        # under autocast new keys may come in another dtype than those of the reading
-        if key_states.dtype != self.keys.dtype or value_states.dtype != self.values.dtype:
-            self.keys = torch.cat([self.keys.to(key_states.dtype), key_states], dim=2)
-            self.values = torch.cat([self.values.to(value_states.dtype), value_states], dim=2)
-        else:
-            self.keys = _Append.apply(self.keys, key_states, self._buffers[0])
-            self.values = _Append.apply(self.values, value_states, self._buffers[1])
+        self.keys = _Append.apply(self.keys, key_states, self._buffers[0])
+        self.values = _Append.apply(self.values, value_states, self._buffers[1])
         return self.keys, self.values
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:

@@ -6,7 +6,7 @@ back-propagated into them at once, and in the end the gathered gradients go thro
 Shape letters: `N` documents, `Q` queries, `A` answer tokens of a chunk, `V` vocabulary.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -18,6 +18,7 @@ from gritrag.tokens import TokenIds, length_sorted_batches
 from gritrag.train.config import TrainConfig
 from gritrag.train.contexts import Contexts
 from gritrag.train.data.steps import ChatStep, Prompted, RetrievalStep
+from gritrag.train.gathering import Pool
 from gritrag.train.objectives.cross_batch_memory import CrossBatchMemory
 from gritrag.train.objectives.losses import Contrastive, Generative
 from gritrag.train.objectives.self_supervised import SelfSupervised
@@ -52,6 +53,8 @@ class ReadOnce:
         self.ranks = ranks or Ranks()
         self.memory = CrossBatchMemory(config.contrastive.cross_batch_memory)
         self.contexts = Contexts(model)
+        self.gathers = model.lm.device.type != "cpu"
+        """Whether contexts are gathered from one tensor, as a GPU wants it."""
         self._contrastive = Contrastive(config.contrastive)
         self._generative = Generative(config.generative)
         self._quantise = FakeQuantise(config.generative.quantise) if config.generative.quantise else list
@@ -192,20 +195,31 @@ class ReadOnce:
         Chunks of answers gather their gradients in each document's own tensors, which go into the reading's at the
         end: every part that is cut from a larger tensor costs a gradient as large as that.
         """
-        total = 0.0
+        chunks = self.chunks(step, is_full=False)
+        if self.gathers and chunks:
+            pool = Pool(states)
+            total = self._back_propagate(
+                (*self.contexts.placed(states, chunk, pool), w) for chunk, w in self._weighted(chunks)
+            )
+            pool.backward()
+            return {"placed": total}
         given = [tensor for state in states for tensor in (state.keys, state.values)]
         leaves = [tensor.detach().clone().requires_grad_(tensor.requires_grad) for tensor in given]
         states = [state.with_tensors(*pair) for state, *pair in zip(states, leaves[::2], leaves[1::2], strict=True)]
-        chunks = self.chunks(step, is_full=False)
-        for chunk, weight_A in self._weighted(chunks):
-            logits_AV, target_A = self.contexts.placed(states, chunk)
-            loss = self._generative(logits_AV, target_A, weight_A)
-            total += loss.item()
-            (loss * self.config.generative.weight).backward()
+        total = self._back_propagate((*self.contexts.placed(states, chunk), w) for chunk, w in self._weighted(chunks))
         used = [(tensor, leaf.grad) for tensor, leaf in zip(given, leaves, strict=True) if leaf.grad is not None]
         if used:
             torch.autograd.backward([tensor for tensor, _ in used], [gradient for _, gradient in used])
         return {"placed": total} if chunks else {}
+
+    def _back_propagate(self, found: Iterable[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]) -> float:
+        """The loss of chunks of answers, from their logits, targets and weights, each back-propagated at once."""
+        total = 0.0
+        for logits_AV, target_A, weight_A in found:
+            loss = self._generative(logits_AV, target_A, weight_A)
+            (loss * self.config.generative.weight).backward()
+            total += loss.item()
+        return total
 
     def _reread(self, step: RetrievalStep) -> StepLosses:
         """Only answers, each context read as one, as many of them as about `tokens_per_step` allow."""
@@ -219,11 +233,8 @@ class ReadOnce:
     def _answer_in_full(self, step: RetrievalStep) -> dict[str, float]:
         """Losses of all answers, their contexts read anew with ordinary attention."""
         ids = [prompt.ids for prompt in step.readable]
-        value, chunks = 0.0, self.chunks(step, is_full=True)
-        for chunk, weight_A in self._weighted(chunks):
-            loss = self._generative(*self.contexts.full(ids, chunk), weight_A)
-            (loss * self.config.generative.weight).backward()
-            value += loss.item()
+        chunks = self.chunks(step, is_full=True)
+        value = self._back_propagate((*self.contexts.full(ids, chunk), w) for chunk, w in self._weighted(chunks))
         return {"full": value} if chunks else {}
 
     def _chat(self, step: ChatStep) -> StepLosses:

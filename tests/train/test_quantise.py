@@ -7,6 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gritrag.codecs import get_codec
+from gritrag.codecs.int4 import Int4
 from gritrag.index.storage.packed import decode, encode
 from gritrag.model.grit import GritModel
 from gritrag.model.state import DocumentState
@@ -39,6 +41,23 @@ def test_fake_is_exactly_what_writing_and_reading_gives(
     assert torch.equal(fake.keys, back.keys.to(state.keys.dtype))
     assert torch.equal(fake.values, back.values.to(state.values.dtype))
     assert fake.keys.dtype == state.keys.dtype
+
+
+@pytest.mark.parametrize("tokens", [2, 70, 119])
+def test_int4_that_is_not_packed_is_near_int4_that_is(tokens: int) -> None:
+    """What a GPU computes: it differs from the codec by a fraction of what the codec loses."""
+    state = tensors(tokens, 16, 1)
+    codec = get_codec("int4")
+    assert isinstance(codec, Int4)
+    for near, left, whole in zip(
+        codec.approximate(state.keys, state.values),
+        codec(state.keys, state.values),
+        (state.keys, state.values),
+        strict=True,
+    ):
+        lost = (left - whole).norm().item()
+        assert (near - left).norm().item() <= 0.8 * lost + 1e-3 * whole.norm().item()
+        assert near.dtype == torch.float32
 
 
 @pytest.mark.parametrize("name", LOSSY)

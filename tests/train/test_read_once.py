@@ -55,8 +55,9 @@ def long_forward(model: GritModel, step: RetrievalStep, answer: Prompted) -> tor
 
 @pytest.mark.parametrize("architecture", ["llama", "qwen3", "phi"])
 @pytest.mark.parametrize("reading", ["causal", "bidirectional"])
+@pytest.mark.parametrize("gathers", [False, True], ids=["copied", "gathered"])
 def test_read_once_equals_one_long_masked_forward(
-    make_model: MakeModel, recipe: Recipe, architecture: str, reading: str
+    make_model: MakeModel, recipe: Recipe, architecture: str, reading: str, gathers: bool
 ) -> None:
     model = make_model(architecture, reading=reading, link_tokens=2 if architecture == "llama" else 0)
     chunk = 400 if reading == "bidirectional" else 4000  # answers one by one, and all of them together
@@ -80,7 +81,10 @@ def test_read_once_equals_one_long_masked_forward(
     ]
     step = replace(step, answers=[*step.answers, *over_queries, *weighed])
     assert step.reuses_questions
-    done = ReadOnce(model, config)(step)
+    read_once = ReadOnce(model, config)
+    assert not read_once.gathers, "a processor copies"
+    read_once.gathers = gathers
+    done = read_once(step)
     got = gradients(model)
 
     tokens = torch.cat([long_forward(model, step, answer) for answer in step.answers])

@@ -14,8 +14,8 @@ from gritrag.train.data.rows import Question
 P_FOUND_FIRST = 0.85
 """Share of contexts with a relevance bias whose own document has the best score, about as hybrid search finds it."""
 
-STRENGTHS = (0.25, 0.5, 1.0, 1.0)
-"""Shares of the full relevance bias, one of which a context is given."""
+STRENGTHS = (0.0, 0.25, 0.5, 1.0)
+"""Shares of the full relevance bias, one of which a context that shares positions is given."""
 
 LONGEST_JOINED = 12
 """Words of an answer that may be joined with that of another question."""
