@@ -57,9 +57,20 @@ OTHERS = set(CONFIGS) - {"llama"}
 """Architectures that repeat what one has shown; their tests are marked `slow` too."""
 
 
+def is_slow(path: Path) -> bool:
+    """Whether a module, or all of a folder, is slow."""
+    name = path.relative_to(Path(__file__).parent).as_posix()
+    return f"{name}/".startswith(SLOW) or name.startswith(SLOW)
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Import nothing of what `make quick` leaves out: that alone takes seconds."""
+    leaves_out = "not slow" in config.option.markexpr
+    return True if leaves_out and is_slow(collection_path) else None
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what `make quick` leaves out."""
-    tests = Path(__file__).parent
     for item in items:
         if MODEL_FIXTURES & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.model)
@@ -67,7 +78,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         repeats = given is not None and any(
             value in OTHERS for value in given.params.values() if isinstance(value, str)
         )
-        if repeats or item.path.relative_to(tests).as_posix().startswith(SLOW):
+        if repeats or is_slow(item.path):
             item.add_marker(pytest.mark.slow)
 
 
