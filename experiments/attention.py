@@ -25,7 +25,7 @@ import typer
 from experiments.script import run
 from gritrag.cli.options import Device, Dtype, Instruction, Json, Model, Side
 from gritrag.config import DEFAULT_MODEL, CheckpointConfig
-from gritrag.evaluate.facts import machine
+from gritrag.evaluate.machine import machine
 from gritrag.evaluate.report import aligned, header
 from gritrag.evaluate.rows import evenly, keys_of, read_labelled, read_pairs, read_questions
 from gritrag.evaluate.statistics import Sampled, as_json

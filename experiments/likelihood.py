@@ -17,7 +17,7 @@ from torch.nn.functional import cross_entropy
 from experiments.script import run
 from gritrag.cli.options import Device, Dtype, Model
 from gritrag.config import DEFAULT_MODEL, RELEVANCE_BIAS
-from gritrag.evaluate.facts import machine_of
+from gritrag.evaluate.machine import machine_of
 from gritrag.evaluate.quality import Asked, Setting, gold_contexts
 from gritrag.evaluate.report import aligned, header
 from gritrag.evaluate.rows import choose, read_questions

@@ -20,7 +20,7 @@ import typer
 from experiments.script import run
 from gritrag.cli.options import Json
 from gritrag.corpus import documents, questions
-from gritrag.evaluate.facts import machine
+from gritrag.evaluate.machine import machine
 from gritrag.evaluate.report import aligned, header
 from gritrag.evaluate.statistics import Spread, as_json
 from gritrag.model.adapter import attach

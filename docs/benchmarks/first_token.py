@@ -24,7 +24,7 @@ from transformers import GenerationConfig
 
 from gritrag import RAG, Document, GritModel, Hit, Index
 from gritrag.corpus import documents
-from gritrag.evaluate.facts import machine_of
+from gritrag.evaluate.machine import machine_of
 
 QUESTION = "Which of these places can be reached by ferry in winter?"
 DOCUMENT_TOKENS = 250

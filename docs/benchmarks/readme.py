@@ -22,7 +22,7 @@ from transformers import GenerationConfig
 from gritrag import RAG, Document, GritModel, Index
 from gritrag.corpus import documents, questions
 from gritrag.demo import is_right
-from gritrag.evaluate.facts import machine_of
+from gritrag.evaluate.machine import machine_of
 
 HERE = Path(__file__).parent
 README = HERE.parents[1] / "README.md"

@@ -19,13 +19,12 @@ from gritrag.answer import MODES, Retrieved, plan_context
 from gritrag.codecs import get_codec
 from gritrag.config import DEFAULT_MODEL
 from gritrag.evaluate import quality, scores, statistics
-from gritrag.evaluate.facts import machine_of
+from gritrag.evaluate.machine import drop_from_page_cache, machine_of
 from gritrag.evaluate.quality import Asked, gold_contexts
 from gritrag.evaluate.report import Section, Table, losing
 from gritrag.evaluate.rows import choose, read_questions
 from gritrag.evaluate.statistics import Spread
-from gritrag.evaluate.suite import Result, Results, Row, run
-from gritrag.evaluate.timing import drop_from_page_cache, in_turn
+from gritrag.evaluate.suite import Result, Results, Row, in_turn, run
 from gritrag.evaluate.workload import documents_of
 from gritrag.index.storage.catalog import StateRow
 from gritrag.index.storage.packed import encode

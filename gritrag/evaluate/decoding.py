@@ -16,11 +16,10 @@ from transformers import Cache, DynamicCache, GenerationConfig, StaticCache
 from transformers.generation.streamers import BaseStreamer
 
 from gritrag.config import DEFAULT_MODEL
-from gritrag.evaluate.facts import machine_of
+from gritrag.evaluate.machine import machine_of
 from gritrag.evaluate.report import Section, Table, losing
 from gritrag.evaluate.statistics import Spread
-from gritrag.evaluate.suite import Result, Results, Row, run
-from gritrag.evaluate.timing import in_turn
+from gritrag.evaluate.suite import Result, Results, Row, in_turn, run
 from gritrag.evaluate.workload import documents_of, load_or_make
 from gritrag.model.context import Context
 from gritrag.model.decode import Sampling

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from gritrag.config import DEFAULT_MODEL
-from gritrag.evaluate.facts import machine
+from gritrag.evaluate.machine import machine
 from gritrag.evaluate.report import Section, Table, losing
 from gritrag.evaluate.rows import Labelled, choose, evenly, keys_of, read_labelled, read_pairs, read_questions
 from gritrag.evaluate.statistics import Sampled

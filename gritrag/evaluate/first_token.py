@@ -13,11 +13,10 @@ from typing import Any, Literal
 
 from gritrag.answer import RAG
 from gritrag.config import DEFAULT_MODEL
-from gritrag.evaluate.facts import machine_of
+from gritrag.evaluate.machine import machine_of
 from gritrag.evaluate.report import Section, Table, losing, ms
 from gritrag.evaluate.statistics import Spread
-from gritrag.evaluate.suite import Result, Results, Row, run
-from gritrag.evaluate.timing import in_turn
+from gritrag.evaluate.suite import Result, Results, Row, in_turn, run
 from gritrag.evaluate.workload import documents_of, load_or_make
 from gritrag.index.index import Index
 from gritrag.model.grit import GritModel

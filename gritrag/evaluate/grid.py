@@ -9,12 +9,11 @@ from gritrag.answer import MODES
 from gritrag.codecs import get_codec
 from gritrag.evaluate import limits, modes, speed, speed_report, steady
 from gritrag.evaluate.config import BenchConfig
-from gritrag.evaluate.facts import machine_of
+from gritrag.evaluate.machine import how_memory, machine_of
 from gritrag.evaluate.modes import Graded
 from gritrag.evaluate.report import Section, Table, flat, html, losing, markdown
 from gritrag.evaluate.speed import BASELINE, Grid, context
 from gritrag.evaluate.suite import FILE, RUN, Result, Results, Row, latest, read_rows, run
-from gritrag.evaluate.timing import how_memory
 from gritrag.model.grit import GritModel
 
 TITLE = "What reuse saves, and what it costs"

@@ -13,11 +13,11 @@ import torch
 from torch import nn
 
 from gritrag.corpus import questions
+from gritrag.evaluate.machine import drop_from_page_cache, files_below
 from gritrag.evaluate.report import Section, Table, ms
 from gritrag.evaluate.speed import BARE, BASELINE, Grid, context, from_hits
 from gritrag.evaluate.statistics import Spread
 from gritrag.evaluate.suite import Row
-from gritrag.evaluate.timing import drop_from_page_cache, files_below
 from gritrag.evaluate.workload import documents_of
 from gritrag.index.index import Index
 from gritrag.model.attention import decoder_stack

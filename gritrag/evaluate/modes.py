@@ -12,11 +12,10 @@ from gritrag.evaluate.quality import Asked, Setting, gold_contexts
 from gritrag.evaluate.report import Section, Table, ms
 from gritrag.evaluate.rows import QuestionSet, choose, invented_questions, read_questions
 from gritrag.evaluate.scores import ANSWER, score_answer
-from gritrag.evaluate.speed import BASELINE, NO_CODEC, name
+from gritrag.evaluate.speed import BASELINE, NO_CODEC, cost_of, name
 from gritrag.evaluate.statistics import Interval, Spread
-from gritrag.evaluate.suite import Results, Row
+from gritrag.evaluate.suite import Results, Row, in_turn
 from gritrag.evaluate.svg import Point, Series, scatter_chart
-from gritrag.evaluate.timing import cost_of, in_turn
 from gritrag.index.index import Index
 from gritrag.model.grit import GritModel
 from gritrag.progress import ProgressBar

@@ -21,13 +21,12 @@ from transformers import DynamicCache, GenerationConfig
 from gritrag.answer import RAG
 from gritrag.config import DEFAULT_MODEL
 from gritrag.evaluate import decoding
-from gritrag.evaluate.facts import machine_of
 from gritrag.evaluate.first_token import QUESTION
 from gritrag.evaluate.llama_cpp import Server, find_server, serving, write_gguf
+from gritrag.evaluate.machine import machine_of
 from gritrag.evaluate.report import Section, Table, losing
 from gritrag.evaluate.statistics import Spread
-from gritrag.evaluate.suite import Result, Results, Row, run
-from gritrag.evaluate.timing import in_turn
+from gritrag.evaluate.suite import Result, Results, Row, in_turn, run
 from gritrag.evaluate.workload import documents_of, load_or_make
 from gritrag.export import to_sentence_transformers
 from gritrag.index.index import Index

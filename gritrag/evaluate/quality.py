@@ -15,7 +15,7 @@ from typing import IO, Any, NamedTuple
 
 from gritrag.answer import RAG, check_relevance_bias
 from gritrag.config import DEFAULT_MODEL, DENSE_WEIGHT, RELEVANCE_BIAS
-from gritrag.evaluate.facts import machine, machine_of
+from gritrag.evaluate.machine import machine, machine_of
 from gritrag.evaluate.rows import Question, QuestionSet, choose, evenly, read_questions
 from gritrag.evaluate.scores import ANSWER, says_not_found, score_answer
 from gritrag.evaluate.suite import Result, Results, run

@@ -12,11 +12,10 @@ from typing import Any
 import torch
 
 from gritrag.config import DEFAULT_MODEL
-from gritrag.evaluate.facts import machine_of
+from gritrag.evaluate.machine import machine_of
 from gritrag.evaluate.report import Section, Table, losing
 from gritrag.evaluate.statistics import Spread
-from gritrag.evaluate.suite import Result, Results, Row, run
-from gritrag.evaluate.timing import in_turn
+from gritrag.evaluate.suite import Result, Results, Row, in_turn, run
 from gritrag.evaluate.workload import documents_of, load_or_make
 from gritrag.model.attention import decoder_stack
 from gritrag.model.grit import GritModel

@@ -8,7 +8,7 @@ import random
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from time import perf_counter
 from typing import Any, NamedTuple
@@ -18,20 +18,46 @@ import torch
 from gritrag.answer import MODES, RAG
 from gritrag.corpus import questions
 from gritrag.evaluate.config import SpeedConfig
+from gritrag.evaluate.machine import drop_from_page_cache, files_below, peak_memory
 from gritrag.evaluate.statistics import Spread
-from gritrag.evaluate.suite import Results, Row
-from gritrag.evaluate.timing import PARTS, cost_of, drop_from_page_cache, files_below, in_turn, peak_memory
+from gritrag.evaluate.suite import Results, Row, in_turn
 from gritrag.evaluate.workload import documents_of
 from gritrag.index.index import Index
 from gritrag.model.grit import GritModel
 from gritrag.progress import ProgressBar
-from gritrag.records import Document
+from gritrag.records import Answer, Document, Timings
 
 BARE = "bare forward"
 """Not a mode: one forward over the question's tokens alone, which no first token can be sooner than."""
 
 NO_CODEC = "-"
 INDEXING_RUNS = 4
+
+
+PARTS = ("retrieve", "load", "place", "question", "decode")
+"""Of an answer, in their order: embedding and search, states from their files, rotation to their places, forward over
+all tokens that no state stands for, and the tokens after the first."""
+
+
+def parts_of(timings: Timings) -> dict[str, float]:
+    """Seconds of each part; together they are the total. What no part claims of the first token is the forward."""
+    given = {field.name: getattr(timings, field.name) for field in fields(timings)}
+    first, total = given.pop("first_token"), given.pop("total")
+    before = {part: given[part] for part in PARTS[:3]}
+    return {**before, "question": first - sum(before.values()), "decode": total - first}
+
+
+def cost_of(answers: Sequence[Answer]) -> dict[str, Any]:
+    """Of one answer, or of a batch: times are then those of its last row, tokens those of all its rows."""
+    timings, usages = answers[-1].timings, [answer.usage for answer in answers]
+    return {
+        "first_token": timings.first_token,
+        "total": timings.total,
+        "parts": parts_of(timings),
+        "prompt_tokens": sum(usage.prompt_tokens for usage in usages),
+        "cached_tokens": sum(usage.cached_tokens for usage in usages),
+        "generated_tokens": sum(usage.generated_tokens for usage in usages),
+    }
 
 
 class Cell(NamedTuple):

@@ -3,11 +3,10 @@
 from collections.abc import Sequence
 
 from gritrag.evaluate.report import Section, Table, ms
-from gritrag.evaluate.speed import BASELINE, Grid, context, from_hits, name
+from gritrag.evaluate.speed import BASELINE, PARTS, Grid, context, from_hits, name
 from gritrag.evaluate.statistics import Spread
 from gritrag.evaluate.suite import Row
 from gritrag.evaluate.svg import Point, Series, bar_chart, line_chart
-from gritrag.evaluate.timing import PARTS
 
 
 def sections(grid: Grid, indexes: Sequence[Row]) -> list[Section]:

@@ -8,12 +8,12 @@ render` makes the same report of it anywhere.
 
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import xxhash
 
@@ -25,6 +25,8 @@ RUN = "run"
 
 BUSY = 0.3
 """Load average per core above which a machine is not idle."""
+
+T = TypeVar("T")
 
 Row = dict[str, Any]
 """`kind` and `cell` say what was measured, all other keys what came of it."""
@@ -188,7 +190,7 @@ def run(
     Args:
         command: that is run; see `REPORTS`.
         settings: of the suite, as JSON can hold them.
-        facts: see `gritrag.evaluate.facts`.
+        facts: see `gritrag.evaluate.machine`.
         measure: writes a row for each case that the results do not have.
         folder: of `results.jsonl`; None where nothing is to be resumed.
     """
@@ -196,6 +198,14 @@ def run(
     results = Results(folder, settings, facts, notes)
     measure(results)
     return Result(command, {**facts, "settings": dict(settings), **notes}, results.rows)
+
+
+def in_turn(cells: Sequence[T], warmup: int, rounds: int) -> Iterator[tuple[int, T]]:
+    """`(round, cell)`: each round has every cell once, so that drift of the machine hits all alike, and begins with
+    another cell than the one before, so that none always follows the same. Rounds below 0 warm up."""
+    for number in range(-warmup, rounds):
+        first = number % len(cells)
+        yield from ((number, cell) for cell in (*cells[first:], *cells[:first]))
 
 
 def read_rows(path: Path) -> list[Row]:

@@ -13,9 +13,8 @@ from gritrag.codecs import CODECS
 from gritrag.evaluate.config import BenchConfig, SpeedConfig
 from gritrag.evaluate.grid import main
 from gritrag.evaluate.limits import LONG, Limits
-from gritrag.evaluate.speed import BARE, Cell, groups
-from gritrag.evaluate.suite import FILE, Results, latest, read_rows
-from gritrag.evaluate.timing import PARTS, in_turn
+from gritrag.evaluate.speed import BARE, PARTS, Cell, groups
+from gritrag.evaluate.suite import FILE, Results, in_turn, latest, read_rows
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted((ROOT / "configs" / "bench").glob("*.yaml"))

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from gritrag.cli import app
-from gritrag.evaluate import facts
+from gritrag.evaluate import machine
 from gritrag.evaluate.first_token import COMMAND, Setting, main
 from gritrag.evaluate.statistics import Interval, Spread, as_json, from_json
 from gritrag.evaluate.suite import FILE, REPORTS, Result, Results, read_rows, run
@@ -38,8 +38,8 @@ def test_facts_name_the_machine_the_code_and_the_seed(result: Result) -> None:
 
 def test_flags_are_those_that_decide_speed(monkeypatch: pytest.MonkeyPatch) -> None:
     lines = {"model name": "A processor", "flags": "fpu avx2 sse4_1 amx_bf16"}
-    monkeypatch.setattr(facts, "_of_processor", lambda field: lines.get(field, ""))
-    found = facts.machine(torch.float32, torch.device("cpu"))
+    monkeypatch.setattr(machine, "_of_processor", lambda field: lines.get(field, ""))
+    found = machine.machine(torch.float32, torch.device("cpu"))
     assert found["cpu_flags"] == "avx2 amx_bf16"
     assert found["hardware"].startswith("A processor, ")
 

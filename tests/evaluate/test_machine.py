@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from gritrag.evaluate.timing import CAN_RESET, drop_from_page_cache, files_below, how_memory, peak_memory
+from gritrag.evaluate.machine import CAN_RESET, drop_from_page_cache, files_below, how_memory, peak_memory
 
 MEGABYTE = 2**20
 
