@@ -140,7 +140,7 @@ def grid(
     as_json: Json = False,
 ) -> None:
     """Measure a grid of modes and contexts, quality beside speed. The same command resumes a run that was stopped."""
-    asked = bench_part("config").BenchConfig.load(config, overrides or ())
+    asked = bench_part("grid").BenchConfig.load(config, overrides or ())
     _run("bench grid", asked, folder or BENCHES / config.stem, as_json, out)
 
 
@@ -209,7 +209,7 @@ def render(path: Annotated[Path, typer.Argument(help="JSON file that --out wrote
 
 
 def _validated(config: dict[str, Any]) -> Any:
-    return bench_part("config").BenchConfig.model_validate(config)
+    return bench_part("grid").BenchConfig.model_validate(config)
 
 
 def _run(command: str, config: Any, folder: Path, as_json: bool, out: Path | None) -> None:

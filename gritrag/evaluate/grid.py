@@ -7,12 +7,13 @@ from typing import Any
 
 from gritrag.answer import MODES
 from gritrag.codecs import get_codec
+from gritrag.config import DEFAULT_MODEL, Recipe
 from gritrag.evaluate import limits, modes, speed, speed_report, steady
-from gritrag.evaluate.config import BenchConfig
 from gritrag.evaluate.machine import how_memory, machine_of
-from gritrag.evaluate.modes import Graded
+from gritrag.evaluate.modes import Graded, QualityConfig
 from gritrag.evaluate.report import Section, Table, flat, html, losing, markdown
-from gritrag.evaluate.speed import BASELINE, Grid, context
+from gritrag.evaluate.speed import BASELINE, Grid, SpeedConfig, context
+from gritrag.evaluate.steady import SteadyConfig
 from gritrag.evaluate.suite import FILE, RUN, Result, Results, Row, latest, read_rows, run
 from gritrag.model.grit import GritModel
 
@@ -20,6 +21,26 @@ TITLE = "What reuse saves, and what it costs"
 NOT_REUSE = (BASELINE, "no-retrieval", "query-doc")
 PART_OF = {"speed": "speed", "index": "speed", "limits": "speed", "quality": "quality", "steady": "steady"}
 """By kind of row the part of a configuration that it was measured by."""
+
+
+class BenchConfig(Recipe):
+    """A benchmark run, the contents of `configs/bench/*.yaml`. What is left out is not measured, an unknown key is an error.
+
+    Args:
+        model: as `GritModel.from_pretrained` takes it.
+        dtype, device: likewise.
+        modes: names of RAG modes; all of them where empty.
+        seed: of documents, questions, their order, and resamples.
+    """
+
+    model: str = DEFAULT_MODEL
+    dtype: str = "auto"
+    device: str = "auto"
+    modes: tuple[str, ...] = ()
+    seed: int = 0
+    speed: SpeedConfig | None = None
+    quality: QualityConfig | None = None
+    steady: SteadyConfig | None = None
 
 
 def main(command: str, config: BenchConfig, folder: Path) -> Result:

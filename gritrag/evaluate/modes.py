@@ -3,11 +3,13 @@
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
+
+from pydantic import Field
 
 from gritrag.answer import MODES, RAG
+from gritrag.config import Recipe
 from gritrag.evaluate import statistics
-from gritrag.evaluate.config import QualityConfig
 from gritrag.evaluate.quality import Asked, Setting, gold_contexts
 from gritrag.evaluate.report import Section, Table, ms
 from gritrag.evaluate.rows import QuestionSet, choose, invented_questions, read_questions
@@ -22,6 +24,29 @@ from gritrag.progress import ProgressBar
 
 INVENTED = Path("gritrag/corpus")
 KEPT = (*ANSWER, "first_token", "total", "cached_tokens", "prompt_tokens")
+
+
+class QualityConfig(Recipe):
+    """Questions that every mode answers, scored and timed at once.
+
+    Args:
+        file: JSONL of questions, as `gritrag eval` takes them; the package's own invented corpus where None.
+        questions: how many are answered, spread evenly over those that have answers.
+        indexed: distinct documents of the file that are searched in, at most.
+        documents: per context; each number is a table of its own.
+        codecs: of the states.
+        context: ``retrieved``: what hybrid search finds, embedding and search timed too; ``gold``: the right document
+            among distractors, in any order.
+        new_tokens: longest answer.
+    """
+
+    file: str | None = None
+    questions: int = Field(30, ge=1)
+    indexed: int = Field(300, ge=1)
+    documents: tuple[int, ...] = Field((1, 5), min_length=1)
+    codecs: tuple[str, ...] = Field(("bf16",), min_length=1)
+    context: Literal["retrieved", "gold"] = "retrieved"
+    new_tokens: int = Field(16, ge=1)
 
 
 class Cell(NamedTuple):

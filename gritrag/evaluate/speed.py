@@ -11,13 +11,14 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 from time import perf_counter
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
+from pydantic import Field, model_validator
 
 from gritrag.answer import MODES, RAG
+from gritrag.config import Recipe
 from gritrag.corpus import questions
-from gritrag.evaluate.config import SpeedConfig
 from gritrag.evaluate.machine import drop_from_page_cache, files_below, peak_memory
 from gritrag.evaluate.statistics import Spread
 from gritrag.evaluate.suite import Results, Row, in_turn
@@ -33,31 +34,50 @@ BARE = "bare forward"
 NO_CODEC = "-"
 INDEXING_RUNS = 4
 
-
 PARTS = ("retrieve", "load", "place", "question", "decode")
 """Of an answer, in their order: embedding and search, states from their files, rotation to their places, forward over
 all tokens that no state stands for, and the tokens after the first."""
 
 
-def parts_of(timings: Timings) -> dict[str, float]:
-    """Seconds of each part; together they are the total. What no part claims of the first token is the forward."""
-    given = {field.name: getattr(timings, field.name) for field in fields(timings)}
-    first, total = given.pop("first_token"), given.pop("total")
-    before = {part: given[part] for part in PARTS[:3]}
-    return {**before, "question": first - sum(before.values()), "decode": total - first}
+class SpeedConfig(Recipe):
+    """A grid of contexts of an exact length. Every combination of these is measured, in every mode.
 
+    Args:
+        documents: per context.
+        tokens: per document, its scaffold included.
+        codecs: of the states. Modes that load no states are measured once, whatever the codec.
+        batches: questions that are answered together.
+        caches: ``warm``: files are in the page cache, as in a service that runs; ``cold``: they are dropped from it and
+            the index is opened anew before each question, as after a restart. Only modes that load states are measured
+            cold.
+        repetitions: rounds that count; in each, every mode answers the same new question.
+        warmup: rounds before them that do not count; memory is measured in the last of them.
+        new_tokens: longest answer.
+        pool: documents that are indexed for each length; twice the most of a context where None.
+    """
 
-def cost_of(answers: Sequence[Answer]) -> dict[str, Any]:
-    """Of one answer, or of a batch: times are then those of its last row, tokens those of all its rows."""
-    timings, usages = answers[-1].timings, [answer.usage for answer in answers]
-    return {
-        "first_token": timings.first_token,
-        "total": timings.total,
-        "parts": parts_of(timings),
-        "prompt_tokens": sum(usage.prompt_tokens for usage in usages),
-        "cached_tokens": sum(usage.cached_tokens for usage in usages),
-        "generated_tokens": sum(usage.generated_tokens for usage in usages),
-    }
+    documents: tuple[int, ...] = Field((1, 4, 10), min_length=1)
+    tokens: tuple[int, ...] = Field((250,), min_length=1)
+    codecs: tuple[str, ...] = Field(("bf16",), min_length=1)
+    batches: tuple[int, ...] = Field((1,), min_length=1)
+    caches: tuple[Literal["warm", "cold"], ...] = Field(("warm",), min_length=1)
+    repetitions: int = Field(5, ge=1)
+    warmup: int = Field(1, ge=1)
+    new_tokens: int = Field(8, ge=1)
+    pool: int | None = Field(None, ge=1)
+
+    @property
+    def pool_documents(self) -> int:
+        return self.pool or 2 * max(self.documents)
+
+    @model_validator(mode="after")
+    def _is_sound(self) -> "SpeedConfig":
+        for name in ("documents", "tokens", "batches"):
+            if min(getattr(self, name)) < 1:
+                raise ValueError(f"{name} must each be at least 1, got {list(getattr(self, name))}")
+        if self.pool_documents < max(self.documents):
+            raise ValueError(f"a pool of {self.pool} documents holds no context of {max(self.documents)}")
+        return self
 
 
 class Cell(NamedTuple):
@@ -209,6 +229,27 @@ def _sample(model: GritModel, setting: SpeedConfig, cell: Cell, shelf: Shelf, te
         if cell.batch == 1:
             return cost_of([rag.ask(texts[0], max_new_tokens=setting.new_tokens)])
         return cost_of(rag.ask_many(texts, batch_size=cell.batch, max_new_tokens=setting.new_tokens))
+
+
+def parts_of(timings: Timings) -> dict[str, float]:
+    """Seconds of each part; together they are the total. What no part claims of the first token is the forward."""
+    given = {field.name: getattr(timings, field.name) for field in fields(timings)}
+    first, total = given.pop("first_token"), given.pop("total")
+    before = {part: given[part] for part in PARTS[:3]}
+    return {**before, "question": first - sum(before.values()), "decode": total - first}
+
+
+def cost_of(answers: Sequence[Answer]) -> dict[str, Any]:
+    """Of one answer, or of a batch: times are then those of its last row, tokens those of all its rows."""
+    timings, usages = answers[-1].timings, [answer.usage for answer in answers]
+    return {
+        "first_token": timings.first_token,
+        "total": timings.total,
+        "parts": parts_of(timings),
+        "prompt_tokens": sum(usage.prompt_tokens for usage in usages),
+        "cached_tokens": sum(usage.cached_tokens for usage in usages),
+        "generated_tokens": sum(usage.generated_tokens for usage in usages),
+    }
 
 
 def _bare(model: GritModel, question: str) -> dict[str, Any]:

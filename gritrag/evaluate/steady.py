@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import Field
 
 from gritrag.answer import RAG
+from gritrag.config import Recipe
 from gritrag.corpus import questions
-from gritrag.evaluate.config import SteadyConfig
 from gritrag.evaluate.report import Section, Table
 from gritrag.evaluate.statistics import Interval, quantile, quantile_ratio
 from gritrag.evaluate.suite import Row
@@ -28,6 +29,37 @@ from gritrag.records import Document, Hit
 
 MOST_DRAWS = 1000
 """Redraws of one request before giving up: the popular combinations have run out."""
+
+
+class SteadyConfig(Recipe):
+    """A stream of requests, each for a combination of documents that never was before.
+
+    Args:
+        requests: so many.
+        documents: in the index.
+        tokens: per document.
+        k: documents per request, drawn by Zipf's law.
+        exponent: of that law: the n-th most popular document is drawn with weight n^-exponent.
+        mode: how they are answered.
+        codec: of the states.
+        quota: most bytes of states, such as ``"20MB"``; or a share of what all would need, such as ``"50%"``. None for
+            no limit. What has no state is read again, and stored as far as the index lets it.
+        warmup: requests before the first window.
+        window: requests that one p50 and one p95 are taken over.
+        new_tokens: longest answer.
+    """
+
+    requests: int = Field(1000, ge=1)
+    documents: int = Field(100, ge=1)
+    tokens: int = Field(120, ge=8)
+    k: int = Field(5, ge=1)
+    exponent: float = Field(1.0, ge=0)
+    mode: str = "doc-cache"
+    codec: str = "bf16"
+    quota: str | int | None = None
+    warmup: int = Field(20, ge=0)
+    window: int = Field(200, ge=2)
+    new_tokens: int = Field(1, ge=1)
 
 
 class CountingIndex(Index):

@@ -10,10 +10,9 @@ import yaml
 
 from gritrag.answer import MODES
 from gritrag.codecs import CODECS
-from gritrag.evaluate.config import BenchConfig, SpeedConfig
-from gritrag.evaluate.grid import main
+from gritrag.evaluate.grid import BenchConfig, main
 from gritrag.evaluate.limits import LONG, Limits
-from gritrag.evaluate.speed import BARE, PARTS, Cell, groups
+from gritrag.evaluate.speed import BARE, PARTS, Cell, SpeedConfig, groups
 from gritrag.evaluate.suite import FILE, Results, in_turn, latest, read_rows
 
 ROOT = Path(__file__).parents[2]

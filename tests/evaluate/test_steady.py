@@ -8,9 +8,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gritrag import Index
-from gritrag.evaluate.config import SteadyConfig
 from gritrag.evaluate.statistics import quantile
-from gritrag.evaluate.steady import CountingIndex, combinations, growth, hit_rate, measure, section, windows
+from gritrag.evaluate.steady import (
+    CountingIndex,
+    SteadyConfig,
+    combinations,
+    growth,
+    hit_rate,
+    measure,
+    section,
+    windows,
+)
 from gritrag.model.grit import GritModel
 
 pytestmark = pytest.mark.filterwarnings("ignore:the states of this index have reached their quota")
