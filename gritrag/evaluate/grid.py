@@ -24,7 +24,8 @@ PART_OF = {"speed": "speed", "index": "speed", "limits": "speed", "quality": "qu
 
 
 class BenchConfig(Recipe):
-    """A benchmark run, the contents of `configs/bench/*.yaml`. What is left out is not measured, an unknown key is an error.
+    """A benchmark run: the contents of `configs/bench/*.yaml`. What is left out is not measured; an unknown key is an
+    error.
 
     Args:
         model: as `GritModel.from_pretrained` takes it.

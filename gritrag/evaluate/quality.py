@@ -17,9 +17,8 @@ from gritrag.answer import RAG, check_relevance_bias
 from gritrag.config import DEFAULT_MODEL, DENSE_WEIGHT, RELEVANCE_BIAS
 from gritrag.evaluate.machine import machine, machine_of
 from gritrag.evaluate.rows import Question, QuestionSet, choose, evenly, read_questions
-from gritrag.evaluate.scores import ANSWER, says_not_found, score_answer
+from gritrag.evaluate.scores import ANSWER, rank, says_not_found, score_answer
 from gritrag.evaluate.suite import Result, Results, run
-from gritrag.evaluate.tasks import rank
 from gritrag.index.index import Index
 from gritrag.model.encoders import MINILM, Encoder, check_names, load_encoder
 from gritrag.model.grit import GritModel

@@ -8,6 +8,12 @@ import string
 from collections import Counter
 from collections.abc import Sequence
 
+from gritrag.config import DENSE_WEIGHT
+from gritrag.evaluate.rows import Question
+from gritrag.index.index import Index
+from gritrag.index.search import MODES
+from gritrag.progress import ProgressBar
+
 try:
     import ir_measures
 except ModuleNotFoundError as error:
@@ -28,6 +34,8 @@ RANKING = {
 DEPTH = 20
 """How much of a ranking these scores look at."""
 
+QUERIES_PER_BATCH = 64
+
 ANSWER = ("EM", "F1", "match")
 
 NOT_FOUND = "not in the documents"
@@ -47,6 +55,25 @@ def score_rankings(rankings: Sequence[Sequence[str]], relevant: Sequence[Sequenc
     for found in ir_measures.iter_calc(list(names), judged, ranked):
         scores[names[found.measure]][int(found.query_id)] = found.value
     return scores
+
+
+def rank(index: Index, questions: Sequence[Question], dense_weight: float = DENSE_WEIGHT) -> dict[str, Scores]:
+    """By search mode, one number per question of every score of `scores.RANKING`; `dense_weight` is hybrid's."""
+    texts, relevant = (
+        [question.text for question in questions],
+        [[document.id for document in question.gold] for question in questions],
+    )
+    found: dict[str, Scores] = {}
+    with ProgressBar(total=len(MODES) * len(texts), desc="searching", unit="question") as bar:
+        for mode in MODES:
+            rankings: list[list[str]] = []
+            for start in range(0, len(texts), QUERIES_PER_BATCH):
+                asked = texts[start : start + QUERIES_PER_BATCH]
+                batch = index.search_many(asked, DEPTH, mode=mode, dense_weight=dense_weight)
+                rankings += [[hit.document.id for hit in hits] for hits in batch]
+                bar.update(len(batch))
+            found[mode] = score_rankings(rankings, relevant)
+    return found
 
 
 def normalise(text: str) -> str:

@@ -13,7 +13,11 @@ from typer.testing import CliRunner
 
 from gritrag.cli import app
 from gritrag.evaluate.embedding import (
+    Classification,
+    Clustering,
+    Retrieval,
     Setting,
+    Similarity,
     compared,
     distinct,
     evaluate,
@@ -21,10 +25,10 @@ from gritrag.evaluate.embedding import (
     main,
     read_tasks,
     remembering,
+    spearman,
 )
 from gritrag.evaluate.rows import Labelled, Pair
 from gritrag.evaluate.statistics import Sampled, draws
-from gritrag.evaluate.tasks import Classification, Clustering, Retrieval, Similarity, spearman
 from gritrag.model.encoders import MiniLM, load_encoder
 from gritrag.model.grit import GritModel
 
