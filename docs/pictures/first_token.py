@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from gritrag.evaluate.svg import Point, Series, line_chart
+from gritrag.evaluate.report import Point, Series, line_chart
 
 HERE = Path(__file__).parent
 SOURCE = HERE.parent / "benchmarks" / "first-token.json"

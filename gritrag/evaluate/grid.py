@@ -8,8 +8,8 @@ from typing import Any
 from gritrag.answer import MODES
 from gritrag.codecs import get_codec
 from gritrag.config import DEFAULT_MODEL, Recipe
-from gritrag.evaluate import limits, modes, speed, speed_report, steady
-from gritrag.evaluate.machine import how_memory, machine_of
+from gritrag.evaluate import modes, speed, speed_report, steady
+from gritrag.evaluate.machine import ceilings, how_memory, machine_of
 from gritrag.evaluate.modes import Graded, QualityConfig
 from gritrag.evaluate.report import Section, Table, flat, html, losing, markdown
 from gritrag.evaluate.speed import BASELINE, Grid, SpeedConfig, context
@@ -75,7 +75,7 @@ def main(command: str, config: BenchConfig, folder: Path) -> Result:
 def _measure(model: GritModel, config: BenchConfig, names: Sequence[str], results: Results, folder: Path) -> None:
     if config.speed is not None:
         if not results.has("limits", {}):
-            results.write("limits", [({}, limits.ceilings(model, config.speed.codecs[0], folder / "limits"))])
+            results.write("limits", [({}, ceilings(model, config.speed.codecs[0], folder / "limits"))])
         speed.measure(model, config.speed, names, config.seed, results, folder / "speed")
     if config.quality is not None:
         modes.measure(model, config.quality, names, config.seed, results, folder / "quality")
@@ -142,7 +142,7 @@ def sections(facts: Mapping[str, Any], rows: Sequence[Row]) -> list[Section]:
     grid, every = Grid(of["speed"]), list[Section]()
     if grid.rows:
         every += speed_report.sections(grid, of["index"])
-        every += [limits.section(grid, of["index"], ceilings) for ceilings in of["limits"]]
+        every += [speed_report.limits(grid, of["index"], row) for row in of["limits"]]
     graded = Graded(of["quality"], settings["quality"]["seed"]) if of["quality"] else None
     if graded is not None:
         every.append(modes.section(graded, settings["quality"]))

@@ -7,17 +7,24 @@ import platform
 import resource
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import torch
 import transformers
+from torch import nn
 
 from gritrag import __version__
+from gritrag.corpus import questions
+from gritrag.evaluate.workload import documents_of
+from gritrag.index.index import Index
+from gritrag.model.attention import decoder_stack
 from gritrag.model.grit import GritModel
+from gritrag.progress import ProgressBar
 
 CPU_FLAGS = ("avx2", "avx512f", "avx512_bf16", "avx512_vnni", "amx_bf16", "amx_int8", "asimd", "bf16", "sve")
 """Instructions that decide how fast products of matrices are."""
@@ -75,17 +82,6 @@ def _commit() -> str:
 
 
 # --- memory -----------------------------------------------------------------------------------------------------------
-
-
-def free_memory(device: torch.device) -> int:
-    """Bytes that can be allocated on a device."""
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    file = Path("/proc/meminfo")
-    lines = file.read_text().splitlines() if file.is_file() else []
-    free = [1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")]
-    return free[0] if free else 1 << 62  # a system that does not tell is believed to have enough
-
 
 STATUS, CLEAR_REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 RESET_PEAK = "5"  # man 5 proc, clear_refs
@@ -169,3 +165,92 @@ def drop_from_page_cache(files: Iterable[Path]) -> None:
 
 def files_below(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+# --- ceilings ---------------------------------------------------------------------------------------------------------
+
+LONG = 512
+"""Tokens of a forward that is as good as any: longer ones reach no more FLOP/s."""
+
+MEMORY_BYTES = 1 << 28
+REPETITIONS = 5
+DOCUMENTS, TOKENS = 24, 250
+"""Whose state files are read: so many documents, of so many tokens each."""
+
+
+def ceilings(model: GritModel, codec: str, scratch: Path) -> dict[str, Any]:
+    """FLOP/s, memory and file bandwidth: each the best of a few, as a ceiling is; and what a token costs this model.
+
+    Returns:
+        ``matmul_flops``: FLOP/s of the model's own matrices, by the number of tokens they are applied to.
+        ``flop_per_token``: of these matrices; ``flop_per_pair``: of attention, for each token and each one it sees.
+        ``weight_bytes``: that a forward reads. ``memory_bytes_per_second``: reading.
+        ``file_bytes_per_second``: of state files, ``warm`` and ``cold``.
+    """
+    config = model.lm.config.get_text_config()
+    shape = model.decoder.shape
+    embedding = model.lm.get_input_embeddings()
+    weights = [p for p in decoder_stack(model.lm).parameters() if p.dim() == 2 and p is not embedding.weight]
+    head = model.lm.get_output_embeddings().weight
+    asked = sorted(len(model.prompts.question_ids(each.question, has_documents=True)) for each in questions())
+    lengths = (asked[len(asked) // 2], LONG)
+    query_heads = int(getattr(config, "num_attention_heads", shape.heads))
+    measured = ProgressBar(lengths, desc="ceilings")
+    return {
+        "matmul_flops": {str(tokens): _matmul_flops(weights, tokens) for tokens in measured},
+        "flop_per_token": 2 * sum(weight.numel() for weight in weights),
+        "flop_per_pair": 4 * shape.layers * query_heads * shape.head_dim,
+        "weight_bytes": sum(weight.nbytes for weight in weights) + head.nbytes,
+        "memory_bytes_per_second": _memory_bandwidth(model.lm.device),
+        "file_bytes_per_second": _file_bandwidth(model, codec, scratch),
+    }
+
+
+def _matmul_flops(weights: Sequence[torch.Tensor], tokens: int) -> float:
+    inputs = {width: torch.randn(tokens, width).to(weights[0]) for width in {weight.shape[1] for weight in weights}}
+
+    def work() -> None:
+        with torch.inference_mode():
+            for weight in weights:
+                nn.functional.linear(inputs[weight.shape[1]], weight)
+
+    return 2 * tokens * sum(weight.numel() for weight in weights) / _best(work, weights[0].device)
+
+
+def _memory_bandwidth(device: torch.device) -> float:
+    numbers = torch.ones(MEMORY_BYTES // 4, device=device)
+    return numbers.nbytes / _best(numbers.sum, device)
+
+
+def _file_bandwidth(model: GritModel, codec: str, scratch: Path) -> dict[str, float]:
+    """Of state files as an index has them, read one after another."""
+    with Index.create(scratch, model=model, states=codec) as index:
+        index.add(documents_of(model, TOKENS, DOCUMENTS, seed=0))
+    files = files_below(scratch / "states")
+    size = sum(file.stat().st_size for file in files)
+    buffer = bytearray(max(file.stat().st_size for file in files))
+
+    def read() -> None:
+        for file in files:
+            with file.open("rb", buffering=0) as stream:
+                stream.readinto(buffer)
+
+    cold = []
+    for _ in range(REPETITIONS):
+        drop_from_page_cache(files)
+        start = perf_counter()
+        read()
+        cold.append(perf_counter() - start)
+    return {"warm": size / _best(read, torch.device("cpu")), "cold": size / min(cold)}
+
+
+def _best(work: Callable[[], object], device: torch.device) -> float:
+    """Seconds of the fastest of a few runs."""
+    seconds = []
+    for _ in range(1 + REPETITIONS):
+        start = perf_counter()
+        work()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        seconds.append(perf_counter() - start)
+    return min(seconds[1:])

@@ -11,13 +11,12 @@ from gritrag.answer import MODES, RAG
 from gritrag.config import Recipe
 from gritrag.evaluate import statistics
 from gritrag.evaluate.quality import Asked, Setting, gold_contexts
-from gritrag.evaluate.report import Section, Table, ms
+from gritrag.evaluate.report import Point, Section, Series, Table, ms, scatter_chart
 from gritrag.evaluate.rows import QuestionSet, choose, invented_questions, read_questions
 from gritrag.evaluate.scores import ANSWER, score_answer
 from gritrag.evaluate.speed import BASELINE, NO_CODEC, cost_of, name
 from gritrag.evaluate.statistics import Interval, Spread
 from gritrag.evaluate.suite import Results, Row, in_turn
-from gritrag.evaluate.svg import Point, Series, scatter_chart
 from gritrag.index.index import Index
 from gritrag.model.grit import GritModel
 from gritrag.progress import ProgressBar

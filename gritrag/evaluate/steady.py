@@ -16,10 +16,9 @@ from pydantic import Field
 from gritrag.answer import RAG
 from gritrag.config import Recipe
 from gritrag.corpus import questions
-from gritrag.evaluate.report import Section, Table
+from gritrag.evaluate.report import Point, Section, Series, Table, line_chart
 from gritrag.evaluate.statistics import Interval, quantile, quantile_ratio
 from gritrag.evaluate.suite import Row
-from gritrag.evaluate.svg import Point, Series, line_chart
 from gritrag.evaluate.workload import documents_of
 from gritrag.index.index import Index
 from gritrag.index.storage.states import DocumentState

@@ -6,6 +6,7 @@ there.
 
 import random
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,7 +22,6 @@ from transformers import (
 
 from gritrag.config import CheckpointConfig
 from gritrag.corpus import documents, questions
-from gritrag.evaluate.machine import free_memory
 from gritrag.model.grit import GritModel
 from gritrag.model.hardware import pick_device, pick_dtype
 from gritrag.records import Document
@@ -155,6 +155,16 @@ def parameters(config: PreTrainedConfig) -> int:
     with torch.device("meta"):
         lm = AutoModelForCausalLM.from_config(config)
     return sum(parameter.numel() for parameter in lm.parameters())
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that can be allocated on a device."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    file = Path("/proc/meminfo")
+    lines = file.read_text().splitlines() if file.is_file() else []
+    free = [1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")]
+    return free[0] if free else 1 << 62  # a system that does not tell is believed to have enough
 
 
 def tokenizer() -> PreTrainedTokenizerFast:

@@ -11,8 +11,9 @@ import yaml
 from gritrag.answer import MODES
 from gritrag.codecs import CODECS
 from gritrag.evaluate.grid import BenchConfig, main
-from gritrag.evaluate.limits import LONG, Limits
+from gritrag.evaluate.machine import LONG
 from gritrag.evaluate.speed import BARE, PARTS, Cell, SpeedConfig, groups
+from gritrag.evaluate.speed_report import Limits
 from gritrag.evaluate.suite import FILE, Results, in_turn, latest, read_rows
 
 ROOT = Path(__file__).parents[2]

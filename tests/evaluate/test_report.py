@@ -13,9 +13,8 @@ from typer.testing import CliRunner
 
 from gritrag.cli import app
 from gritrag.evaluate import grid
-from gritrag.evaluate.report import Section, Table, html, markdown
+from gritrag.evaluate.report import LINE, Point, Scale, Section, Series, Table, bar_chart, html, line_chart, markdown
 from gritrag.evaluate.suite import FILE
-from gritrag.evaluate.svg import LINE, Point, Scale, Series, bar_chart, line_chart
 
 ROOT = Path(__file__).parents[2]
 TINY = str(ROOT / "configs" / "tiny" / "model")
