@@ -49,7 +49,7 @@ def first_token(
     """Time from hits to first token, answering from text and from states."""
     first_token = bench_part("first_token")
     setting = first_token.Setting(documents, tokens, states, repetitions, storage, seed)
-    tell(lambda: first_token.main(model, dtype, device, setting, geometry), as_json, out)
+    tell(lambda: first_token.main(_subject(model, dtype, device, geometry), setting), as_json, out)
 
 
 @bench.command("reading")
@@ -64,7 +64,7 @@ def reading(
 ) -> None:
     """What a read pass costs against an embedding pass, and that against a bare forward."""
     reading = bench_part("reading")
-    tell(lambda: reading.main(model, dtype, device, reading.Setting(seed=seed), geometry), as_json, out)
+    tell(lambda: reading.main(_subject(model, dtype, device, geometry), reading.Setting(seed=seed)), as_json, out)
 
 
 @bench.command("codecs")
@@ -105,7 +105,7 @@ def decoding(
     """Tokens per second beside `generate` of transformers, from the same states."""
     decoding = bench_part("decoding")
     setting = decoding.Setting(documents, tokens, new_tokens, repetitions, seed)
-    tell(lambda: decoding.main(model, dtype, device, setting, geometry), as_json, out)
+    tell(lambda: decoding.main(_subject(model, dtype, device, geometry), setting), as_json, out)
 
 
 @bench.command("peers")
@@ -128,7 +128,7 @@ def peers(
     """First token, decoding and encoding beside llama.cpp, transformers and sentence-transformers, same weights."""
     peers = bench_part("peers")
     setting = peers.Setting(documents, tokens, new_tokens, repetitions, seed)
-    tell(lambda: peers.main(model, dtype, device, setting, geometry, llama_cpp), as_json, out)
+    tell(lambda: peers.main(_subject(model, dtype, device, geometry), setting, llama_cpp), as_json, out)
 
 
 @bench.command("grid")
@@ -206,6 +206,10 @@ def report(
 def render(path: Annotated[Path, typer.Argument(help="JSON file that --out wrote.")]) -> None:
     """Print the tables of a JSON file of a benchmark, or of an evaluation, as Markdown."""
     typer.echo("\n".join(result.render() for result in bench_part("suite").load_results(path)), nl=False)
+
+
+def _subject(model: str, dtype: str, device: str, geometry: str) -> Any:
+    return bench_part("workload").Subject(model, dtype, device, geometry)
 
 
 def _validated(config: dict[str, Any]) -> Any:

@@ -15,16 +15,14 @@ import torch
 from transformers import Cache, DynamicCache, GenerationConfig, StaticCache
 from transformers.generation.streamers import BaseStreamer
 
-from gritrag.config import DEFAULT_MODEL
 from gritrag.evaluate.machine import machine_of
 from gritrag.evaluate.report import Section, Table, losing
 from gritrag.evaluate.statistics import Spread
-from gritrag.evaluate.suite import Result, Results, Row, in_turn, run
-from gritrag.evaluate.workload import documents_of, load_or_make
+from gritrag.evaluate.suite import Result, Results, Row, rounds, run
+from gritrag.evaluate.workload import Subject, documents_of
 from gritrag.model.context import Context
 from gritrag.model.decode import Sampling
 from gritrag.model.grit import GritModel
-from gritrag.progress import ProgressBar
 
 COMMAND = "bench decoding"
 BASELINE = "transformers, dynamic cache"
@@ -128,15 +126,17 @@ def measure(model: GritModel, setting: Setting, results: Results) -> None:
     for name, context in contexts(model, setting).items():
         if all(results.has("decoding", {"context": name, "way": way}) for way in WAYS):
             continue
-        runs: dict[str, list[Run]] = {way: [] for way in WAYS}
-        turns = list(in_turn(list(WAYS), 1, setting.repetitions))
-        for number, way in ProgressBar(turns, desc=name, unit="answer"):
-            decoded = WAYS[way](model, context, setting.new_tokens)
-            if number >= 0:  # the first round warms up
-                runs[way].append(decoded)
+        runs = rounds(_decoders(model, context, setting.new_tokens), setting.repetitions, name)
         results.write(
             "decoding", [({"context": name, "way": way}, _figures(runs[way], runs[BASELINE])) for way in WAYS]
         )
+
+
+def _decoders(model: GritModel, context: Context, new_tokens: int) -> dict[str, Callable[[int], Run]]:
+    def decoder(way: str) -> Callable[[int], Run]:
+        return lambda number: WAYS[way](model, context, new_tokens)
+
+    return {way: decoder(way) for way in WAYS}
 
 
 def _figures(runs: Sequence[Run], baseline: Sequence[Run]) -> dict[str, Any]:
@@ -170,21 +170,13 @@ def sections(facts: Mapping[str, Any], rows: Sequence[Row]) -> list[Section]:
     ]
 
 
-def main(
-    model: str = DEFAULT_MODEL,
-    dtype: str = "auto",
-    device: str = "auto",
-    setting: Setting | None = None,
-    geometry: str = "",
-) -> Result:
+def main(subject: Subject, setting: Setting | None = None) -> Result:
     """Measure a model, or random weights of a geometry.
 
     Raises:
         ValueError: a model whose keys cannot be moved to where a document stands.
     """
     setting = setting or Setting()
-    name, loaded = load_or_make(model, geometry, dtype, device)
-    if loaded.rotation is None:
-        raise ValueError(f"{name} cannot be measured: {loaded.probes[1].detail}")
-    facts = {"model": name, **machine_of(loaded), "step": loaded.probes[3].detail}
+    loaded = subject.load_movable()
+    facts = {"model": subject.name, **machine_of(loaded), "step": loaded.probes[3].detail}
     return run(COMMAND, asdict(setting), facts, lambda results: measure(loaded, setting, results))

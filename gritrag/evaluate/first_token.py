@@ -12,12 +12,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from gritrag.answer import RAG
-from gritrag.config import DEFAULT_MODEL
 from gritrag.evaluate.machine import machine_of
 from gritrag.evaluate.report import Section, Table, losing, ms
 from gritrag.evaluate.statistics import Spread
 from gritrag.evaluate.suite import Result, Results, Row, in_turn, run
-from gritrag.evaluate.workload import documents_of, load_or_make
+from gritrag.evaluate.workload import Subject, documents_of
 from gritrag.index.index import Index
 from gritrag.model.grit import GritModel
 from gritrag.progress import ProgressBar
@@ -127,22 +126,16 @@ def sections(facts: Mapping[str, Any], rows: Sequence[Row]) -> list[Section]:
     ]
 
 
-def main(
-    model: str = DEFAULT_MODEL,
-    dtype: str = "auto",
-    device: str = "auto",
-    setting: Setting | None = None,
-    geometry: str = "",
-) -> Result:
+def main(subject: Subject, setting: Setting | None = None) -> Result:
     """Measure a model, or random weights of a geometry.
 
     Raises:
         ValueError: no such model or geometry, weights that do not fit into memory, or a context that is too long.
     """
     setting = setting or Setting()
-    name, loaded = load_or_make(model, geometry, dtype, device)
+    loaded = subject.load()
     asked = len(loaded.prompts.question_ids(QUESTION, has_documents=True))
-    facts = {"model": name, **machine_of(loaded), "question_tokens": asked}
+    facts = {"model": subject.name, **machine_of(loaded), "question_tokens": asked}
 
     def work(results: Results) -> None:
         with tempfile.TemporaryDirectory(prefix="gritrag-bench-", dir=setting.place) as folder:

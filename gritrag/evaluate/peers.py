@@ -19,19 +19,18 @@ import torch
 from transformers import DynamicCache, GenerationConfig
 
 from gritrag.answer import RAG
-from gritrag.config import DEFAULT_MODEL
 from gritrag.evaluate import decoding
+from gritrag.evaluate.decoding import Setting
 from gritrag.evaluate.first_token import QUESTION
 from gritrag.evaluate.llama_cpp import Server, find_server, serving, write_gguf
 from gritrag.evaluate.machine import machine_of
 from gritrag.evaluate.report import Section, Table, losing
 from gritrag.evaluate.statistics import Spread
-from gritrag.evaluate.suite import Result, Results, Row, in_turn, run
-from gritrag.evaluate.workload import documents_of, load_or_make
+from gritrag.evaluate.suite import Result, Results, Row, rounds, run
+from gritrag.evaluate.workload import Subject, documents_of
 from gritrag.export import to_sentence_transformers
 from gritrag.index.index import Index
 from gritrag.model.grit import GritModel
-from gritrag.progress import ProgressBar
 from gritrag.records import Document, Hit
 
 try:
@@ -53,17 +52,6 @@ SPARE = 64
 
 Way = Callable[[int], float]
 """Of a round: seconds to a first token, or tokens per second."""
-
-
-@dataclass(frozen=True)
-class Setting:
-    """What is measured: `documents` per context, `tokens` per document, tokens that are decoded, `repetitions`."""
-
-    documents: int = 10
-    tokens: int = 200
-    new_tokens: int = 32
-    repetitions: int = 5
-    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -172,8 +160,7 @@ def llama_first_tokens(work: Workload, server: Server) -> dict[str, Way]:
 
 def decoding_ways(model: GritModel, setting: Setting, server: Server | None) -> Iterator[tuple[str, dict[str, Way]]]:
     """By context, tokens per second of every way."""
-    sizes = decoding.Setting(setting.documents, setting.tokens, setting.new_tokens, setting.repetitions, setting.seed)
-    for name, context in decoding.contexts(model, sizes).items():
+    for name, context in decoding.contexts(model, setting).items():
         ways: dict[str, Way] = {
             way: lambda number, way=way, context=context: decoding.WAYS[way](model, context, setting.new_tokens).speed  # type: ignore[misc]
             for way in (OURS[DECODING], "gritrag, no lookup", decoding.BASELINE)
@@ -258,11 +245,7 @@ def _skip(results: Results, peer: str, why: str) -> None:
 
 
 def _turns(results: Results, task: str, context: str, ways: Mapping[str, Way], setting: Setting) -> None:
-    found: dict[str, list[float]] = {way: [] for way in ways}
-    for number, way in ProgressBar(list(in_turn(list(ways), 1, setting.repetitions)), desc=f"{task}, {context}"):
-        value = ways[way](number)
-        if number >= 0:  # the first round warms up
-            found[way].append(value)
+    found = rounds(ways, setting.repetitions, f"{task}, {context}")
     results.write(
         "peers", [({"task": task, "context": context, "way": way}, {"values": v}) for way, v in found.items()]
     )
@@ -297,20 +280,11 @@ def sections(facts: Mapping[str, Any], rows: Sequence[Row]) -> list[Section]:
     ]
 
 
-def main(
-    model: str = DEFAULT_MODEL,
-    dtype: str = "auto",
-    device: str = "auto",
-    setting: Setting | None = None,
-    geometry: str = "",
-    llama_cpp: Path | None = None,
-) -> Result:
+def main(subject: Subject, setting: Setting | None = None, llama_cpp: Path | None = None) -> Result:
     """Measure a model, or random weights of a geometry.
 
     Args:
-        model, dtype, device: see `GritModel.from_pretrained`.
-        setting: see there.
-        geometry: see `gritrag.evaluate.workload.random_model`.
+        subject, setting: see there.
         llama_cpp: folder of a build with `llama-server`; None where there is none.
 
     Raises:
@@ -319,8 +293,6 @@ def main(
     setting = setting or Setting()
     if llama_cpp is not None:
         find_server(llama_cpp)
-    name, loaded = load_or_make(model, geometry, dtype, device)
-    if loaded.rotation is None:
-        raise ValueError(f"{name} cannot be measured: {loaded.probes[1].detail}")
-    facts = {"model": name, **machine_of(loaded), "llama_cpp": llama_cpp is not None}
+    loaded = subject.load_movable()
+    facts = {"model": subject.name, **machine_of(loaded), "llama_cpp": llama_cpp is not None}
     return run(COMMAND, asdict(setting), facts, lambda results: measure(loaded, setting, llama_cpp, results))

@@ -11,15 +11,13 @@ from typing import Any
 
 import torch
 
-from gritrag.config import DEFAULT_MODEL
 from gritrag.evaluate.machine import machine_of
 from gritrag.evaluate.report import Section, Table, losing
 from gritrag.evaluate.statistics import Spread
-from gritrag.evaluate.suite import Result, Results, Row, in_turn, run
-from gritrag.evaluate.workload import documents_of, load_or_make
+from gritrag.evaluate.suite import Result, Results, Row, rounds, run
+from gritrag.evaluate.workload import Subject, documents_of
 from gritrag.model.attention import decoder_stack
 from gritrag.model.grit import GritModel
-from gritrag.progress import ProgressBar
 
 COMMAND = "bench reading"
 BARE, ENCODE, READ = "bare forward", "encode_document", "read_documents"
@@ -54,18 +52,24 @@ def measure(model: GritModel, setting: Setting, results: Results) -> None:
         if model.lm.device.type == "cuda":
             torch.cuda.synchronize(model.lm.device)
 
-    ways: dict[str, Callable[[], object]] = {
-        BARE: bare,
-        ENCODE: lambda: model.encode_document(documents),
-        READ: lambda: model.read_documents(documents),
+    ways = {
+        BARE: _timed(bare),
+        ENCODE: _timed(lambda: model.encode_document(documents)),
+        READ: _timed(lambda: model.read_documents(documents)),
     }
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
-    for number, name in ProgressBar(list(in_turn(list(ways), 1, setting.repetitions)), desc="measuring", unit="pass"):
-        start = perf_counter()
-        ways[name]()
-        if number >= 0:  # the first round warms up
-            seconds[name].append(perf_counter() - start)
+    seconds = rounds(ways, setting.repetitions, "measuring")
     results.write("reading", [({"pass": name}, {"seconds": seconds[name], "tokens": sum(lengths)}) for name in ways])
+
+
+def _timed(work: Callable[[], object]) -> Callable[[int], float]:
+    """Seconds of a pass, in any round."""
+
+    def seconds(number: int) -> float:
+        start = perf_counter()
+        work()
+        return perf_counter() - start
+
+    return seconds
 
 
 def sections(facts: Mapping[str, Any], rows: Sequence[Row]) -> list[Section]:
@@ -84,15 +88,9 @@ def sections(facts: Mapping[str, Any], rows: Sequence[Row]) -> list[Section]:
     return [Section("Reading", text, (), [Table(["pass", "tokens/s"], table)]), losing(lost, what)]
 
 
-def main(
-    model: str = DEFAULT_MODEL,
-    dtype: str = "auto",
-    device: str = "auto",
-    setting: Setting | None = None,
-    geometry: str = "",
-) -> Result:
+def main(subject: Subject, setting: Setting | None = None) -> Result:
     """Measure a model, or random weights of a geometry."""
     setting = setting or Setting()
-    name, loaded = load_or_make(model, geometry, dtype, device)
-    facts = {"model": name, **machine_of(loaded)}
+    loaded = subject.load()
+    facts = {"model": subject.name, **machine_of(loaded)}
     return run(COMMAND, asdict(setting), facts, lambda results: measure(loaded, setting, results))

@@ -19,6 +19,7 @@ import xxhash
 
 from gritrag.evaluate.report import Section, flat, header, markdown
 from gritrag.evaluate.statistics import as_json, from_json
+from gritrag.progress import ProgressBar
 
 FILE = "results.jsonl"
 RUN = "run"
@@ -206,6 +207,22 @@ def in_turn(cells: Sequence[T], warmup: int, rounds: int) -> Iterator[tuple[int,
     for number in range(-warmup, rounds):
         first = number % len(cells)
         yield from ((number, cell) for cell in (*cells[first:], *cells[:first]))
+
+
+def rounds(ways: Mapping[str, Callable[[int], T]], repetitions: int, about: str) -> dict[str, list[T]]:
+    """What each way gave in each round, by its name; ways take turns, and a round before them warms up.
+
+    Args:
+        ways: are told the number of the round, which is -1 for the one that warms up.
+        repetitions: rounds that count.
+        about: says on the progress bar what is measured.
+    """
+    found: dict[str, list[T]] = {way: [] for way in ways}
+    for number, way in ProgressBar(list(in_turn(list(ways), 1, repetitions)), desc=about, unit="turn"):
+        given = ways[way](number)
+        if number >= 0:
+            found[way].append(given)
+    return found
 
 
 def read_rows(path: Path) -> list[Row]:

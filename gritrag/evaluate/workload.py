@@ -6,6 +6,7 @@ there.
 
 import random
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from transformers import (
     Qwen3Config,
 )
 
-from gritrag.config import CheckpointConfig
+from gritrag.config import DEFAULT_MODEL, CheckpointConfig
 from gritrag.corpus import documents, questions
 from gritrag.model.grit import GritModel
 from gritrag.model.hardware import pick_device, pick_dtype
@@ -106,15 +107,44 @@ def _exactly(model: GritModel, tokens: int, words: Sequence[str], start: int, id
     return Document(text, id=id)
 
 
-def load_or_make(model: str, geometry: str, dtype: str, device: str) -> tuple[str, GritModel]:
-    """A model by its name, or random weights of a geometry where one is given; with what tables call it.
+@dataclass(frozen=True)
+class Subject:
+    """Whom a suite measures: a model by its name, or random weights of a geometry where one is given.
 
-    Raises:
-        ValueError: no such model or geometry, or weights that do not fit into memory.
+    Args:
+        model, dtype, device: see `GritModel.from_pretrained`.
+        geometry: one of `GEOMETRIES`; empty for the model.
     """
-    if not geometry:
-        return model, GritModel.from_pretrained(model, dtype=dtype, device=device)
-    return f"random weights of {geometry}", random_model(geometry, dtype, device)
+
+    model: str = DEFAULT_MODEL
+    dtype: str = "auto"
+    device: str = "auto"
+    geometry: str = ""
+
+    @property
+    def name(self) -> str:
+        """What tables call it."""
+        return f"random weights of {self.geometry}" if self.geometry else self.model
+
+    def load(self) -> GritModel:
+        """
+        Raises:
+            ValueError: no such model or geometry, or weights that do not fit into memory.
+        """
+        if self.geometry:
+            return random_model(self.geometry, self.dtype, self.device)
+        return GritModel.from_pretrained(self.model, dtype=self.dtype, device=self.device)
+
+    def load_movable(self) -> GritModel:
+        """A model whose states can be placed.
+
+        Raises:
+            ValueError: as `load`; or its keys cannot be moved to where a document stands.
+        """
+        model = self.load()
+        if model.rotation is None:
+            raise ValueError(f"{self.name} cannot be measured: {model.probes[1].detail}")
+        return model
 
 
 def random_model(geometry: str, dtype: str = "auto", device: str = "auto") -> GritModel:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from gritrag.evaluate.decoding import BASELINE, WAYS, Setting, contexts, main, sections
+from gritrag.evaluate.workload import Subject
 from gritrag.model.context import Context
 from gritrag.model.grit import GritModel
 
@@ -36,7 +37,7 @@ def test_every_way_decodes_the_same_tokens(way: str, tiny_model: GritModel, give
 
 
 def test_the_table_has_a_row_for_every_way_and_counts_same_tokens() -> None:
-    result = main(TINY, "float32", setting=SETTING)
+    result = main(Subject(TINY, "float32"), SETTING)
     printed = result.show()
     assert len(re.findall(r"2 of 2 runs", printed)) == 4 * len(WAYS)
     assert all(way in printed for way in WAYS)

@@ -10,14 +10,14 @@ from typer.testing import CliRunner
 from gritrag.cli import app
 from gritrag.evaluate import first_token, reading, workload
 from gritrag.evaluate.first_token import PARTS, Setting, main, sections
-from gritrag.evaluate.workload import GEOMETRIES, config_of, documents_of, parameters, random_model, tokenizer
+from gritrag.evaluate.workload import GEOMETRIES, Subject, config_of, documents_of, parameters, random_model, tokenizer
 
 TINY = str(Path(__file__).parents[2] / "configs" / "tiny" / "model")
 SIZES = {"smollm2-135m": 134.5e6, "qwen3-0.6b": 596e6, "qwen3-1.7b": 1.72e9, "llama3-8b": 8.03e9, "mistral-7b": 7.25e9}
 
 
 def test_every_way_has_a_row_of_every_round_whose_parts_make_the_first_token() -> None:
-    result = main(TINY, "float32", setting=Setting(documents=2, tokens=40, repetitions=3))
+    result = main(Subject(TINY, "float32"), Setting(documents=2, tokens=40, repetitions=3))
     cells = [(row["cell"]["mode"], row["cell"]["search"]) for row in result.rows]
     assert cells == [(mode, search) for mode in ("doc-query", "doc-cache") for search in (False, True)]
     for row in result.rows:
@@ -105,13 +105,15 @@ def test_a_context_that_is_too_long_and_an_unknown_storage_are_told() -> None:
     with pytest.raises(
         ValueError, match=r"2 documents of 2000 tokens and a question make \d+ tokens, this model takes"
     ):
-        main(TINY, setting=Setting(documents=2, tokens=2000))
+        main(Subject(TINY), Setting(documents=2, tokens=2000))
     with pytest.raises(ValueError, match="not on 'tape'"):
         Setting(storage="tape")  # type: ignore[arg-type]
 
 
 def test_reading_compares_three_ways_over_the_same_tokens() -> None:
-    result = reading.main(TINY, "float32", setting=reading.Setting(documents=2, shortest=30, longest=40, repetitions=2))
+    result = reading.main(
+        Subject(TINY, "float32"), reading.Setting(documents=2, shortest=30, longest=40, repetitions=2)
+    )
     assert [row["cell"]["pass"] for row in result.rows] == [reading.BARE, reading.ENCODE, reading.READ]
     assert len({row["tokens"] for row in result.rows}) == 1
     assert "times as long as the embedding pass" in " ".join(result.show().split())

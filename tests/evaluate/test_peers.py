@@ -14,7 +14,7 @@ from gritrag.cli import app
 from gritrag.evaluate import peers
 from gritrag.evaluate.llama_cpp import find_server, serving, write_gguf
 from gritrag.evaluate.peers import DECODING, ENCODING, FIRST, OURS, Setting, main, sections
-from gritrag.evaluate.workload import random_model
+from gritrag.evaluate.workload import Subject, random_model
 from gritrag.model.grit import GritModel
 
 TINY = str(Path(__file__).parents[2] / "configs" / "tiny" / "model")
@@ -100,11 +100,11 @@ def test_other_architectures_and_folders_without_a_server_are_refused(
     with pytest.raises(ValueError, match="gpt2 is not written as GGUF here; there are: llama, mistral, qwen3"):
         write_gguf(make_model("gpt2"), tmp_path / "x.gguf")
     with pytest.raises(ValueError, match=r"no llama-server in .*; build llama.cpp for this machine"):
-        main("no-such-model", llama_cpp=tmp_path)
+        main(Subject("no-such-model"), llama_cpp=tmp_path)
 
 
 def test_every_peer_has_its_rows_and_those_that_are_not_there_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    result = main(TINY, "float32", setting=SMALL)
+    result = main(Subject(TINY, "float32"), SMALL)
     ways = {(row["cell"]["task"], row["cell"]["way"]) for row in result.rows if row["kind"] == "peers"}
     assert {(task, OURS[task]) for task in (FIRST, DECODING, ENCODING)} < ways
     assert {(FIRST, "transformers, prefix cached"), (ENCODING, "sentence-transformers, batches of 8")} < ways
@@ -112,7 +112,7 @@ def test_every_peer_has_its_rows_and_those_that_are_not_there_are_told(monkeypat
     assert "llama.cpp was skipped: give the folder of a build" in " ".join(result.show().split())
     monkeypatch.setattr(peers, "SentenceTransformer", None)
     assert "sentence-transformers was skipped: it is not installed" in " ".join(
-        main(TINY, "float32", setting=SMALL).show().split()
+        main(Subject(TINY, "float32"), SMALL).show().split()
     )
 
 
@@ -136,7 +136,7 @@ def test_llama_cpp_is_asked_for_the_same_tokens(build: Path, tmp_path: Path) -> 
 
 def test_a_server_that_does_not_start_costs_nobody_else_his_row(build: Path) -> None:
     (build / "bin" / "llama-server").write_text("#!/bin/sh\necho out of order\nexit 1\n")
-    result = main(TINY, "float32", setting=SMALL, llama_cpp=build)
+    result = main(Subject(TINY, "float32"), SMALL, llama_cpp=build)
     (skipped,) = [row["why"] for row in result.rows if row["kind"] == "skipped"]
     assert skipped.endswith("llama-server did not start: out of order")
     assert "transformers, prefix cached" in {row["cell"].get("way") for row in result.rows}

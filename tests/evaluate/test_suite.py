@@ -14,6 +14,7 @@ from gritrag.evaluate import machine
 from gritrag.evaluate.first_token import COMMAND, Setting, main
 from gritrag.evaluate.statistics import Interval, Spread, as_json, from_json
 from gritrag.evaluate.suite import FILE, REPORTS, Result, Results, read_rows, run
+from gritrag.evaluate.workload import Subject
 
 TINY = str(Path(__file__).parents[2] / "configs" / "tiny" / "model")
 NUMBER = st.floats(-1e6, 1e6, allow_nan=False)
@@ -21,7 +22,7 @@ NUMBER = st.floats(-1e6, 1e6, allow_nan=False)
 
 @pytest.fixture(scope="module")
 def result() -> Result:
-    return main(TINY, "float32", setting=Setting(documents=2, tokens=40, repetitions=3))
+    return main(Subject(TINY, "float32"), Setting(documents=2, tokens=40, repetitions=3))
 
 
 def test_facts_name_the_machine_the_code_and_the_seed(result: Result) -> None:
