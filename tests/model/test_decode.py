@@ -10,6 +10,7 @@ from peft import LoraConfig, inject_adapter_in_model
 from transformers import PreTrainedTokenizerFast
 
 from gritrag.config import CheckpointConfig
+from gritrag.model import layers
 from gritrag.model import step as step_module
 from gritrag.model.context import Context
 from gritrag.model.decode import Decoding, Sampling
@@ -62,10 +63,10 @@ def test_the_step_equals_the_forward_wherever_it_goes_on(architecture: str, cuts
 
 
 @pytest.mark.parametrize("keep", [1, 2, 5])
-@pytest.mark.parametrize("rows", [step_module.GROUPED_ROWS, 0])
+@pytest.mark.parametrize("rows", [layers.GROUPED_ROWS, 0])
 def test_masks_and_fewer_kept_positions(keep: int, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """`rows`: with query heads grouped, and without."""
-    monkeypatch.setattr(step_module, "GROUPED_ROWS", rows)
+    monkeypatch.setattr(layers, "GROUPED_ROWS", rows)
     lm = make_lm("qwen3")
     generator = torch.Generator().manual_seed(1)
     ids = torch.randint(3, VOCABULARY, (3, 10), generator=generator)

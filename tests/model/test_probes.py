@@ -11,9 +11,10 @@ from gritrag.doctor import examine_model
 from gritrag.model import probes, state
 from gritrag.model.attention import Attention, bidirectional_view, decoder_stack
 from gritrag.model.grit import GritModel
+from gritrag.model.layers import AttentionMask, Rotary
 from gritrag.model.probes import LAYER_TOLERANCE, layer_differs, probe
 from gritrag.model.rotation import Rotation
-from gritrag.model.step import AttentionMask, Rotary, Step
+from gritrag.model.step import Step
 
 OUTCOMES = {
     #                 bidirectional, move, continue, step
