@@ -42,11 +42,11 @@ class RAG:
         relevance_bias: how much more the best hit counts than one of score 0, in attention scores. Documents that were
             read one by one look alike to an answer, so the scores of the search are added to those of attention, as
             MARGE does (Lewis et al. 2020, arXiv 2006.15020, section 2.2): every token of a state gets
-            ``relevance_bias * (score / best score - 1)``. Documents without scores, or with none above 0, are weighed
-            by the similarity of their vectors to the question's. States with a bias share positions: each ends where
-            the question begins, so that their order does not matter. 0 turns the bias off and puts documents one behind
-            the other. It has no effect on documents that are read again, nor on models with sliding windows or without
-            rotary embeddings, whose states cannot be moved.
+            ``relevance_bias * (score / best score - 1)``. Where no document has a score above 0, the similarity of its
+            vector to that of the question takes the place of the score. States with a bias share positions: each ends
+            where the question begins, so that their order does not matter. 0 turns the bias off and puts documents one
+            behind the other. It has no effect on documents that are read again, nor on models with sliding windows or
+            without rotary embeddings, whose states cannot be moved.
 
         recompute: between speed and a full reading: this share of the tokens of the states, those that the question
             attends to most, is read again with all documents in sight. 0 is fastest; 1 gives, in float32, the tokens of

@@ -119,7 +119,7 @@ class Retrieved:
         question_state: that of the question, likewise.
         computed: numbers of the states that were missing and have been read for this answer.
         is_best_last: the context has the hits in reverse, the first one next to what comes behind the documents.
-        question_vector: of the question `[dim]`, where documents that came without scores are weighed by it.
+        question_vector: of the question `[dim]`, where documents came without scores: their similarity to it is used.
     """
 
     question: str
@@ -183,15 +183,15 @@ def plan_context(
     ends = list(accumulate(map(len, documents), max if shares else add))
     fitting = _count_fitting(model, hits, documents, ends, start + sum(map(len, after)), room)
     biases = [0.0] * fitting if states is None else relevance_biases(hits[:fitting], relevance_bias * (1 - recompute))
-    weighed = [
+    biased = [
         replace(part, relevance_bias=bias, shares_positions=any(biases) and not recompute)
         for part, bias in zip(documents[:fitting], biases, strict=True)
     ]
     order = range(fitting)[:: -1 if retrieved.is_best_last else 1]
-    placed = [weighed[number] for number in order]
+    placed = [biased[number] for number in order]
     spans = dict(zip(order, _ends(start, placed), strict=True))
     citations = tuple(
-        Citation(hit.document.id, hit.document.title, spans[number] - len(weighed[number]), spans[number])
+        Citation(hit.document.id, hit.document.title, spans[number] - len(biased[number]), spans[number])
         for number, hit in enumerate(hits[:fitting])
     )
     context = model.decoder.usable(Context((*before, *placed, *after)))

@@ -1,8 +1,8 @@
 """How much sooner an unchanged chain answers from states: the same prompts, with states and with states switched off.
 
-Both ways read the same tokens in the same order and take turns, so a ratio compares neighbours in time. Seconds count
-from the call of the chain, so they include embedding and searching. Then one letter of the passage that answers is
-edited on its way to the prompt: its state is not used, and the answer still comes.
+Both ways read the same tokens in the same order and take turns, so a ratio compares runs that are close in time.
+Seconds count from the call of the chain, so they include embedding and searching. Then one letter of the passage that
+answers is edited on its way to the prompt: its state is not used, and the answer still comes.
 
     python examples/langchain/first_token.py [documents per question]
 """

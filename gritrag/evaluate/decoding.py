@@ -1,8 +1,8 @@
 """Tokens per second of decoding, beside `generate` of transformers: same weights, dtype, context and tokens.
 
 Every way starts from the same placed states and reads the same last tokens; the clock starts when the first token is
-there. The ways take turns, so a ratio compares neighbours in time. Two texts: one that goes on quoting a document, and
-one of its own words, where guessing from the context can only lose.
+there. The ways take turns, so a ratio compares runs that are close in time. Two texts: one that goes on quoting a
+document, and one of its own words, where guessing from the context can only lose.
 """
 
 import random

@@ -1,7 +1,7 @@
 """Seconds to the first token, from states and from text, on documents of an exact length.
 
-The ways take turns on the same documents in the same order, so a ratio compares neighbours in time; every round draws
-another combination and another order of documents.
+The ways take turns on the same documents in the same order, so a ratio compares runs that are close in time; every
+round draws another combination and another order of documents.
 """
 
 import random

@@ -1,7 +1,7 @@
 """The grid: how long an answer takes, in every mode, from contexts of an exact length.
 
 A group is what has the same context: its cells take turns, round by round, on the same new question, so each ratio
-compares neighbours in time.
+compares runs that are close in time.
 """
 
 import random
@@ -114,7 +114,7 @@ def _group(setting: SpeedConfig, modes: Sequence[str], documents: int, tokens: i
 
 
 @dataclass
-class Shelf:
+class Pool:
     """The documents of one length in one codec: `warm` is open all the time, `cold` lies on disk."""
 
     warm: Index
@@ -147,12 +147,12 @@ def measure(
         if not pending:
             continue
         with ExitStack() as stack:
-            shelves = _shelves(model, setting, tokens, seed, scratch, stack)
-            for codec, shelf in shelves.items():
+            pools = _pools(model, setting, tokens, seed, scratch, stack)
+            for codec, pool in pools.items():
                 if not results.has("index", cell := {"tokens": tokens, "codec": codec}):
-                    results.write("index", [(cell, shelf.figures)])
+                    results.write("index", [(cell, pool.figures)])
             for group in pending:
-                found = _rounds(model, setting, group, shelves, seed)
+                found = _rounds(model, setting, group, pools, seed)
                 results.write("speed", [(cell._asdict(), found[cell]) for cell in group])
         shutil.rmtree(scratch / str(tokens))
 
@@ -168,29 +168,29 @@ def _check_room(model: GritModel, setting: SpeedConfig) -> None:
         )
 
 
-def _shelves(
+def _pools(
     model: GritModel, setting: SpeedConfig, tokens: int, seed: int, scratch: Path, stack: ExitStack
-) -> dict[str, Shelf]:
+) -> dict[str, Pool]:
     """By codec; modes that load no states use the first."""
-    pool = documents_of(model, tokens, setting.pool_documents, seed)
-    shelves = {}
+    documents = documents_of(model, tokens, setting.pool_documents, seed)
+    pools = {}
     for codec in dict.fromkeys(setting.codecs):
         folder = scratch / str(tokens) / codec
-        figures = _build(model, pool, codec, folder)
+        figures = _build(model, documents, codec, folder)
         cold = folder.with_name(f"{codec}-cold") if "cold" in setting.caches else None
         if cold is not None:
             shutil.copytree(folder, cold)
         warm = stack.enter_context(Index.open(folder, model=model, mode="r"))
-        shelves[codec] = Shelf(warm, cold, figures)
-    return shelves
+        pools[codec] = Pool(warm, cold, figures)
+    return pools
 
 
-def _build(model: GritModel, pool: Sequence[Document], codec: str, folder: Path) -> dict[str, Any]:
-    """Index the pool in a few calls, so that there is a spread."""
+def _build(model: GritModel, documents: Sequence[Document], codec: str, folder: Path) -> dict[str, Any]:
+    """Index documents in a few calls, so that there is a spread."""
     seconds, tokens = [], []
     with Index.create(folder, model=model, states=codec) as index:
-        for number in range(min(INDEXING_RUNS, len(pool))):
-            part = pool[number::INDEXING_RUNS]
+        for number in range(min(INDEXING_RUNS, len(documents))):
+            part = documents[number::INDEXING_RUNS]
             start = perf_counter()
             index.add(part)
             seconds.append(perf_counter() - start)
@@ -200,7 +200,7 @@ def _build(model: GritModel, pool: Sequence[Document], codec: str, folder: Path)
 
 
 def _rounds(
-    model: GritModel, setting: SpeedConfig, group: Sequence[Cell], shelves: dict[str, Shelf], seed: int
+    model: GritModel, setting: SpeedConfig, group: Sequence[Cell], pools: dict[str, Pool], seed: int
 ) -> dict[Cell, dict[str, Any]]:
     """For each cell its timed rounds, and the memory of the last round that warmed up."""
     asked = random.Random(seed).sample(every := [each.question for each in questions()], len(every))
@@ -211,20 +211,20 @@ def _rounds(
     runs = len(group) * (setting.warmup + setting.repetitions)
     for number, cell in ProgressBar(turns, total=runs, desc=about, unit="run"):
         texts = [asked[(number * cell.batch + row) % len(asked)] for row in range(cell.batch)]
-        shelf = shelves.get(cell.codec, next(iter(shelves.values())))
+        pool = pools.get(cell.codec, next(iter(pools.values())))
         if number >= 0:
-            found[cell]["rounds"].append({"round": number, **_sample(model, setting, cell, shelf, texts)})
+            found[cell]["rounds"].append({"round": number, **_sample(model, setting, cell, pool, texts)})
         else:
             with peak_memory(model.lm.device) as memory:
-                _sample(model, setting, cell, shelf, texts)
+                _sample(model, setting, cell, pool, texts)
             found[cell]["memory"] = vars(memory)
     return found
 
 
-def _sample(model: GritModel, setting: SpeedConfig, cell: Cell, shelf: Shelf, texts: Sequence[str]) -> dict[str, Any]:
+def _sample(model: GritModel, setting: SpeedConfig, cell: Cell, pool: Pool, texts: Sequence[str]) -> dict[str, Any]:
     if cell.mode == BARE:
         return _bare(model, texts[0])
-    with shelf.index(model, cell.cache) as index:
+    with pool.index(model, cell.cache) as index:
         rag = RAG(index, mode=cell.mode, k=cell.documents)
         if cell.batch == 1:
             return cost_of([rag.ask(texts[0], max_new_tokens=setting.new_tokens)])

@@ -64,7 +64,7 @@ class ContextDecoder:
 
     @property
     def takes_biases(self) -> bool:
-        """Whether states can be weighed against each other: all of them can be reused, wherever they stand."""
+        """Whether states can have a relevance bias: all of them can be reused, wherever they stand."""
         return self._probed.rotation is not None and not self.has_window
 
     def usable(self, context: Context) -> Context:
