@@ -17,7 +17,8 @@ def sections(grid: Grid, indexes: Sequence[Row]) -> list[Section]:
             "First token",
             "From the question to the first token, embedding and search included. Median and quartiles of rounds; in "
             "each round all modes answer the same new question, so a ratio compares runs that are close in time. 'From "
-            "hits' leaves embedding and search out. A cold run opens the index anew, its files dropped from the page cache.",
+            "hits' leaves embedding and search out. A cold run opens the index anew, its files dropped from the "
+            "page cache.",
             [_first_token_chart(grid)],
             [first_token_table(grid, grid.rows)],
         ),
