@@ -34,7 +34,6 @@ NO_DEMONSTRATIONS = (
     "this model reads no demonstrations; train one that does (configs/recipes/epic.yaml), or leave demonstrations out"
 )
 
-
 SAVED_MODEL = "model"
 """Folder of the weights inside a checkpoint that `GritModel.save_pretrained` writes."""
 
@@ -143,21 +142,15 @@ class GritModel:
         """
         where = pick_device(device)
         loaded = load(name, pick_dtype(dtype, where), where, trust_remote_code, halves_weights(dtype, where))
-        asked = {
+        asked: dict[str, object] = {
             "reading": reading,
             "pooling": pooling,
             "template": template,
             "instruction": instruction,
-            "link_tokens": link_tokens,
-            "parts": parts,
         }
+        asked |= {"link_tokens": link_tokens, "parts": parts}
         given = {key: value for key, value in asked.items() if value is not None}
-        is_checkpoint = loaded.config.base != str(name)
-        for key, value in given.items():
-            fixed = getattr(loaded.config, key)
-            if is_checkpoint and value != fixed:
-                raise ValueError(f"checkpoint {name} fixes {key}={fixed!r}, so it cannot be {value!r}; leave it out")
-        config = CheckpointConfig.model_validate({**loaded.config.model_dump(), **given})
+        config = loaded.configured(name, given)
         model = cls(loaded.lm, loaded.tokenizer, config, loaded.weights, loaded.adapter, loaded.parts)
         if parts is None:  # those would begin untrained again
             path = Path(name)

@@ -9,6 +9,7 @@ import logging
 import os
 import shutil
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -41,6 +42,19 @@ class Loaded:
     weights: str
     adapter: str
     parts: Path | None = None
+
+    def configured(self, name: str | Path, given: Mapping[str, Any]) -> CheckpointConfig:
+        """How it reads, with the settings that were given where a checkpoint does not fix them.
+
+        Raises:
+            ValueError: `name` is a checkpoint, which fixes one of them to another value.
+        """
+        is_checkpoint = self.config.base != str(name)
+        for key, value in given.items():
+            fixed = getattr(self.config, key)
+            if is_checkpoint and value != fixed:
+                raise ValueError(f"checkpoint {name} fixes {key}={fixed!r}, so it cannot be {value!r}; leave it out")
+        return CheckpointConfig.model_validate({**self.config.model_dump(), **given})
 
 
 def load(
