@@ -29,6 +29,10 @@ class Codec(ABC):
     """The contract: `unpack(pack(keys, values))` are the keys and values again, nearly; and always the same."""
 
     name: ClassVar[str]
+    unpacks_anywhere: ClassVar[bool] = False
+    """Whether `runs` works where the tensors are, on a GPU too; else on the processor only."""
+    held: ClassVar[tuple[str, ...]] = ()
+    """Tensors that stay on the processor: the few numbers that say where others go."""
 
     @abstractmethod
     def pack(self, keys: torch.Tensor, values: torch.Tensor) -> dict[str, torch.Tensor]:

@@ -75,7 +75,7 @@ class Int4(Integers):
     @staticmethod
     def _scale(greatest: torch.Tensor, octave: torch.Tensor) -> torch.Tensor:
         """Distance of two levels, float32 `[..., t, 1]`."""
-        below = OCTAVES.index_select(0, octave.flatten().int()).view(octave.shape)
+        below = OCTAVES.to(octave.device).index_select(0, octave.flatten().int()).view(octave.shape)
         return (below * greatest.float()).unsqueeze(-1)
 
     def _unpack_keys(self, packed: Packed, run: slice) -> torch.Tensor:

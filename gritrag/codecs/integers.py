@@ -24,7 +24,8 @@ TYPICAL = 200
 """Tokens of a document, for the estimate of its bytes."""
 
 RUN = 400_000
-"""Numbers that are unpacked at a time, where a layer has no more: so many stay in a processor's cache."""
+"""Numbers that are unpacked at a time, where a layer has no more: so many stay in a processor's cache. A GPU unpacks
+all layers at once."""
 
 
 class Integers(Codec):
@@ -38,6 +39,8 @@ class Integers(Codec):
     """
 
     bits: ClassVar[int]
+    unpacks_anywhere = True
+    held = ("length", "bands")
     names: ClassVar[tuple[str, ...]] = ("length", "first", "keys", "key_scale", "key_zero", "values")
     """Of the tensors: number of tokens; keys and values of the first, float16 `[2, L, H, 1, K]`; codes of the other
     keys, the distance of two levels and the lowest level, both float16 `[L, H, G, K]`; codes of the other values."""
@@ -97,7 +100,7 @@ class Integers(Codec):
             yield Region(slice(0, layers), slice(0, first)), packed["first"][0].float()
         scale, zero = packed["key_scale"].float(), packed["key_zero"].float()
         lengths = [group.stop - group.start for group in cut(0, tokens - first, scale.shape[2])]
-        at_once = max(1, RUN // (heads * (tokens - first) * head_dim))
+        at_once = max(1, RUN // (heads * (tokens - first) * head_dim)) if scale.device.type == "cpu" else layers
         for start in range(0, layers, at_once):
             run = slice(start, min(start + at_once, layers))
             self._unpack_values(packed, run, values_LHTK[run, :, first:])

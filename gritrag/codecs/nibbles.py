@@ -9,6 +9,9 @@ import torch
 ALIGNED = 4
 """Numbers: rows have a multiple of so many, so that what is behind them begins at an even byte."""
 
+BEHIND = 4
+"""Bytes behind the numbers of a row."""
+
 
 def pack(numbers: torch.Tensor, step: float = 1.0, zero: float = 0.0) -> torch.Tensor:
     """Whole numbers `[R, n]` in any type to uint8 `[R, bytes]`, which `unpack` reads as `zero + step * number`."""
@@ -18,6 +21,15 @@ def pack(numbers: torch.Tensor, step: float = 1.0, zero: float = 0.0) -> torch.T
 
 
 def unpack(rows: torch.Tensor, count: int) -> torch.Tensor:
-    """uint8 `[R, bytes]` to float32 `[R, count]`, contiguous."""
+    """uint8 `[R, bytes]` to float32 `[R, count]`, contiguous, where the rows are."""
+    if rows.device.type != "cpu":
+        return unpack_by_shifts(rows, count)
     numbers: torch.Tensor = torch.ops.quantized.embedding_bag_4bit_unpack(rows)
     return numbers if numbers.shape[1] == count else numbers[:, :count].contiguous()
+
+
+def unpack_by_shifts(rows: torch.Tensor, count: int) -> torch.Tensor:
+    """As `unpack`, on any device: that kernel is for processors only."""
+    codes, behind = rows[:, :-BEHIND], rows[:, -BEHIND:].contiguous().view(torch.float16).float()
+    numbers = torch.stack([codes & 15, codes >> 4], dim=2).flatten(1)[:, :count].float()
+    return torch.addcmul(behind[:, 1:], numbers, behind[:, :1])

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 ALL = slice(None)
 
 RUN = 1 << 17
-"""Numbers that are rotated at a time where they have to be rounded."""
+"""Numbers that are rotated at a time where they have to be rounded; a GPU rotates all at once."""
 
 FREQUENCIES_THAT_DEPEND_ON_LENGTH = ("dynamic", "longrope")
 
@@ -65,7 +65,7 @@ class Rotation:
         if out.dtype == torch.float32:
             return _rotate_into(out, keys.float(), cos, sin)
         # a few layers at a time: they stay in the processor's cache, and no memory is touched that is not needed
-        per_run = max(1, RUN // keys[0].numel())
+        per_run = max(1, RUN // keys[0].numel()) if keys.device.type == "cpu" else len(keys)
         scratch = torch.empty((2, min(per_run, len(keys)), *keys.shape[1:]), dtype=torch.float32, device=keys.device)
         for start_layer in range(0, len(keys), per_run):
             run = slice(start_layer, start_layer + per_run)

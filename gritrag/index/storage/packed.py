@@ -46,7 +46,14 @@ class PackedState(DocumentState):
 
     def runs(self, values_LHTK: torch.Tensor) -> Iterator[tuple[Region, torch.Tensor]]:
         """Values into a buffer, and keys run by run; see `Codec.runs`."""
-        return self.codec.runs(self.packed, values_LHTK)
+        return self.codec.runs(self._near(values_LHTK.device), values_LHTK)
+
+    def _near(self, device: torch.device) -> Packed:
+        """The tensors where they are to be unpacked: packed, they take a quarter of the way to a GPU or less."""
+        if device.type == "cpu" or not self.codec.unpacks_anywhere:
+            return self.packed
+        held = self.codec.held
+        return {name: t if name in held else t.to(device, non_blocking=True) for name, t in self.packed.items()}
 
     def __getitem__(self, tokens: slice) -> DocumentState:
         return self.dense()[tokens]
