@@ -136,9 +136,9 @@ def answer_scores(model: GritModel, settings: EvaluationConfig) -> dict[str, Sam
         Index.create(Path(folder) / "index", model=model, states=setting.states) as index,
     ):
         index.add([hit.document for each in asked for hit in each.contexts["gold"]], on_conflict="skip")
-        for each, texts in quality.answered(index, asked, setting):
+        for each, answers in quality.answered(index, asked, setting):
             for way, name in WAYS.items():
-                found[name].append(score_answer(texts[way], each.question.answers)["F1"])
+                found[name].append(score_answer(answers[way].text, each.question.answers)["F1"])
     return {name: Sampled.mean(values, settings.seed) for name, values in found.items()}
 
 

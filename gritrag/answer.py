@@ -13,14 +13,24 @@ import torch
 from gritrag.clock import Clock
 from gritrag.config import RELEVANCE_BIAS, SEARCH_MODE
 from gritrag.index.index import Index
+from gritrag.index.rerank import check_rerank
 from gritrag.index.search import MODES as SEARCH_MODES
 from gritrag.model.decode import Completion, Sampling
 from gritrag.model.grit import GritModel
-from gritrag.model.state import DocumentState, Reading
+from gritrag.model.state import Reading
 from gritrag.plan import MODES, ContextPlan, Given, Mode, Retrieved, check_recompute, check_relevance_bias, plan_context
 from gritrag.records import Answer, Document, Event, Hit, Timings, Usage
 
-__all__ = ["MODES", "RAG", "ContextPlan", "Mode", "Retrieved", "check_relevance_bias", "plan_context"]
+__all__ = [
+    "MODES",
+    "RAG",
+    "ContextPlan",
+    "Mode",
+    "Retrieved",
+    "check_recompute",
+    "check_relevance_bias",
+    "plan_context",
+]
 
 Where = Mapping[str, Any] | None
 
@@ -52,10 +62,12 @@ class RAG:
             attends to most, is read again with all documents in sight. 0 is fastest; 1 gives, in float32, the tokens of
             ``"doc-query"``. Stored states stay as they are. With any `recompute`, documents stand one behind the other,
             and the relevance bias is reduced by the same share.
+        rerank: so many candidates of the search are ranked by how probable the question is behind each of their
+            states, and the `k` best are kept and weighed by these scores; see `Index.rerank`. None to leave it out.
 
     Raises:
         ValueError: an unknown mode, `k` below 1, a negative `relevance_bias`, a `recompute` outside of 0 to 1 or for a
-            model with sliding windows, or an index without a model.
+            model with sliding windows, a `rerank` below `k`, or an index without a model.
     """
 
     def __init__(
@@ -66,6 +78,7 @@ class RAG:
         search_mode: str = SEARCH_MODE,
         relevance_bias: float = RELEVANCE_BIAS,
         recompute: float = 0.0,
+        rerank: int | None = None,
     ) -> None:
         if mode not in MODES:
             raise ValueError(f"no mode {mode!r}; there are: {', '.join(MODES)}")
@@ -75,12 +88,13 @@ class RAG:
             raise ValueError(f"k must be at least 1, got {k}; to answer without documents use mode='no-retrieval'")
         check_relevance_bias(relevance_bias)
         check_recompute(recompute)
+        check_rerank(rerank, k)
         if not isinstance(index.model, GritModel):
             raise ValueError(
                 f"answers need an index of a GritModel, and {index.path} is one of a {type(index.model).__name__}"
             )
         self.index, self.model, self.mode, self.k, self.search_mode = index, index.model, MODES[mode], k, search_mode
-        self.relevance_bias, self.recompute = relevance_bias, recompute
+        self.relevance_bias, self.recompute, self.rerank = relevance_bias, recompute, rerank
         if recompute and self.model.decoder.has_window:
             raise ValueError("recompute is not for models with sliding windows; use recompute=0 or mode='doc-query'")
 
@@ -215,7 +229,9 @@ class RAG:
             given = [Given([], is_best_last=True)] * len(questions)
         elif given is None:
             embedded = np.stack(list(vectors.values())) if vectors else None
-            found = self.index.search_many(questions, self.k, where=where, mode=self.search_mode, vectors=embedded)
+            found = self.index.search_many(
+                questions, self.k, where=where, mode=self.search_mode, vectors=embedded, rerank=self.rerank
+            )
             given = [Given(hits, is_best_last=True) for hits in found]
         unscored = [row for row, each in enumerate(given) if self._lacks_scores(each.hits)]
         if unscored and not vectors:
@@ -239,7 +255,7 @@ class RAG:
     def _plan(self, retrieved: Retrieved, options: Sampling) -> ContextPlan:
         hits, readings = retrieved.hits, dict[int, Reading]()
         if self.mode.reuses_documents and hits:
-            states, readings = self._states(hits)
+            states, readings = self.index.states_of([hit.document for hit in hits])
             retrieved = replace(retrieved, states=states, computed=readings)
         if retrieved.question_vector is not None:
             retrieved = replace(retrieved, hits=self._scored(hits, retrieved.question_vector, readings))
@@ -251,18 +267,6 @@ class RAG:
             relevance_bias=self.relevance_bias,
             recompute=self.recompute,
         )
-
-    def _states(self, hits: Sequence[Hit]) -> tuple[list[DocumentState], dict[int, Reading]]:
-        """States of all hits; and, by their numbers, readings of those that were missing: stored if nobody writes."""
-        states = self.index.load_states(hit.document for hit in hits)
-        missing = [number for number, state in enumerate(states) if state is None]
-        if not missing:
-            return [state for state in states if state is not None], {}
-        readings = dict(zip(missing, self.model.read_documents([hits[n].document for n in missing]), strict=True))
-        for number, reading in readings.items():
-            states[number] = reading.state
-            self.index.store_state(hits[number].document, reading.state)
-        return [state for state in states if state is not None], readings
 
     def _scored(self, hits: Sequence[Hit], vector_D: np.ndarray, readings: Mapping[int, Reading]) -> list[Hit]:
         """The hits with the similarity to the question as score: of vectors that are stored, or have just been read."""

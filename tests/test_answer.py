@@ -15,6 +15,7 @@ from ferry import DOCUMENTS, QUESTION
 
 from gritrag import RAG, Document, GritModel, Index
 from gritrag.answer import MODES, ContextPlan, Retrieved, plan_context
+from gritrag.index.rerank import ranked
 from gritrag.model import decoder
 from gritrag.model.context import Context, inputs
 from gritrag.model.decode import Sampling
@@ -531,3 +532,20 @@ def test_exactness_is_not_claimed_in_few_bits_nor_of_chance(
         built.add(DOCUMENTS)
         assert built.load_states(built.get(["a"]))[0].keys.dtype == torch.bfloat16  # no more digits than were computed
         assert not RAG(built, k=1).ask(QUESTION, max_new_tokens=2).exact
+
+
+def test_ranked_answers_come_from_the_documents_behind_which_the_question_is_most_probable(index: Index) -> None:
+    """Among the candidates of a search; scores of the ranking are those that documents are weighed by."""
+    count = len(index)
+    expected = index.search(QUESTION, 2, rerank=count)
+    answer = RAG(index, k=2, rerank=count).ask(QUESTION, max_new_tokens=4)
+    assert list(answer.hits) == expected
+    plain = index.search(QUESTION, count)
+    logs = index.question_log_likelihoods(QUESTION, [hit.document for hit in plain])
+    assert expected == ranked(plain, logs, 2)
+    assert [each.hits for each in RAG(index, k=2, rerank=count).ask_many([QUESTION] * 2, max_new_tokens=4)] == [
+        tuple(expected),
+        tuple(expected),
+    ]
+    with pytest.raises(ValueError, match="at least k"):
+        RAG(index, k=3, rerank=2)

@@ -191,6 +191,18 @@ def test_ask_streams_what_json_holds(built: tuple[str, ...], mode: str) -> None:
     assert (answer["usage"]["cached_tokens"] > 0) == (mode == "doc-cache")
 
 
+def test_ranking_and_reading_again_can_be_asked_for(built: tuple[str, ...]) -> None:
+    ranked = json.loads(run("search", "ferry", *built, "-k", 2, "--rerank", 2, "--json").stdout)
+    with Index.open(built[1], model=built[3], dtype="float32") as index:
+        assert [hit["score"] for hit in ranked] == pytest.approx([h.score for h in index.search("ferry", 2, rerank=2)])
+    question = ("ask", "When does the ferry stop?", *built, "-k", 2, "--max-new-tokens", 4, "--json")
+    answer = json.loads(run(*question, "--rerank", 2, "--recompute", 1.0).stdout)
+    assert answer["usage"]["cached_tokens"] == 0
+    assert answer["exact"]
+    assert "at least k" in run(*question, "--rerank", 1, code=2).stderr
+    assert "recompute must be from 0" in run(*question, "--recompute", 2, code=2).stderr
+
+
 def test_chat_answers_each_line_and_ends_with_the_input(built: tuple[str, ...]) -> None:
     result = run("chat", *built, "--max-new-tokens", 4, stdin="One?\nTwo?\n")
     assert result.stderr.count("first token") == 2

@@ -33,9 +33,10 @@ MODEL = "--model -m --dtype --device"
 COMMANDS = {
     "": "--debug --no-debug --version --install-completion --show-completion",
     "index": f"paths --index -i --states --chunk-size --chunk-overlap {MODEL} --json",
-    "search": f"question --index -i -k --mode --where {MODEL} --json",
-    "ask": f"question --index -i --mode -k --relevance-bias --where --max-new-tokens {MODEL} --json",
-    "chat": f"--index -i --mode -k --relevance-bias --max-new-tokens {MODEL}",
+    "search": f"question --index -i -k --mode --rerank --where {MODEL} --json",
+    "ask": f"question --index -i --mode -k --relevance-bias --rerank --recompute --where --max-new-tokens "
+    f"{MODEL} --json",
+    "chat": f"--index -i --mode -k --relevance-bias --rerank --recompute --max-new-tokens {MODEL}",
     "estimate": f"paths --states --chunk-size --chunk-overlap {MODEL} --json",
     "stats": "--index -i --json",
     "verify": "--index -i --repair --json",
@@ -52,7 +53,7 @@ COMMANDS = {
     "export": "model folder --dtype",
     "eval": "",
     "eval questions": "path --questions --documents --distractors -k --states --max-new-tokens --seed --only "
-    f"--dense-weight --relevance-bias --compare --answers --out {MODEL} --json",
+    f"--dense-weight --relevance-bias --rerank --recompute --compare --answers --out {MODEL} --json",
     "eval embedding": "paths --train --rows --documents --shots --clusterings --instruction --side --seed --compare "
     f"--out {MODEL} --json",
     "bench": "",

@@ -17,7 +17,9 @@ from gritrag.cli.options import (
     Json,
     MaxNewTokens,
     Mode,
+    Recompute,
     RelevanceBias,
+    Rerank,
     TopK,
     Where,
     condition_of,
@@ -32,6 +34,7 @@ def search(
     index: IndexFolder = DEFAULT_INDEX,
     k: TopK = 5,
     mode: Annotated[str, typer.Option(help="dense, sparse or hybrid.")] = SEARCH_MODE,
+    rerank: Rerank = None,
     where: Where = "",
     model: IndexModel = None,
     dtype: Dtype = "auto",
@@ -41,7 +44,7 @@ def search(
     """Find documents."""
     condition = condition_of(where)
     with open_index(index, model, dtype, device) as opened:
-        hits = opened.search(question, k=k, mode=mode, where=condition)
+        hits = opened.search(question, k=k, mode=mode, where=condition, rerank=rerank)
     if not hits and not as_json:
         typer.echo("no document matches", err=True)
     else:
@@ -55,6 +58,8 @@ def ask(
     mode: Mode = "doc-cache",
     k: TopK = 5,
     relevance_bias: RelevanceBias = RELEVANCE_BIAS,
+    rerank: Rerank = None,
+    recompute: Recompute = 0.0,
     where: Where = "",
     max_new_tokens: MaxNewTokens = 128,
     model: IndexModel = None,
@@ -67,7 +72,7 @@ def ask(
 
     condition = condition_of(where)
     with open_index(index, model, dtype, device) as opened:
-        rag = RAG(opened, mode=mode, k=k, relevance_bias=relevance_bias)
+        rag = RAG(opened, mode=mode, k=k, relevance_bias=relevance_bias, rerank=rerank, recompute=recompute)
         if as_json:
             typer.echo(render.as_json(rag.ask(question, where=condition, max_new_tokens=max_new_tokens)))
         else:
@@ -80,6 +85,8 @@ def chat(
     mode: Mode = "doc-cache",
     k: TopK = 5,
     relevance_bias: RelevanceBias = RELEVANCE_BIAS,
+    rerank: Rerank = None,
+    recompute: Recompute = 0.0,
     max_new_tokens: MaxNewTokens = 128,
     model: IndexModel = None,
     dtype: Dtype = "auto",
@@ -89,7 +96,7 @@ def chat(
     from gritrag import RAG
 
     with open_index(index, model, dtype, device) as opened:
-        rag = RAG(opened, mode=mode, k=k, relevance_bias=relevance_bias)
+        rag = RAG(opened, mode=mode, k=k, relevance_bias=relevance_bias, rerank=rerank, recompute=recompute)
         while question := _next_question():
             _stream(rag.stream(question, max_new_tokens=max_new_tokens))
 

@@ -16,6 +16,7 @@ from gritrag.cli.options import (
     Model,
     Out,
     RelevanceBias,
+    Rerank,
     Side,
     TopK,
     bench_part,
@@ -37,6 +38,10 @@ def evaluate(
     only: Annotated[str, typer.Option(help="retrieval or answers; both if left out.")] = "",
     dense_weight: Annotated[float, typer.Option(help="Of vectors against words in hybrid search.")] = DENSE_WEIGHT,
     relevance_bias: RelevanceBias = RELEVANCE_BIAS,
+    rerank: Rerank = None,
+    recompute: Annotated[
+        list[float] | None, typer.Option(help="Also answer with this share of tokens read again; several times.")
+    ] = None,
     compare: Annotated[
         list[str] | None, typer.Option(help="Another model, on the same questions and contexts.")
     ] = None,
@@ -52,7 +57,18 @@ def evaluate(
     """Score retrieval, and answers from text and from states, on a file of questions."""
     quality = bench_part("quality")
     setting = quality.Setting(
-        questions, documents, distractors, k, states, max_new_tokens, seed, only, dense_weight, relevance_bias
+        questions,
+        documents,
+        distractors,
+        k,
+        states,
+        max_new_tokens,
+        seed,
+        only,
+        dense_weight,
+        relevance_bias,
+        rerank,
+        tuple(recompute or ()),
     )
     tell(lambda: quality.main(path, model, compare or (), dtype, device, setting, answers), as_json, out)
 

@@ -30,6 +30,12 @@ TopK = Annotated[int, typer.Option("-k", help="Documents to find.", min=1)]
 Where = Annotated[str, typer.Option(help='Metadata filter in JSON: \'{"year": {"$lt": 2000}}\'.')]
 Mode = Annotated[str, typer.Option(help="doc-cache, doc-query, no-retrieval, or another of the seven modes.")]
 RelevanceBias = Annotated[float, typer.Option(help="Of scores of the search in an answer from states.", min=0)]
+Rerank = Annotated[
+    int | None, typer.Option(help="So many candidates are ranked by the question's probability behind their states.")
+]
+Recompute = Annotated[
+    float, typer.Option(help="Share of the documents' tokens that is read again with all in sight: 0 to 1.")
+]
 MaxNewTokens = Annotated[int, typer.Option(help="Longest answer, in tokens.", min=1)]
 Compare = Annotated[list[str] | None, typer.Option(help="Another model, on the same rows; minilm too, which embeds.")]
 Instruction = Annotated[str | None, typer.Option(help="Read before each text; the checkpoint's own if left out.")]

@@ -13,22 +13,24 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-from gritrag.answer import RAG, check_relevance_bias
+from gritrag.answer import RAG, check_recompute, check_relevance_bias
 from gritrag.config import DEFAULT_MODEL, DENSE_WEIGHT, RELEVANCE_BIAS
 from gritrag.evaluate.machine import machine, machine_of
 from gritrag.evaluate.rows import Question, QuestionSet, choose, evenly, read_questions
 from gritrag.evaluate.scores import ANSWER, rank, says_not_found, score_answer
 from gritrag.evaluate.suite import Result, Results, run
 from gritrag.index.index import Index
+from gritrag.index.rerank import check_rerank
 from gritrag.model.encoders import MINILM, Encoder, check_names, load_encoder
 from gritrag.model.grit import GritModel
 from gritrag.model.hardware import pick_device, pick_dtype
 from gritrag.progress import ProgressBar
-from gritrag.records import Hit, as_hits
+from gritrag.records import Answer, Hit, as_hits
 
 COMMAND = "eval questions"
 PARTS = ("retrieval", "answers")
 MODES = ("doc-query", "doc-cache")
+RECOMPUTE = "recompute"
 BEST = "best document"
 """A way to answer: from the text of the one document of a context that search ranks first."""
 
@@ -50,10 +52,13 @@ class Setting:
         only: `"retrieval"` or `"answers"`; empty for both.
         dense_weight: of vectors against words in hybrid search.
         relevance_bias: of scores in answers from states: of the search, or, in `gold` contexts, of vectors. See `RAG`.
+        rerank: so many candidates are ranked from their states, as a way of its own to search, and `retrieved` contexts
+            hold the best of these. None to leave it out.
+        recompute: shares of the documents' tokens that are read again: each a way of its own to answer.
 
     Raises:
-        ValueError: `only` is neither, a number is too small, `dense_weight` is outside [0, 1], or `relevance_bias` is
-            below 0.
+        ValueError: `only` is neither, a number is too small, `dense_weight` or one of `recompute` is outside [0, 1], or
+            `relevance_bias` is below 0.
     """
 
     questions: int = 50
@@ -66,6 +71,8 @@ class Setting:
     only: str = ""
     dense_weight: float = DENSE_WEIGHT
     relevance_bias: float = RELEVANCE_BIAS
+    rerank: int | None = None
+    recompute: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         if self.only not in ("", *PARTS):
@@ -73,6 +80,9 @@ class Setting:
         if not 0 <= self.dense_weight <= 1:
             raise ValueError(f"dense_weight must lie in [0, 1] (1: vectors alone), not {self.dense_weight!r}")
         check_relevance_bias(self.relevance_bias)
+        check_rerank(self.rerank, self.k)
+        for share in self.recompute:
+            check_recompute(share)
         for name, least in (("questions", 1), ("documents", 1), ("distractors", 0), ("k", 1), ("max_new_tokens", 1)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
@@ -152,43 +162,50 @@ def evaluate(
     answers_too = isinstance(model, GritModel) and setting.has("answers")
     read_by = machine_of(model) if isinstance(model, GritModel) else machine(model.dtype, model.device)
     of_model = {"dtype": read_by["dtype"], "weights": read_by.get("weights", "")}
-    with Index.create(folder, model=model, states=setting.states if answers_too else "none") as index:
+    needs_states = answers_too or (setting.rerank is not None and isinstance(model, GritModel))
+    with Index.create(folder, model=model, states=setting.states if needs_states else "none") as index:
         index.add(chosen.documents, show_progress_bar=True)
-        found = rank(index, chosen.questions, setting.dense_weight) if setting.has("retrieval") else {}
+        rerank = setting.rerank if isinstance(model, GritModel) else None
+        found = rank(index, chosen.questions, setting.dense_weight, rerank) if setting.has("retrieval") else {}
         rows = [_row(name, "retrieval", way, {**of_model, **values}) for way, values in found.items()]
         for each in asked:
             if "retrieved" not in each.contexts:
-                question, weight = each.question.text, setting.dense_weight
-                each.contexts["retrieved"] = index.search(question, setting.k, mode="hybrid", dense_weight=weight)
-        texts_of = {}
-        for number, (each, texts) in enumerate(answered(index, asked, setting) if answers_too else ()):
-            texts_of[number] = texts
+                options: dict[str, Any] = {"mode": "hybrid", "dense_weight": setting.dense_weight, "rerank": rerank}
+                each.contexts["retrieved"] = index.search(each.question.text, setting.k, **options)
+        given: list[dict[str, Answer]] = []
+        for each, answers in answered(index, asked, setting) if answers_too else ():
+            given.append(answers)
             if out is not None:
-                out.write(json.dumps(_line(name, each, texts), ensure_ascii=False) + "\n")
+                out.write(json.dumps(_line(name, each, answers), ensure_ascii=False) + "\n")
                 out.flush()
-    if texts_of:
-        about = {"ids": [each.question.id for each in asked], "kinds": [kind_of(each.question) for each in asked]}
-        for way in texts_of[0]:
-            scored = [_scored(each, texts_of[number][way]) for number, each in enumerate(asked)]
-            values = {score: [each[score] for each in scored] for score in (*ANSWER, "not_found")}
-            rows.append(_row(name, "answers", way, {**of_model, **about, **values}))
+    about = {"ids": [each.question.id for each in asked], "kinds": [kind_of(each.question) for each in asked]}
+    for way in given[0] if given else ():
+        scored = [_scored(each, answers[way].text) for each, answers in zip(asked, given, strict=True)]
+        values = {score: [each[score] for each in scored] for score in (*ANSWER, "not_found")}
+        values["first_token"] = [answers[way].timings.first_token for answers in given]
+        rows.append(_row(name, "answers", way, {**of_model, **about, **values}))
     return rows
 
 
-def answered(index: Index, asked: Sequence[Asked], setting: Setting) -> Iterator[tuple[Asked, dict[str, str]]]:
+def answered(index: Index, asked: Sequence[Asked], setting: Setting) -> Iterator[tuple[Asked, dict[str, Answer]]]:
     """Each question with its answers, by way and context."""
     bias = setting.relevance_bias
     rags = {mode: RAG(index, mode=mode, relevance_bias=bias) for mode in ("no-retrieval", *MODES)}
+    dials = {way_of(share): RAG(index, relevance_bias=bias, recompute=share) for share in setting.recompute}
     for each in ProgressBar(asked, desc="answering", unit="question", disable=not asked):
-        ways: list[tuple[str, str, list[Hit]]] = [("no-retrieval", "no-retrieval", [])]
+        ways: list[tuple[str, RAG, list[Hit]]] = [("no-retrieval", rags["no-retrieval"], [])]
         for context, hits in each.contexts.items():
-            ways += [(f"{mode}, {context}", mode, hits) for mode in MODES]
-            ways.append((f"{BEST}, {context}", "doc-query", [best_of(index, each.question.text, hits)]))
-        texts = {}
-        for way, mode, hits in ways:
-            answer = rags[mode].ask(each.question.text, hits=hits, max_new_tokens=setting.max_new_tokens)
-            texts[way] = answer.text
-        yield each, texts
+            ways += [
+                (f"{way}, {context}", rag, hits) for way, rag in {**rags, **dials}.items() if rag.mode.has_documents
+            ]
+            ways.append((f"{BEST}, {context}", rags["doc-query"], [best_of(index, each.question.text, hits)]))
+        question, most = each.question.text, setting.max_new_tokens
+        yield each, {way: rag.ask(question, hits=hits, max_new_tokens=most) for way, rag, hits in ways}
+
+
+def way_of(share: float) -> str:
+    """What a share of tokens that are read again is called among the ways to answer."""
+    return f"{RECOMPUTE} {share:g}"
 
 
 def best_of(index: Index, question: str, hits: Sequence[Hit]) -> Hit:
@@ -212,7 +229,7 @@ def _scored(asked: Asked, text: str) -> dict[str, float]:
     return {**score_answer(text, asked.question.answers), "not_found": not_found}
 
 
-def _line(model: str, asked: Asked, texts: Mapping[str, str]) -> dict[str, Any]:
+def _line(model: str, asked: Asked, answers: Mapping[str, Answer]) -> dict[str, Any]:
     return {
         "model": model,
         "id": asked.question.id,
@@ -221,7 +238,7 @@ def _line(model: str, asked: Asked, texts: Mapping[str, str]) -> dict[str, Any]:
         "answers": asked.question.answers,
         "document": asked.question.document.id,
         "contexts": {name: [hit.document.id for hit in hits] for name, hits in asked.contexts.items()},
-        "given": {way: {"text": text, **_scored(asked, text)} for way, text in texts.items()},
+        "given": {way: {"text": given.text, **_scored(asked, given.text)} for way, given in answers.items()},
     }
 
 

@@ -7,6 +7,7 @@ import re
 import string
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 from gritrag.config import DENSE_WEIGHT
 from gritrag.evaluate.rows import Question
@@ -35,6 +36,8 @@ DEPTH = 20
 """How much of a ranking these scores look at."""
 
 QUERIES_PER_BATCH = 64
+RANKED = "hybrid, ranked from states"
+"""The way to search whose candidates are ranked by how probable the question is behind their states."""
 
 ANSWER = ("EM", "F1", "match")
 
@@ -57,22 +60,32 @@ def score_rankings(rankings: Sequence[Sequence[str]], relevant: Sequence[Sequenc
     return scores
 
 
-def rank(index: Index, questions: Sequence[Question], dense_weight: float = DENSE_WEIGHT) -> dict[str, Scores]:
-    """By search mode, one number per question of every score of `scores.RANKING`; `dense_weight` is hybrid's."""
+def rank(
+    index: Index, questions: Sequence[Question], dense_weight: float = DENSE_WEIGHT, rerank: int | None = None
+) -> dict[str, Scores]:
+    """By way to search, one number per question of every score of `scores.RANKING`.
+
+    Args:
+        dense_weight: of hybrid search.
+        rerank: so many candidates of hybrid search are ranked from their states, which makes a way of its own.
+    """
     texts, relevant = (
         [question.text for question in questions],
         [[document.id for document in question.gold] for question in questions],
     )
+    ways: dict[str, dict[str, Any]] = {mode: {"mode": mode} for mode in MODES}
+    if rerank is not None:
+        ways[RANKED] = {"mode": "hybrid", "rerank": max(rerank, DEPTH)}
     found: dict[str, Scores] = {}
-    with ProgressBar(total=len(MODES) * len(texts), desc="searching", unit="question") as bar:
-        for mode in MODES:
+    with ProgressBar(total=len(ways) * len(texts), desc="searching", unit="question") as bar:
+        for way, options in ways.items():
             rankings: list[list[str]] = []
             for start in range(0, len(texts), QUERIES_PER_BATCH):
                 asked = texts[start : start + QUERIES_PER_BATCH]
-                batch = index.search_many(asked, DEPTH, mode=mode, dense_weight=dense_weight)
+                batch = index.search_many(asked, DEPTH, dense_weight=dense_weight, **options)
                 rankings += [[hit.document.id for hit in hits] for hits in batch]
                 bar.update(len(batch))
-            found[mode] = score_rankings(rankings, relevant)
+            found[way] = score_rankings(rankings, relevant)
     return found
 
 

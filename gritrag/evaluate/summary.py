@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from gritrag.evaluate import statistics
-from gritrag.evaluate.quality import BEST, ONE, ONE_OF_SEVERAL, SEVERAL, UNANSWERABLE
-from gritrag.evaluate.report import Section, Table, losing
+from gritrag.evaluate.quality import BEST, ONE, ONE_OF_SEVERAL, RECOMPUTE, SEVERAL, UNANSWERABLE
+from gritrag.evaluate.report import Section, Table, losing, ms
 from gritrag.evaluate.scores import ANSWER, NOT_FOUND, RANKING
-from gritrag.evaluate.statistics import Interval
+from gritrag.evaluate.statistics import Interval, Spread
 from gritrag.evaluate.suite import Row
 
 KINDS = (ONE, ONE_OF_SEVERAL, SEVERAL)
@@ -42,7 +42,7 @@ class Evaluated:
         return [kind for kind in KINDS if kind in known]
 
     def contexts(self) -> list[str]:
-        return [way.removeprefix(f"{CACHED}, ") for way in self.answers if way.startswith(CACHED)]
+        return [way.removeprefix(f"{CACHED}, ") for way in self.answers if way.startswith(f"{CACHED}, ")]
 
 
 @dataclass(frozen=True)
@@ -94,8 +94,8 @@ def evaluated(rows: Sequence[Row]) -> list[Evaluated]:
 def sections(facts: Mapping[str, Any], rows: Sequence[Row]) -> list[Section]:
     """Everything in points of 100, with 95% bootstrap intervals."""
     runs, seed = evaluated(rows), facts["settings"]["seed"]
-    found = [_retrieval(runs, seed), _answers(runs, seed), _against_the_better(runs, seed), _calibration(runs, seed)]
-    found.append(_comparisons(runs, seed))
+    found = [_retrieval(runs, seed), _answers(runs, seed), _against_the_better(runs, seed), _dial(runs, seed)]
+    found += [_calibration(runs, seed), _comparisons(runs, seed)]
     return [*(section for section in found if any(table.rows for table in section.tables)), _losses(runs)]
 
 
@@ -139,6 +139,29 @@ def _against_the_better(runs: Sequence[Evaluated], seed: int) -> Section:
     columns = ["model", "kind", "context", "F1 from states", "better of text", "its F1", "difference", "ratio, %"]
     text = "From states, against the better of all text and the best single document; paired."
     return Section("Cached against the better of text", text, (), [Table(columns, lines)])
+
+
+def _dial(runs: Sequence[Evaluated], seed: int) -> Section:
+    lines = []
+    for each in runs:
+        for kind in each.kinds():
+            for context in each.contexts():
+                shares = [way for way in each.answers if way.startswith(RECOMPUTE) and way.endswith(f", {context}")]
+                for way in [f"{CACHED}, {context}", *shares, f"{READ}, {context}"] if shares else ():
+                    lines.append([each.model, kind, *_dialled(each, kind, way, f"{READ}, {context}", seed)])
+    columns = ["model", "kind", "answers", "F1", "F1, % of text", "first token, ms", "times sooner than text"]
+    text = (
+        "The dial between speed and exactness: the share of the documents' tokens that is read again with all "
+        "documents in sight. First tokens with quartiles; the embedding of a question is included where a way needs it."
+    )
+    return Section("Recompute", text, (), [Table(columns, lines)])
+
+
+def _dialled(run: Evaluated, kind: str, way: str, read: str, seed: int) -> list[str]:
+    found, text = (run.values("F1", each, [kind]) for each in (way, read))
+    seconds, slow = (run.values("first_token", each, [kind]) for each in (way, read))
+    share, sooner = statistics.ratio(found, text, seed), Spread.of_ratios(slow, seconds)
+    return [way, statistics.mean(found, seed).show(), _percent(share), ms(seconds), sooner.show(".1f")]
 
 
 def better_ways(run: Evaluated, context: str) -> list[str]:

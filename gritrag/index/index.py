@@ -7,6 +7,7 @@ it, `build` fills them, `quota` says which states are kept, `search` asks them, 
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, NoReturn, Self
 
@@ -21,10 +22,11 @@ from gritrag.index.filters import compile_filter
 from gritrag.index.parts import Parts
 from gritrag.index.protocol import Reader
 from gritrag.index.reader import given_reader, named_reader
+from gritrag.index.rerank import check_rerank, ranked, ranker
 from gritrag.index.search import Nearest, Rows, Search, check_query
 from gritrag.index.storage.catalog import Entry
-from gritrag.index.storage.states import Checks, DocumentState
-from gritrag.records import Document, Hit
+from gritrag.index.storage.states import Checks, DocumentState, Reading
+from gritrag.records import Document, Hit, check_hits
 
 __all__ = ["Index"]
 
@@ -226,6 +228,7 @@ class Index:
         mmr: float | None = None,
         fetch_k: int | None = None,
         dense_weight: float = DENSE_WEIGHT,
+        rerank: int | None = None,
     ) -> list[Hit]:
         """The `k` best documents for a question, all if there are fewer, best first.
 
@@ -240,9 +243,11 @@ class Index:
             fetch_k: candidates taken from each ranking for ``"hybrid"`` and `mmr`; by default max(4 k, 50).
             dense_weight: weight in [0, 1] of vectors against words in ``"hybrid"``; `mmr` chooses among what
                 both found by vectors alone.
+            rerank: so many of the best candidates, at least `k`, are ranked anew by their states; see `rerank`.
         """
         options: dict[str, Any] = {"where": where, "mode": mode, "instruction": instruction, "mmr": mmr}
-        return self.search_many([query], k, **options, fetch_k=fetch_k, dense_weight=dense_weight)[0]
+        options |= {"fetch_k": fetch_k, "dense_weight": dense_weight, "rerank": rerank}
+        return self.search_many([query], k, **options)[0]
 
     def search_many(
         self,
@@ -256,6 +261,7 @@ class Index:
         fetch_k: int | None = None,
         dense_weight: float = DENSE_WEIGHT,
         vectors: np.ndarray | None = None,
+        rerank: int | None = None,
     ) -> list[list[Hit]]:
         """`search` for several questions that are embedded in one batch; arguments as there.
 
@@ -263,6 +269,7 @@ class Index:
             vectors: `[Q, dim]`, if the questions have been embedded already.
         """
         search = Search(k, mode, mmr, fetch_k, dense_weight)
+        check_rerank(rerank, k, mmr)
         compiled = None if where is None else compile_filter(where)
         if isinstance(queries, str):
             raise ValueError("expected a list of queries, got one string; use search, or put it into a list")
@@ -278,7 +285,36 @@ class Index:
             return []
         if vectors is None and search.needs_vector:
             vectors = self.model.encode_query(list(queries), instruction)
-        return search.run(catalog, vector_index, queries, vectors, compiled)
+        if rerank is None:
+            return search.run(catalog, vector_index, queries, vectors, compiled)
+        found = replace(search, k=rerank).run(catalog, vector_index, queries, vectors, compiled)
+        return [self.rerank(query, hits, k) for query, hits in zip(queries, found, strict=True)]
+
+    def rerank(self, query: str, hits: Sequence[Hit], k: int | None = None) -> list[Hit]:
+        """Rank hits anew: by their scores, and by how probable the question is behind the state of each document.
+
+        No document is read again but those whose state is missing; these are stored if the index is written here.
+
+        Args:
+            query: the question.
+            hits: as a search of this index found them. Where all have one score, only the states count.
+            k: so many of the best; all where None.
+
+        Raises:
+            ValueError: an empty question, or a model that does not rank.
+        """
+        listed = check_hits(hits)
+        logs_N = self.question_log_likelihoods(query, [hit.document for hit in listed])
+        return ranked(listed, logs_N, k or len(listed))
+
+    def question_log_likelihoods(self, query: str, documents: Sequence[Document]) -> np.ndarray:
+        """How probable a question is behind each document: float32 `[N]`, mean log-probability of its tokens in nats.
+
+        Documents that are not in the index, or have lost their state, are read. Errors are those of `rerank`.
+        """
+        model = ranker(self.model)
+        check_query(query)
+        return model.question_log_likelihoods(query, self.states_of(documents)[0])
 
     def search_by_vector(
         self, vector: Sequence[float] | np.ndarray, k: int = 5, where: Mapping[str, Any] | None = None
@@ -304,6 +340,18 @@ class Index:
         are mapped from the files: cheap to load, paged in when used, and never to be written to.
         """
         return self._parts.quota.load(self._found(documents))
+
+    def states_of(self, documents: Sequence[Document]) -> tuple[list[DocumentState], dict[int, Reading]]:
+        """States of all documents; and, by their numbers, readings of those that were missing: read now, and stored if
+        the index is open for writing."""
+        states = self.load_states(documents)
+        missing = [number for number, state in enumerate(states) if state is None]
+        read = self.model.read_documents([documents[number] for number in missing]) if missing else []
+        readings = dict(zip(missing, read, strict=True))
+        for number, reading in readings.items():
+            self.store_state(documents[number], reading.state)
+        whole = [readings[n].state if state is None else state for n, state in enumerate(states)]
+        return whole, readings
 
     def load_vectors(self, documents: Iterable[Document]) -> list[np.ndarray | None]:
         """The stored vectors, float32 `[dim]`, of documents as they were found; None for one that is no longer here."""

@@ -16,6 +16,7 @@ from gritrag.langchain.chat import ChatGritRAG
 from gritrag.langchain.documents import docs_to_messages, from_langchain, to_langchain
 from gritrag.langchain.embeddings import GritEmbeddings
 from gritrag.langchain.records import GritRecordManager
+from gritrag.langchain.reranker import GritReranker
 from gritrag.langchain.retriever import GritRetriever
 from gritrag.langchain.splitter import GritTextSplitter
 from gritrag.langchain.vectorstore import GritVectorStore
@@ -25,6 +26,7 @@ __all__ = [
     "GritEmbeddings",
     "GritRAGChain",
     "GritRecordManager",
+    "GritReranker",
     "GritRetriever",
     "GritTextSplitter",
     "GritVectorStore",

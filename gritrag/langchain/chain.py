@@ -30,7 +30,7 @@ class GritRAGChain(RunnableSerializable[Question, dict[str, Any]]):
 
     Args:
         index: an open index, or the path of one.
-        mode, k, search_mode, relevance_bias: see `RAG`.
+        mode, k, search_mode, relevance_bias, recompute, rerank: see `RAG`.
         max_tokens: at most so many new tokens.
 
     Raises:
@@ -44,6 +44,8 @@ class GritRAGChain(RunnableSerializable[Question, dict[str, Any]]):
     k: int = 5
     search_mode: str = SEARCH_MODE
     relevance_bias: float = RELEVANCE_BIAS
+    recompute: float = 0.0
+    rerank: int | None = None
     max_tokens: int = 64
 
     def model_post_init(self, context: Any) -> None:
@@ -70,7 +72,7 @@ class GritRAGChain(RunnableSerializable[Question, dict[str, Any]]):
             yield part
 
     def _rag(self) -> RAG:
-        return RAG(self.index, self.mode, self.k, self.search_mode, self.relevance_bias)
+        return RAG(self.index, self.mode, self.k, self.search_mode, self.relevance_bias, self.recompute, self.rerank)
 
     def _events(self, asked: Question, options: Mapping[str, Any]) -> Iterator[Event]:
         given: Mapping[str, Any] = asked if isinstance(asked, Mapping) else {"question": asked}

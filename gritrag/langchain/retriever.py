@@ -27,6 +27,7 @@ class GritRetriever(BaseRetriever):
         mmr: weight of relevance against novelty in [0, 1]; None leaves it out.
         fetch_k: candidates from each ranking; see `Index.search`.
         dense_weight: of vectors against words in ``"hybrid"``, in [0, 1].
+        rerank: so many candidates are ranked from their states; see `Index.rerank`.
     """
 
     model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
@@ -38,11 +39,13 @@ class GritRetriever(BaseRetriever):
     mmr: float | None = None
     fetch_k: int | None = None
     dense_weight: float = DENSE_WEIGHT
+    rerank: int | None = None
 
     def _get_relevant_documents(
         self, query: str, *, run_manager: CallbackManagerForRetrieverRun, **options: Any
     ) -> list[LangChainDocument]:
-        fields = {"where": self.filter, **self.model_dump(include={"k", "mode", "mmr", "fetch_k", "dense_weight"})}
+        names = {"k", "mode", "mmr", "fetch_k", "dense_weight", "rerank"}
+        fields = {"where": self.filter, **self.model_dump(include=names)}
         if "filter" in options:
             options["where"] = options.pop("filter")
         hits = self.index.search(query, **{**fields, **options})

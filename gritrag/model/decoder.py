@@ -11,9 +11,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from gritrag.model.context import Context, place
 from gritrag.model.decode import Completion, Decoding, Sampling
 from gritrag.model.forwards import Forwards
+from gritrag.model.likelihood import Scored, log_likelihoods
 from gritrag.model.probes import Probed
 from gritrag.model.recompute import recompute
-from gritrag.model.state import CacheShape, PlacedCache
+from gritrag.model.state import CacheShape, DocumentState, PlacedCache
 from gritrag.model.step import SPARE_COLUMNS
 
 
@@ -116,6 +117,20 @@ class ContextDecoder:
     def recompute(self, cache: PlacedCache, contexts: Sequence[Context], share: float) -> list[int]:
         """Read a share of the placed tokens again, with all documents in sight; see `gritrag.model.recompute`."""
         return recompute(self._forwards.best, cache, contexts, share)
+
+    def log_likelihoods(self, states: Sequence[DocumentState], scored: Scored) -> torch.Tensor:
+        """Mean log-probability of tokens behind each state, float32 `[N]`; see `gritrag.model.likelihood`.
+
+        Raises:
+            ValueError: the model's states cannot be used, or a state and the tokens are too long for it.
+        """
+        needed = max((len(state) for state in states), default=0) + len(scored.ids)
+        if needed > self.context_length:
+            raise ValueError(
+                f"a document and the question have {needed} tokens, this model takes {self.context_length}; index "
+                "shorter chunks"
+            )
+        return log_likelihoods(self._forwards.best, self.shape, self._probed.rotation, states, scored)
 
     def decode_placed(self, cache: PlacedCache, contexts: Sequence[Context], sampling: Sampling) -> Decoding:
         """Read the rest of contexts whose states `place` has placed, and go on."""

@@ -26,7 +26,7 @@ from gritrag.model.prompt_builder import Prompt, PromptBuilder
 from gritrag.model.reader import PromptReader
 from gritrag.model.rotation import Rotation
 from gritrag.model.soft_prompts import Demonstrations
-from gritrag.model.state import Reading
+from gritrag.model.state import DocumentState, Reading
 from gritrag.model.step import Step
 from gritrag.records import Document, Fingerprint
 
@@ -344,6 +344,24 @@ class GritModel:
             A `Reading(vector, state)` for each query, in order.
         """
         return self.reader.readings(self.prompts.queries(texts, instruction), batch_size)
+
+    def question_log_likelihoods(self, question: str, states: Sequence[DocumentState]) -> np.ndarray:
+        """How probable a question is behind each document, whose states are at hand; the documents are not read.
+
+        A document that answers a question makes it more probable. All states are asked in one batched forward.
+
+        Args:
+            question: the question.
+            states: `N` of them, as `read_documents` or an index gives them.
+
+        Returns:
+            float32 `[N]`: mean log-probability of the question's tokens, in nats. Where states were read causally it is
+            that of reading document and question in full.
+
+        Raises:
+            ValueError: an empty question, a document that is too long beside it, or a model without states.
+        """
+        return self.decoder.log_likelihoods(states, self.prompts.scored_question(question)).numpy()
 
     # --- text -------------------------------------------------------------------------------------------------------
 

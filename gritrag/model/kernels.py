@@ -63,6 +63,18 @@ class WithoutCudnn:
         with without_cudnn(self._device):
             return self._forward.logits(ids_BT, positions_BT, mask, cache, keep)
 
+    def log_probabilities(
+        self,
+        ids_BT: torch.Tensor,
+        positions_BT: torch.Tensor,
+        mask: torch.Tensor | None,
+        cache: Cache,
+        targets_BS: torch.Tensor,
+    ) -> torch.Tensor:
+        """See `Forward`."""
+        with without_cudnn(self._device):
+            return self._forward.log_probabilities(ids_BT, positions_BT, mask, cache, targets_BS)
+
     @property
     def guesses_freely(self) -> bool:
         """See `Forward`."""

@@ -9,6 +9,7 @@ from typing import TypeVar
 
 from transformers import PreTrainedTokenizerBase
 
+from gritrag.model.likelihood import Scored
 from gritrag.model.parts import Parts
 from gritrag.prompts import Message, Segment, Template, chat_segments
 from gritrag.records import Document, as_document
@@ -77,6 +78,20 @@ class PromptBuilder:
     def question_ids(self, question: str, has_documents: bool) -> list[int]:
         """The question as it stands in a context, after documents or alone, up to where the answer starts: `[T]`."""
         return self._question(partial(self.template.question_segments, has_documents=has_documents), question)
+
+    def scored_question(self, question: str) -> Scored:
+        """The words of a question, as they are embedded without an instruction, to be scored behind a document.
+
+        Raises:
+            ValueError: it is empty, no valid text, or too long.
+        """
+        prompt = self._checked(self._up_to_question, question, "question", 0)
+        return Scored.of(prompt.ids, prompt.is_pooled)
+
+    def _up_to_question(self, question: str) -> TokenIds:
+        segments = self.template.query_segments(question)
+        last = max(number for number, segment in enumerate(segments) if segment.is_content)
+        return self.encoder.encode(segments[: last + 1])
 
     def question_first_ids(self, question: str) -> list[int]:
         """The question as it stands in a context before the documents: `[T]`."""

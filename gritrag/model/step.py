@@ -46,6 +46,10 @@ SPARE_COLUMNS = 2 * COLUMN_BLOCK
 """How many more columns than tokens a cache needs for that."""
 
 
+SCORED_TOKENS = 64
+"""The logits of so many tokens are there at a time where only the probability of one word each is wanted."""
+
+
 class Forward(Protocol):
     """Goes on from a cache: reads tokens, leaves their keys and values behind the others, and says what comes next."""
 
@@ -59,6 +63,16 @@ class Forward(Protocol):
     ) -> torch.Tensor:
         """float32 `[B, keep, V]` of the last `keep` tokens. `mask` is that of `context.Inputs`."""
 
+    def log_probabilities(
+        self,
+        ids_BT: torch.Tensor,
+        positions_BT: torch.Tensor,
+        mask: torch.Tensor | None,
+        cache: Cache,
+        targets_BS: torch.Tensor,
+    ) -> torch.Tensor:
+        """float32 `[B, S]`: of each target as that which follows one of the last `S` tokens, in nats."""
+
     @property
     def guesses_freely(self) -> bool:
         """Whether tokens that are guessed come out as those that are read one by one."""
@@ -70,6 +84,11 @@ class Forward(Protocol):
         self, ids_BT: torch.Tensor, positions_BT: torch.Tensor, is_real: torch.Tensor | None, cache: Cache
     ) -> torch.Tensor:
         """As `logits`, for a few tokens that were just chosen or guessed: float32 `[B, T, V]`."""
+
+
+def _log_probabilities(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Of targets `[...]` by logits `[..., V]`."""
+    return logits.gather(-1, targets[..., None])[..., 0] - logits.logsumexp(-1)
 
 
 def bias_of(cache: Cache | None) -> torch.Tensor | None:
@@ -122,6 +141,16 @@ class ModuleForward:
             logits_to_keep=keep,
         )
         return output.logits.float()
+
+    def log_probabilities(
+        self,
+        ids_BT: torch.Tensor,
+        positions_BT: torch.Tensor,
+        mask: torch.Tensor | None,
+        cache: Cache,
+        targets_BS: torch.Tensor,
+    ) -> torch.Tensor:
+        return _log_probabilities(self.logits(ids_BT, positions_BT, mask, cache, targets_BS.shape[1]), targets_BS)
 
     @property
     def guesses_freely(self) -> bool:
@@ -190,6 +219,21 @@ class Step:
         keep: int = 1,
     ) -> torch.Tensor:
         return self.words(self.hidden(ids_BT, positions_BT, mask, cache, keep))
+
+    def log_probabilities(
+        self,
+        ids_BT: torch.Tensor,
+        positions_BT: torch.Tensor,
+        mask: torch.Tensor | None,
+        cache: Cache,
+        targets_BS: torch.Tensor,
+    ) -> torch.Tensor:
+        hidden_BSD = self.hidden(ids_BT, positions_BT, mask, cache, targets_BS.shape[1])
+        # the logits of all tokens at once would be read from memory again and again
+        parts = zip(
+            hidden_BSD.flatten(0, 1).split(SCORED_TOKENS), targets_BS.flatten().split(SCORED_TOKENS), strict=True
+        )
+        return torch.cat([_log_probabilities(self.words(h), t) for h, t in parts]).view(targets_BS.shape)
 
     def most_tokens(self, cache: Cache) -> int:
         if not self.has_fixed_shape:

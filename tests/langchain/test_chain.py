@@ -95,6 +95,16 @@ def test_scores_weigh_as_much_as_the_chain_says(index: Index) -> None:
     assert len(said) == 2
 
 
+@pytest.mark.parametrize("options", [{"recompute": 1.0}, {"rerank": 4}, {"recompute": 0.5, "rerank": 3}])
+def test_the_dial_and_the_ranking_are_those_of_rag(index: Index, options: dict[str, float]) -> None:
+    answer = RAG(index, k=3, **options).ask(QUESTION, max_new_tokens=8)
+    result = GritRAGChain(index=index, k=3, max_tokens=8, **options).invoke(QUESTION)
+    assert result["answer"].strip() == answer.text
+    assert [document.id for document in result["documents"]] == [hit.document.id for hit in answer.hits]
+    assert result["usage"]["input_token_details"]["cache_read"] == answer.usage.cached_tokens
+    assert answer.usage.cached_tokens < sum(c.end - c.start for c in answer.citations) or "recompute" not in options
+
+
 def test_errors_say_what_to_do(index: Index, chain: GritRAGChain) -> None:
     with pytest.raises(ValueError, match="relevance_bias must be at least 0"):
         GritRAGChain(index=index, relevance_bias=-1)

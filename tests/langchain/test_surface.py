@@ -12,6 +12,7 @@ NAMES = [
     "GritEmbeddings",
     "GritRAGChain",
     "GritRecordManager",
+    "GritReranker",
     "GritRetriever",
     "GritTextSplitter",
     "GritVectorStore",

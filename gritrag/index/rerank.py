@@ -1,0 +1,75 @@
+"""Ranking from states: candidates of a search ranked anew by how probable the question is behind each of their states.
+
+`N` candidates.
+"""
+
+from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+
+from gritrag.index.protocol import Reader
+from gritrag.index.storage.states import DocumentState
+from gritrag.records import Hit
+
+__all__ = ["Ranker", "check_rerank", "ranked", "ranker"]
+
+LOG_WEIGHT = 0.3
+"""Of a nat per token of the question, against the scores of a search scaled to [0, 1]. Chosen on validation sets, see
+docs/experiments/2026-11-ranking.md."""
+
+
+@runtime_checkable
+class Ranker(Protocol):
+    """A model that ranks from states; not every `Reader` can."""
+
+    def question_log_likelihoods(self, question: str, states: Sequence[DocumentState]) -> np.ndarray:
+        """float32 `[N]`: mean log-probability of the question's tokens behind each state, in nats."""
+
+
+def check_rerank(rerank: int | None, k: int, mmr: float | None = None) -> None:
+    """Refuse a number of candidates that makes no sense.
+
+    Raises:
+        ValueError: it is no whole number, below `k`, or comes with `mmr`.
+    """
+    if rerank is None:
+        return
+    if isinstance(rerank, bool) or not isinstance(rerank, int) or rerank < k:
+        raise ValueError(
+            f"rerank is how many candidates are ranked from their states: at least k = {k}, not {rerank!r}"
+        )
+    if mmr is not None:
+        raise ValueError("mmr and rerank each decide the order: give one of them")
+
+
+def ranker(model: Reader) -> Ranker:
+    """The model, if it ranks.
+
+    Raises:
+        ValueError: it does not.
+    """
+    if not isinstance(model, Ranker):
+        raise ValueError(f"a {type(model).__name__} does not rank from states; leave rerank out")
+    return model
+
+
+def ranked(hits: Sequence[Hit], logs_N: np.ndarray, k: int) -> list[Hit]:
+    """The `k` best of the hits by both: how the search scored them, and how probable the question is behind each."""
+    if not hits:
+        return []
+    scores_N = combined(np.array([hit.score for hit in hits], np.float64), logs_N.astype(np.float64))
+    order = sorted(range(len(hits)), key=lambda row: (-scores_N[row], row))[:k]
+    return [Hit(hits[row].document, float(scores_N[row]), rank) for rank, row in enumerate(order, start=1)]
+
+
+def combined(scores_N: np.ndarray, logs_N: np.ndarray) -> np.ndarray:
+    """Scores of a search, scaled to [0, 1] whatever the mode of the search, and log-probabilities below the greatest.
+
+    The best of a search behind which the question is most probable has 1. Where all scores are alike, only
+    probabilities differ.
+    """
+    spread = np.ptp(scores_N)
+    scaled_N = (scores_N - scores_N.min()) / spread if spread > 0 else np.ones_like(scores_N)
+    total_N: np.ndarray = scaled_N + LOG_WEIGHT * (logs_N - logs_N.max())
+    return total_N

@@ -1,0 +1,55 @@
+"""A document compressor that ranks from states: it keeps the documents behind which the question is most probable."""
+
+from collections.abc import Sequence
+
+from langchain_core.callbacks import Callbacks
+from langchain_core.documents import BaseDocumentCompressor
+from langchain_core.documents import Document as LangChainDocument
+from pydantic import ConfigDict, Field
+
+from gritrag.langchain.documents import from_langchain, to_langchain
+from gritrag.langchain.indexes import OpenIndex
+from gritrag.langchain.passages import passages_of
+from gritrag.langchain.reuse import identify
+
+__all__ = ["SCORE", "GritReranker"]
+
+SCORE = "relevance_score"
+"""Name under which LangChain's rerankers put a score into metadata."""
+
+
+class GritReranker(BaseDocumentCompressor):
+    """Ranks documents by how probable the question is behind each of their states; none is read again.
+
+    For a `ContextualCompressionRetriever` around any retriever. Documents that the index does not hold are read. The
+    score, a mean log-probability of the question's tokens, stands in ``metadata["relevance_score"]``. The retriever's
+    own scores do not reach a compressor; ``GritRetriever(rerank=...)`` ranks by both.
+
+    Args:
+        index: whose states are used: an open index, or the path of one.
+        top_n: so many documents are kept; all where None.
+    """
+
+    model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
+
+    index: OpenIndex = Field(repr=False)
+    top_n: int | None = Field(4, ge=1)
+
+    def compress_documents(
+        self, documents: Sequence[LangChainDocument], query: str, callbacks: Callbacks | None = None
+    ) -> Sequence[LangChainDocument]:
+        """The best documents, best first, each a copy with its score.
+
+        Raises:
+            ValueError: an empty query, or a document that is empty or too long to be read.
+        """
+        given = [from_langchain(document) for document in documents]
+        held = [identify(self.index, document) or document for document in given]
+        logs = self.index.question_log_likelihoods(query, held)
+        order = sorted(range(len(held)), key=lambda number: -logs[number])[: self.top_n]
+        passages_of(self.index).note(held[number] for number in order)
+        return [_scored(to_langchain(held[number]), float(logs[number])) for number in order]
+
+
+def _scored(document: LangChainDocument, score: float) -> LangChainDocument:
+    return document.model_copy(update={"metadata": {**document.metadata, SCORE: score}})

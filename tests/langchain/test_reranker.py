@@ -1,0 +1,57 @@
+"""The document compressor: it keeps those documents behind whose states the question is most probable."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from langchain_core.documents import Document as LangChainDocument
+
+from gritrag import Document, GritModel, Index
+from gritrag.langchain import GritReranker, GritRetriever
+from gritrag.langchain.passages import passages_of
+from gritrag.langchain.reranker import SCORE
+
+TEXTS = ["a mill of red stone", "a bridge of oak", "a ferry of iron", "a tower of glass"]
+QUESTION = "What is made of oak?"
+
+
+@pytest.fixture
+def index(make_index: Callable[..., Index]) -> Index:
+    filled = make_index(states="float32")
+    filled.add([Document(text, id=f"d{n}") for n, text in enumerate(TEXTS)])
+    return filled
+
+
+def test_documents_come_back_in_the_order_of_the_likelihood(index: Index, tiny_model: GritModel) -> None:
+    found = GritRetriever(index=index, k=4).invoke(QUESTION)
+    kept = GritReranker(index=index, top_n=3).compress_documents(found, QUESTION)
+    logs = tiny_model.question_log_likelihoods(QUESTION, [r.state for r in tiny_model.read_documents(TEXTS)])
+    assert [document.id for document in kept] == [f"d{n}" for n in np.argsort(-logs)[:3]]
+    np.testing.assert_allclose([document.metadata[SCORE] for document in kept], np.sort(-logs)[:3] * -1, atol=1e-5)
+    assert all(SCORE not in document.metadata for document in found), "what it was given is not changed"
+    assert len(GritReranker(index=index, top_n=None).compress_documents(found, QUESTION)) == len(TEXTS)
+
+
+def test_nothing_is_read_that_has_a_state(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+    original = GritModel.read_documents
+
+    def read_documents(model: GritModel, texts: list[Document], **options: bool) -> object:
+        read.extend(document.text for document in texts)
+        return original(model, texts, **options)
+
+    found = GritRetriever(index=index, k=4).invoke(QUESTION)
+    monkeypatch.setattr(GritModel, "read_documents", read_documents)
+    stray = LangChainDocument("a lamp of brass")
+    kept = GritReranker(index=index, top_n=5).compress_documents([*found, stray], QUESTION)
+    assert read == [stray.page_content]
+    assert {document.page_content for document in kept} == {*TEXTS, stray.page_content}
+    assert passages_of(index).with_text(TEXTS[0]) is not None, "a prompt that quotes it is answered from its state"
+
+
+def test_the_retriever_ranks_too(index: Index) -> None:
+    found = GritRetriever(index=index, k=2, rerank=4).invoke(QUESTION)
+    assert [document.id for document in found] == [hit.document.id for hit in index.search(QUESTION, 2, rerank=4)]
+    assert GritReranker(index=index).compress_documents([], QUESTION) == []
+    with pytest.raises(ValueError, match="at least k"):
+        GritRetriever(index=index, k=2).invoke(QUESTION, rerank=1)
