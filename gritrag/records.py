@@ -1,4 +1,4 @@
-"""The nouns that travel between floors: plain values, no torch, no numpy."""
+"""Plain values that all layers of the package share. No torch, no numpy."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field

@@ -13,7 +13,9 @@ from gritrag.config import RELEVANCE_BIAS
 @app.command()
 def mcp(
     index: Annotated[Path, typer.Argument(help="Folder of the index.")],
-    http: Annotated[bool, typer.Option("--http", help="Streamable HTTP on 127.0.0.1, not standard input.")] = False,
+    http: Annotated[
+        bool, typer.Option("--http", help="Streamable HTTP on 127.0.0.1 instead of standard input.")
+    ] = False,
     port: Annotated[int, typer.Option(help="Port of --http.", min=1, max=65535)] = 8001,
     write: Annotated[bool, typer.Option("--write", help="Offer the tools `add` and `delete` too.")] = False,
     relevance_bias: RelevanceBias = RELEVANCE_BIAS,

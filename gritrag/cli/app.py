@@ -32,7 +32,7 @@ class Evaluations(TyperGroup):
 
 
 app = typer.Typer(cls=CleanErrors, no_args_is_help=True, pretty_exceptions_enable=False)
-bench = typer.Typer(no_args_is_help=True, help="Measure.")
+bench = typer.Typer(no_args_is_help=True, help="Measure speed, codecs and modes on this machine.")
 app.add_typer(bench, name="bench")
 evaluation = typer.Typer(cls=Evaluations, no_args_is_help=True, help="Score retrieval, answers and vectors.")
 app.add_typer(evaluation, name="eval")

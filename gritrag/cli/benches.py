@@ -26,9 +26,9 @@ from gritrag.config import DEFAULT_MODEL
 
 Documents = Annotated[int, typer.Option(help="Documents per context.", min=1)]
 Tokens = Annotated[int, typer.Option(help="Tokens per document.", min=1)]
-States = Annotated[str, typer.Option(help="How states are stored.")]
+States = Annotated[str, typer.Option(help="Codec of the states.")]
 Repetitions = Annotated[int, typer.Option(help="Rounds, after one to warm up.", min=1)]
-Seed = Annotated[int, typer.Option(help="Of documents, questions, their order and resamples.")]
+Seed = Annotated[int, typer.Option(help="Seed of documents, questions, their order and resamples.")]
 
 
 @bench.command("first-token")
@@ -72,7 +72,7 @@ def codecs(
     questions_file: Annotated[list[Path], typer.Option(help="JSONL rows of question, passage, answers; or several.")],
     codec: Annotated[list[str] | None, typer.Option(help="Compared with bf16; may be given several times.")] = None,
     questions: Annotated[int, typer.Option(help="Questions to answer, of each file.", min=1)] = 60,
-    documents: Annotated[int, typer.Option(help="Of a file, that distractors are drawn from.", min=1)] = 300,
+    documents: Annotated[int, typer.Option(help="Documents of each file to draw distractors from.", min=1)] = 300,
     repetitions: Repetitions = 9,
     seed: Seed = 0,
     out: Out = None,
@@ -134,7 +134,9 @@ def peers(
 @bench.command("grid")
 def grid(
     config: Annotated[Path, typer.Argument(help="YAML file, such as configs/bench/default.yaml.")],
-    overrides: Annotated[list[str] | None, typer.Option("--set", help="Such as speed.repetitions=9.")] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", help="A setting to change: speed.repetitions=9.")
+    ] = None,
     folder: Folder = None,
     out: Out = None,
     as_json: Json = False,
@@ -169,14 +171,14 @@ def table7(
 
 @bench.command("steady")
 def steady(
-    requests: Annotated[int, typer.Option(help="Each for documents in a new combination.", min=1)] = 1000,
+    requests: Annotated[int, typer.Option(help="Requests, each for a new combination of documents.", min=1)] = 1000,
     documents: Annotated[int, typer.Option(help="Documents in the index.", min=1)] = 100,
     tokens: Annotated[int, typer.Option(help="Tokens per document.", min=8)] = 120,
     k: TopK = 5,
     mode: Mode = "doc-cache",
     states: States = "bf16",
     quota: Annotated[str | None, typer.Option(help="Most bytes of states: 20MB, or 50% of all.")] = None,
-    window: Annotated[int, typer.Option(help="Requests that a p50 and a p95 are of.", min=2)] = 200,
+    window: Annotated[int, typer.Option(help="Requests that each p50 and p95 is taken over.", min=2)] = 200,
     seed: Seed = 0,
     folder: Folder = None,
     out: Out = None,
@@ -194,7 +196,7 @@ def steady(
 
 @bench.command("report")
 def report(
-    folder: Annotated[Path, typer.Argument(help="Holds results.jsonl.")],
+    folder: Annotated[Path, typer.Argument(help="Folder that holds results.jsonl.")],
     out: Out = None,
     as_json: Json = False,
 ) -> None:

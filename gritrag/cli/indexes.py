@@ -114,7 +114,7 @@ def copy(
 def list_documents(
     index: IndexFolder = DEFAULT_INDEX,
     where: Where = "",
-    limit: Annotated[int | None, typer.Option(help="At most so many.", min=1)] = None,
+    limit: Annotated[int | None, typer.Option(help="List at most so many documents.", min=1)] = None,
     as_json: Json = False,
 ) -> None:
     """List the documents of an index, in the order in which they were stored: id, title and how the text begins."""
@@ -126,7 +126,7 @@ def list_documents(
 
 @app.command()
 def delete(
-    ids: Annotated[list[str] | None, typer.Argument(help="Of documents, as `gritrag list` shows them.")] = None,
+    ids: Annotated[list[str] | None, typer.Argument(help="Ids of documents, as `gritrag list` shows them.")] = None,
     index: IndexFolder = DEFAULT_INDEX,
     where: Where = "",
     as_json: Json = False,

@@ -20,7 +20,9 @@ IndexFolder = Annotated[Path, typer.Option("--index", "-i", help="Folder of the 
 Model = Annotated[str, typer.Option("--model", "-m", help="Built-in name, hub id, folder or .gguf file.")]
 IndexModel = Annotated[
     str | None,
-    typer.Option("--model", "-m", help="The index's model, by its name or folder now; as the index remembers."),
+    typer.Option(
+        "--model", "-m", help="Name or folder of the model, where the one that the index remembers has moved."
+    ),
 ]
 Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
@@ -29,9 +31,9 @@ ChunkOverlap = Annotated[int, typer.Option(help="Tokens that neighbouring chunks
 TopK = Annotated[int, typer.Option("-k", help="Documents to find.", min=1)]
 Where = Annotated[str, typer.Option(help='Metadata filter in JSON: \'{"year": {"$lt": 2000}}\'.')]
 Mode = Annotated[str, typer.Option(help="doc-cache, doc-query, no-retrieval, or another of the seven modes.")]
-RelevanceBias = Annotated[float, typer.Option(help="Of scores of the search in an answer from states.", min=0)]
+RelevanceBias = Annotated[float, typer.Option(help="How much search scores guide answers from states; 0: not.", min=0)]
 Rerank = Annotated[
-    int | None, typer.Option(help="So many candidates are ranked by the question's probability behind their states.")
+    int | None, typer.Option(help="Candidates to rank by how probable each one's state makes the question.")
 ]
 Recompute = Annotated[
     float, typer.Option(help="Share of the documents' tokens that is read again with all in sight: 0 to 1.")
@@ -40,7 +42,7 @@ MaxNewTokens = Annotated[int, typer.Option(help="Longest answer, in tokens.", mi
 Compare = Annotated[list[str] | None, typer.Option(help="Another model, on the same rows; minilm too, which embeds.")]
 Instruction = Annotated[str | None, typer.Option(help="Read before each text; the checkpoint's own if left out.")]
 Side = Annotated[str, typer.Option(help="Embed texts as a query or as a document.")]
-Folder = Annotated[Path | None, typer.Option(help="Of rows and reports, resumed; below runs/bench if left out.")]
+Folder = Annotated[Path | None, typer.Option(help="Folder of rows and reports; below runs/bench if left out.")]
 Out = Annotated[Path | None, typer.Option(help="Write command, facts and rows here, as JSON.", metavar="FILE.json")]
 Geometry = Annotated[str, typer.Option(help="Random weights of this shape: qwen3-0.6b, llama3-8b, mistral-7b ...")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]

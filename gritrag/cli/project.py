@@ -79,7 +79,7 @@ def train(
 def mine(
     path: Annotated[Path, typer.Argument(help="JSONL of questions with their passages and answers.")],
     out: Annotated[Path, typer.Argument(help="The same rows, with negatives, to train on.")],
-    negatives: Annotated[int, typer.Option(help="For each question, at most.", min=1)] = 4,
+    negatives: Annotated[int, typer.Option(help="Negatives for each question, at most.", min=1)] = 4,
     depth: Annotated[int, typer.Option(help="Passages to look at for each question.", min=1)] = 30,
     margin: Annotated[float, typer.Option(help="Share by which a negative is less similar than the passage.")] = 0.05,
     model: Model = DEFAULT_MODEL,
@@ -117,7 +117,7 @@ def calibrate(
 def whiten(
     paths: Annotated[list[Path], typer.Argument(help="JSONL of questions with passages, a file for each kind.")],
     out: Annotated[Path, typer.Option(help="Checkpoint to write: a new or empty folder.")],
-    documents: Annotated[int, typer.Option(help="Of each file, at most.", min=1)] = 150,
+    documents: Annotated[int, typer.Option(help="Documents of each file, at most.", min=1)] = 150,
     power: Annotated[float, typer.Option(help="0.5: the whole whitening; less: in part.")] = 0.35,
     model: Model = DEFAULT_MODEL,
     device: Device = "auto",

@@ -46,7 +46,7 @@ def serve(
     data: Annotated[
         Path | None, typer.Option(help="Folder of uploads and of stores that clients create; else a temporary one.")
     ] = None,
-    rows: Annotated[int, typer.Option(help="Answers that are written at once.", min=1)] = 32,
+    rows: Annotated[int, typer.Option(help="Answers that are generated at the same time.", min=1)] = 32,
     requests: Annotated[int, typer.Option(help="Requests that may wait; more are refused (429).", min=1)] = 256,
     trace: Annotated[bool, typer.Option("--trace", help="OpenTelemetry spans, to the SDK that is configured.")] = False,
     timeout: Annotated[float, typer.Option(help="Seconds after which a request ends with an error.", min=1)] = 300,

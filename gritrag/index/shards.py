@@ -1,8 +1,8 @@
 """Shards: several indexes of one model, searched together as if they were one.
 
 Each shard is an index of its own, with its own writer, so many can be written at once. What is found is ranked once:
-vectors and words of all shards are merged before they are weighed against each other. BM25 counts words within a shard,
-so scores by words are comparable where documents were spread over the shards by chance.
+results of all shards are merged before scores of vectors and words are combined. BM25 counts words within a shard, so
+scores by words are comparable where documents were spread over the shards by chance.
 
 `N` documents, `Q` queries, `D` length of a vector.
 """
@@ -86,7 +86,7 @@ class Shards(Index):
 
     @property
     def model(self) -> Reader:
-        """The model of all shards, loaded now if it has not been; `Index.model` tells the errors."""
+        """The model of all shards, loaded now if it has not been; errors are those of `Index.model`."""
         return self.indexes[0].model
 
     @property
@@ -118,7 +118,7 @@ class Shards(Index):
         return holder[id]
 
     def get(self, ids: Iterable[str]) -> list[Document]:
-        """The documents of these ids, in their order; `Index.get` tells the errors."""
+        """The documents of these ids, in their order; errors are those of `Index.get`."""
         listed = [ids] if isinstance(ids, str) else list(ids)
         missing = [id for id in listed if id not in self]
         if missing or isinstance(ids, str):

@@ -53,7 +53,7 @@ class GritRAGChain(RunnableSerializable[Question, dict[str, Any]]):
         self._rag()
 
     def invoke(self, input: Question, config: RunnableConfig | None = None, **options: Any) -> dict[str, Any]:
-        """Answer one question; `RAG.ask` tells the errors."""
+        """Answer one question; errors are those of `RAG.ask`."""
         return self._call_with_config(self._whole, input, config, **options)
 
     def stream(self, input: Question, config: RunnableConfig | None = None, **options: Any) -> Iterator[dict[str, Any]]:

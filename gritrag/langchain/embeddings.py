@@ -48,6 +48,6 @@ class GritEmbeddings(HoldsModel, BaseModel, Embeddings):
         return vectors
 
     def embed_query(self, text: str) -> list[float]:
-        """Vector `[dim]`; `embed_documents` tells the errors."""
+        """Vector `[dim]`; errors are those of `embed_documents`."""
         vector: list[float] = self.model.encode_query([text], self.instruction)[0].tolist()
         return vector

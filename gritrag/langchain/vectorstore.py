@@ -78,7 +78,7 @@ class GritVectorStore(VectorStore):
             The ids, in the order of the documents.
 
         Raises:
-            ValueError: as many ids are needed as documents; `Index.add` tells the others.
+            ValueError: as many ids are needed as documents; other errors are those of `Index.add`.
         """
         given = list(ids) if ids is not None else [None] * len(documents)
         if len(given) != len(documents):
@@ -119,7 +119,7 @@ class GritVectorStore(VectorStore):
             **kwargs: of `Index.create`: states, state_quota, overwrite.
 
         Raises:
-            ValueError: other embeddings; `Index.create` and `Index.add` tell the others.
+            ValueError: other embeddings; other errors are those of `Index.create` and `Index.add`.
         """
         if not isinstance(embedding, GritEmbeddings):
             raise ValueError(f"an index is read by one GritModel, not by {type(embedding).__name__}: GritEmbeddings")
@@ -165,7 +165,7 @@ class GritVectorStore(VectorStore):
         mode: str = SEARCH_MODE,
         **kwargs: Any,
     ) -> list[LangChainDocument]:
-        """`k` documents of the `fetch_k` best, each weighed against what was taken before it.
+        """`k` documents of the `fetch_k` best, each compared with those that were taken before it.
 
         Args:
             query: the question.

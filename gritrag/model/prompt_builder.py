@@ -64,7 +64,7 @@ class PromptBuilder:
         return [self._checked(self.document, text, "document", number) for number, text in contents]
 
     def queries(self, texts: Sequence[str], instruction: str | None = None) -> list[TokenIds]:
-        """Prompts of queries, with the checkpoint's instruction where None is given; `documents` tells the errors."""
+        """Prompts of queries, with the checkpoint's instruction where it is None; errors are those of `documents`."""
         instruction = self._instruction if instruction is None else instruction
         build = partial(self.query, instruction=instruction)
         return [self._checked(build, text, "query", number) for number, text in _numbered(texts)]
