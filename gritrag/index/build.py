@@ -20,6 +20,10 @@ from gritrag.records import Fingerprint
 __all__ = ["AddReport", "build", "check_state", "check_vector", "remove"]
 
 CHUNK_DOCUMENTS = 64
+CHUNK_SHARE = 500
+"""A commit writes the checksums of all pages, so it has at least one document for so many that are there: filling an
+index of N then writes of the order of N bytes, and not of N squared."""
+
 CHUNK_STATE_BYTES = 1 << 29  # states of a chunk wait in memory, in float32 at worst, until their files are written
 
 
@@ -48,7 +52,8 @@ def build(
             )
     added = replaced = skipped = 0
     with ProgressBar(total=len(documents), desc="read", unit="doc", disable=not show_progress_bar) as bar:
-        for chunk in _chunks(documents, model.state_elements_per_token):
+        most = max(CHUNK_DOCUMENTS, parts.catalog.document_totals()[0] // CHUNK_SHARE)
+        for chunk in _chunks(documents, model.state_elements_per_token, most):
             todo = []
             for document in chunk:
                 entry = parts.catalog.entry(document.id)
@@ -151,13 +156,13 @@ def _conflicts(catalog: Catalog, document: Checked) -> bool:
     return entry is not None and not _unchanged(entry, document)
 
 
-def _chunks(documents: Sequence[Checked], elements_per_token: int) -> Iterator[list[Checked]]:
+def _chunks(documents: Sequence[Checked], elements_per_token: int, most: int) -> Iterator[list[Checked]]:
     """Runs of documents in their order, bounded in number and in the bytes of their float32 states."""
     chunk: list[Checked] = []
     waiting = 0
     for document in documents:
         size = 4 * elements_per_token * len(document.token_ids)
-        if chunk and (len(chunk) == CHUNK_DOCUMENTS or waiting + size > CHUNK_STATE_BYTES):
+        if chunk and (len(chunk) == most or waiting + size > CHUNK_STATE_BYTES):
             yield chunk
             chunk, waiting = [], 0
         chunk.append(document)

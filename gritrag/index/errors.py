@@ -17,6 +17,8 @@ class DamagedIndex(ValueError):  # noqa: N818 - it says what it found, as KeyErr
 
     def __init__(self, path: Path, problem: str, remedy: str = REMEDY) -> None:
         super().__init__(f"{path} is damaged: {problem}; {remedy}")
+        self.path = path
+        self.problem = problem
 
 
 @contextmanager

@@ -90,7 +90,8 @@ class Index:
             mode: ``"r"`` takes no lock and changes nothing; ``"rw"`` is for one at a time.
             checks: manifest and catalog are compared with their checksums now, the vectors file when it is loaded, rows
                 whenever they are read; state files when they are first read (``"once"``) or whenever they are
-                (``"always"``).
+                (``"always"``). Pages of a catalog of more than 64 MB that is only read are compared in the background
+                with ``"once"``: damage is a `DamagedIndex` at the next call, and nothing is read from then on.
             dtype, device: of a model that is loaded by its name; see `GritModel.from_pretrained`.
 
         Raises:

@@ -29,7 +29,7 @@ class Parts:
         self.root = root
         self.manifest = manifest
         self.lock = lock
-        self.catalog = Catalog(root / CATALOG, mode)
+        self.catalog = Catalog(root / CATALOG, mode, at_once=checks == "always")
         self.files = StateStore(root, checks)
         self.vectors = VectorIndex(root, self.catalog, manifest.dim)
         self.quota = StateQuota(self.catalog, self.files, manifest.codec, manifest.state_quota)

@@ -2,7 +2,8 @@
 
 SQLite believes every page that it reads: a flipped bit in a table, an index over it or the words of the full-text index
 changes answers in silence. So a small file beside the catalog, written anew with every commit, holds xxh3-64 of every
-page and the place in the log where the last acknowledged commit ends. All of it is compared when an index is opened.
+page and the place in the log where the last acknowledged commit ends. All of it is compared when an index is opened; of
+a large catalog that is only read, the pages are compared in the background (see `audit`).
 """
 
 import json
@@ -20,13 +21,23 @@ from gritrag.index.errors import DamagedIndex
 from gritrag.index.storage.durable import PLAIN, read_file, replace_files, sync
 from gritrag.index.storage.log import Log, LogEnd, read_log
 
-__all__ = ["ChecksumWriter", "Checksums", "check_catalog", "first_checksums", "hold", "let_go"]
+__all__ = [
+    "ChecksumWriter",
+    "Checksums",
+    "Stopped",
+    "check_catalog",
+    "check_shape",
+    "first_checksums",
+    "hold",
+    "let_go",
+]
 
 NAME = "catalog.checksums"
 DIGEST_BYTES = 16
 HEADER_LIMIT = 4096
 BATCH_BYTES = 1 << 24
 ATTEMPTS = 3
+PAUSE_SECONDS = 0.002
 
 Folding = Literal["no", "begun", "done"]
 
@@ -86,31 +97,66 @@ class Checksums(NamedTuple):
         return pages
 
 
-def check_catalog(catalog: Path, descriptor: int) -> Checksums:
+class Stopped(Exception):  # noqa: N818 - nothing went wrong
+    """Whoever wanted to know the result of a check no longer does."""
+
+
+def check_catalog(
+    catalog: Path, descriptor: int, attempts: int = ATTEMPTS, stopping: threading.Event | None = None
+) -> Checksums:
     """Compare the catalog's file (open as `descriptor`) and its log with the checksums, and return these.
 
     A writer may be at work meanwhile: where something does not fit and the checksums have changed since, all is read
-    again.
+    again, up to so many times.
 
     Raises:
         DamagedIndex: they differ; the message names the file, and how many pages of it.
+        Stopped: `stopping` was set.
     """
     checksums = Checksums.load(catalog.parent, os.fstat(descriptor).st_size)
-    for attempt in range(ATTEMPTS):
+    for attempt in range(attempts):
         try:
-            _check(catalog, descriptor, checksums)
+            _check(catalog, descriptor, checksums, stopping)
             break
         except DamagedIndex:
-            time.sleep(0.01 * attempt)
+            time.sleep(0.01 * min(attempt, ATTEMPTS))
             again = Checksums.load(catalog.parent, os.fstat(descriptor).st_size)
-            if attempt == ATTEMPTS - 1 or (again.same_as(checksums) and checksums.folding == "no"):
+            if attempt == attempts - 1 or (again.same_as(checksums) and checksums.folding == "no"):
                 raise
             checksums = again
     return checksums
 
 
-def _check(catalog: Path, descriptor: int, checksums: Checksums) -> None:
-    wrong = _differing(hash_pages(descriptor, checksums.page_size), checksums.pages, checksums.folding == "begun")
+def check_shape(catalog: Path, descriptor: int) -> Checksums:
+    """As `check_catalog`, but of the file's pages only the first, which says what kind of file it is, and how many
+    there are; what takes no time however large the catalog."""
+    for attempt in range(ATTEMPTS):
+        checksums = Checksums.load(catalog.parent, os.fstat(descriptor).st_size)
+        try:
+            _check_log(catalog, checksums, set())
+            size = os.fstat(descriptor).st_size
+            if checksums.log is None and checksums.folding == "no":
+                first = xxhash.xxh3_64_intdigest(os.pread(descriptor, checksums.page_size, 0))
+                if size != len(checksums.pages) * checksums.page_size or first != checksums.pages[0]:
+                    raise DamagedIndex(catalog, f"it has {size} bytes, or another first page than was written")
+            break
+        except DamagedIndex:
+            time.sleep(0.01 * attempt)
+            if attempt == ATTEMPTS - 1:
+                raise
+    return checksums
+
+
+def _check(catalog: Path, descriptor: int, checksums: Checksums, stopping: threading.Event | None) -> None:
+    pages = hash_pages(descriptor, checksums.page_size, stopping)
+    wrong = _differing(pages, checksums.pages, checksums.folding == "begun")
+    if wrong := wrong - _check_log(catalog, checksums, wrong):
+        raise DamagedIndex(catalog, f"{len(wrong)} of {len(checksums.pages)} pages are not what was written")
+
+
+def _check_log(catalog: Path, checksums: Checksums, wrong: set[int]) -> set[int]:
+    """Compare the log's end with the checksums; return the pages that SQLite takes from the log. `wrong` are pages of
+    the file that are not as written, which a log that is gone cannot explain."""
     if checksums.log is None:
         covered: set[int] = set()
     else:
@@ -123,8 +169,7 @@ def _check(catalog: Path, descriptor: int, checksums: Checksums) -> None:
             raise DamagedIndex(path, "it ends before the last acknowledged commit")
         else:
             covered = set()
-    if wrong := wrong - covered:
-        raise DamagedIndex(catalog, f"{len(wrong)} of {len(checksums.pages)} pages are not what was written")
+    return covered
 
 
 def _differing(found: np.ndarray, expected: np.ndarray, shrinking: bool) -> set[int]:
@@ -135,23 +180,25 @@ def _differing(found: np.ndarray, expected: np.ndarray, shrinking: bool) -> set[
     return wrong | set(range(common + 1, longest + 1))
 
 
-def hash_pages(descriptor: int, page_size: int) -> np.ndarray:
+def hash_pages(descriptor: int, page_size: int, stopping: threading.Event | None = None) -> np.ndarray:
     """xxh3-64 of every page of an open file, uint64; a torn last page counts as one."""
     return np.fromiter(
         (
             xxhash.xxh3_64_intdigest(batch[start : start + page_size])
-            for batch in _batches(descriptor, BATCH_BYTES // page_size * page_size)
+            for batch in _batches(descriptor, BATCH_BYTES // page_size * page_size, stopping)
             for start in range(0, len(batch), page_size)
         ),
         np.uint64,
     )
 
 
-def _batches(descriptor: int, size: int) -> Iterator[memoryview]:
+def _batches(descriptor: int, size: int, stopping: threading.Event | None) -> Iterator[memoryview]:
     offset = 0
     while batch := os.pread(descriptor, size, offset):
         offset += len(batch)
         yield memoryview(batch)
+        if stopping is not None and stopping.wait(PAUSE_SECONDS):  # a search has the processor to itself meanwhile
+            raise Stopped
 
 
 class ChecksumWriter:

@@ -13,7 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from gritrag.index.errors import DamagedIndex, named_errors
-from gritrag.index.storage.checksums import ChecksumWriter, check_catalog, first_checksums, hold, let_go
+from gritrag.index.storage.audit import AT_ONCE_BYTES, Audit
+from gritrag.index.storage.checksums import (
+    ChecksumWriter,
+    check_catalog,
+    check_shape,
+    first_checksums,
+    hold,
+    let_go,
+)
 from gritrag.index.storage.durable import sync
 from gritrag.index.storage.schema import anchor, connect
 
@@ -25,8 +33,11 @@ LOG_BYTES = 1 << 26  # beyond this, and a quarter of the file, a commit folds th
 class Connection:
     """All threads share it, one at a time; writes happen inside `transaction`."""
 
-    def __init__(self, path: Path, mode: str) -> None:
+    def __init__(self, path: Path, mode: str, at_once: bool = False) -> None:
         """Open the SQLite file at `path`; `mode` is that of `schema.connect`.
+
+        Pages are compared with their checksums now. Those of a large file that is only read are compared in the
+        background, unless they are wanted `at_once`: a writer would make damage good by folding it into new pages.
 
         Raises:
             DamagedIndex: the file or its log is not what was last committed.
@@ -42,11 +53,21 @@ class Connection:
                 first_checksums(path)
             self._file = hold(path)
             closing.callback(let_go, self._file)
-            checksums = check_catalog(path, self._file)
+            in_background = mode == "r" and not at_once and os.fstat(self._file).st_size > AT_ONCE_BYTES
+            checksums = (check_shape if in_background else check_catalog)(path, self._file)
+            self._audit = Audit(path, self._file) if in_background else None
+            if self._audit is not None:
+                closing.callback(self._audit.stop)
             if mode != "r":
                 self._anchor = anchor(path)
                 closing.callback(self._anchor.close)
-            self._connection = connect(path, "r" if mode == "r" else "rw")
+            try:
+                self._connection = connect(path, "r" if mode == "r" else "rw")
+            except ValueError:
+                if self._audit is not None:  # what SQLite cannot make sense of may be damaged
+                    self._audit.wait()
+                    self._audit.require_whole()
+                raise
             closing.callback(self._connection.close)
             if mode != "r":
                 self._checksums = ChecksumWriter(path, checksums)
@@ -71,6 +92,8 @@ class Connection:
     def execute(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """All rows of one statement."""
         self._require_own_process()
+        if self._audit is not None:
+            self._audit.require_whole()
         with self.lock, named_errors(self.path):
             return self._connection.execute(sql, parameters).fetchall()
 

@@ -33,14 +33,30 @@ def replace_files(files: Iterable[tuple[Path, bytes | memoryview]]) -> None:
             written.unlink(missing_ok=True)
 
 
+def write_pieces(path: Path, pieces: Iterable[bytes | memoryview]) -> None:
+    """As `replace_files` for one file that does not fit into memory."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        _write(temporary, pieces)
+        sync(temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
 def write_new(path: Path, data: bytes | memoryview) -> None:
     """A file that was not there before: a link that was is removed, and not followed."""
+    _write(path, [data])
+
+
+def _write(path: Path, pieces: Iterable[bytes | memoryview]) -> None:
     path.unlink(missing_ok=True)
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
     try:
-        rest = memoryview(data)
-        while rest:
-            rest = rest[os.write(descriptor, rest) :]
+        for data in pieces:
+            rest = memoryview(data)
+            while rest:
+                rest = rest[os.write(descriptor, rest) :]
     finally:
         os.close(descriptor)
 
