@@ -57,7 +57,8 @@ COMMANDS = {
     "eval embedding": "paths --train --rows --documents --shots --clusterings --instruction --side --seed --compare "
     f"--out {MODEL} --json",
     "bench": "",
-    "bench first-token": "--documents --tokens --states --repetitions --storage --seed --geometry --out "
+    "bench first-token": "--documents --tokens --states --repetitions --storage --recompute --rerank --seed "
+    f"--geometry --out "
     f"{MODEL} --json",
     "bench reading": f"--seed --geometry --out {MODEL} --json",
     "mine": f"path out --negatives --depth --margin {MODEL} --json",

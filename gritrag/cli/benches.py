@@ -17,6 +17,8 @@ from gritrag.cli.options import (
     Mode,
     Model,
     Out,
+    Recomputes,
+    Rerank,
     TopK,
     bench_part,
     named,
@@ -38,6 +40,8 @@ def first_token(
     states: States = "bf16",
     repetitions: Repetitions = 9,
     storage: Annotated[str, typer.Option(help="Where state files lie: disk or memory.")] = "disk",
+    recompute: Recomputes = None,
+    rerank: Rerank = None,
     seed: Seed = 0,
     geometry: Geometry = "",
     out: Out = None,
@@ -48,7 +52,7 @@ def first_token(
 ) -> None:
     """Time from hits to first token, answering from text and from states."""
     first_token = bench_part("first_token")
-    setting = first_token.Setting(documents, tokens, states, repetitions, storage, seed)
+    setting = first_token.Setting(documents, tokens, states, repetitions, storage, seed, tuple(recompute or ()), rerank)
     tell(lambda: first_token.main(_subject(model, dtype, device, geometry), setting), as_json, out)
 
 

@@ -15,6 +15,7 @@ from gritrag.cli.options import (
     MaxNewTokens,
     Model,
     Out,
+    Recomputes,
     RelevanceBias,
     Rerank,
     Side,
@@ -39,9 +40,7 @@ def evaluate(
     dense_weight: Annotated[float, typer.Option(help="Weight of vectors in hybrid search, 0 to 1.")] = DENSE_WEIGHT,
     relevance_bias: RelevanceBias = RELEVANCE_BIAS,
     rerank: Rerank = None,
-    recompute: Annotated[
-        list[float] | None, typer.Option(help="Also answer with this share of tokens read again; several times.")
-    ] = None,
+    recompute: Recomputes = None,
     compare: Annotated[
         list[str] | None, typer.Option(help="Another model, on the same questions and contexts.")
     ] = None,

@@ -38,6 +38,10 @@ Rerank = Annotated[
 Recompute = Annotated[
     float, typer.Option(help="Share of the documents' tokens that is read again with all in sight: 0 to 1.")
 ]
+Recomputes = Annotated[
+    list[float] | None,
+    typer.Option("--recompute", help="Also answer with this share of tokens read again; may be given several times."),
+]
 MaxNewTokens = Annotated[int, typer.Option(help="Longest answer, in tokens.", min=1)]
 Compare = Annotated[list[str] | None, typer.Option(help="Another model, on the same rows; minilm too, which embeds.")]
 Instruction = Annotated[str | None, typer.Option(help="Read before each text; the checkpoint's own if left out.")]

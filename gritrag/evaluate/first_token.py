@@ -11,19 +11,21 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from gritrag.answer import RAG
+from gritrag.answer import RAG, check_recompute
 from gritrag.evaluate.machine import machine_of
 from gritrag.evaluate.report import Section, Table, losing, ms
 from gritrag.evaluate.statistics import Spread
 from gritrag.evaluate.suite import Result, Results, Row, in_turn, run
 from gritrag.evaluate.workload import Subject, documents_of
 from gritrag.index.index import Index
+from gritrag.index.rerank import check_rerank
 from gritrag.model.grit import GritModel
 from gritrag.progress import ProgressBar
 from gritrag.records import Hit
 
 COMMAND = "bench first-token"
 QUESTION = "Which of these places can be reached by ferry in winter?"
+READ, CACHED = "doc-query", "doc-cache"
 PARTS = ("retrieve", "load", "place", "forward", "first_token")
 MEMORY = Path("/dev/shm")
 
@@ -41,9 +43,12 @@ class Setting:
         repetitions: rounds, after one to warm up.
         storage: where state files lie: on the ``disk`` (warm: the system keeps what was read) or in host ``memory``.
         seed: of documents and their order.
+        recompute: shares of the documents' tokens that are read again: each a way of its own.
+        rerank: so many candidates of the search are ranked from their states, as a way of its own; None for none.
 
     Raises:
-        ValueError: this system has no file system in memory, or another storage.
+        ValueError: this system has no file system in memory, another storage, a share outside of 0 to 1, or `rerank`
+            below `documents`.
     """
 
     documents: int = 10
@@ -52,12 +57,17 @@ class Setting:
     repetitions: int = 9
     storage: Storage = "disk"
     seed: int = 0
+    recompute: tuple[float, ...] = ()
+    rerank: int | None = None
 
     def __post_init__(self) -> None:
         if self.storage not in ("disk", "memory"):
             raise ValueError(f"states lie on disk or in memory, not on {self.storage!r}")
         if self.storage == "memory" and not MEMORY.is_dir():
             raise ValueError(f"this system has no file system in memory ({MEMORY}); measure --storage disk")
+        for share in self.recompute:
+            check_recompute(share)
+        check_rerank(self.rerank, self.documents)
 
     @property
     def place(self) -> str | None:
@@ -73,14 +83,14 @@ def measure(model: GritModel, setting: Setting, folder: Path, results: Results) 
             f"{setting.documents} documents of {setting.tokens} tokens and a question make {needed} tokens, this model "
             f"takes {model.context_length}; measure fewer or shorter documents"
         )
-    pool = documents_of(model, setting.tokens, 2 * setting.documents, setting.seed)
+    pool = documents_of(model, setting.tokens, max(2 * setting.documents, setting.rerank or 0), setting.seed)
     draw = random.Random(setting.seed)
     chosen = {number: draw.sample(pool, setting.documents) for number in range(-1, setting.repetitions)}
     with Index.create(folder, model=model, states=setting.codec) as index:
         index.add(pool, show_progress_bar=True)
         stored = index.stats()["state_bytes_per_token"]
-        rags = {mode: RAG(index, mode=mode, k=setting.documents) for mode in ("doc-query", "doc-cache")}
-        cells = [(mode, with_search) for mode in rags for with_search in (False, True)]
+        rags = ways(index, setting)
+        cells = [(way, with_search) for way, rag in rags.items() for with_search in (False, True)[bool(rag.rerank) :]]
         found: dict[tuple[str, bool], dict[str, list[float]]] = {cell: {part: [] for part in PARTS} for cell in cells}
         turns = list(in_turn(cells, 1, setting.repetitions))
         for number, (mode, with_search) in ProgressBar(turns, desc="measuring", unit="answer"):
@@ -99,6 +109,16 @@ def measure(model: GritModel, setting: Setting, folder: Path, results: Results) 
     results.write("first-token", rows)
 
 
+def ways(index: Index, setting: Setting) -> dict[str, RAG]:
+    """Ways to answer, by name."""
+    k = setting.documents
+    found = {mode: RAG(index, mode=mode, k=k) for mode in (READ, CACHED)}
+    found |= {f"{CACHED}, recompute {share:g}": RAG(index, k=k, recompute=share) for share in setting.recompute}
+    if setting.rerank is not None:
+        found[f"{CACHED}, {setting.rerank} ranked"] = RAG(index, k=k, rerank=setting.rerank)
+    return found
+
+
 def sections(facts: Mapping[str, Any], rows: Sequence[Row]) -> list[Section]:
     """The table, and how many times sooner states are."""
     of = {(row["cell"]["mode"], row["cell"]["search"]): row["seconds"] for row in rows}
@@ -108,8 +128,14 @@ def sections(facts: Mapping[str, Any], rows: Sequence[Row]) -> list[Section]:
     ]
     told, lost = [], []
     for with_search, where in ((False, "from hits"), (True, "with embedding and search")):
-        slow, fast = (of[mode, with_search]["first_token"] for mode in ("doc-query", "doc-cache"))
+        slow, fast = (of[mode, with_search]["first_token"] for mode in (READ, CACHED))
         told.append(f"{where}, {Spread.of_ratios(slow, fast).show('.1f')} times sooner")
+        told += [
+            f"{way} {Spread.of_ratios(slow, seconds['first_token']).show('.1f')} times sooner than text and "
+            f"{Spread.of_ratios(seconds['first_token'], fast).show('.2f')} times as long as plain"
+            for (way, searches), seconds in of.items()
+            if searches == with_search and way not in (READ, CACHED)
+        ]
         slower = sum(a < b for a, b in zip(slow, fast, strict=True))
         if slower:
             lost.append(f"{where}: in {slower} of {len(fast)} rounds the first token came later from states")

@@ -1,9 +1,11 @@
 """Recompute: some tokens of placed states are read again, with everything before them in sight.
 
-A state saw only its own document when it was read. Its tokens would look different with the other documents in sight,
-and this matters most for those that the question attends to (ProphetKV, arXiv 2602.02579, abstract). They are read
-again in one forward, and their keys and values overwritten in the context (CacheBlend, Yao et al. 2024, arXiv
-2405.16444, section 4), never in the store.
+A state saw only its own document when it was read. Its tokens would look different with the other documents in sight.
+This matters most for the first tokens of each document: read alone, they are the attention sink of their document, and
+a context with ten sinks draws attention away from everything else (EPIC, Hu et al. 2024, arXiv 2410.15332, section 4).
+A model that was trained on states knows them, any other does not. Next come the tokens that the question attends to
+(ProphetKV, arXiv 2602.02579, abstract). They are read again in one forward, and their keys and values overwritten in
+the context (CacheBlend, Yao et al. 2024, arXiv 2405.16444, section 4), never in the store.
 
 Shape letters: `B` batch, `T` tokens, `H` heads, `K` head dim, `C` columns of the cache.
 """
@@ -21,6 +23,9 @@ from transformers.cache_utils import CacheLayerMixin
 from gritrag.model.context import Context, cells, inputs
 from gritrag.model.state import PlacedCache
 from gritrag.model.step import Forward
+
+FIRST_TOKENS = 4
+"""So many of each document are read again before all others; see docs/experiments/2026-11-recompute.md."""
 
 
 class AttentionObserver(TorchFunctionMode):
@@ -166,20 +171,33 @@ def _positions(context: Context, device: torch.device) -> torch.Tensor:
 
 
 def _chosen(forward: Forward, cache: PlacedCache, context: Context, count: int) -> torch.Tensor:
-    """The columns of the tokens that the question attends to most, in order, int64 `[T]`.
+    """The columns of the tokens that are read again, in order, int64 `[T]`.
 
-    What was read causally at the start of the context saw all that it could, so it comes last.
+    First come the first `FIRST_TOKENS` of every document, then those that the question attends to most. What was read
+    causally at the start of the context saw all that it could, so it comes last.
     """
     device = cache.buffers[0].device
     if count >= context.cached_tokens:
         return torch.arange(context.cached_tokens, device=device)
+    places_C = torch.cat([torch.arange(len(placed.state)) for placed in context.states])
+    is_exact_C = torch.zeros(context.cached_tokens, dtype=torch.bool)
     first = context.states[0].state
-    given = inputs([context], device)
+    if first.reading == "causal" and first.is_lossless:
+        is_exact_C[: len(first)] = True
+    is_first_C = (places_C < FIRST_TOKENS) & ~is_exact_C
+    rank_C = torch.where(is_first_C, FIRST_TOKENS - places_C, 0).float()  # of few, the very first of each document
+    if count > int(is_first_C.sum()):
+        attention_C = _attention(forward, cache, context).cpu()
+        rank_C += torch.where(is_first_C, 1.0, attention_C / attention_C.sum())
+    rank_C -= is_exact_C.float() * 2
+    return rank_C.topk(count).indices.sort().values.to(device)
+
+
+def _attention(forward: Forward, cache: PlacedCache, context: Context) -> torch.Tensor:
+    """Of the question and of all else that is still to be read to each cached token, float32 `[C]`."""
+    given = inputs([context], cache.buffers[0].device)
     with AttentionObserver(context.cached_tokens) as observer:
         forward.logits(given.ids, given.positions, given.mask, cache)
     cache.cut(context.cached_tokens)
     assert observer.total_C is not None, "this model computes attention in a way of its own"
-    attention_C = observer.total_C
-    if first.reading == "causal" and first.is_lossless:
-        attention_C[: len(first)] -= attention_C.sum()
-    return attention_C.topk(count).indices.sort().values
+    return observer.total_C

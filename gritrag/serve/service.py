@@ -298,7 +298,7 @@ class Service:
         states: list[DocumentState] | None = None
         computed: set[int] = set()
         vectors: dict[int, np.ndarray] = {}
-        if mode.reuses_documents and hits:
+        if mode.reuses_documents and question.recompute < 1 and hits:  # all of it read again is text
             states, computed, vectors = await self._states(asker, question.index, hits)
         if found.vector is not None:
             hits = await self._scored(question.index, hits, found.vector, vectors)
@@ -306,7 +306,7 @@ class Service:
             question.text,
             hits,
             states,
-            question_state=found.state,
+            question_state=found.state if question.recompute < 1 else None,
             computed=computed,
             is_best_last=found.is_ranked,
         )

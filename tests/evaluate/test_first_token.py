@@ -45,6 +45,22 @@ def test_ratios_are_of_the_same_rounds_and_lost_rounds_are_told() -> None:
     assert lost.tables[0].rows[0][0].startswith("from hits: in 1 of 2 rounds")
 
 
+def test_reading_again_and_ranking_are_ways_of_their_own() -> None:
+    setting = Setting(documents=2, tokens=40, repetitions=2, recompute=(0.1, 1.0), rerank=6)
+    result = main(Subject(TINY, "float32"), setting)
+    cells = {(row["cell"]["mode"], row["cell"]["search"]) for row in result.rows}
+    shares = {(f"doc-cache, recompute {share}", search) for share in ("0.1", "1") for search in (False, True)}
+    plain = {(mode, search) for mode in ("doc-query", "doc-cache") for search in (False, True)}
+    assert cells == plain | shares | {("doc-cache, 6 ranked", True)}
+    told = result.sections()[0].text
+    assert "recompute 0.1" in told
+    assert "6 ranked" in told
+    with pytest.raises(ValueError, match="at least k"):
+        Setting(documents=5, rerank=2)
+    with pytest.raises(ValueError, match="recompute must be"):
+        Setting(recompute=(2.0,))
+
+
 @pytest.mark.parametrize("geometry", GEOMETRIES)
 def test_a_geometry_has_the_size_of_its_model(geometry: str) -> None:
     if geometry in SIZES:

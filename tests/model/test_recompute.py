@@ -1,5 +1,6 @@
 """Reading again: all of it is an ordinary forward; some of it changes those tokens only, and nothing that is stored."""
 
+import math
 from collections.abc import Callable
 
 import pytest
@@ -9,7 +10,7 @@ from architectures import MOVABLE
 from gritrag.model.context import Context
 from gritrag.model.decode import Sampling
 from gritrag.model.grit import GritModel
-from gritrag.model.recompute import AttentionObserver, attention_of
+from gritrag.model.recompute import FIRST_TOKENS, AttentionObserver, attention_of
 from gritrag.model.state import DocumentState, PlacedCache
 from gritrag.model.step import ModuleForward
 
@@ -74,11 +75,32 @@ def test_some_read_again_are_those_that_the_question_attends_to_and_no_others_ch
     first = len(context.states[0].state)
     assert not is_changed_C[:first].any(), "the first document has seen all that it could"
     weights_C = attention_by_hand(model, context)
+    weights_C[firsts_of(context)] = math.inf
     weights_C[:first] = -1
     assert set(is_changed_C.nonzero().flatten().tolist()) <= set(weights_C.topk(count).indices.tolist())
     for state, (keys, held) in zip((placed.state for placed in context.states), stored, strict=True):
         assert torch.equal(state.keys, keys)
         assert torch.equal(state.values, held)
+
+
+def firsts_of(context: Context) -> torch.Tensor:
+    """Whether a column holds one of the first tokens of its document."""
+    return torch.cat([torch.arange(len(placed.state)) < FIRST_TOKENS for placed in context.states])
+
+
+@pytest.mark.parametrize("each", [1, 2, FIRST_TOKENS])
+def test_the_first_tokens_of_every_document_come_before_all_others(each: int, tiny_model: GritModel) -> None:
+    """Of few, the very first of each; the question need not be read for that."""
+    context = context_of(tiny_model, TEXTS)
+    before, cache = (tiny_model.decoder.place([context], SAMPLING) for _ in range(2))
+    count = each * (len(TEXTS) - 1)
+    assert tiny_model.decoder.recompute(cache, [context], (count - 0.5) / context.cached_tokens) == [count]
+    changed_C = (placed(cache, 0, context)[1] - placed(before, 0, context)[1]).abs().sum(dim=(0, 1, 3)) > 0
+    places_C = torch.cat([torch.arange(len(placed.state)) for placed in context.states])
+    chosen_C = places_C < each
+    chosen_C[: len(context.states[0].state)] = False
+    assert 0 < changed_C.sum() <= count
+    assert not changed_C[~chosen_C].any()
 
 
 def attention_by_hand(model: GritModel, context: Context) -> torch.Tensor:
