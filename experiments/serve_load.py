@@ -177,9 +177,9 @@ def client_of(url: str) -> httpx.AsyncClient:
 # --- measurements -----------------------------------------------------------------------------------------------------
 
 
-async def together(folder: Path, dtype: str, clients: int, tokens: int) -> dict[str, Any]:
-    """Questions of the demo, one after the other and all at once."""
-    asked = [question.question for question in questions()][:clients]
+async def together(folder: Path, dtype: str, clients: int, tokens: int, each: int = 1) -> dict[str, Any]:
+    """Questions of the demo, one after the other and by so many clients at once, each of whom asks several."""
+    asked = [question.question for question in questions()][: clients * each]
     with ours(folder, dtype) as url:
         async with client_of(url) as client:
 
@@ -187,11 +187,12 @@ async def together(folder: Path, dtype: str, clients: int, tokens: int) -> dict[
                 return lambda: rag(client, question=text, k=DOCUMENTS, max_new_tokens=tokens)
 
             jobs = [job(text) for text in asked]
-            await abreast(jobs, clients)  # everything has been loaded once
+            await abreast(jobs[:clients], clients)  # everything has been loaded once
             serial, serial_seconds = await abreast(jobs, 1)
             parallel, parallel_seconds = await abreast(jobs, clients)
     return {
         "clients": clients,
+        "requests": len(jobs),
         "one_after_the_other_s": serial_seconds,
         "at_once_s": parallel_seconds,
         "times_sooner": serial_seconds / parallel_seconds,
@@ -337,6 +338,7 @@ def main(
     what: Annotated[str, typer.Argument(help="together, embedding, combinations or engines.")],
     clients: Annotated[int, typer.Option(help="Clients at once.", min=1)] = 16,
     requests: Annotated[int, typer.Option(help="Of combinations.", min=10)] = 10_000,
+    each: Annotated[int, typer.Option(help="Questions of each client in together.", min=1)] = 1,
     seconds: Annotated[float, typer.Option(help="Of embedding, in six turns without and with load.", min=1)] = 60,
     new_tokens: Annotated[int, typer.Option(help="Longest answer.", min=1)] = 32,
     index: Annotated[Path | None, typer.Option(help="Folder of the index; made if it is not there.")] = None,
@@ -351,7 +353,7 @@ def main(
         if not folder.exists():
             make_index(folder, dtype, RECORDS if what in ("combinations", "engines") else 0)
         if what == "together":
-            result = asyncio.run(together(folder, dtype, clients, new_tokens))
+            result = asyncio.run(together(folder, dtype, clients, new_tokens, each))
         elif what == "embedding":
             result = asyncio.run(embedding(folder, dtype, seconds, clients))
         elif what == "combinations":

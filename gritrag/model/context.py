@@ -172,7 +172,13 @@ def column_biases(contexts: Sequence[Context]) -> torch.Tensor | None:
     return bias_BC if bool(bias_BC.any()) else None
 
 
-def place(contexts: Sequence[Context], shape: CacheShape, rotation: Rotation | None, room: int) -> PlacedCache:
+def place(
+    contexts: Sequence[Context],
+    shape: CacheShape,
+    rotation: Rotation | None,
+    room: int,
+    buffers: tuple[torch.Tensor, torch.Tensor] | None = None,
+) -> PlacedCache:
     """Write the states of each context into a cache, rotated to where they stand; see `cells`.
 
     The columns on the left of rows with fewer states are zero and are to be masked, as is the room behind them.
@@ -182,16 +188,18 @@ def place(contexts: Sequence[Context], shape: CacheShape, rotation: Rotation | N
         shape: of the model's caches.
         rotation: the model's; None where its keys cannot be moved, which leaves room for one state, at the start.
         room: tokens that will follow.
+        buffers: to write into, zero behind the states; made if None.
     """
     width = max(context.cached_tokens for context in contexts)
-    keys, values = shape.empty(len(contexts), width + room)
+    keys, values = shape.empty(len(contexts), width + room) if buffers is None else buffers
     for row, context in enumerate(contexts):
         gap = width - context.cached_tokens
         keys[:, row, :, :gap] = 0
         values[:, row, :, :gap] = 0
     # a column that attention is given before a token is there counts nothing, but nothing times NaN is NaN
-    keys[:, :, :, width:] = 0
-    values[:, :, :, width:] = 0
+    if buffers is None:
+        keys[:, :, :, width:] = 0
+        values[:, :, :, width:] = 0
     for row, columns, placed in cells(contexts):
         placed.state.write(keys[:, row, :, columns], values[:, row, :, columns], rotation, placed.position)
     bias_BC = column_biases(contexts)

@@ -14,6 +14,7 @@ from gritrag.model.forwards import Forwards
 from gritrag.model.likelihood import Scored, log_likelihoods
 from gritrag.model.probes import Probed
 from gritrag.model.recompute import recompute
+from gritrag.model.slots import Slot
 from gritrag.model.state import CacheShape, DocumentState, PlacedCache
 from gritrag.model.step import SPARE_COLUMNS
 
@@ -97,8 +98,13 @@ class ContextDecoder:
         contexts = [self.usable(context) for context in contexts]
         return self.decode_placed(self.place(contexts, sampling), contexts, sampling)
 
-    def place(self, contexts: Sequence[Context], sampling: Sampling) -> PlacedCache:
+    def place(self, contexts: Sequence[Context], sampling: Sampling, slot: Slot | None = None) -> PlacedCache:
         """The states of `usable` contexts where they stand, with room for the rest and for new tokens.
+
+        Args:
+            contexts: one for each row.
+            sampling: says how many tokens will follow.
+            slot: where to, if that is given; it must be `columns` long at least. Only for one context.
 
         Raises:
             ValueError: a context and its answer together reach beyond the positions that the model takes. Documents
@@ -111,8 +117,9 @@ class ContextDecoder:
                 "use fewer or shorter documents, a shorter prompt or fewer max_new_tokens"
             )
         room = max(len(context) - context.cached_tokens for context in contexts) + sampling.max_new_tokens
+        buffers = None if slot is None else slot.buffers
         with torch.inference_mode():
-            return place(contexts, self.shape, self._probed.rotation, room + SPARE_COLUMNS)
+            return place(contexts, self.shape, self._probed.rotation, room + SPARE_COLUMNS, buffers)
 
     def recompute(self, cache: PlacedCache, contexts: Sequence[Context], share: float) -> list[int]:
         """Read a share of the placed tokens again, with all documents in sight; see `gritrag.model.recompute`."""

@@ -99,18 +99,25 @@ class Packed:
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """`x W^T`, `[..., O]`, for `x` of shape `[..., I]` in the dtype of the weights."""
         product: torch.Tensor
-        if self._is_bf16:
-            product = torch.ops.mkldnn._linear_pointwise(x, self._packed, None, "none", [], "")
-        else:
+        if not self._is_bf16:
             product = torch.ops.quantized.linear_dynamic_fp16(x, self._packed)
-        return product
+            return product
+        product = torch.ops.mkldnn._linear_pointwise(_never_alone(x), self._packed, None, "none", [], "")
+        return product[..., : x.shape[-2], :]
 
     def plus(self, x: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
         """`residual + x W^T`, which oneDNN adds before it rounds."""
         if not self._is_bf16:
             return residual + self(x)
-        total: torch.Tensor = torch.ops.mkldnn._linear_pointwise.binary(x, residual, self._packed, None, "add")
-        return total
+        rows, residual_rows = _never_alone(x), _never_alone(residual)
+        total: torch.Tensor = torch.ops.mkldnn._linear_pointwise.binary(rows, residual_rows, self._packed, None, "add")
+        return total[..., : x.shape[-2], :]
+
+
+def _never_alone(x: torch.Tensor) -> torch.Tensor:
+    """A single row twice: oneDNN sums it in another order than one of several, and a token would depend on whether
+    others are read beside it."""
+    return x if x.shape[:-1].numel() > 1 else torch.cat([x, x], dim=-2)
 
 
 def state_of(weight: torch.Tensor) -> tuple[int, int]:

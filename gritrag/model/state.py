@@ -241,6 +241,11 @@ class PlacedCache(Cache):
         for layer in self.layers:
             layer.length = length  # type: ignore[union-attr]
 
+    def advance(self, tokens: int) -> None:
+        """So many tokens more have been written into the buffers, past the layers."""
+        for layer in self.layers:
+            layer.length += tokens  # type: ignore[union-attr]
+
     def state(self, rotation: Rotation | None, token_ids: Sequence[int], reading: str) -> DocumentState:
         """Back from a cache of one row to a state: all tokens so far, un-rotated."""
         keys, values = (buffer[:, 0, :, : self.length].clone() for buffer in self.buffers)

@@ -13,9 +13,7 @@ What it covers is told by the tree of modules, not by the name of a model, and i
 Shape letters: `B` batch, `T` tokens, `S` tokens that are kept, `V` vocabulary, `D` hidden.
 """
 
-from collections.abc import Sequence
-from itertools import accumulate
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -94,23 +92,6 @@ def _log_probabilities(logits: torch.Tensor, targets: torch.Tensor) -> torch.Ten
 def bias_of(cache: Cache | None) -> torch.Tensor | None:
     """What is added to the attention scores of the first columns of a cache; None for nothing."""
     return cache.bias if isinstance(cache, PlacedCache) else None
-
-
-class Row(NamedTuple):
-    """One text of a ragged batch, with a cache of its own.
-
-    Args:
-        ids, positions: `[1, T]`, read now.
-        cache: of one row; what is read is left behind what it holds.
-        keep: of how many of the last tokens the outcome is wanted; 0 where more of the text is still to be read.
-        mask: that of `context.Inputs`, where states stand behind tokens.
-    """
-
-    ids: torch.Tensor
-    positions: torch.Tensor
-    cache: PlacedCache
-    keep: int
-    mask: torch.Tensor | None = None
 
 
 class ModuleForward:
@@ -284,42 +265,6 @@ class Step:
             x_BTD = layer.down.plus(layer.gated(x_BTD), x_BTD)
         return self.norm(x_BTD)
 
-    def ragged(self, rows: Sequence[Row]) -> torch.Tensor:
-        """Last hidden states `[S, D]` of the tokens that are kept, row behind row.
-
-        All tokens of all rows go through projections together; each row attends to its own cache. So rows of any
-        lengths, some that begin and some that go on, share the reading of the weights, and none is padded.
-        """
-        x_BTD = self.embed(torch.cat([row.ids for row in rows], dim=1))
-        rotary = Rotary.of(*self._rotary(x_BTD, torch.cat([row.positions for row in rows], dim=1)))
-        lengths, kept = [row.ids.shape[1] for row in rows], [row.keep for row in rows]
-        parts = [slice(end - length, end) for end, length in zip(accumulate(lengths), lengths, strict=True)]
-        ends = [self.end(length, row.cache) for row, length in zip(rows, lengths, strict=True)]
-
-        def columns(tokens: list[int]) -> list[AttentionMask]:
-            shapes, groups = zip(rows, tokens, ends, strict=True), self.layers[0].groups
-            return [AttentionMask.of(row.mask, count, end, x_BTD, row.cache.bias, groups) for row, count, end in shapes]
-
-        masks = columns(lengths)
-        for number, layer in enumerate(self.layers):
-            query, key, value = layer.project(x_BTD)
-            query, key, value = rotary(query), rotary(key).transpose(1, 2), value.transpose(1, 2)
-            pairs = [row.cache.update(key[:, :, p], value[:, :, p], number) for row, p in zip(rows, parts, strict=True)]
-            if layer is self.layers[-1] and kept != lengths:
-                masks = columns(kept)
-                parts = [slice(part.stop - keep, part.stop) for part, keep in zip(parts, kept, strict=True)]
-                x_BTD = torch.cat([x_BTD[:, part] for part in parts], dim=1)
-            mixed = [
-                mask.attend(query[:, part], *pair, layer.scale)
-                for mask, part, pair in zip(masks, parts, pairs, strict=True)
-                if part.stop > part.start
-            ]
-            if not mixed:
-                break
-            x_BTD = layer.out.plus(torch.cat(mixed, dim=1), x_BTD)
-            x_BTD = layer.down.plus(layer.gated(x_BTD), x_BTD)
-        return self.norm(x_BTD)[0]
-
     def words(self, hidden: torch.Tensor) -> torch.Tensor:
         """float32 logits `[..., V]` of last hidden states `[..., D]`."""
         return self.head(hidden).float()
@@ -338,7 +283,10 @@ class Step:
         self, positions_BT: torch.Tensor, mask: torch.Tensor | None, end: int, cache: Cache | None, like: torch.Tensor
     ) -> Frame:
         """What layers share of one forward, for the tokens at these positions, the last ones of `end` columns."""
-        cos_BTK, sin_BTK = self._rotary(like, positions_BT)
         groups = self.layers[0].groups
         seen = AttentionMask.of(mask, positions_BT.shape[1], end, like, bias_of(cache), groups)
-        return Frame(Rotary.of(cos_BTK, sin_BTK), seen)
+        return Frame(self.rotary(like, positions_BT), seen)
+
+    def rotary(self, like: torch.Tensor, positions_BT: torch.Tensor) -> Rotary:
+        """Of tokens at these positions."""
+        return Rotary.of(*self._rotary(like, positions_BT))

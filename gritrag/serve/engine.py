@@ -15,7 +15,8 @@ import torch
 
 from gritrag.model.grit import GritModel
 from gritrag.model.kernels import without_cudnn
-from gritrag.model.step import Row
+from gritrag.model.ragged import Row, ragged
+from gritrag.model.slots import Slots
 from gritrag.serve.generation import Generation
 from gritrag.serve.jobs import FairQueue, StoppingError
 from gritrag.serve.limits import Limits
@@ -84,10 +85,12 @@ class Engine:
         self._inbox: list[Job] = []
         self._waiting: FairQueue[Generation] = FairQueue()
         self._running: list[Generation] = []
+        self._slots = Slots(model.decoder.shape) if self._is_ragged else None
         self._urgent: FairQueue[ReadingJob] = FairQueue()
         self._background: FairQueue[ReadingJob] = FairQueue()
         self._is_stopping = False
         self._token_cost, self._credit = FIRST_COST, 0.0
+        self._threads = torch.get_num_threads()
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
 
     # --- from any thread ----------------------------------------------------------------------------------------------
@@ -131,6 +134,7 @@ class Engine:
     # --- the loop -----------------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
+        torch.set_num_threads(self._threads)  # a new thread has as many as the thread that set them last
         with torch.inference_mode():
             while self._wait():
                 self._sort()
@@ -161,7 +165,12 @@ class Engine:
         self._waiting.remove(lambda job: job.is_gone())
         for readings in (self._urgent, self._background):
             readings.remove(lambda job: job.is_gone())
-        self._running = [job for job in self._running if not job.is_gone()]
+        self._leave(lambda job: job.is_gone())
+
+    def _leave(self, is_over: Callable[[Generation], bool]) -> None:
+        for job in [job for job in self._running if is_over(job)]:
+            self._running.remove(job)
+            job.leave(self._slots)
 
     def _join(self) -> None:
         most = JOINS if any(not job.is_reading for job in self._running) else self.limits.rows
@@ -170,9 +179,11 @@ class Engine:
             if self._running and columns + job.columns > self.limits.cache_tokens:
                 return
             self._waiting.pop()
-            if self._survives(job, partial(job.join, self.model, self.memory)):
+            if self._survives(job, partial(job.join, self.model, self.memory, self._slots)):
                 self._running.append(job)
                 columns += job.columns
+            else:
+                job.leave(self._slots)
             most -= 1
 
     def _step(self) -> None:
@@ -213,7 +224,7 @@ class Engine:
         plan = Plan()
         in_rows = self._is_ragged and self.model.config.reading == "causal"
         budget, guesses = self.limits.step_tokens, len(self._running) <= GUESSING_ROWS
-        for generation in sorted(self._running, key=lambda job: job.is_reading):
+        for generation in sorted(self._running, key=_place_in_step):
             row = generation.next_row(max(budget, 0), guesses)
             budget -= 0 if row is None else plan.add(row, generation)
         for job in self._urgent:
@@ -241,9 +252,10 @@ class Engine:
                 self._survives(owner, partial(self._compute_alone, row, owner))
         elif plan.rows:
             self._compute_together(plan.rows, plan.owners)
-        self._running = [job for job in self._running if not job.is_cancelled]
+        self._leave(lambda job: job.is_cancelled)
 
     def _compute_alone(self, row: Row, owner: Generation) -> None:
+        assert row.cache is not None
         logits_1SV = self.model.forwards.best.logits(row.ids, row.positions, row.mask, row.cache, max(row.keep, 1))
         if row.keep:
             self._take(owner, logits_1SV[0])
@@ -252,10 +264,10 @@ class Engine:
         self, rows: Sequence[Row], owners: Sequence[Generation | tuple[ReadingJob, TextReading]]
     ) -> None:
         assert self.model.step is not None
-        lengths = [row.cache.length for row in rows]
+        lengths = [0 if row.cache is None else row.cache.length for row in rows]
         try:
             with without_cudnn(self.model.device):
-                hidden_SD = self.model.step.ragged(rows)
+                hidden_SD = ragged(self.model.step, rows)
         except Exception as error:  # one of them may be at fault: the others are not to suffer for it
             if len(rows) == 1:
                 job = owners[0] if isinstance(owners[0], Generation) else owners[0][0]
@@ -264,7 +276,8 @@ class Engine:
                 job.is_cancelled = True
                 return
             for row, owner, length in zip(rows, owners, lengths, strict=True):
-                row.cache.cut(length)
+                if row.cache is not None:
+                    row.cache.cut(length)
                 self._compute_together([row], [owner])
             return
         parts = hidden_SD.split([row.keep for row in rows])
@@ -282,6 +295,12 @@ class Engine:
     def _take(self, job: Generation, logits_SV: torch.Tensor) -> None:
         finished = job.take(logits_SV)
         if finished is not None:
-            self._running.remove(job)
             job.remember(self.memory)  # before the end is told, so that the next turn finds it
+            self._running.remove(job)
+            job.leave(self._slots)
             job.sink(finished)
+
+
+def _place_in_step(job: Generation) -> tuple[bool, int, int]:
+    """Decoding comes first, and neighbours stand one behind the other: they attend together."""
+    return (job.is_reading, 0, 0) if job.slot is None else (job.is_reading, id(job.slot.block), job.slot.number)

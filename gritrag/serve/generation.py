@@ -13,8 +13,9 @@ from gritrag.model.context import Context, Part, inputs
 from gritrag.model.decode import Completion, FinishReason, Sampling, end_token_ids, stop_token_ids
 from gritrag.model.grit import GritModel
 from gritrag.model.lookup import Lookup
+from gritrag.model.ragged import Row
+from gritrag.model.slots import Slot, Slots
 from gritrag.model.state import PlacedCache
-from gritrag.model.step import Row
 from gritrag.model.text import TextStream
 from gritrag.serve.jobs import DeadlineError, Failed, Finished, Piece, Sink, TokenLogprob
 from gritrag.serve.memory import ConversationState, Memory
@@ -47,6 +48,7 @@ class Generation:
     cached_tokens: int = 0
     read_again: int = 0
     place_seconds: float = 0.0
+    slot: Slot | None = None
     _told: list[TokenLogprob] = field(default_factory=list)
 
     @property
@@ -61,8 +63,13 @@ class Generation:
 
     # --- joining and leaving ------------------------------------------------------------------------------------------
 
-    def join(self, model: GritModel, memory: Memory) -> None:
+    def join(self, model: GritModel, memory: Memory, slots: Slots | None = None) -> None:
         """Place its states, and whatever of its conversation is remembered.
+
+        Args:
+            model: of the engine.
+            memory: of conversations.
+            slots: one of which it takes, until `leave`; if None it has memory of its own.
 
         Raises:
             ValueError: it is longer than the model takes.
@@ -70,7 +77,9 @@ class Generation:
         began = time.perf_counter()
         self._recall(memory)
         self.context = model.decoder.usable(self.context)
-        self._cache: PlacedCache = model.decoder.place([self.context], self.sampling)
+        if slots is not None:
+            self.slot = slots.take(self.columns, self.context.cached_tokens)
+        self._cache: PlacedCache = model.decoder.place([self.context], self.sampling, self.slot)
         given = inputs([self.context], model.lm.device)
         self._ids, self._positions, self._mask = given.ids, given.positions, given.mask
         if self.recompute:
@@ -95,6 +104,12 @@ class Generation:
         self._lookup = Lookup(self.context.token_ids, words) if can_guess else None
         self.place_seconds = time.perf_counter() - began
 
+    def leave(self, slots: Slots | None) -> None:
+        """Give its memory back."""
+        if slots is not None and self.slot is not None:
+            slots.give_back(self.slot)
+            self.slot = None
+
     def _recall(self, memory: Memory) -> None:
         """Put what is remembered of the conversation in the place of its first tokens."""
         first, *rest = self.context.parts
@@ -118,6 +133,8 @@ class Generation:
         if not any(part.state for part in parts):
             ids = [*self.context.token_ids, *self._generated][: self._cache.length]
             keys, values = (buffer[:, :, : len(ids)] for buffer in buffers)
+            if self.slot is not None:  # which others will write over
+                keys, values, buffers = keys.clone(), values.clone(), [keys, values]
             held = sum(buffer.nbytes for buffer in buffers)
         elif parts[0].state is not None:
             return
@@ -153,7 +170,7 @@ class Generation:
             self._guess = self._lookup.guess(self._left - 1) if self._lookup and guesses else []
             ids = torch.tensor([[self._generated[-1], *self._guess]], device=self._ids.device)
             positions = torch.arange(self._position, self._position + ids.shape[1], device=ids.device)[None]
-            return Row(ids, positions, self._cache, ids.shape[1])
+            return Row(ids, positions, self._cache, ids.shape[1], slot=self.slot)
         end = self._ids.shape[1]
         if self._mask is None:  # a mask by position is that of the whole context
             end = min(end, self._read + most)
@@ -162,7 +179,7 @@ class Generation:
         part = slice(self._read, end)
         self._read = end
         keep = 1 if end == self._ids.shape[1] else 0
-        return Row(self._ids[:, part], self._positions[:, part], self._cache, keep, self._mask)
+        return Row(self._ids[:, part], self._positions[:, part], self._cache, keep, self._mask, self.slot)
 
     @property
     def _left(self) -> int:

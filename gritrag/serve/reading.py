@@ -14,8 +14,8 @@ import torch
 from torch.nn.functional import normalize
 
 from gritrag.model.grit import GritModel
+from gritrag.model.ragged import Row
 from gritrag.model.state import DocumentState, PlacedCache, RecordingCache
-from gritrag.model.step import Row
 from gritrag.serve.jobs import DeadlineError
 from gritrag.tokens import TokenIds
 
@@ -45,9 +45,10 @@ class TextReading:
 
     def next_row(self, model: GritModel, most: int) -> Row:
         """The next tokens of it, at most so many."""
-        if self.cache is None:
-            self.cache = PlacedCache(*model.decoder.shape.empty(1, len(self.prompt.ids)), 0)
         end = min(len(self.prompt.ids), self.done + most)
+        is_whole = self.done == 0 and end == len(self.prompt.ids)
+        if self.cache is None and (self.wants_state or not is_whole):
+            self.cache = PlacedCache(*model.decoder.shape.empty(1, len(self.prompt.ids)), 0)
         ids = torch.tensor([self.prompt.ids[self.done : end]], device=model.lm.device)
         positions = torch.arange(self.done, end, device=ids.device)[None]
         self.done = end
@@ -58,10 +59,12 @@ class TextReading:
         self.hidden.append(hidden_TD)
         if self.left:
             return
-        assert self.cache is not None
         mask_1T = torch.tensor([self.prompt.is_pooled], device=hidden_TD.device)
         vector_D = normalize(model.parts.pooler(torch.cat(self.hidden)[None], mask_1T), dim=-1)[0]
-        state = self.cache.state(model.rotation, self.prompt.ids, model.config.reading) if self.wants_state else None
+        state = None
+        if self.wants_state:
+            assert self.cache is not None
+            state = self.cache.state(model.rotation, self.prompt.ids, model.config.reading)
         self.outcome = Outcome(vector_D.float().cpu().numpy(), state)
         self.cache, self.hidden = None, []
 

@@ -5,10 +5,10 @@ Shape letters: `D` length of a vector.
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncGenerator, Coroutine, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -33,9 +33,8 @@ from gritrag.serve.memory import Memory
 from gritrag.serve.metrics import Metrics
 from gritrag.serve.stored import Responses
 from gritrag.serve.tenants import Tenant, Tenants
+from gritrag.serve.threads import in_thread
 from gritrag.serve.uploads import Uploads
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -392,8 +391,3 @@ def _answer(
 def given_hits(documents: Sequence[str | Document]) -> list[Hit]:
     """Documents that came with a request, in their order."""
     return as_hits(documents)
-
-
-async def in_thread(function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
-    """Run what takes a while or waits for a file beside the event loop."""
-    return await asyncio.to_thread(function, *args, **kwargs)

@@ -14,8 +14,9 @@ from architectures import VOCABULARY, make_lm
 from serving import QUESTIONS, Running
 
 from gritrag import RAG, GritModel, Index
+from gritrag.model.ragged import Row, ragged
 from gritrag.model.state import PlacedCache
-from gritrag.model.step import Row, Step
+from gritrag.model.step import Step
 
 HELLO = [{"role": "user", "content": "hello"}]
 
@@ -45,7 +46,7 @@ def test_a_ragged_forward_equals_each_row_alone(architecture: str) -> None:
                     done[number] += count
             if not rows:
                 continue
-            logits = step.words(step.ragged(rows)).split([row.keep for row in rows])
+            logits = step.words(ragged(step, rows)).split([row.keep for row in rows])
             for (number, stop, keep), part in zip(numbers, logits, strict=True):
                 found[number].append((stop, keep, part))
         for text, parts in zip(texts, found, strict=True):

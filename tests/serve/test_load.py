@@ -19,6 +19,7 @@ from serving import QUESTIONS, Running
 from gritrag import GritModel
 from gritrag.model.context import Context
 from gritrag.model.decode import Sampling
+from gritrag.model.ragged import ragged
 from gritrag.serve.admission import Admission
 from gritrag.serve.engine import Engine
 from gritrag.serve.errors import ApiError
@@ -80,16 +81,13 @@ def test_one_bad_request_never_stops_the_loop(engine: Engine, monkeypatch: pytes
     too_long, told_long = job(engine, tokens=10_000)
     engine.submit(too_long)
     poisoned, told_poisoned = job(engine)
-    step = engine.model.step
-    assert step is not None
-    ragged = step.ragged
 
-    def fails(rows: Any) -> Any:
+    def fails(step: Any, rows: Any) -> Any:
         if any(row.cache is getattr(poisoned, "_cache", None) for row in rows):
             raise RuntimeError("poison")
-        return ragged(rows)
+        return ragged(step, rows)
 
-    monkeypatch.setattr(step, "ragged", fails)
+    monkeypatch.setattr("gritrag.serve.engine.ragged", fails)
     engine.submit(poisoned)
     broken, told_broken = job(engine)
     monkeypatch.setattr(broken, "take", lambda logits: 1 / 0)
