@@ -12,7 +12,8 @@ from gritrag.serve.bodies import CompletionBody, CompletionChoice, CompletionLog
 from gritrag.serve.errors import ERRORS, bad
 from gritrag.serve.http import DONE, Asking, Serving, event, merged, new_id, streamed, whole
 from gritrag.serve.jobs import TokenLogprob
-from gritrag.serve.service import Service, in_thread
+from gritrag.serve.service import Service
+from gritrag.serve.threads import in_thread
 from gritrag.serve.writing import Written, go_on, of_choice, token_text
 
 router = APIRouter(tags=["openai"])

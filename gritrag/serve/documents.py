@@ -12,7 +12,8 @@ from gritrag.records import Document
 from gritrag.serve.bodies import DocumentBody, Metadata, Where
 from gritrag.serve.errors import ERRORS, ApiError, bad
 from gritrag.serve.http import Asking, Serving, readable, whole, writable
-from gritrag.serve.service import Service, in_thread
+from gritrag.serve.service import Service
+from gritrag.serve.threads import in_thread
 from gritrag.tokens import chunk_documents
 
 router = APIRouter(tags=["documents"])

@@ -8,7 +8,7 @@ from pydantic import BaseModel
 
 from gritrag.serve.errors import ERRORS, ApiError
 from gritrag.serve.http import Asking, Serving, whole
-from gritrag.serve.service import in_thread
+from gritrag.serve.threads import in_thread
 from gritrag.serve.uploads import Upload
 
 router = APIRouter(tags=["files"])

@@ -10,8 +10,9 @@ from gritrag.serve.asked import DEFAULT, RAG, readable_names
 from gritrag.serve.bodies import ModelBody, Models
 from gritrag.serve.errors import ERRORS, ApiError
 from gritrag.serve.http import Asking, Serving, readable
-from gritrag.serve.service import Service, in_thread
+from gritrag.serve.service import Service
 from gritrag.serve.tenants import Tenant
+from gritrag.serve.threads import in_thread
 
 router = APIRouter()
 

@@ -14,8 +14,9 @@ from gritrag.serve.bodies import Metadata
 from gritrag.serve.documents import chunked
 from gritrag.serve.errors import ERRORS, ApiError, as_api_error, bad
 from gritrag.serve.http import Asking, Serving, readable, whole, writable
-from gritrag.serve.service import Asker, Service, in_thread
+from gritrag.serve.service import Asker, Service
 from gritrag.serve.tenants import Tenant
+from gritrag.serve.threads import in_thread
 from gritrag.serve.uploads import Attachment, Upload
 
 logger = logging.getLogger(__name__)
