@@ -19,8 +19,8 @@ from gritrag.index.rerank import ranked
 from gritrag.model import decoder
 from gritrag.model.context import Context, inputs
 from gritrag.model.decode import Sampling
+from gritrag.model.module_forward import ModuleForward
 from gritrag.model.state import DocumentState, PlacedCache
-from gritrag.model.step import ModuleForward
 from gritrag.records import Hit, as_hits
 
 

@@ -20,8 +20,8 @@ from transformers import (
 
 from gritrag.model.context import Context, inputs
 from gritrag.model.lookup import Lookup
+from gritrag.model.module_forward import Forward
 from gritrag.model.state import PlacedCache
-from gritrag.model.step import Forward
 from gritrag.model.text import TextStream
 
 FinishReason = Literal["stop", "length"]

@@ -6,7 +6,8 @@ import torch
 from transformers import PreTrainedModel
 
 from gritrag.model.kernels import WithoutCudnn
-from gritrag.model.step import Forward, ModuleForward, Step
+from gritrag.model.module_forward import Forward, ModuleForward
+from gritrag.model.step import Step
 
 logger = logging.getLogger(__name__)
 

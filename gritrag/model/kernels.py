@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import torch
 from transformers import Cache
 
-from gritrag.model.step import Forward
+from gritrag.model.module_forward import Forward
 
 _lock = threading.Lock()
 _inside = 0

@@ -12,9 +12,9 @@ from typing import NamedTuple
 import torch
 
 from gritrag.model.context import Context, Part, inputs, place
+from gritrag.model.module_forward import Forward
 from gritrag.model.rotation import Rotation
 from gritrag.model.state import CacheShape, DocumentState
-from gritrag.model.step import Forward
 
 MOST_COLUMNS = 1 << 14
 """So many placed tokens, padding included, go into one batch: 378 MB of the states of SmolLM2-135M in bfloat16."""

@@ -17,9 +17,10 @@ import torch
 from transformers import PreTrainedModel
 
 from gritrag.model.attention import Attention, decoder_stack
+from gritrag.model.module_forward import ModuleForward
 from gritrag.model.rotation import Rotation
 from gritrag.model.state import CacheShape, PlacedCache, RecordingCache
-from gritrag.model.step import SPARE_COLUMNS, STEP_TOKENS, ModuleForward, Step
+from gritrag.model.step import SPARE_COLUMNS, STEP_TOKENS, Step
 
 logger = logging.getLogger(__name__)
 

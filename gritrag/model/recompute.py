@@ -21,8 +21,8 @@ from transformers import Cache
 from transformers.cache_utils import CacheLayerMixin
 
 from gritrag.model.context import Context, cells, inputs
+from gritrag.model.module_forward import Forward
 from gritrag.model.state import PlacedCache
-from gritrag.model.step import Forward
 
 FIRST_TOKENS = 4
 """So many of each document are read again before all others; see docs/experiments/2026-11-recompute.md."""

@@ -13,7 +13,7 @@ What it covers is told by the tree of modules, not by the name of a model, and i
 Shape letters: `B` batch, `T` tokens, `S` tokens that are kept, `V` vocabulary, `D` hidden.
 """
 
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import nn
@@ -21,17 +21,14 @@ from torch.nn.functional import embedding, pad
 from transformers import Cache, PreTrainedModel
 
 from gritrag.model.attention import decoder_stack
-from gritrag.model.context import added, additive
 from gritrag.model.gemm_layout import GemmLayout
 from gritrag.model.layers import AttentionMask, Frame, Layer, Norm, Products, Projection, Rotary, expect
+from gritrag.model.module_forward import MOST_TOKENS, bias_of, log_probabilities_of
 from gritrag.model.packed import is_packable
 from gritrag.model.state import PlacedCache
 
 MEASURED_LAYERS = 4
 """The GEMM layout is measured on the weights of so many layers."""
-
-MOST_TOKENS = 11
-"""Tokens of one step of decoding in float32, where guesses change no token though shapes differ."""
 
 STEP_TOKENS = 4
 """Tokens of one step of decoding, guesses or padding. On an EPYC of 2 cores over 2,000 cached tokens, so many take as
@@ -46,104 +43,6 @@ SPARE_COLUMNS = 2 * COLUMN_BLOCK
 
 SCORED_TOKENS = 64
 """The logits of so many tokens are there at a time where only the probability of one word each is wanted."""
-
-
-class Forward(Protocol):
-    """Goes on from a cache: reads tokens, leaves their keys and values behind the others, and says what comes next."""
-
-    def logits(
-        self,
-        ids_BT: torch.Tensor,
-        positions_BT: torch.Tensor,
-        mask: torch.Tensor | None,
-        cache: Cache,
-        keep: int = 1,
-    ) -> torch.Tensor:
-        """float32 `[B, keep, V]` of the last `keep` tokens. `mask` is that of `context.Inputs`."""
-
-    def log_probabilities(
-        self,
-        ids_BT: torch.Tensor,
-        positions_BT: torch.Tensor,
-        mask: torch.Tensor | None,
-        cache: Cache,
-        targets_BS: torch.Tensor,
-    ) -> torch.Tensor:
-        """float32 `[B, S]`: of each target as that which follows one of the last `S` tokens, in nats."""
-
-    @property
-    def guesses_freely(self) -> bool:
-        """Whether tokens that are guessed come out as those that are read one by one."""
-
-    def most_tokens(self, cache: Cache) -> int:
-        """How many tokens of one text `next_logits` may be given now."""
-
-    def next_logits(
-        self, ids_BT: torch.Tensor, positions_BT: torch.Tensor, is_real: torch.Tensor | None, cache: Cache
-    ) -> torch.Tensor:
-        """As `logits`, for a few tokens that were just chosen or guessed: float32 `[B, T, V]`."""
-
-
-def _log_probabilities(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Of targets `[...]` by logits `[..., V]`."""
-    return logits.gather(-1, targets[..., None])[..., 0] - logits.logsumexp(-1)
-
-
-def bias_of(cache: Cache | None) -> torch.Tensor | None:
-    """What is added to the attention scores of the first columns of a cache; None for nothing."""
-    return cache.bias if isinstance(cache, PlacedCache) else None
-
-
-class ModuleForward:
-    """The forward of transformers, for any architecture."""
-
-    def __init__(self, lm: PreTrainedModel) -> None:
-        self._lm = lm
-        self._is_eager = lm.config.get_text_config()._attn_implementation == "eager"
-
-    def logits(
-        self,
-        ids_BT: torch.Tensor,
-        positions_BT: torch.Tensor,
-        mask: torch.Tensor | None,
-        cache: Cache,
-        keep: int = 1,
-    ) -> torch.Tensor:
-        bias = bias_of(cache)
-        if bias is not None:
-            tokens = ids_BT.shape[1]
-            mask = added(mask, tokens, cache.get_seq_length() + tokens, bias.to(self._lm.dtype), bias)
-        output = self._lm(
-            input_ids=ids_BT,
-            attention_mask=additive(mask, self._lm.dtype) if self._is_eager else mask,
-            position_ids=positions_BT,
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=keep,
-        )
-        return output.logits.float()
-
-    def log_probabilities(
-        self,
-        ids_BT: torch.Tensor,
-        positions_BT: torch.Tensor,
-        mask: torch.Tensor | None,
-        cache: Cache,
-        targets_BS: torch.Tensor,
-    ) -> torch.Tensor:
-        return _log_probabilities(self.logits(ids_BT, positions_BT, mask, cache, targets_BS.shape[1]), targets_BS)
-
-    @property
-    def guesses_freely(self) -> bool:
-        return self._lm.dtype == torch.float32
-
-    def most_tokens(self, cache: Cache) -> int:
-        return MOST_TOKENS
-
-    def next_logits(
-        self, ids_BT: torch.Tensor, positions_BT: torch.Tensor, is_real: torch.Tensor | None, cache: Cache
-    ) -> torch.Tensor:
-        return self.logits(ids_BT, positions_BT, is_real, cache, ids_BT.shape[1])
 
 
 class Step:
@@ -214,7 +113,7 @@ class Step:
         parts = zip(
             hidden_BSD.flatten(0, 1).split(SCORED_TOKENS), targets_BS.flatten().split(SCORED_TOKENS), strict=True
         )
-        return torch.cat([_log_probabilities(self.words(h), t) for h, t in parts]).view(targets_BS.shape)
+        return torch.cat([log_probabilities_of(self.words(h), t) for h, t in parts]).view(targets_BS.shape)
 
     def most_tokens(self, cache: Cache) -> int:
         if not self.has_fixed_shape:

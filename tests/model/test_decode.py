@@ -16,9 +16,10 @@ from gritrag.model.context import Context
 from gritrag.model.decode import Decoding, Sampling
 from gritrag.model.grit import GritModel
 from gritrag.model.lookup import FEW, Lookup
+from gritrag.model.module_forward import ModuleForward
 from gritrag.model.probes import probe
 from gritrag.model.state import PlacedCache
-from gritrag.model.step import ModuleForward, Step
+from gritrag.model.step import Step
 
 LLAMA_LIKE = ["llama", "llama-yarn", "llama-dynamic", "qwen2", "qwen3"]
 TEXTS = ["the river", "a much longer text about a bridge over the river", "seven ferries cross at noon"]
