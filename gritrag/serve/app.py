@@ -1,5 +1,7 @@
 """The application: all routes over one service, its page, its health and its guards."""
 
+import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -58,6 +60,8 @@ def create_app(service: Service) -> FastAPI:
         version=gritrag.__version__,
         description="Retrieval-augmented generation with one model that reads every document once.",
         lifespan=lifespan,
+        docs_url=None,  # FastAPI's pages load scripts from elsewhere; /docs is a page of ours
+        redoc_url=None,
     )
     app.state.service = service
     install_errors(app)
@@ -102,7 +106,25 @@ class Guard:
             await refused.response(scope, receive, counted)
             return
         # what does not say its size is counted while it comes
-        await RequestBodyLimitMiddleware(self._safely, most)(scope, receive, counted)
+        await RequestBodyLimitMiddleware(self._safely, most)(scope, self._in_time(receive), counted)
+
+    def _in_time(self, receive: Receive) -> Receive:
+        """Messages of a request whose body must have come before a request would be given up."""
+        end = time.monotonic() + self._service.limits.seconds
+        is_whole = False
+
+        async def received() -> Message:
+            nonlocal is_whole
+            if is_whole:
+                return await receive()  # that the client goes away, whenever that is
+            try:
+                message = await asyncio.wait_for(receive(), end - time.monotonic())
+            except TimeoutError:
+                raise HTTPException(408, "the body of this request did not come in time") from None
+            is_whole = not message.get("more_body", False)
+            return message
+
+        return received
 
     async def _safely(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Whatever goes wrong is an answer in the shape of all errors, and the connection stays."""
