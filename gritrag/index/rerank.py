@@ -18,6 +18,10 @@ LOG_WEIGHT = 0.3
 """Of a nat per token of the question, against the scores of a search scaled to [0, 1]. Chosen on validation sets, see
 docs/experiments/2026-11-ranking.md."""
 
+MOST_BELOW = 1.0
+"""Nats per token by which a document can be below the best: further ones are no less relevant. So one that answers half
+of a question keeps its place."""
+
 
 @runtime_checkable
 class Ranker(Protocol):
@@ -64,12 +68,13 @@ def ranked(hits: Sequence[Hit], logs_N: np.ndarray, k: int) -> list[Hit]:
 
 
 def combined(scores_N: np.ndarray, logs_N: np.ndarray) -> np.ndarray:
-    """Scores of a search, scaled to [0, 1] whatever the mode of the search, and log-probabilities below the greatest.
+    """Scores of a search, scaled to [0, 1] whatever its mode, and by how much log-probabilities are below the greatest.
 
     The best of a search behind which the question is most probable has 1. Where all scores are alike, only
     probabilities differ.
     """
     spread = np.ptp(scores_N)
     scaled_N = (scores_N - scores_N.min()) / spread if spread > 0 else np.ones_like(scores_N)
-    total_N: np.ndarray = scaled_N + LOG_WEIGHT * (logs_N - logs_N.max())
+    below_N = np.minimum(logs_N.max() - logs_N, MOST_BELOW)
+    total_N: np.ndarray = scaled_N - LOG_WEIGHT * below_N
     return total_N

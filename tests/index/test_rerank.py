@@ -16,6 +16,9 @@ from gritrag.records import Document, Hit
 WORDS = ["river", "bridge", "ferry", "winter", "lamp", "tower", "rope", "salt"]
 DOCUMENTS = [Document(f"the {word} and the boat number {n}", id=word) for n, word in enumerate(WORDS)]
 
+QUERY = "boat"
+"""A word that all documents hold alike, so that words leave the order to the states."""
+
 
 class RankingReader(HashReader):
     """Finds the question most probable behind one document; counts what it was asked."""
@@ -40,10 +43,10 @@ def index_of(folder: Path, reader: HashReader, states: str = "float32") -> Index
 def test_a_candidate_behind_which_the_question_is_probable_comes_first(tmp_path: Path) -> None:
     reader = RankingReader("salt")
     with index_of(tmp_path, reader) as index:
-        plain = [hit.document.id for hit in index.search("river boat", 8)]
+        plain = [hit.document.id for hit in index.search(QUERY, 8, mode="sparse")]
         assert plain[0] != "salt"
         read = reader.documents_read
-        hits = index.search("river boat", 2, rerank=8)
+        hits = index.search(QUERY, 2, mode="sparse", rerank=8)
     assert hits[0].document.id == "salt"
     assert [hit.rank for hit in hits] == [1, 2]
     assert hits[0].score > hits[1].score
@@ -54,11 +57,13 @@ def test_a_candidate_behind_which_the_question_is_probable_comes_first(tmp_path:
 def test_candidates_are_the_best_of_the_search_and_no_others(tmp_path: Path) -> None:
     reader = RankingReader("salt")
     with index_of(tmp_path, reader) as index:
-        plain = [hit.document.id for hit in index.search("river boat", 8)]
+        plain = [hit.document.id for hit in index.search(QUERY, 8, mode="sparse")]
         few = plain.index("salt")
         assert few > 0
-        found = [hit.document.id for hit in index.search("river boat", 1, rerank=few)]
-        everyone = [[hit.document.id for hit in hits] for hits in index.search_many(["river boat"] * 2, 1, rerank=8)]
+        found = [hit.document.id for hit in index.search(QUERY, 1, mode="sparse", rerank=few)]
+        everyone = [
+            [hit.document.id for hit in hits] for hits in index.search_many([QUERY] * 2, 1, mode="sparse", rerank=8)
+        ]
     assert found == plain[:1]
     assert everyone == [["salt"], ["salt"]]
 
@@ -72,9 +77,9 @@ def test_a_missing_state_is_read_again_and_stored_where_there_is_room(states: st
         file.unlink()
     with Index.open(tmp_path / "index", model=reader, mode="rw") as index:
         before = reader.documents_read
-        assert index.search("river boat", 1, rerank=8)[0].document.id == "salt"
+        assert index.search(QUERY, 1, mode="sparse", rerank=8)[0].document.id == "salt"
         assert reader.documents_read == before + 8
-        index.search("river boat", 1, rerank=8)
+        index.search(QUERY, 1, mode="sparse", rerank=8)
     assert reader.documents_read == before + (16 if states == "none" else 8)
 
 
@@ -84,7 +89,7 @@ def test_shards_rank_as_one_index(tmp_path: Path) -> None:
         with Index.create(tmp_path / name, model=reader, states="float32") as index:
             index.add(part)
     with open_many([tmp_path / "a", tmp_path / "b"], model=reader) as shards:
-        assert shards.search("river boat", 1, rerank=8)[0].document.id == "salt"
+        assert shards.search(QUERY, 1, mode="sparse", rerank=8)[0].document.id == "salt"
 
 
 def test_what_makes_no_sense_is_refused(tmp_path: Path) -> None:
@@ -103,7 +108,7 @@ def test_what_makes_no_sense_is_refused(tmp_path: Path) -> None:
 
 
 def test_scores_of_any_search_are_scaled_before_probabilities_count() -> None:
-    logs = np.array([-3.0, -2.0, -3.0])
+    logs = np.array([-3.0, -2.0, -9.0])  # more than a nat below the best counts as one
     expected = [1 - LOG_WEIGHT, 0.5, -LOG_WEIGHT]
     np.testing.assert_allclose(combined(np.array([30.0, 20.0, 10.0]), logs), expected)
     np.testing.assert_allclose(combined(np.array([0.3, 0.2, 0.1]), logs), expected)
