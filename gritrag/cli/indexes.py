@@ -37,6 +37,9 @@ def index(
     states: Annotated[
         str | None, typer.Option(help="How to store states in a new index: none, float32, bf16 ...")
     ] = None,
+    states_at: Annotated[
+        str | None, typer.Option(help="URL of object storage for the states of a new index: s3://bucket/notes")
+    ] = None,
     chunk_size: ChunkSize = 256,
     chunk_overlap: ChunkOverlap = 0,
     model: IndexModel = None,
@@ -56,7 +59,7 @@ def index(
     else:
         reader = load_model(model or DEFAULT_MODEL, dtype, device)
     gathered = gather(paths, reader, chunk_size, chunk_overlap)
-    with open_or_create(index, reader, states) as opened:
+    with open_or_create(index, reader, states, states_at) as opened:
         show(ingest(opened, gathered.chunks)._replace(not_read=gathered.skipped), as_json)
     say_skipped(gathered)
 

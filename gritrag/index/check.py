@@ -77,6 +77,7 @@ def statistics(catalog: Catalog, vectors: VectorIndex, manifest: Manifest) -> di
         "codec": manifest.codec,
         "state_quota": manifest.state_quota,
         "dim": manifest.dim,
+        "states_at": manifest.states_at,
         "vectors": vectors.figures(),
         "fingerprint": dict(manifest.fingerprint.parts),
     }

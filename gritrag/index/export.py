@@ -28,7 +28,8 @@ def export(manifest: Manifest, catalog: Catalog, files: StateStore, target: Path
             (target / "states").mkdir()
             copy = Catalog(target / CATALOG, "rw")
             on_failure.callback(copy.close)
-            _copy_states(files, copy, StateStore(target))
+            if manifest.states_at is None:
+                _copy_states(files, copy, StateStore(target))
             VectorIndex(target, copy, manifest.dim).save(rebuild=True)
             copy.close()
             manifest.save(target)

@@ -51,6 +51,7 @@ class Index:
         model: Reader | str | Path = DEFAULT_MODEL,
         states: str = "bf16",
         state_quota: str | int | None = None,
+        states_at: str | None = None,
         overwrite: bool = False,
     ) -> Self:
         """Make an empty index in a new or empty directory.
@@ -61,6 +62,8 @@ class Index:
             states: codec of the document states (``"bf16"``, ``"float32"``, ``"int8"``, ``"int4"`` or ``"transform"``);
                 ``"none"`` for vectors only.
             state_quota: most bytes of states, as ``"20GB"`` or a number. Beyond it those that are asked for most stay.
+            states_at: URL of object storage for the states, such as ``"s3://bucket/notes"``; in the directory where
+                None. One index writes there; copies of it read there too. See `gritrag.index.storage.remote_states`.
             overwrite: replace the index that is there. Anything else is never replaced.
 
         Raises:
@@ -68,7 +71,7 @@ class Index:
                 size.
         """
         reader = given_reader(model)
-        return cls(Parts.create(Path(path), reader, states, state_quota, overwrite), reader)
+        return cls(Parts.create(Path(path), reader, states, state_quota, overwrite, states_at), reader)
 
     @classmethod
     def open(

@@ -16,6 +16,7 @@ from gritrag.index.storage.durable import make_folder, sync
 from gritrag.index.storage.lock import WriterLock
 from gritrag.index.storage.manifest import CATALOG, Manifest, check_names, check_replaceable, parse_bytes, wipe
 from gritrag.index.storage.quota import StateQuota
+from gritrag.index.storage.remote_states import RemoteStates
 from gritrag.index.storage.states import Checks, StateStore
 from gritrag.index.storage.vectors import VectorIndex
 
@@ -30,19 +31,28 @@ class Parts:
         self.manifest = manifest
         self.lock = lock
         self.catalog = Catalog(root / CATALOG, mode, at_once=checks == "always")
-        self.files = StateStore(root, checks)
+        at = manifest.states_at
+        self.files = StateStore(root, checks) if at is None else RemoteStates(root, at, checks)
         self.vectors = VectorIndex(root, self.catalog, manifest.dim)
         self.quota = StateQuota(self.catalog, self.files, manifest.codec, manifest.state_quota)
         self._writing = threading.Lock()
 
     @classmethod
-    def create(cls, root: Path, model: Reader, states: str, quota: str | int | None, overwrite: bool) -> Self:
+    def create(
+        cls,
+        root: Path,
+        model: Reader,
+        states: str,
+        quota: str | int | None,
+        overwrite: bool,
+        states_at: str | None = None,
+    ) -> Self:
         """An empty index; the manifest makes it one, so it comes last."""
         if not isinstance(states, str):
             raise ValueError(f"states must be the name of a codec, or 'none' for vectors only, not {states!r}")
         if states != "none":
             get_codec(states)
-        manifest = Manifest(model.fingerprint, model.dim, states, parse_bytes(quota), model.loaded_as)
+        manifest = Manifest(model.fingerprint, model.dim, states, parse_bytes(quota), model.loaded_as, states_at)
         check_replaceable(root, overwrite)
         try:
             root.mkdir(parents=True, exist_ok=True)

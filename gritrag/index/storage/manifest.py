@@ -41,6 +41,7 @@ class Manifest:
         state_quota: most bytes of states; None for no limit.
         model: what loads the model again, ``name`` among it; empty where it has no name. The fingerprint says whether
             it is still the same.
+        states_at: URL of its states on object storage; None where they lie in its directory.
     """
 
     fingerprint: Fingerprint
@@ -48,6 +49,7 @@ class Manifest:
     codec: str
     state_quota: int | None = None
     model: Mapping[str, Any] = field(default_factory=dict)
+    states_at: str | None = None
 
     def check_model(self, fingerprint: Fingerprint, root: Path) -> None:
         """Raise `FingerprintMismatch` if another model than that with this fingerprint built the index at `root`."""
@@ -70,6 +72,8 @@ class Manifest:
             "state_quota": self.state_quota,
             "model": dict(self.model),
         }
+        if self.states_at is not None:
+            content["states_at"] = self.states_at
         replace_files([(root / NAME, _with_checksum(content))])
         sync(root)
         sync(root.parent)
@@ -110,7 +114,8 @@ class Manifest:
         fingerprint = Fingerprint(dict(content["fingerprint"]["parts"]))
         if fingerprint.digest != content["fingerprint"]["digest"]:
             raise DamagedIndex(root / NAME, "its fingerprint is not the digest of its parts")
-        return cls(fingerprint, int(content["dim"]), str(content["codec"]), content["state_quota"], content["model"])
+        dim, codec = int(content["dim"]), str(content["codec"])
+        return cls(fingerprint, dim, codec, content["state_quota"], content["model"], content.get("states_at"))
 
 
 def _with_checksum(content: dict) -> bytes:

@@ -47,6 +47,7 @@ class StateQuota:
         """The states of these documents; None for no document, and where there is none that can be trusted."""
         with self.catalog.snapshot():
             rows = [None if entry is None else self.catalog.state(entry.state_key) for entry in entries]
+        self.files.prefetch([row for row in rows if row is not None])
         states = []
         for entry, row in zip(entries, rows, strict=True):
             if entry is not None:

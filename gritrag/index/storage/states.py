@@ -115,6 +115,9 @@ class StateStore:
             sync(folder)
         return lost
 
+    def prefetch(self, rows: Sequence[StateRow]) -> None:
+        """Have these at hand: they are."""
+
     def problem(self, row: StateRow) -> str | None:
         """What is wrong with the file of `row`, read and checked anew; None if nothing is."""
         self._verified.pop(row.key, None)

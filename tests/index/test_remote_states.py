@@ -1,0 +1,211 @@
+"""States on S3 (moto's server): what one machine stores another reads, and nothing that arrives damaged is used."""
+
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hash_reader import HashReader
+from moto.server import ThreadedMotoServer
+
+from gritrag.index.index import Index
+from gritrag.index.storage import remote_states
+from gritrag.index.storage.states import StateFileWarning
+from gritrag.records import Document
+
+Make = Callable[..., Index]
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    running = ThreadedMotoServer(port=0, verbose=False)
+    running.start()
+    host, port = running.get_host_and_port()
+    yield f"http://{host}:{port}"
+    running.stop()
+
+
+@pytest.fixture
+def s3(server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The file system of a bucket of this test, as any process would find it by its environment."""
+    for name, value in (
+        ("AWS_ACCESS_KEY_ID", "someone"),
+        ("AWS_SECRET_ACCESS_KEY", "secret"),
+        ("AWS_ENDPOINT_URL", server),
+        ("AWS_DEFAULT_REGION", "us-east-1"),
+        ("GRITRAG_STATE_CACHE", str(tmp_path / "cache")),
+    ):
+        monkeypatch.setenv(name, value)
+    import fsspec
+
+    fsspec.filesystem("s3").clear_instance_cache()
+    remote, _ = fsspec.core.url_to_fs("s3://bucket", **remote_states.OPTIONS["s3"])
+    if remote.exists("bucket"):
+        remote.rm("bucket", recursive=True)
+    remote.mkdir("bucket")
+    return remote
+
+
+def another_machine(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    monkeypatch.setenv("GRITRAG_STATE_CACHE", str(folder))
+
+
+def objects(s3: Any) -> list[str]:
+    s3.invalidate_cache()
+    return sorted(s3.find("bucket"))
+
+
+def test_another_machine_reads_what_one_has_stored(
+    make: Make, reader: HashReader, corpus: list[Document], s3: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index = make(states_at="s3://bucket/notes", states="float32")
+    index.add(corpus)
+    assert len(objects(s3)) == 30
+    assert not list((index.path / "states").iterdir())
+    index.export(tmp_path / "copy")
+    another_machine(monkeypatch, tmp_path / "cache2")
+    with Index.open(tmp_path / "copy", model=reader) as copy:
+        assert copy.stats()["states_at"] == "s3://bucket/notes"
+        found = copy.load_states(corpus)
+        for document, state in zip(corpus, found, strict=True):
+            assert state is not None
+            assert torch.equal(state.keys, reader.state(reader.document_token_ids(document)).keys)
+        assert copy.verify() == ([], [])
+
+
+def test_all_hits_are_fetched_at_once_and_only_once(
+    make: Make, corpus: list[Document], s3: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index = make(states_at="s3://bucket/notes")
+    index.add(corpus)
+    asked: list[str] = []
+    remote = index._parts.files._remote
+    whole = remote.cat_file
+
+    def cat_file(path: str, **options: Any) -> bytes:
+        asked.append(path)
+        time.sleep(0.2)
+        return bytes(whole(path, **options))
+
+    monkeypatch.setattr(remote, "cat_file", cat_file)
+    began = time.perf_counter()
+    assert None not in index.load_states(corpus[:10])
+    assert time.perf_counter() - began < 10 * 0.2
+    assert len(asked) == len(set(asked)) == 10
+    assert None not in index.load_states(corpus[:10])
+    assert len(asked) == 10
+
+
+def test_the_local_disk_keeps_what_was_used_last_within_bounds(
+    make: Make, corpus: list[Document], s3: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index = make(states_at="s3://bucket/notes")
+    index.add(corpus)
+    most = index.stats()["bytes"]["states"] // 3
+    monkeypatch.setattr(index._parts.files, "_most", most)
+    for document in corpus:
+        assert index.load_states([document]) != [None]
+        assert index.load_states([corpus[0]]) != [None]
+        held = list((tmp_path / "cache").rglob("*.safetensors"))
+        assert sum(path.stat().st_size for path in held) <= most
+    assert any(index._parts.catalog.entry("d0").state_key in path.name for path in held)
+
+
+@pytest.mark.parametrize("where", ["remote", "cache"])
+def test_damage_is_found_on_arrival(
+    make: Make, corpus: list[Document], s3: Any, tmp_path: Path, where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remote_states, "FIRST_DELAY", 0.001)
+    index = make(states_at="s3://bucket/notes")
+    index.add(corpus[:1])
+    (path,) = objects(s3)
+    data = bytearray(s3.cat_file(path))
+    data[-3] ^= 1
+    if where == "remote":
+        s3.pipe_file(path, bytes(data))
+        with pytest.warns(StateFileWarning, match="another checksum"):
+            assert index.load_states(corpus[:1]) == [None]
+        assert len(index.verify().problems) == 1
+    else:
+        assert index.load_states(corpus[:1]) != [None]
+        (held,) = (tmp_path / "cache").rglob("*.safetensors")
+        held.write_bytes(data)
+        assert index.load_states(corpus[:1]) != [None]
+        assert held.read_bytes() != data
+
+
+def test_a_failing_request_is_repeated(
+    make: Make, corpus: list[Document], s3: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remote_states, "FIRST_DELAY", 0.001)
+    index = make(states_at="s3://bucket/notes")
+    remote = index._parts.files._remote
+    failures = {"cat_file": 2, "pipe_file": 2}
+
+    def flaky(name: str, whole: Callable[..., Any]) -> Callable[..., Any]:
+        def ask(*arguments: Any) -> Any:
+            failures[name] -= 1
+            if failures[name] >= 0:
+                raise OSError("slow down")
+            return whole(*arguments)
+
+        return ask
+
+    for name in failures:
+        monkeypatch.setattr(remote, name, flaky(name, getattr(remote, name)))
+    index.add(corpus[:1])
+    assert index.load_states(corpus[:1]) != [None]
+    assert max(failures.values()) < 0
+
+
+def test_a_server_that_is_away_costs_states_and_no_answer(
+    make: Make, reader: HashReader, corpus: list[Document], s3: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remote_states, "FIRST_DELAY", 0.001)
+    index = make(states_at="s3://bucket/notes")
+    index.add(corpus[:5])
+    asked: list[str] = []
+
+    def away(path: str, *data: bytes) -> None:
+        asked.append(path)
+        raise remote_states.BotoCoreError
+
+    for name in ("cat_file", "pipe_file"):
+        monkeypatch.setattr(index._parts.files._remote, name, away)
+    with pytest.warns(StateFileWarning):
+        assert index.load_states(corpus[:5]) == [None] * 5
+    first = len(asked)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", StateFileWarning)
+        assert index.load_states(corpus[:5]) == [None] * 5
+    assert len(asked) == first <= 5, "who is away is not asked for every state again"
+    assert len(index.search("amber", 3)) == 3
+    with pytest.raises(ConnectionError):
+        index.add(corpus[5:8])
+    assert len(index) == 5
+
+
+def test_what_is_deleted_is_deleted_there_too(make: Make, corpus: list[Document], s3: Any, tmp_path: Path) -> None:
+    index = make(states_at="s3://bucket/notes")
+    index.add(corpus[:3])
+    index.load_states(corpus[:3])
+    index.delete(ids=["d1"])
+    assert len(objects(s3)) == 2
+    assert len(list((tmp_path / "cache").rglob("*.safetensors"))) == 2
+
+
+def test_any_file_system_of_fsspec_will_do(
+    make: Make, corpus: list[Document], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    another_machine(monkeypatch, tmp_path / "cache")
+    index = make(states_at=f"file://{tmp_path}/shared")
+    index.add(corpus)
+    assert None not in index.load_states(corpus)
+    names = [path.name for path in (tmp_path / "shared").rglob("*") if path.is_file()]
+    assert len(names) == 30
+    assert not any(name.endswith(".tmp") for name in names)
+    with pytest.raises(ValueError, match="cannot be reached"):
+        make("other", states_at="nowhere://x")
