@@ -23,7 +23,7 @@ FLOORS = [
     {"answer"},
     {"gritrag"},  # the names that gritrag/__init__.py offers
     {"langchain", "serve", "mcp", "tracing", "mteb", "evaluate"},
-    {"doctor", "ingest", "mine", "render"},  # what the commands of the CLI do and show
+    {"capacity", "doctor", "ingest", "mine", "render"},  # what the commands of the CLI do and show
     {"demo"},
     {"cli"},
     {"__main__"},

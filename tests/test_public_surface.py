@@ -37,7 +37,7 @@ COMMANDS = {
     "ask": f"question --index -i --mode -k --relevance-bias --rerank --recompute --where --max-new-tokens "
     f"{MODEL} --json",
     "chat": f"--index -i --mode -k --relevance-bias --rerank --recompute --max-new-tokens {MODEL}",
-    "estimate": f"paths --states --chunk-size --chunk-overlap {MODEL} --json",
+    "estimate": f"paths --states --chunk-size --chunk-overlap {MODEL} --plan --json",
     "stats": "--index -i --json",
     "verify": "--index -i --repair --json",
     "list": "--index -i --where --limit --json",

@@ -17,6 +17,7 @@ from gritrag.cli.options import (
     IndexModel,
     Json,
     Model,
+    OptionalPaths,
     Paths,
     Where,
     chunks_of,
@@ -66,16 +67,30 @@ def index(
 
 @app.command()
 def estimate(
-    paths: Paths,
+    paths: OptionalPaths = None,
     states: Annotated[str, typer.Option(help="How states would be stored: none, float32, bf16 ...")] = "bf16",
     chunk_size: ChunkSize = 256,
     chunk_overlap: ChunkOverlap = 0,
     model: Model = DEFAULT_MODEL,
     dtype: Dtype = "auto",
     device: Device = "auto",
+    plan: Annotated[
+        bool,
+        typer.Option("--plan", help="For 1M, 100M and 10B passages and three models, with formulas."),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Say how large an index would become and how long building it would take."""
+    if plan:
+        from gritrag import capacity
+
+        constants = capacity.measured()
+        rows = capacity.plan(constants)
+        text = render.as_json(capacity.as_record(constants, rows)) if as_json else capacity.render(constants, rows)
+        typer.echo(text)
+        return
+    if not paths:
+        raise ValueError("say which files or folders to index, or --plan for a plan on paper")
     from gritrag import Index
 
     reader = load_model(model, dtype, device)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 KINDS = "text, code, .jsonl, .csv, .pdf, .docx, .pptx, .xlsx, .html, .epub"
 Paths = Annotated[list[Path], typer.Argument(help=f"Files and folders: {KINDS}.", show_default=False)]
+OptionalPaths = Annotated[list[Path] | None, typer.Argument(help=f"Files and folders: {KINDS}.", show_default=False)]
 IndexFolder = Annotated[Path, typer.Option("--index", "-i", help="Folder of the index.")]
 Model = Annotated[str, typer.Option("--model", "-m", help="Built-in name, hub id, folder or .gguf file.")]
 IndexModel = Annotated[

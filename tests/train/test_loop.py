@@ -6,6 +6,7 @@ import re
 import signal
 import time
 from collections.abc import Callable
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -269,7 +270,7 @@ def test_main_takes_a_recipe_and_overrides(recipe: Recipe, tmp_path: Path) -> No
     assert len(records(recipe(name="from-file"))) == 1
 
 
-# --- two processes ----------------------------------------------------------------------------------------------------
+# --- several processes ------------------------------------------------------------------------------------------------
 
 
 def both(first: RetrievalStep, second: RetrievalStep) -> RetrievalStep:
@@ -289,8 +290,8 @@ def both(first: RetrievalStep, second: RetrievalStep) -> RetrievalStep:
     )
 
 
-def run_rank(rank: int, store: str, config: TrainConfig, out: str) -> None:
-    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
+def run_rank(rank: int, store: str, config: TrainConfig, out: str, world: int) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=world)
     torch.set_num_threads(1)
     model = GritModel.from_pretrained(config.base, dtype="float32", device="cpu")
     ranks = Ranks()
@@ -301,27 +302,27 @@ def run_rank(rank: int, store: str, config: TrainConfig, out: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("weighting", "p_full"),
-    [("token", 0.0), ("token", 1.0), ("sample", 0.0), ("sample", 1.0)],
+    ("weighting", "p_full", "world"),
+    [("token", 0.0, 2), ("token", 1.0, 2), ("sample", 0.0, 2), ("sample", 1.0, 2), ("token", 0.0, 4)],
 )
-def test_two_processes_equal_one_with_twice_the_batch(
-    recipe: Recipe, tmp_path: Path, weighting: str, p_full: float
+def test_several_processes_equal_one_with_the_whole_batch(
+    recipe: Recipe, tmp_path: Path, weighting: str, p_full: float, world: int
 ) -> None:
     config = recipe(
         data={"tokens_per_step": 150, "chat": [], "answers_per_step": 1 if p_full else 3},
         generative={"weighting": weighting, "p_full": p_full},
     )
-    mp.spawn(run_rank, (str(tmp_path / "store"), config, str(tmp_path)), nprocs=2)
-    got = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
+    mp.spawn(run_rank, (str(tmp_path / "store"), config, str(tmp_path), world), nprocs=world)
+    got = [torch.load(tmp_path / f"{rank}.pt") for rank in range(world)]
 
     model = GritModel.from_pretrained(config.base, dtype="float32", device="cpu")
-    halves = [Mixture(config, model, rank, 2).step(0) for rank in range(2)]
-    assert len(halves[0].documents) > 1
-    whole = both(*halves)
+    parts = [Mixture(config, model, rank, world).step(0) for rank in range(world)]
+    assert len(parts[0].documents) > 1
+    whole = reduce(both, parts)
     if p_full:  # how many are read in full depends on the size of the step
         config = config.model_copy(update={"data": config.data.model_copy(update={"tokens_per_step": 10**6})})
     ReadOnce(model, config)(whole)
     for name, parameter in model.lm.named_parameters():
-        assert torch.equal(got[0][name], got[1][name]), name
+        assert all(torch.equal(got[0][name], other[name]) for other in got[1:]), name
         want = parameter.grad if parameter.grad is not None else torch.zeros_like(parameter)
         torch.testing.assert_close(got[0][name], want, atol=1e-5, rtol=1e-4, msg=lambda m, n=name: f"{n}: {m}")

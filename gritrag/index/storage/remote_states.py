@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -108,9 +109,8 @@ class RemoteStates(StateStore):
         listed = list(keys)
         super().remove(listed)
         for key in listed:
-            found = _retried(lambda key=key: self._remote.glob(f"{self._base}/{key[:2]}/{key}.*"))
-            for path in found:
-                _retried(lambda path=path: self._remote.rm_file(path))
+            for path in _retried(partial(self._remote.glob, f"{self._base}/{key[:2]}/{key}.*")):
+                _retried(partial(self._remote.rm_file, path))
 
     def strays(self, known: Iterable[str]) -> list[str]:
         """None: another index may have put what this one does not know."""
