@@ -39,9 +39,6 @@ DOCUMENTS = 5
 RECORDS, RECORD_TOKENS = 60, 200
 """Documents to draw from, where they are chosen by number."""
 
-PER_CLIENTS = 36
-"""Requests for each number of clients in `engines`, a third of them for one."""
-
 
 class Timed(NamedTuple):
     """One request: seconds until the first token and until the end, what was said, and its tokens."""
@@ -277,10 +274,10 @@ async def combinations(folder: Path, dtype: str, requests: int, clients: int) ->
     }
 
 
-async def engines(folder: Path, dtype: str, build: Path | None, tokens: int) -> dict[str, Any]:
+async def engines(folder: Path, dtype: str, build: Path | None, tokens: int, requests: int) -> dict[str, Any]:
     """Requests per second and first tokens at 1, 4 and 16 clients, each with its documents in a new order."""
-    results: dict[str, Any] = {}
-    picks = orders(3 * PER_CLIENTS, RECORDS)
+    results: dict[str, Any] = {"dtype": dtype, "new_tokens": tokens, "documents": DOCUMENTS}
+    picks = orders(3 * requests, RECORDS)
     with ours(folder, dtype) as url:
         async with client_of(url) as client:
 
@@ -288,7 +285,7 @@ async def engines(folder: Path, dtype: str, build: Path | None, tokens: int) -> 
                 where = {"number": {"$in": numbers}}
                 return lambda: rag(client, question=question_about(numbers), where=where, max_new_tokens=tokens)
 
-            results["gritrag"] = await by_clients([job(each) for each in picks])
+            results["gritrag"] = await by_clients([job(each) for each in picks], requests)
     if build is None:
         typer.echo("llama-server: left out; give --llama-cpp, the folder of its build", err=True)
         return results
@@ -310,7 +307,7 @@ async def engines(folder: Path, dtype: str, build: Path | None, tokens: int) -> 
                 def plain(prompt: list[int]) -> Callable[[], Awaitable[Timed]]:
                     return lambda: completion(client, prompt, tokens)
 
-                results["llama-server"] = await by_clients([plain(prompt) for prompt in prompts])
+                results["llama-server"] = await by_clients([plain(prompt) for prompt in prompts], requests)
     return results
 
 
@@ -319,14 +316,15 @@ def question_about(numbers: Sequence[int]) -> str:
     return f"What do records {', '.join(map(str, numbers))} say?"
 
 
-async def by_clients(jobs: Sequence[Callable[[], Awaitable[Timed]]]) -> dict[str, Any]:
-    """At 1, 4 and 16 clients, each from a part of the jobs of its own."""
+async def by_clients(jobs: Sequence[Callable[[], Awaitable[Timed]]], requests: int) -> dict[str, Any]:
+    """At 1, 4 and 16 clients, so many requests each, a third of them for one client; no job is done twice."""
     await abreast(jobs[-2:], 1)
     found = {}
     for place, clients in enumerate((1, 4, 16)):
-        part = jobs[PER_CLIENTS * place :][: PER_CLIENTS if clients > 1 else PER_CLIENTS // 3]
+        part = jobs[requests * place :][: requests if clients > 1 else max(1, requests // 3)]
         done, seconds = await abreast(part, clients)
         found[f"{clients} clients"] = {
+            "requests": len(part),
             "requests_per_s": len(part) / seconds,
             "first_token_p95_s": percentile([timed.first for timed in done], 0.95),
             "first_token_median_s": percentile([timed.first for timed in done], 0.5),
@@ -337,7 +335,9 @@ async def by_clients(jobs: Sequence[Callable[[], Awaitable[Timed]]]) -> dict[str
 def main(
     what: Annotated[str, typer.Argument(help="together, embedding, combinations or engines.")],
     clients: Annotated[int, typer.Option(help="Clients at once.", min=1)] = 16,
-    requests: Annotated[int, typer.Option(help="Of combinations.", min=10)] = 10_000,
+    requests: Annotated[
+        int | None, typer.Option(help="10,000 in combinations; 36 for each number of clients in engines.", min=10)
+    ] = None,
     each: Annotated[int, typer.Option(help="Questions of each client in together.", min=1)] = 1,
     seconds: Annotated[float, typer.Option(help="Of embedding, in six turns without and with load.", min=1)] = 60,
     new_tokens: Annotated[int, typer.Option(help="Longest answer.", min=1)] = 32,
@@ -357,9 +357,9 @@ def main(
         elif what == "embedding":
             result = asyncio.run(embedding(folder, dtype, seconds, clients))
         elif what == "combinations":
-            result = asyncio.run(combinations(folder, dtype, requests, clients))
+            result = asyncio.run(combinations(folder, dtype, requests or 10_000, clients))
         else:
-            result = asyncio.run(engines(folder, dtype, llama_cpp, new_tokens))
+            result = asyncio.run(engines(folder, dtype, llama_cpp, new_tokens, requests or 36))
     typer.echo(json.dumps(result, indent=2))
 
 
