@@ -14,7 +14,8 @@ from gritrag.records import Document, Hit
 from gritrag.serve.bodies import ChatMessage, DocumentBody, Extension, RagBody, SamplingBody
 from gritrag.serve.errors import ApiError, bad, too_long
 from gritrag.serve.http import readable
-from gritrag.serve.service import Question, Service, given_hits
+from gritrag.serve.question import Question
+from gritrag.serve.service import Service, given_hits
 from gritrag.serve.tenants import Tenant
 
 DEFAULT = "gritrag"

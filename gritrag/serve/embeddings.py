@@ -21,7 +21,8 @@ from gritrag.serve.bodies import (
 from gritrag.serve.bridge import document_prompts, query_prompts, read
 from gritrag.serve.errors import ERRORS, bad
 from gritrag.serve.http import Asking, Serving, new_id, whole
-from gritrag.serve.service import Asker, Service
+from gritrag.serve.question import Asker
+from gritrag.serve.service import Service
 from gritrag.serve.threads import in_thread
 from gritrag.tokens import TokenIds
 

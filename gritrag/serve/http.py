@@ -15,7 +15,8 @@ from pydantic import BaseModel
 
 from gritrag.index.index import Index
 from gritrag.serve.errors import ApiError, as_api_error
-from gritrag.serve.service import Asker, Service
+from gritrag.serve.question import Asker
+from gritrag.serve.service import Service
 from gritrag.serve.tenants import Tenant
 
 T = TypeVar("T")

@@ -10,7 +10,8 @@ from gritrag.serve.asked import DEFAULT, index_of, question_of, question_tokens,
 from gritrag.serve.bodies import AnswerBody, HitBody, RagBody
 from gritrag.serve.errors import ERRORS, bad
 from gritrag.serve.http import Asking, Serving, event, streamed, whole
-from gritrag.serve.service import Asker, Question, Service
+from gritrag.serve.question import Asker, Question
+from gritrag.serve.service import Service
 from gritrag.serve.threads import in_thread
 
 router = APIRouter(tags=["rag"])

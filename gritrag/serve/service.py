@@ -8,12 +8,11 @@ import time
 from collections.abc import AsyncGenerator, Coroutine, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 
-from gritrag.config import RELEVANCE_BIAS
 from gritrag.index.index import Index
 from gritrag.model.context import Context, Part
 from gritrag.model.decode import Sampling
@@ -27,90 +26,15 @@ from gritrag.serve.created import CreatedStores
 from gritrag.serve.engine import Engine
 from gritrag.serve.errors import too_long
 from gritrag.serve.generation import Generation
-from gritrag.serve.jobs import Finished, Piece, TokenLogprob
+from gritrag.serve.jobs import Finished, Piece
 from gritrag.serve.limits import Limits
 from gritrag.serve.memory import Memory
 from gritrag.serve.metrics import Metrics
+from gritrag.serve.question import Asker, Found, Observer, Question, Told
 from gritrag.serve.stored import Responses
-from gritrag.serve.tenants import Tenant, Tenants
+from gritrag.serve.tenants import Tenants
 from gritrag.serve.threads import in_thread
 from gritrag.serve.uploads import Uploads
-
-
-@dataclass(frozen=True)
-class Asker:
-    """Who asks, and until when.
-
-    Args:
-        tenant: whose key it was.
-        client: whose turns the request takes.
-        deadline: of `time.monotonic`.
-    """
-
-    tenant: Tenant
-    client: str
-    deadline: float
-
-
-@dataclass(frozen=True)
-class Question:
-    """What is asked, and from what it is to be answered.
-
-    Args:
-        text: the question.
-        sampling: how to choose tokens and when to stop.
-        index: to search; None where `hits` are given or nothing is to be found.
-        hits: to answer from instead of a search.
-        mode: one of `MODES`.
-        k, where, search_mode, relevance_bias, recompute: see `RAG`.
-        history: token ids of what was said before, which stand before the documents.
-        top_logprobs: how many likeliest tokens to tell; None for none.
-        remembers: whether the conversation is kept for the next turn.
-    """
-
-    text: str
-    sampling: Sampling
-    index: Index | None = None
-    hits: Sequence[Hit] | None = None
-    mode: str = "doc-cache"
-    k: int = 5
-    where: Mapping[str, Any] | None = None
-    search_mode: str = "hybrid"
-    relevance_bias: float = RELEVANCE_BIAS
-    history: tuple[int, ...] = ()
-    top_logprobs: int | None = None
-    remembers: bool = False
-    recompute: float = 0.0
-
-
-@dataclass(frozen=True)
-class Told:
-    """One step of an answer: exactly one of the first three is set."""
-
-    hits: Sequence[Hit] | None = None
-    piece: Piece | None = None
-    answer: Answer | None = None
-    logprobs: tuple[TokenLogprob, ...] = ()
-
-
-@dataclass
-class Found:
-    """What a search has found for a question, and what embedding it left."""
-
-    hits: list[Hit]
-    is_ranked: bool
-    state: DocumentState | None = None
-    vector: np.ndarray | None = None
-
-
-class Observer(Protocol):
-    """Is told of what was done, for traces; see `gritrag.tracing`."""
-
-    def answered(self, questions: Sequence[str], answers: Sequence[Answer], index: str, sampling: Sampling) -> None:
-        """These questions were answered just now."""
-
-    def reranked(self, documents: int, tokens: int, seconds: float) -> None:
-        """So many documents of so many tokens were ranked."""
 
 
 @dataclass

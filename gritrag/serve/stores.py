@@ -13,8 +13,10 @@ from gritrag.serve.asked import readable_names
 from gritrag.serve.bodies import Metadata
 from gritrag.serve.documents import chunked
 from gritrag.serve.errors import ERRORS, ApiError, as_api_error, bad
+from gritrag.serve.filters import where_of
 from gritrag.serve.http import Asking, Serving, readable, whole, writable
-from gritrag.serve.service import Asker, Service
+from gritrag.serve.question import Asker
+from gritrag.serve.service import Service
 from gritrag.serve.tenants import Tenant
 from gritrag.serve.threads import in_thread
 from gritrag.serve.uploads import Attachment, Upload
@@ -25,18 +27,6 @@ router = APIRouter(tags=["vector stores"])
 
 FILE_ID = "file_id"
 """Metadata field of every document that came from an uploaded file."""
-
-COMPARISONS = {
-    "eq": "$eq",
-    "ne": "$ne",
-    "gt": "$gt",
-    "gte": "$gte",
-    "lt": "$lt",
-    "lte": "$lte",
-    "in": "$in",
-    "nin": "$nin",
-}
-DEPTH = 8
 
 
 class FileCounts(BaseModel):
@@ -363,28 +353,6 @@ def _read_in(service: Service, index: Index, store: str, upload: Upload, attachm
     except Exception as error:  # nobody waits for it: what went wrong is told in its status
         done = {"status": "failed", "error": as_api_error(error).message}
     service.uploads.attach(upload, store, attachment.model_copy(update=done))
-
-
-# --- filters ---------------------------------------------------------------------------------------------------------
-
-
-def where_of(filters: dict[str, Any], depth: int = 0) -> dict[str, Any]:
-    """OpenAI's filters of attributes as a condition on metadata.
-
-    Raises:
-        ApiError: 400 for what is no filter.
-    """
-    kind = filters.get("type")
-    if kind in ("and", "or") and isinstance(filters.get("filters"), list) and filters["filters"] and depth < DEPTH:
-        inner = [where_of(each, depth + 1) if isinstance(each, dict) else {} for each in filters["filters"]]
-        if all(inner):
-            return {f"${kind}": inner}
-    elif kind in COMPARISONS and isinstance(filters.get("key"), str) and "value" in filters:
-        return {filters["key"]: {COMPARISONS[kind]: filters["value"]}}
-    raise bad(
-        "filters: give {type: eq | ne | gt | gte | lt | lte | in | nin, key, value}, or {type: and | or, filters}",
-        "filters",
-    )
 
 
 def file_of(document: Document) -> tuple[str, str]:

@@ -17,7 +17,8 @@ from gritrag.serve.asked import (
 from gritrag.serve.bodies import Extension, SamplingBody, UsageBody
 from gritrag.serve.errors import bad
 from gritrag.serve.jobs import Finished, TokenLogprob
-from gritrag.serve.service import Asker, Service
+from gritrag.serve.question import Asker
+from gritrag.serve.service import Service
 from gritrag.serve.threads import in_thread
 
 
