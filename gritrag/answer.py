@@ -65,7 +65,7 @@ class RAG:
             Stored states stay as they are. With any `recompute`, documents stand one behind the other, and the
             relevance bias is reduced by the same share.
         rerank: so many candidates of the search are ranked by how probable the question is behind each of their
-            states, and the `k` best are kept and weighed by these scores; see `Index.rerank`. None to leave it out.
+            states, and the `k` best are kept, with these scores; see `Index.rerank`. None to leave it out.
 
     Raises:
         ValueError: an unknown mode, `k` below 1, a negative `relevance_bias`, a `recompute` outside of 0 to 1 or for a
