@@ -46,14 +46,21 @@ def model_of(index: Index) -> GritModel:
     return index.model
 
 
-def open_or_create(folder: Path, model: Reader, states: str | None = None, states_at: str | None = None) -> Index:
+def open_or_create(
+    folder: Path,
+    model: Reader,
+    states: str | None = None,
+    states_at: str | None = None,
+    vectors_at: str | None = None,
+) -> Index:
     """The index in `folder`, to be written: made if there is none, with `states` as its codec or else bf16.
 
     Raises:
         ValueError: the index that is there stores its states in another way, or at another place.
     """
     if not is_index(folder):
-        return Index.create(folder, model=model, states=states or DEFAULT_STATES, states_at=states_at)
+        codec = states or DEFAULT_STATES
+        return Index.create(folder, model=model, states=codec, states_at=states_at, vectors_at=vectors_at)
     index = Index.open(folder, model=model, mode="rw")
     codec, place = (index.stats()[name] for name in ("codec", "states_at"))
     if states_at not in (None, place):

@@ -35,6 +35,7 @@ SLOW = (
     "index/test_kill.py",
     "index/test_plain_model.py",
     "index/test_privacy.py",
+    "index/test_qdrant.py",
     "index/test_remote_states.py",
     "index/test_shards.py",
     "index/test_sharing.py",

@@ -30,7 +30,7 @@ FLOORS = [
 ]
 FLOOR = {part: height for height, parts in enumerate(FLOORS) for part in parts}
 ONE_DOOR = ("faiss", "peft", "datasets", "accelerate", "langchain_core", "fastapi", "ray", "mteb", "sklearn", "tqdm")
-ONE_DOOR += ("mcp", "opentelemetry", "pypdf", "docx", "pptx", "openpyxl", "lxml")
+ONE_DOOR += ("qdrant_client", "fsspec", "mcp", "opentelemetry", "pypdf", "docx", "pptx", "openpyxl", "lxml")
 NO_TORCH = ("records", "config", "prompts")
 LOADS_MODELS = ("gritrag.index.reader", "gritrag.model.grit")
 """By the name that a manifest holds, and for nothing else: it gives back what any reader of an index is."""

@@ -45,6 +45,7 @@ EXTRAS = {
     "documents": {"pypdf", "python-docx", "python-pptx", "openpyxl", "lxml", "defusedxml"},
     "eval": {"ir-measures", "scikit-learn", "scipy"},
     "mteb": {"mteb", "sentence-transformers"},
+    "qdrant": {"qdrant-client"},
     "s3": {"fsspec", "s3fs", "botocore"},
     "site": {"mkdocs-material", "mkdocstrings"},
     "dev": {

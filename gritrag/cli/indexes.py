@@ -41,6 +41,9 @@ def index(
     states_at: Annotated[
         str | None, typer.Option(help="URL of object storage for the states of a new index: s3://bucket/notes")
     ] = None,
+    vectors_at: Annotated[
+        str | None, typer.Option(help="URL of a Qdrant server for the vectors of a new index.")
+    ] = None,
     chunk_size: ChunkSize = 256,
     chunk_overlap: ChunkOverlap = 0,
     model: IndexModel = None,
@@ -60,7 +63,7 @@ def index(
     else:
         reader = load_model(model or DEFAULT_MODEL, dtype, device)
     gathered = gather(paths, reader, chunk_size, chunk_overlap)
-    with open_or_create(index, reader, states, states_at) as opened:
+    with open_or_create(index, reader, states, states_at, vectors_at) as opened:
         show(ingest(opened, gathered.chunks)._replace(not_read=gathered.skipped), as_json)
     say_skipped(gathered)
 

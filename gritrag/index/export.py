@@ -1,6 +1,7 @@
 """An export: a consistent copy of an index in a new directory, usable at once, with nothing in it that was deleted."""
 
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 from gritrag.index.storage.catalog import Catalog
@@ -32,7 +33,9 @@ def export(manifest: Manifest, catalog: Catalog, files: StateStore, target: Path
                 _copy_states(files, copy, StateStore(target))
             VectorIndex(target, copy, manifest.dim).save(rebuild=True)
             copy.close()
-            manifest.save(target)
+            replace(manifest, vectors_at=None).save(
+                target
+            )  # two writers of one collection would undo each other's work
             on_failure.pop_all()
 
 

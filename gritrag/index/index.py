@@ -52,6 +52,7 @@ class Index:
         states: str = "bf16",
         state_quota: str | int | None = None,
         states_at: str | None = None,
+        vectors_at: str | None = None,
         overwrite: bool = False,
     ) -> Self:
         """Make an empty index in a new or empty directory.
@@ -64,6 +65,8 @@ class Index:
             state_quota: most bytes of states, as ``"20GB"`` or a number. Beyond it those that are asked for most stay.
             states_at: URL of object storage for the states, such as ``"s3://bucket/notes"``; in the directory where
                 None. One index writes there; copies of it read there too. See `gritrag.index.storage.remote_states`.
+            vectors_at: URL of a Qdrant server for the vectors, or a folder for its local mode; FAISS in the directory
+                where None. See `gritrag.index.storage.qdrant`.
             overwrite: replace the index that is there. Anything else is never replaced.
 
         Raises:
@@ -71,7 +74,7 @@ class Index:
                 size.
         """
         reader = given_reader(model)
-        return cls(Parts.create(Path(path), reader, states, state_quota, overwrite, states_at), reader)
+        return cls(Parts.create(Path(path), reader, states, state_quota, overwrite, states_at, vectors_at), reader)
 
     @classmethod
     def open(

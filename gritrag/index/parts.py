@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
+from uuid import uuid4
 
 from gritrag.codecs import get_codec
 from gritrag.index.check import collect
@@ -20,7 +21,31 @@ from gritrag.index.storage.remote_states import RemoteStates
 from gritrag.index.storage.states import Checks, StateStore
 from gritrag.index.storage.vectors import VectorIndex
 
+QdrantVectors: Any
+try:
+    from gritrag.index.storage.qdrant import QdrantVectors
+except ImportError:  # an extra
+    QdrantVectors = None
+
 __all__ = ["Parts"]
+
+
+def _collection(location: str | None) -> tuple[str, str] | None:
+    """A place of Qdrant with the name of a new collection."""
+    if location is None:
+        return None
+    if not location:
+        raise ValueError("vectors_at must be the URL of a Qdrant server, or a folder for its local mode")
+    return location, f"gritrag-{uuid4().hex}"
+
+
+def _vectors(root: Path, catalog: Catalog, manifest: Manifest, writable: bool) -> VectorIndex:
+    if manifest.vectors_at is None:
+        return VectorIndex(root, catalog, manifest.dim)
+    if QdrantVectors is None:
+        raise ValueError(f"the vectors of {root} are in Qdrant: install 'gritrag[qdrant]'")
+    vectors: VectorIndex = QdrantVectors(root, catalog, manifest.dim, *manifest.vectors_at, writable)
+    return vectors
 
 
 class Parts:
@@ -33,7 +58,7 @@ class Parts:
         self.catalog = Catalog(root / CATALOG, mode, at_once=checks == "always")
         at = manifest.states_at
         self.files = StateStore(root, checks) if at is None else RemoteStates(root, at, checks)
-        self.vectors = VectorIndex(root, self.catalog, manifest.dim)
+        self.vectors = _vectors(root, self.catalog, manifest, lock is not None)
         self.quota = StateQuota(self.catalog, self.files, manifest.codec, manifest.state_quota)
         self._writing = threading.Lock()
 
@@ -46,13 +71,22 @@ class Parts:
         quota: str | int | None,
         overwrite: bool,
         states_at: str | None = None,
+        vectors_at: str | None = None,
     ) -> Self:
         """An empty index; the manifest makes it one, so it comes last."""
         if not isinstance(states, str):
             raise ValueError(f"states must be the name of a codec, or 'none' for vectors only, not {states!r}")
         if states != "none":
             get_codec(states)
-        manifest = Manifest(model.fingerprint, model.dim, states, parse_bytes(quota), model.loaded_as, states_at)
+        manifest = Manifest(
+            model.fingerprint,
+            model.dim,
+            states,
+            parse_bytes(quota),
+            model.loaded_as,
+            states_at,
+            _collection(vectors_at),
+        )
         check_replaceable(root, overwrite)
         try:
             root.mkdir(parents=True, exist_ok=True)

@@ -42,6 +42,7 @@ class Manifest:
         model: what loads the model again, ``name`` among it; empty where it has no name. The fingerprint says whether
             it is still the same.
         states_at: URL of its states on object storage; None where they lie in its directory.
+        vectors_at: place of Qdrant and name of the collection; None for FAISS.
     """
 
     fingerprint: Fingerprint
@@ -50,6 +51,7 @@ class Manifest:
     state_quota: int | None = None
     model: Mapping[str, Any] = field(default_factory=dict)
     states_at: str | None = None
+    vectors_at: tuple[str, str] | None = None
 
     def check_model(self, fingerprint: Fingerprint, root: Path) -> None:
         """Raise `FingerprintMismatch` if another model than that with this fingerprint built the index at `root`."""
@@ -74,6 +76,8 @@ class Manifest:
         }
         if self.states_at is not None:
             content["states_at"] = self.states_at
+        if self.vectors_at is not None:
+            content["vectors_at"] = list(self.vectors_at)
         replace_files([(root / NAME, _with_checksum(content))])
         sync(root)
         sync(root.parent)
@@ -115,7 +119,8 @@ class Manifest:
         if fingerprint.digest != content["fingerprint"]["digest"]:
             raise DamagedIndex(root / NAME, "its fingerprint is not the digest of its parts")
         dim, codec = int(content["dim"]), str(content["codec"])
-        return cls(fingerprint, dim, codec, content["state_quota"], content["model"], content.get("states_at"))
+        at = tuple(content["vectors_at"]) if "vectors_at" in content else None
+        return cls(fingerprint, dim, codec, content["state_quota"], content["model"], content.get("states_at"), at)
 
 
 def _with_checksum(content: dict) -> bytes:
