@@ -52,12 +52,11 @@ class RAG:
         relevance_bias: how much more the best hit counts than one of score 0, in attention scores. Documents that were
             read one by one look alike to an answer, so the scores of the search are added to those of attention, as
             MARGE does (Lewis et al. 2020, arXiv 2006.15020, section 2.2): every token of a state gets
-            ``relevance_bias * min(0, score / (0.55 * best score) - 1)``, so that those which score almost as well as
-            the best, and may be needed with it, count as much. Where no document has a score above 0, the similarity of
-            its vector to that of the question takes the place of the score. States with a bias share positions: each
-            ends where the question begins, so that their order does not matter. 0 turns the bias off and puts documents
-            one behind the other. It has no effect on documents that are read again, nor on models with sliding windows
-            or without rotary embeddings, whose states cannot be moved.
+            ``relevance_bias * (score / best score - 1)``. Where no document has a score above 0, the similarity of its
+            vector to that of the question takes the place of the score. States with a bias share positions: each ends
+            where the question begins, so that their order does not matter. 0 turns the bias off and puts documents one
+            behind the other. It has no effect on documents that are read again, nor on models with sliding windows or
+            without rotary embeddings, whose states cannot be moved.
 
         recompute: between speed and a full reading: this share of the tokens of the states is read again with all
             documents in sight: the first few of each document, then those that the question attends to most. For models

@@ -16,7 +16,7 @@ SEARCH_MODE = "hybrid"
 DENSE_WEIGHT = 0.4
 """Of vectors against words in a hybrid search. CHANGELOG tells how it was chosen."""
 
-RELEVANCE_BIAS = 5.0
+RELEVANCE_BIAS = 8.0
 """Of the scores of a search in an answer from several states; see `RAG`. CHANGELOG tells how it was chosen."""
 
 ReadingMode = Literal["causal", "bidirectional"]

@@ -32,10 +32,6 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-NEAR = 0.55
-"""Of the best score: a document that scores this much may be needed as well. docs/experiments/2026-11-relevance-bias.md
-tells how it was chosen."""
-
 
 @dataclass(frozen=True)
 class Mode:
@@ -229,16 +225,10 @@ def _count_fitting(
 
 
 def relevance_biases(hits: Sequence[Hit], relevance_bias: float) -> list[float]:
-    """0 for the best hit and for those near it, from there down to minus `relevance_bias` for one of score 0.
-
-    All are 0 where no score is above 0.
-
-    Where one document is enough, the others score far below it; where several are needed, these score alike. So hits of
-    at least `NEAR` of the best score are not set against each other.
-    """
+    """From 0 for the best hit down to minus `relevance_bias` for one of score 0; all 0 where no score is above 0."""
     scores = [max(hit.score, 0.0) if math.isfinite(hit.score) else 0.0 for hit in hits]
     best = max(scores, default=0.0)
-    return [relevance_bias * min(0.0, score / (NEAR * best) - 1) if best > 0 else 0.0 for score in scores]
+    return [relevance_bias * (score / best - 1) if best > 0 else 0.0 for score in scores]
 
 
 def check_relevance_bias(value: float) -> None:

@@ -21,7 +21,6 @@ from gritrag.model.context import Context, inputs
 from gritrag.model.decode import Sampling
 from gritrag.model.module_forward import ModuleForward
 from gritrag.model.state import DocumentState, PlacedCache
-from gritrag.plan import NEAR
 from gritrag.records import Hit, as_hits
 
 
@@ -150,8 +149,7 @@ def test_a_relevance_bias_is_added_to_the_scores_of_attention(
     documents sees each of them with its bias, as if it stood there alone, and the question's state, where there is one,
     without any."""
     model = make_model(architecture)
-    scores = [(2, 0.8), (0, 0.6 * NEAR), (1, 0.0)]  # the best, three quarters of what is near it, nothing
-    hits = [Hit(DOCUMENTS[n], score, rank) for rank, (n, score) in enumerate(scores, start=1)]
+    hits = [Hit(DOCUMENTS[n], score, rank) for rank, (n, score) in enumerate([(2, 0.8), (0, 0.6), (1, 0.0)], start=1)]
     states = [reading.state for reading in model.read_documents([hit.document for hit in hits])]
     asked = model.read_queries([QUESTION])[0].state if MODES[mode].reuses_question else None
     context = plan_context(model, MODES[mode], Retrieved(QUESTION, hits, states, asked), relevance_bias=2.0).context
@@ -217,8 +215,7 @@ def test_scores_that_say_nothing_give_no_bias(make_model: Callable[..., GritMode
     assert biases(model, DOCUMENTS[:2]) == [0, 0]
     assert biases(model, ["one text", "another"]) == [0, 0]
     assert biases(model, scored(-1.0, -2.0)) == [0, 0]
-    assert biases(model, scored(2.0, NEAR)) == pytest.approx([0, -1.5])
-    assert biases(model, scored(2.0, 1.9, 2.1 * NEAR)) == [0, 0, 0], "who scores almost as well may be needed too"
+    assert biases(model, scored(2.0, 1.0)) == pytest.approx([0, -1.5])
     assert biases(model, scored(2.0, -4.0)) == pytest.approx([0, -3])
     assert biases(model, scored(math.inf, 1.0, math.nan)) == pytest.approx([-3, 0, -3])
     assert not any(biases(make_model("mistral"), scored(2.0, 1.0))), "its mask would show more than the window"
@@ -244,13 +241,12 @@ def test_documents_without_scores_are_weighed_by_vectors(
     rag.ask_many(["And who else?", QUESTION], documents=[given, given], max_new_tokens=4)
     assert len(embedded) == (0 if MODES[mode].reuses_question else 5), "only where there is something to weigh"
     cosines = tiny_model.encode_document(given) @ tiny_model.read_queries([QUESTION])[0].vector
-    expected = pytest.approx(3 * (cosines / (NEAR * cosines.max()) - 1).clip(-1, 0), abs=1e-4)
+    expected = pytest.approx(3 * (cosines.clip(0) / cosines.max() - 1), abs=1e-4)
     read_as = [tuple(tiny_model.document_token_ids(document)) for document in given]
     for context in (placed[0], placed[1], placed[4], placed[6]):
         biases = {tuple(state.token_ids.tolist()): bias for state, _, bias in context.states}
         assert [biases[ids] for ids in read_as] == expected
-    kept = pytest.approx([3 * (0.25 / NEAR - 1)])
-    assert sorted(b for b in state_biases(placed[2]) if b) == kept, "scores that came are kept"
+    assert sorted(b for b in state_biases(placed[2]) if b) == pytest.approx([-2.25]), "scores that came are kept"
     assert not any(state_biases(placed[3]))
 
 

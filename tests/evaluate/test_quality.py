@@ -36,7 +36,6 @@ from gritrag.model import decoder
 from gritrag.model.context import Context
 from gritrag.model.grit import GritModel
 from gritrag.model.state import PlacedCache
-from gritrag.plan import NEAR
 from gritrag.records import Document, as_hits
 
 MODES = ["no-retrieval", "doc-query", "doc-cache"]
@@ -172,9 +171,9 @@ def test_answers_from_states_weigh_scores_as_told(
     for each, given, found in zip(asked, gold, retrieved, strict=True):
         documents = [hit.document for hit in each.contexts["gold"]]
         cosines = tiny_model.encode_document(documents) @ tiny_model.encode_query([each.question.text])[0]
-        assert given[::-1] == pytest.approx(5 * (cosines / (NEAR * cosines.max()) - 1).clip(-1, 0), abs=1e-4)
+        assert given[::-1] == pytest.approx(5 * (cosines.clip(0) / cosines.max() - 1), abs=1e-4)
         best, *others = [hit.score for hit in each.contexts["retrieved"]]
-        assert found[::-1] == pytest.approx([0.0, *(5 * min(0, score / (NEAR * best) - 1) for score in others)])
+        assert found[::-1] == pytest.approx([0.0, *(5 * (score / best - 1) for score in others)])
 
 
 def test_what_is_compared() -> None:

@@ -54,8 +54,7 @@ def test_one_document_is_the_same_every_way(tiny_model: GritModel) -> None:
         assert found[way] == pytest.approx(found[TEXT], abs=1e-4)
 
 
-def test_of_several_documents_each_way_is_its_own(tiny_model: GritModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gritrag.plan.NEAR", 1.0)  # random vectors are all near each other
+def test_of_several_documents_each_way_is_its_own(tiny_model: GritModel) -> None:
     found = likelihoods(tiny_model, asked(3))
     for one, other in ((ROW, TEXT), (WEIGHED, ROW), (WEIGHED, TEXT)):
         assert all(abs(a - b) > 1e-6 for a, b in zip(found[one], found[other], strict=True)), (one, other)
@@ -66,7 +65,6 @@ def test_documents_that_far_outweigh_the_others_are_as_if_alone(
 ) -> None:
     """With a bias beyond measure only the nearest document counts, at the place where it stands alone."""
     monkeypatch.setattr("experiments.likelihood.RELEVANCE_BIAS", 1e6)
-    monkeypatch.setattr("gritrag.plan.NEAR", 1.0)
     rows = asked(3)
     nearest = []
     for each in rows:
