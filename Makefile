@@ -4,7 +4,7 @@
 
 TORCH_FLAGS ?=
 export TORCH_FLAGS
-EXTRAS := faiss,train,eval,mteb,langchain,serve,site,documents,mcp,otel,dev
+EXTRAS := faiss,train,eval,mteb,langchain,serve,qdrant,s3,site,documents,mcp,otel,dev
 PIP := .venv/bin/python -m pip --disable-pip-version-check install --quiet
 
 .PHONY: demo test test-browser test-container quick docs package test-langchain-oldest kill-loop soak lint clean
