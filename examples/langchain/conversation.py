@@ -17,7 +17,7 @@ from gritrag import GritModel, Index
 from gritrag.corpus import documents
 from gritrag.langchain import ChatGritRAG, GritRetriever, docs_to_messages
 
-TURNS = ["What is the name of the lake at the top of the Selby Uplands volcano?", "And when was its last eruption?"]
+TURNS = ["What nickname did the reliable borer of the Harrowick road tunnel have?", "And how many people did it need?"]
 
 PROMPT = ChatPromptTemplate(
     [

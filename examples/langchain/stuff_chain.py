@@ -14,7 +14,7 @@ from gritrag import GritModel, Index
 from gritrag.corpus import documents
 from gritrag.langchain import ChatGritRAG, GritRetriever
 
-QUESTION = "What is the name of the lake at the top of the Selby Uplands volcano?"
+QUESTION = "What nickname did the reliable borer of the Harrowick road tunnel have?"
 
 PROMPT = ChatPromptTemplate.from_template(
     "Answer the question from the following context only.\n\n{context}\n\nQuestion: {question}"

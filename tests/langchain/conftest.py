@@ -8,7 +8,7 @@ import pytest
 from gritrag import GritModel, Index
 from gritrag.corpus import documents
 
-COUNT = 6
+COUNT = 12
 
 
 @pytest.fixture(scope="session")

@@ -18,7 +18,7 @@ from gritrag.langchain import ChatGritRAG, GritEmbeddings, GritRetriever, to_lan
 PROMPT = ChatPromptTemplate.from_template(
     "Answer the question from the following context only.\n\n{context}\n\nQuestion: {question}"
 )
-QUESTION = questions()[1]  # What is the name of the lake at the top of the Selby Uplands volcano?
+QUESTION = questions()[7]  # What nickname did the reliable borer of the Harrowick road tunnel have?
 
 
 def joined(documents: list[LangChainDocument]) -> str:
