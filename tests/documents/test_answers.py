@@ -15,7 +15,12 @@ from gritrag.cli import app
 @pytest.mark.parametrize(
     ("make", "question", "said", "cited"),
     [
-        (make_pdf, "At what hour does the last ferry to Osk leave?", "four", r"osk\.pdf#page=2 \(Osk for visitors, page 2\)"),
+        (
+            make_pdf,
+            "At what hour does the last ferry to Osk leave?",
+            "four",
+            r"osk\.pdf#page=2 \(Osk for visitors, page 2\)",
+        ),
         (
             make_docx,
             "When does the baker open?",
