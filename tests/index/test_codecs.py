@@ -245,7 +245,8 @@ def test_numbers_on_a_level_come_back_exactly(whole: Integers) -> None:
 def test_values_go_to_a_buffer_on_another_device(name: str) -> None:
     """The device without numbers stands for any other: what computes across devices is an error there too."""
     back = there_and_back(name, state_of(2, 2, 9, 8))
-    assert all(keys.device.type == "cpu" for _, keys in back.runs(torch.empty(2, 2, 9, 8, device="meta")))
+    where = {keys.device.type for _, keys in back.runs(torch.empty(2, 2, 9, 8, device="meta"))}
+    assert where == {"meta" if get_codec(name).unpacks_anywhere else "cpu"}
 
 
 @pytest.mark.parametrize("tokens", [2, 7, 130, 400])
