@@ -25,6 +25,7 @@ SLOW = (
     "evaluate/",
     "experiments/",
     "index/test_audit.py",
+    "index/test_backends.py",
     "index/test_bad_input.py",
     "index/test_candidates.py",
     "index/test_codecs.py",

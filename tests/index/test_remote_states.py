@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from hash_reader import HashReader
-from moto.server import ThreadedMotoServer
+from object_store import empty_bucket, object_server
 
 from gritrag.index.index import Index
 from gritrag.index.storage import remote_states
@@ -21,32 +21,13 @@ Make = Callable[..., Index]
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[str]:
-    running = ThreadedMotoServer(port=0, verbose=False)
-    running.start()
-    host, port = running.get_host_and_port()
-    yield f"http://{host}:{port}"
-    running.stop()
+    with object_server() as url:
+        yield url
 
 
 @pytest.fixture
 def s3(server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The file system of a bucket of this test, as any process would find it by its environment."""
-    for name, value in (
-        ("AWS_ACCESS_KEY_ID", "someone"),
-        ("AWS_SECRET_ACCESS_KEY", "secret"),
-        ("AWS_ENDPOINT_URL", server),
-        ("AWS_DEFAULT_REGION", "us-east-1"),
-        ("GRITRAG_STATE_CACHE", str(tmp_path / "cache")),
-    ):
-        monkeypatch.setenv(name, value)
-    import fsspec
-
-    fsspec.filesystem("s3").clear_instance_cache()
-    remote, _ = fsspec.core.url_to_fs("s3://bucket", **remote_states.OPTIONS["s3"])
-    if remote.exists("bucket"):
-        remote.rm("bucket", recursive=True)
-    remote.mkdir("bucket")
-    return remote
+    return empty_bucket(server, tmp_path / "cache", monkeypatch)
 
 
 def another_machine(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
