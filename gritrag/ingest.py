@@ -1,24 +1,17 @@
 """Ingestion: files -> chunks -> an index that holds just what the files say now."""
 
 import stat
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from gritrag import Document, GritModel, Index, chunk_documents
-from gritrag.documents.sources import FILE, ROOT, Skipped, list_sources, read_source
+from gritrag import Document, GritModel, Index
+from gritrag.documents.sources import FILE, ROOT, Skipped
+from gritrag.index.build import AddReport
+from gritrag.index.documents import check_documents
 from gritrag.index.protocol import Reader
-from gritrag.progress import ProgressBar
 
 DEFAULT_STATES = "bf16"
-
-
-class Gathered(NamedTuple):
-    """Chunks of the files that could be read; and files, or parts of them, that could not, with the reasons."""
-
-    chunks: list[Document]
-    skipped: list[Skipped]
 
 
 class Ingested(NamedTuple):
@@ -74,53 +67,42 @@ def open_or_create(
     return index
 
 
-def read_chunks(paths: Sequence[Path], model: GritModel, chunk_size: int, chunk_overlap: int) -> Gathered:
-    """Chunks of all files under `paths`, and what was left out. A file that cannot be read never stops the others.
-
-    Raises:
-        ValueError: a path does not exist, two files have one name, or there is nothing that can be read.
-    """
-    listing = list_sources(paths)
-    chunks: list[Document] = []
-    skipped = listing.skipped
-    for source in ProgressBar(listing.sources, desc="parse", unit="file", disable=None):
-        losses: list[str] = []
-        try:
-            documents = read_source(source, losses.append)
-            chunks += list(chunk_documents(documents, model.count_tokens, chunk_size, chunk_overlap))
-        except ValueError as error:
-            losses = [str(error).removeprefix(str(source.path)).lstrip(":, ")]
-        skipped += [Skipped(source.path, loss) for loss in losses]
-    if not chunks:
-        lines = "".join(f"\n  {line}" for line in skipped_lines(skipped)) or ": the folder is empty"
-        raise ValueError(f"nothing to index in {', '.join(map(str, paths))}{lines}")
-    return Gathered(chunks, skipped)
-
-
-def skipped_lines(skipped: Sequence[Skipped]) -> list[str]:
-    """One line per reason, the commonest first."""
-    lines = []
-    for reason, count in Counter(each.reason for each in skipped).most_common():
-        first = next(each.path for each in skipped if each.reason == reason)
-        lines.append(f"skipped {count} ({reason}): {first}{' and others' if count > 1 else ''}")
-    return lines
-
-
 def ingest(index: Index, chunks: Sequence[Document]) -> Ingested:
-    """Add the chunks of whole files, as `read_chunks` gives them, and delete what their folders hold no more.
+    """Add the chunks of whole files, as `gritrag.chunks` gives them, and delete what their folders hold no more.
 
     Deleted are chunks that earlier versions of these files gave, and those of files below the same roots that are gone
-    or empty now. A file that cannot be read now keeps what it gave before. Files that are there but were not asked for
-    keep theirs, and so do documents that came from no file. Unchanged chunks are not read again, so a second call
-    finishes what an interrupted one began.
+    or empty now. A file that cannot be read now keeps what it gave before, and so does one with a chunk that an index
+    cannot hold. Files that are there but were not asked for keep theirs, and so do documents that came from no file.
+    Unchanged chunks are not read again, so a second call finishes what an interrupted one began.
 
     Raises:
         ValueError: an id of `chunks` names a document of another root, or of none; nothing has been stored then.
     """
     _refuse_other_roots(index, chunks)
-    report = index.add(chunks, show_progress_bar=True)
-    removed = index.delete(ids=_outdated(index, chunks))
-    return Ingested(*report, removed, len(index))
+    report, kept, skipped = _add(index, chunks)
+    removed = index.delete(ids=_outdated(index, kept))
+    return Ingested(*report, removed, len(index), skipped)
+
+
+def _add(index: Index, chunks: Sequence[Document]) -> tuple[AddReport, Sequence[Document], list[Skipped]]:
+    """Add chunks; where one cannot be stored, those of the other files. The second are those that were."""
+    try:
+        return index.add(chunks, show_progress_bar=True), chunks, []
+    except ValueError:
+        files: dict[tuple[str, str], list[Document]] = {}
+        for chunk in chunks:
+            files.setdefault((chunk.metadata[ROOT], chunk.metadata[FILE]), []).append(chunk)
+        kept: list[Document] = []
+        skipped: list[Skipped] = []
+        for (root, name), of_file in files.items():
+            try:
+                check_documents(index.model, of_file)
+                kept += of_file
+            except ValueError as error:
+                skipped.append(Skipped(Path(root, name), str(error)))
+        if not skipped:
+            raise
+    return index.add(kept, show_progress_bar=True), kept, skipped
 
 
 def _refuse_other_roots(index: Index, chunks: Sequence[Document]) -> None:

@@ -1,5 +1,6 @@
 """Tiny random models for laws and shapes; the real 135M model for claims about answers."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -119,6 +120,17 @@ def make_model(tokenizer: PreTrainedTokenizerFast) -> Callable[..., GritModel]:
 @pytest.fixture(scope="session")
 def tiny_model(make_model: Callable[..., GritModel]) -> GritModel:
     return make_model()
+
+
+@pytest.fixture(scope="session")
+def model_folder(tiny_model: GritModel, tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("tiny")
+    tiny_model.lm.save_pretrained(folder)
+    tiny_model.tokenizer.save_pretrained(folder)
+    config = json.loads((folder / "config.json").read_text())
+    config["max_position_embeddings"] = 16384  # its tokens are bytes, and a long passage of the demo has 1,300
+    (folder / "config.json").write_text(json.dumps(config))
+    return str(folder)
 
 
 @pytest.fixture(scope="session")

@@ -17,6 +17,7 @@ FLOORS = [
     {"clock"},
     {"prompts", "corpus"},
     {"tokens", "codecs", "documents"},
+    {"chunks"},
     {"model"},
     {"index", "train", "export"},
     {"plan"},

@@ -11,18 +11,22 @@ from gritrag.cli.options import (
     DEFAULT_INDEX,
     ChunkOverlap,
     ChunkSize,
+    Delimiter,
     Device,
     Dtype,
+    Encoding,
     IndexFolder,
     IndexModel,
     Json,
     Model,
     OptionalPaths,
     Paths,
+    TextColumn,
     Where,
     chunks_of,
     condition_of,
-    gather,
+    cutting_of,
+    gathered_of,
     load_model,
     open_index,
     say_skipped,
@@ -46,6 +50,12 @@ def index(
     ] = None,
     chunk_size: ChunkSize = 256,
     chunk_overlap: ChunkOverlap = 0,
+    encoding: Encoding = "",
+    text_column: TextColumn = "",
+    delimiter: Delimiter = "",
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Store nothing if a file, or a part of one, cannot be read.")
+    ] = False,
     model: IndexModel = None,
     dtype: Dtype = "auto",
     device: Device = "auto",
@@ -53,7 +63,7 @@ def index(
 ) -> None:
     """Read files into an index. Run it again to resume or to update: what is unchanged is not read again.
 
-    Files that cannot be read are listed at the end, with the reason, and stop nothing.
+    Files that cannot be read are listed at the end, each with the reason and what to do, and stop nothing.
     """
     from gritrag.ingest import ingest, is_index, model_of, open_or_create
 
@@ -62,10 +72,14 @@ def index(
             reader = model_of(known)
     else:
         reader = load_model(model or DEFAULT_MODEL, dtype, device)
-    gathered = gather(paths, reader, chunk_size, chunk_overlap)
+    cutting = cutting_of(reader, chunk_size, chunk_overlap, encoding, text_column, delimiter)
+    gathered = gathered_of(paths, reader, cutting, strict)
     with open_or_create(index, reader, states, states_at, vectors_at) as opened:
-        show(ingest(opened, gathered.chunks)._replace(not_read=gathered.skipped), as_json)
-    say_skipped(gathered)
+        report = ingest(opened, gathered.chunks)
+    not_read = [*gathered.skipped, *report.not_read]
+    record = report._replace(not_read=not_read)
+    show(record if as_json else {**record._asdict(), "not_read": len(not_read)}, as_json)  # the lines below name them
+    say_skipped(not_read)
 
 
 @app.command()
@@ -97,7 +111,8 @@ def estimate(
     from gritrag import Index
 
     reader = load_model(model, dtype, device)
-    show(Index.estimate(reader, chunks_of(paths, reader, chunk_size, chunk_overlap), states=states), as_json)
+    cutting = cutting_of(reader, chunk_size, chunk_overlap)
+    show(Index.estimate(reader, chunks_of(paths, reader, cutting), states=states), as_json)
 
 
 @app.command()

@@ -11,10 +11,11 @@ from gritrag import render
 
 if TYPE_CHECKING:
     from gritrag import Document, GritModel, Index
+    from gritrag.chunks import Cutting, Gathered
+    from gritrag.documents.sources import Skipped
     from gritrag.evaluate.suite import Result
-    from gritrag.ingest import Gathered
 
-KINDS = "text, code, .jsonl, .csv, .pdf, .docx, .pptx, .xlsx, .html, .epub"
+KINDS = "text, code, .jsonl, .csv, .tsv, .pdf, .docx, .pptx, .xlsx, .html, .epub"
 Paths = Annotated[list[Path], typer.Argument(help=f"Files and folders: {KINDS}.", show_default=False)]
 OptionalPaths = Annotated[list[Path] | None, typer.Argument(help=f"Files and folders: {KINDS}.", show_default=False)]
 IndexFolder = Annotated[Path, typer.Option("--index", "-i", help="Folder of the index.")]
@@ -29,6 +30,9 @@ Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
 ChunkSize = Annotated[int, typer.Option(help="Longer texts are cut into chunks of at most this many tokens.", min=1)]
 ChunkOverlap = Annotated[int, typer.Option(help="Tokens that neighbouring chunks share.", min=0)]
+Encoding = Annotated[str, typer.Option(help="Of text files that are not UTF-8: windows-1252, cp1251, shift_jis ...")]
+TextColumn = Annotated[str, typer.Option(help="Column of .jsonl, .csv and .tsv that is read, where it is not found.")]
+Delimiter = Annotated[str, typer.Option(help="Of .csv files, where it is not found; tab for a tab.")]
 TopK = Annotated[int, typer.Option("-k", help="Documents to find.", min=1)]
 Where = Annotated[str, typer.Option(help='Metadata filter in JSON: \'{"year": {"$lt": 2000}}\'.')]
 Mode = Annotated[str, typer.Option(help="doc-cache, doc-query, no-retrieval, or another of the seven modes.")]
@@ -126,23 +130,39 @@ def show(record: Any, as_json: bool) -> None:
     typer.echo(render.as_json(record) if as_json else render.as_lines(record))
 
 
-def chunks_of(paths: Sequence[Path], model: "GritModel", chunk_size: int, chunk_overlap: int) -> "list[Document]":
+def cutting_of(
+    model: "GritModel",
+    chunk_size: int,
+    chunk_overlap: int,
+    encoding: str = "",
+    text_column: str = "",
+    delimiter: str = "",
+) -> "Cutting":
+    """How files are read and cut, if the model can read such chunks."""
+    from gritrag.chunks import Cutting, check_cutting
+    from gritrag.documents.text import TextOptions
+
+    text = TextOptions(encoding, text_column, "\t" if delimiter in ("tab", "\\t") else delimiter)
+    return check_cutting(Cutting(chunk_size, chunk_overlap, text), model.max_document_tokens)
+
+
+def chunks_of(paths: Sequence[Path], model: "GritModel", cutting: "Cutting") -> "list[Document]":
     """Chunks of files; what was left out is said at once."""
-    gathered = gather(paths, model, chunk_size, chunk_overlap)
-    say_skipped(gathered)
+    gathered = gathered_of(paths, model, cutting)
+    say_skipped(gathered.skipped)
     return gathered.chunks
 
 
-def gather(paths: Sequence[Path], model: "GritModel", chunk_size: int, chunk_overlap: int) -> "Gathered":
+def gathered_of(paths: Sequence[Path], model: "GritModel", cutting: "Cutting", strict: bool = False) -> "Gathered":
     """Chunks of files, and what was left out."""
-    from gritrag.ingest import read_chunks
+    from gritrag.chunks import gather
 
-    return read_chunks(paths, model, chunk_size, chunk_overlap)
+    return gather(paths, model.count_tokens, cutting, strict)
 
 
-def say_skipped(gathered: "Gathered") -> None:
+def say_skipped(skipped: "Sequence[Skipped]") -> None:
     """Say what was left out, on the error stream."""
-    from gritrag.ingest import skipped_lines
+    from gritrag.chunks import skipped_lines
 
-    for line in skipped_lines(gathered.skipped):
+    for line in skipped_lines(skipped):
         typer.echo(line, err=True)

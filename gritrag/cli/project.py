@@ -19,6 +19,7 @@ from gritrag.cli.options import (
     RelevanceBias,
     TopK,
     chunks_of,
+    cutting_of,
     load_model,
     show,
 )
@@ -107,7 +108,7 @@ def calibrate(
     from gritrag.train.after.calibrate import calibrate
 
     loaded = load_model(model, dtype, device)
-    calibration = calibrate(loaded, chunks_of(paths, loaded, chunk_size, chunk_overlap))
+    calibration = calibrate(loaded, chunks_of(paths, loaded, cutting_of(loaded, chunk_size, chunk_overlap)))
     calibration.save(out)
     size = calibration.bytes_per_token(loaded.state_elements_per_token)
     typer.echo(f"{out}: {size:,.0f} bytes per token; index with --states transform:{out}")

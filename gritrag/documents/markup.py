@@ -1,6 +1,5 @@
 """HTML and EPUB, with lxml: what a reader sees, cut at headings. No script runs and nothing is fetched."""
 
-import codecs
 import posixpath
 import re
 import zipfile
@@ -12,6 +11,7 @@ from lxml import etree
 from lxml.html import HTMLParser, fromstring
 
 from gritrag.documents.sections import Section, Sections, Unreadable, check_archive
+from gritrag.documents.text import BOMS, HEAD, reason_for_no_text
 
 HEADINGS = {f"h{level}": level for level in range(1, 7)}
 UNSEEN = {"head", "script", "style", "noscript", "template", "svg", "math", "object", "iframe", "select", "button"}
@@ -19,7 +19,6 @@ UNSEEN |= {"nav", "dialog"}
 BLOCKS = {"address", "article", "aside", "blockquote", "body", "br", "caption", "center", "dd", "details", "div", "dl"}
 BLOCKS |= {"dt", "fieldset", "figcaption", "figure", "footer", "form", "header", "hgroup", "hr", "html", "legend", "li"}
 BLOCKS |= {"main", "ol", "p", "pre", "section", "summary", "table", "tbody", "tfoot", "thead", "tr", "ul", *HEADINGS}
-_BOMS = {codecs.BOM_UTF8: "utf-8", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 _SPACE = re.compile(r"[ \t\r\n\f]+")
 _CONTAINER = "{urn:oasis:names:tc:opendocument:xmlns:container}rootfile"
 _FONT_OBFUSCATION = ("http://www.idpf.org/2008/embedding", "http://ns.adobe.com/pdf/enc#RC")
@@ -54,8 +53,10 @@ def read_epub(file: BinaryIO) -> Iterator[Section]:
 
 def _parse(data: bytes) -> etree._Element:
     """A document's tree. Text that is UTF-8 is taken for that; else the document says, or it is Windows-1252."""
-    encoding = next((name for bom, name in _BOMS.items() if data.startswith(bom)), None)
+    encoding = next((name for bom, name in BOMS if data.startswith(bom)), None)
     if encoding is None:
+        if reason := reason_for_no_text(data[:HEAD]):
+            raise Unreadable(reason)
         try:
             data.decode("utf-8")
             encoding = "utf-8"

@@ -6,7 +6,7 @@ from pathlib import PurePath
 from types import MappingProxyType
 from typing import Any, BinaryIO
 
-from gritrag.documents.rows import decoded_lines, read_rows
+from gritrag.documents.rows import read_rows
 from gritrag.documents.sections import (
     MAX_CHARACTERS,
     MAX_FILE_BYTES,
@@ -16,13 +16,14 @@ from gritrag.documents.sections import (
     place_in_words,
     short_title,
 )
+from gritrag.documents.text import AS_IT_IS, TextOptions, decoded_lines
 from gritrag.records import Document
 
 PROSE_SUFFIXES = frozenset({".txt", ".md", ".markdown", ".rst", ".adoc", ".org", ".tex"})
 CODE_SUFFIXES = frozenset({".py", ".pyi", ".js", ".mjs", ".ts", ".jsx", ".tsx", ".java", ".kt", ".scala", ".c", ".h"})
 CODE_SUFFIXES |= {".cc", ".cpp", ".hpp", ".cs", ".go", ".rs", ".rb", ".php", ".pl", ".lua", ".r", ".jl", ".swift"}
 CODE_SUFFIXES |= {".sh", ".bash", ".ps1", ".sql", ".css", ".yaml", ".yml", ".toml", ".ini", ".cfg", ".proto"}
-ROW_SUFFIXES = frozenset({".jsonl", ".csv"})
+ROW_SUFFIXES = frozenset({".jsonl", ".csv", ".tsv"})
 PARSERS: Mapping[str, tuple[str, str]] = MappingProxyType(
     {
         ".pdf": ("pdf", "read"),
@@ -57,14 +58,15 @@ def read_file(
     *,
     where: str = "",
     metadata: Mapping[str, Any] = MappingProxyType({}),
+    options: TextOptions = AS_IT_IS,
     on_loss: Callable[[str], None] = lambda reason: None,
 ) -> Iterator[Document]:
     """Documents of an open file.
 
     * Prose and code (.txt, .md, .rst, .py ...): one document of the whole text.
-    * Rows (.jsonl, .csv): one per row. A row is an object (.jsonl) or a line under a header (.csv) with a column `text`
-      or `passage`, and may have `id` and `title`; every other column becomes metadata. A row without an id is called
-      ``<name>#<line>``.
+    * Rows (.jsonl, .csv, .tsv): one per row. A row is an object (.jsonl) or a line under a header (.csv, .tsv) with a
+      column of text (`gritrag.documents.rows.TEXT_COLUMNS`), and may have `id` and `title`; every other column becomes
+      metadata. A row without an id is called ``<name>#<line>``. The delimiter of a .csv file is found.
     * PDF, DOCX, PPTX, XLSX, HTML and EPUB: one per page, slide, block of rows or heading, called ``<name>#page=3``,
       ``<name>#slide=3`` or ``<name>#section=3``. Metadata say the place: ``page``, ``slide``, ``sheet``, ``row``,
       ``heading``, ``part``, as far as the file does. The title is the file's own, with the heading.
@@ -74,40 +76,50 @@ def read_file(
         name: of the file, whose suffix says the kind; begins the ids.
         where: what errors call the file; its name if left out.
         metadata: given to every document.
-        on_loss: told in words of each part that holds nothing to read, such as scanned pages, though others do.
+        options: what text files do not say themselves, such as their encoding.
+        on_loss: told in words of each part that cannot be read, such as scanned pages and broken rows, though others
+            can.
 
     Raises:
-        ValueError: the file is of no known kind, broken, encrypted, empty, larger than the limits of
-            `gritrag.documents.sections`, not UTF-8, or a row is broken; names file, line and remedy. Or a library is
-            missing: the extra `documents` brings all.
+        ValueError: the file is of no known kind, binary under the name of a text, broken, encrypted, empty, larger than
+            the limits of `gritrag.documents.sections`, or of another encoding; names file, line and remedy. Or a
+            library is missing: the extra `documents` brings all.
     """
     where = where or name
     suffix = PurePath(name).suffix.lower()
     if reason := reason_to_refuse(name):
         raise ValueError(f"{where}: {reason}; known are {', '.join(sorted(SUFFIXES))}")
-    if suffix in ROW_SUFFIXES:
-        yield from read_rows(file, name, where, metadata)
-    elif suffix in PARSERS:
-        try:
-            sections = _sections(file, suffix, on_loss)
-        except Unreadable as error:
-            raise ValueError(f"{where}: {error}") from error
-        for number, section in enumerate(sections, start=1):
-            yield _document(section, number, name, metadata)
-    else:
-        text = "".join(line for _, line in decoded_lines(file, where))
-        if not text.strip():
-            raise ValueError(f"{where}: holds nothing but white space; remove the file or give it text")
-        yield Document(text, id=name, metadata=metadata)
+    try:
+        if suffix in ROW_SUFFIXES:
+            yield from read_rows(file, name, metadata, options, on_loss)
+        elif suffix in PARSERS:
+            for number, section in enumerate(_sections(file, suffix, on_loss), start=1):
+                yield _document(section, number, name, metadata)
+        else:
+            yield Document(_prose(file, options), id=name, metadata=metadata)
+    except Unreadable as error:
+        raise ValueError(f"{where}: {error}") from error
 
 
-def _sections(file: BinaryIO, suffix: str, on_loss: Callable[[str], None]) -> list[Section]:
-    """All sections with text. A file is read whole before the first is given: it is indexed as it is, or not at all."""
+def _prose(file: BinaryIO, options: TextOptions) -> str:
+    _check_size(file)
+    text = "".join(line for _, line in decoded_lines(file, options))
+    if not text.strip():
+        raise Unreadable("it holds nothing but white space: remove the file or give it text")
+    return text
+
+
+def _check_size(file: BinaryIO) -> int:
     size = file.seek(0, 2)
     file.seek(0)
     if size > MAX_FILE_BYTES:
         raise Unreadable(f"it has {size >> 20:,} MiB, more than the limit of {MAX_FILE_BYTES >> 20}: split it")
-    if not size:
+    return size
+
+
+def _sections(file: BinaryIO, suffix: str, on_loss: Callable[[str], None]) -> list[Section]:
+    """All sections with text. A file is read whole before the first is given: it is indexed as it is, or not at all."""
+    if not _check_size(file):
         raise Unreadable("the file is empty")
     module, function = PARSERS[suffix]
     try:

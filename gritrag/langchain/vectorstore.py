@@ -4,6 +4,7 @@
 """
 
 import tempfile
+import warnings
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -68,6 +69,8 @@ class GritVectorStore(VectorStore):
     ) -> list[str]:
         """Read documents and store them; one whose id is there already, or came earlier in the call, is replaced.
 
+        Documents without text, as loaders make them of blank or scanned pages, are left out with a warning.
+
         Args:
             documents: they are not changed.
             ids: names, in place of the documents' own. Without either a name is made from the content.
@@ -75,7 +78,7 @@ class GritVectorStore(VectorStore):
             **kwargs: of `Index.add`: on_conflict, show_progress_bar.
 
         Returns:
-            The ids, in the order of the documents.
+            The ids of what was stored, in the order of the documents.
 
         Raises:
             ValueError: as many ids are needed as documents; other errors are those of `Index.add`.
@@ -83,7 +86,15 @@ class GritVectorStore(VectorStore):
         given = list(ids) if ids is not None else [None] * len(documents)
         if len(given) != len(documents):
             raise ValueError(f"{len(documents)} documents came with {len(given)} ids; give one for each, or none")
-        converted = [from_langchain(document, id) for document, id in zip(documents, given, strict=True)]
+        pairs = list(zip(documents, given, strict=True))
+        converted = [from_langchain(document, id) for document, id in pairs if document.page_content.strip()]
+        if len(converted) < len(pairs):
+            blank = next(document for document in documents if not document.page_content.strip())
+            warnings.warn(
+                f"{len(pairs) - len(converted)} of {len(pairs)} documents hold no text and were left out (the first "
+                f"has the metadata {blank.metadata}): scanned pages need text recognition (OCR) first",
+                stacklevel=2,
+            )
         of_id = {document.id: document for document in converted}
         replaces = kwargs.get("on_conflict", "replace") == "replace"  # else `Index.add` says what stands against what
         self.index.add(of_id.values() if replaces else converted, **kwargs)

@@ -7,11 +7,11 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel, Field
 
+from gritrag.chunks import Cutting, cut
 from gritrag.index.index import Index
 from gritrag.records import Document, Hit
 from gritrag.serve.asked import readable_names
 from gritrag.serve.bodies import Metadata
-from gritrag.serve.documents import chunked
 from gritrag.serve.errors import ERRORS, ApiError, as_api_error, bad
 from gritrag.serve.filters import where_of
 from gritrag.serve.http import Asking, Serving, readable, whole, writable
@@ -343,7 +343,11 @@ def _read_in(service: Service, index: Index, store: str, upload: Upload, attachm
     try:
         metadata = {**attachment.attributes, FILE_ID: upload.id, "filename": upload.name}
         documents, losses = service.uploads.documents(upload, metadata)
-        chunks = chunked(service, documents, attachment.chunk_size, attachment.overlap)
+        cutting = Cutting(attachment.chunk_size, attachment.overlap)
+        chunks, problem = cut(documents, service.model.count_tokens, cutting)
+        if problem and not chunks:
+            raise ValueError(problem)
+        losses += [problem] if problem else []
         index.add(chunks)
         kept = {chunk.id for chunk in chunks}
         outdated = [id for id in index if id.startswith(f"{upload.id}/") and id not in kept]

@@ -231,3 +231,14 @@ def test_numbers_of_numpy_are_numbers(store: GritVectorStore) -> None:
     store.add_documents([LangChainDocument("a table", metadata=metadata)], ids=["row"])
     assert ids(store.similarity_search(QUERY, filter={"year": {"$gt": 2000}, "share": 0.5, "is_new": True})) == ["row"]
     assert store.get_by_ids(["row"])[0].metadata == {"year": 2020, "share": 0.5, "is_new": True}
+
+
+def test_a_blank_page_is_left_out_with_a_warning_and_the_others_are_stored(make_index: Callable[..., Index]) -> None:
+    store = GritVectorStore(make_index(states="none"))
+    pages = [LangChainDocument(text, metadata={"page": n}) for n, text in enumerate(["one", " \n\x0c", "three", ""])]
+    with pytest.warns(UserWarning, match=r"2 of 4 documents hold no text .*'page': 1"):
+        added = store.add_documents(pages, ids=["a", "b", "c", "d"])
+    assert added == ["a", "c"]
+    assert list(store.index) == ["a", "c"]
+    with pytest.warns(UserWarning, match="1 of 1"):
+        assert store.add_documents([LangChainDocument("")]) == []
