@@ -1,5 +1,6 @@
 """Files become chunks, one file at a time. A file that cannot be read, or a part of one, is told and stops nothing."""
 
+import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -9,7 +10,7 @@ from gritrag.documents.sources import Extent, Skipped, Source, list_sources, rea
 from gritrag.documents.text import AS_IT_IS, TextOptions, check_options
 from gritrag.progress import ProgressBar
 from gritrag.records import Document
-from gritrag.tokens import chunk_documents
+from gritrag.tokens import check_text, chunk_documents
 
 SHOWN = 3  # documents of one file that are left out, in a message
 
@@ -103,8 +104,10 @@ def _take(taken: Taken, document: Document, chunks: Sequence[Document], file: st
     """Note the ids of a document and its chunks.
 
     Raises:
-        ValueError: one of them is that of another content.
+        ValueError: one of them is that of another content; or id, title or metadata are no Unicode text.
     """
+    for part in (document.id, document.title, json.dumps(dict(document.metadata), ensure_ascii=False)):
+        check_text(part, f"id, title or metadata of document {document.id!r}")
     for each in [document, *chunks]:
         content = hash((each.text, each.title, repr(each.metadata)))
         other, where = taken.setdefault(each.id, (content, file))

@@ -74,6 +74,17 @@ def test_long_documents_are_cut(own: Running) -> None:
         assert http.get("/v1/indexes/docs/documents/long%231").json()["metadata"]["source"] == "long"
 
 
+def test_one_bad_row_of_an_upload_is_told_and_the_others_are_found(client: openai.OpenAI) -> None:
+    store = client.vector_stores.create(name="Rows")
+    rows = b'{"body": "The heron waits at the weir.", "id": 1}\n{"body": \n{"body": "Another of that id.", "id": 1}\n'
+    file = client.files.create(file=("rows.jsonl", rows), purpose="assistants")
+    attached = client.vector_stores.files.create_and_poll(file.id, vector_store_id=store.id, poll_interval_ms=20)
+    assert attached.status == "completed"
+    assert attached.last_error is None or "line 2" in attached.last_error.message
+    (found,) = client.vector_stores.search(store.id, query="who waits at the weir?").data
+    assert found.file_id == file.id
+
+
 def test_the_client_uploads_a_file_and_searches_it(own: Running, client: openai.OpenAI) -> None:
     store = client.vector_stores.create(name="Birds", metadata={"topic": "birds"})
     text = "The heron waits at the weir. " * 3 + "\n\nThe wren sings in the hedge."
