@@ -135,12 +135,25 @@ class Engine:
 
     def _run(self) -> None:
         torch.set_num_threads(self._threads)  # a new thread has as many as the thread that set them last
-        with torch.inference_mode():
-            while self._wait():
-                self._sort()
-                self._drop()
-                self._join()
-                self._step()
+        try:
+            with torch.inference_mode():
+                while self._wait():
+                    self._sort()
+                    self._drop()
+                    self._join()
+                    self._step()
+        except Exception:  # no request's fault: nobody would ever be answered, so everybody is told
+            logger.exception("the engine has failed; the server must be started again")
+            self._give_up()
+
+    def _give_up(self) -> None:
+        """Take nothing more on, and fail whatever waits."""
+        with self._changed:
+            self._is_stopping = True
+            jobs = [*self._inbox, *self._running, *self._waiting, *self._urgent, *self._background]
+            self._inbox.clear()
+        for job in jobs:
+            job.fail(StoppingError("the server has failed"))
 
     def _wait(self) -> bool:
         """Until there is something to do; False if there never will be."""

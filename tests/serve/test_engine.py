@@ -156,6 +156,28 @@ def test_small_steps_change_nothing(
     assert chat["choices"][0]["message"]["content"] == expected
 
 
+def test_when_the_engine_itself_fails_everybody_is_told_and_the_server_can_stop(
+    tiny_model: GritModel,
+    make_index: Callable[..., Path],
+    start: Callable[..., Running],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    server = start(tiny_model, {"docs": make_index(tiny_model)})
+
+    def fail(is_busy: bool) -> None:
+        raise RuntimeError("a fault of ours")
+
+    monkeypatch.setattr(server.service.engine, "_plan", fail)
+    with server.client() as client:
+        asked = [
+            client.post("/v1/rag", json={"question": "x"}),
+            client.post("/v1/embeddings", json={"model": "tiny", "input": "x"}),
+            client.get("/ready"),
+        ]
+    assert [response.status_code for response in asked] == [503, 503, 503]
+    server.service.engine.stop()  # returns, rather than waiting for a thread that is gone
+
+
 def test_the_real_model_answers_sixteen_at_once_token_for_token(
     real_model: GritModel, make_index: Callable[..., Path], start: Callable[..., Running]
 ) -> None:
