@@ -55,7 +55,7 @@ def likelihoods(model: GritModel, asked: Sequence[Asked]) -> dict[str, list[floa
         read = Readings(model, documents, sum(len(d.ids) for d in documents) * len(documents), False, with_states=True)
         query = Readings(model, [model.prompts.query(each.question.text, model.config.instruction)], 1, False)
         scores = (read.vectors @ query.vectors[0]).tolist()
-        biases = relevance_biases([replace(h, score=s) for h, s in zip(hits, scores, strict=True)], RELEVANCE_BIAS)
+        biases = relevance_biases(scores, RELEVANCE_BIAS)
         row = Prompted(
             model.prompts.question_ids(each.question.text, has_documents=True),
             model.prompts.answer_ids(each.question.answers[0]),

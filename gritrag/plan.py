@@ -179,10 +179,11 @@ def plan_context(
         documents = [Part(state) for state in states]
     start = sum(map(len, before))
     shares = states is not None and not recompute and model.decoder.takes_biases
-    shares = shares and any(relevance_biases(hits, relevance_bias))
+    scores = [hit.score for hit in hits]
+    shares = shares and any(relevance_biases(scores, relevance_bias))
     ends = list(accumulate(map(len, documents), max if shares else add))
     fitting = _count_fitting(model, hits, documents, ends, start + sum(map(len, after)), room)
-    biases = [0.0] * fitting if states is None else relevance_biases(hits[:fitting], relevance_bias * (1 - recompute))
+    biases = [0.0] * fitting if states is None else relevance_biases(scores[:fitting], relevance_bias * (1 - recompute))
     biased = [
         replace(part, relevance_bias=bias, shares_positions=any(biases) and not recompute)
         for part, bias in zip(documents[:fitting], biases, strict=True)
@@ -224,11 +225,11 @@ def _count_fitting(
     return fitting
 
 
-def relevance_biases(hits: Sequence[Hit], relevance_bias: float) -> list[float]:
-    """From 0 for the best hit down to minus `relevance_bias` for one of score 0; all 0 where no score is above 0."""
-    scores = [max(hit.score, 0.0) if math.isfinite(hit.score) else 0.0 for hit in hits]
-    best = max(scores, default=0.0)
-    return [relevance_bias * (score / best - 1) if best > 0 else 0.0 for score in scores]
+def relevance_biases(scores: Sequence[float], relevance_bias: float) -> list[float]:
+    """From 0 for the best down to minus `relevance_bias` for a document of score 0; all 0 where no score is above 0."""
+    known = [max(score, 0.0) if math.isfinite(score) else 0.0 for score in scores]
+    best = max(known, default=0.0)
+    return [relevance_bias * (score / best - 1) if best > 0 else 0.0 for score in known]
 
 
 def check_relevance_bias(value: float) -> None:

@@ -12,19 +12,21 @@ from langchain_core.messages.ai import InputTokenDetails, UsageMetadata
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
 from pydantic import ConfigDict, Field, model_validator
 
-from gritrag.config import DEFAULT_MODEL
+from gritrag.config import DEFAULT_MODEL, RELEVANCE_BIAS
 from gritrag.index.index import Index
 from gritrag.langchain.indexes import OpenIndex, opened
 from gritrag.langchain.models import HoldsModel, Model, model_name
-from gritrag.langchain.prompt import prompt_parts
+from gritrag.langchain.prompt import read_prompt
 from gritrag.langchain.reuse import Reuse, plan_reuse
 from gritrag.model.decode import Completion, Sampling
+from gritrag.plan import check_relevance_bias
 from gritrag.records import Document
 
 __all__ = ["ChatGritRAG"]
 
 Mode = Literal["doc-cache", "doc-query"]
 
+SAMPLING = ("temperature", "top_k", "top_p", "repetition_penalty", "seed")
 OF_REMOTE_MODELS = {"timeout", "max_retries", "api_key", "base_url"}
 """Standard parameters of chat models that mean nothing here; they are taken, so that one model can replace another."""
 
@@ -46,6 +48,9 @@ class ChatGritRAG(HoldsModel, BaseChatModel):
         model: a `GritModel` or the name of one; by default that of the index, else the default checkpoint.
         index: whose documents are to be recognised, of the same model: an open one, or the path of one.
         mode: ``"doc-cache"`` answers from states; ``"doc-query"`` reads the same tokens again, for comparison.
+        relevance_bias: of states, by the score of the search whose query the last message quotes, else by the
+            similarity of their vectors to that message; documents side by side share positions then. See `RAG`. 0 for
+            none.
         temperature, top_k, top_p, repetition_penalty, seed: see `Sampling`.
         max_tokens: at most so many new tokens.
         stop: the answer ends before the first of these strings.
@@ -60,6 +65,7 @@ class ChatGritRAG(HoldsModel, BaseChatModel):
     model: Model = Field(repr=False)
     index: OpenIndex | None = Field(None, repr=False)
     mode: Mode = "doc-cache"
+    relevance_bias: float = RELEVANCE_BIAS
     temperature: float = 0.0
     top_k: int = 0
     top_p: float = 1.0
@@ -83,6 +89,7 @@ class ChatGritRAG(HoldsModel, BaseChatModel):
         super().model_post_init(context)
         if self.index is not None:
             self.index.model.fingerprint.check(self.model.fingerprint, f"the index at {self.index.path}")
+        check_relevance_bias(self.relevance_bias)
         self._sampling(None, {})
 
     # --- generation -------------------------------------------------------------------------------------------------
@@ -104,9 +111,9 @@ class ChatGritRAG(HoldsModel, BaseChatModel):
         **kwargs: Any,
     ) -> Iterator[ChatGenerationChunk]:
         documents = kwargs.pop("documents", None) or ()
-        mode = kwargs.pop("mode", self.mode)
+        mode, relevance_bias = kwargs.pop("mode", None), kwargs.pop("relevance_bias", None)
         sampling = self._sampling(stop, kwargs)
-        reuse = self.plan(messages, documents=documents, mode=mode)
+        reuse = self.plan(messages, documents=documents, mode=mode, relevance_bias=relevance_bias)
         decoding = self.model.decoder.decode([reuse.context], sampling)
         for (piece,) in decoding:
             if piece:
@@ -118,17 +125,20 @@ class ChatGritRAG(HoldsModel, BaseChatModel):
         messages: Sequence[BaseMessage],
         documents: Iterable[LangChainDocument | Document | str] = (),
         mode: Mode | None = None,
+        relevance_bias: float | None = None,
     ) -> Reuse:
         """The context of an answer, before it is given: states and tokens, in order.
 
         Raises:
-            ValueError: an unknown mode, or messages or documents that this model cannot read.
+            ValueError: an unknown mode, a negative bias, or messages or documents that this model cannot read.
         """
         mode = self.mode if mode is None else mode
+        bias = self.relevance_bias if relevance_bias is None else relevance_bias
+        check_relevance_bias(bias)
         if mode not in ("doc-cache", "doc-query"):
             raise ValueError(f"no mode {mode!r}; there are: doc-cache, doc-query")
-        parts = prompt_parts(self.model, messages, documents, self.index)
-        return plan_reuse(self.model, self.index, parts, reuses=mode == "doc-cache")
+        prompt = read_prompt(self.model, messages, documents, self.index)
+        return plan_reuse(self.model, self.index, prompt, mode == "doc-cache", bias)
 
     def _sampling(self, stop: list[str] | None, options: dict[str, Any]) -> Sampling:
         """Of one call: its own options, but those that are None, before those of the constructor.
@@ -136,7 +146,7 @@ class ChatGritRAG(HoldsModel, BaseChatModel):
         Raises:
             ValueError: an option that there is not, or a value out of its range.
         """
-        own = {name: getattr(self, name) for name in ("temperature", "top_k", "top_p", "repetition_penalty", "seed")}
+        own = {name: getattr(self, name) for name in SAMPLING}
         options = {name: value for name, value in options.items() if value is not None or name == "seed"}
         given = {name: value for name, value in options.items() if name not in ("stream", "max_tokens")}
         given["max_new_tokens"] = options.get("max_tokens", self.max_tokens)
@@ -187,7 +197,17 @@ class ChatGritRAG(HoldsModel, BaseChatModel):
     def _identifying_params(self) -> dict[str, Any]:
         """All that an answer depends on, for traces and caches of answers: a change of the documents too."""
         index = {} if self.index is None else {"index": str(self.index.path), "index_digest": self.index.digest}
-        names = ("mode", "temperature", "top_k", "top_p", "repetition_penalty", "seed", "max_tokens", "stop")
+        names = (
+            "mode",
+            "relevance_bias",
+            "temperature",
+            "top_k",
+            "top_p",
+            "repetition_penalty",
+            "seed",
+            "max_tokens",
+            "stop",
+        )
         return {
             "model_name": model_name(self.model),
             "fingerprint": self.model.fingerprint.digest,

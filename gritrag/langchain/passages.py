@@ -2,21 +2,23 @@
 
 Between a retriever and a chat model a chain turns documents into one string, and nothing but their text survives. That
 text stands in the prompt letter for letter, so it can be found again. Found text is only a claim: whether there is a
-state for it is asked of the index, which compares contents.
+state for it is asked of the index, which compares contents. The query stands in the prompt too, so the scores of its
+search can be found as well.
 """
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
 from gritrag.index.index import Index
-from gritrag.records import Document
+from gritrag.records import Document, Hit
 
-__all__ = ["Passages", "Span", "passages_of"]
+__all__ = ["Passages", "Span", "identify", "passages_of"]
 
 MAX_PASSAGES = 4096
+MAX_QUERIES = 256
 ANCHOR = 16
 """Characters by which a passage is looked for. Shorter ones are left as text: they save nothing and match by chance."""
 
@@ -30,11 +32,13 @@ class Span(NamedTuple):
 
 
 class Passages:
-    """A bounded memory of documents by their text, the latest kept. Safe to use from several threads."""
+    """A bounded memory of documents by their text, and of searches by their query, the latest kept. Safe to use from
+    several threads."""
 
     def __init__(self, capacity: int = MAX_PASSAGES) -> None:
         self._capacity = capacity
         self._by_text: OrderedDict[str, Document] = OrderedDict()
+        self._scores: OrderedDict[str, dict[str, float]] = OrderedDict()
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
@@ -49,6 +53,29 @@ class Passages:
                 self._by_text.move_to_end(text)
             while len(self._by_text) > self._capacity:
                 self._by_text.popitem(last=False)
+
+    def note_search(self, query: str, hits: Sequence[Hit]) -> None:
+        """Remember what a search for a text has returned to the user."""
+        self.note(hit.document for hit in hits)
+        with self._lock:
+            self._scores[query.strip()] = {hit.document.id: hit.score for hit in hits}
+            self._scores.move_to_end(query.strip())
+            while len(self._scores) > MAX_QUERIES:
+                self._scores.popitem(last=False)
+
+    def scores(self, ids: Sequence[str], asked: str) -> list[float] | None:
+        """What the documents scored in the last search that returned all of them and whose query stands in `asked`;
+        of several queries, the longest counts. None if there is none."""
+        with self._lock:
+            known = [
+                (query, scores)
+                for query, scores in self._scores.items()
+                if query in asked and all(id in scores for id in ids)
+            ]
+        if not known:
+            return None
+        _, found = max(known, key=lambda each: len(each[0]))
+        return [found[id] for id in ids]
 
     def with_text(self, text: str) -> Document | None:
         """The document that was last returned with this text."""
@@ -98,3 +125,18 @@ def passages_of(index: Index) -> Passages:
     """The passages of an index: one memory for all that search it and all that answer from it."""
     with _LOCK:
         return _PASSAGES.setdefault(index, Passages())
+
+
+def identify(index: Index, document: Document) -> Document | None:
+    """The document of the index with the very text of `document`, under the id that it claims or one lately returned.
+
+    An id is a hint and proves nothing; text decides, and so does a title, if `document` has one.
+    """
+    for candidate in (document, passages_of(index).with_text(document.text)):
+        with index.snapshot():  # or it could be deleted between the two
+            if candidate is None or candidate.id not in index:
+                continue
+            (stored,) = index.get([candidate.id])
+        if stored.text.strip() == document.text.strip() and document.title.strip() in ("", stored.title.strip()):
+            return stored
+    return None

@@ -6,19 +6,19 @@ changes no token.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 from langchain_core.documents import Document as LangChainDocument
 from langchain_core.messages import AIMessage, BaseMessage, ChatMessage, HumanMessage, SystemMessage
 
 from gritrag.index.index import Index
 from gritrag.langchain.documents import given_documents
-from gritrag.langchain.passages import passages_of
-from gritrag.langchain.reuse import identify
+from gritrag.langchain.passages import identify, passages_of
 from gritrag.model.grit import GritModel
 from gritrag.prompts import Message, chat_segments
 from gritrag.records import Document
 
-__all__ = ["Part", "prompt_parts"]
+__all__ = ["Part", "Prompt", "read_prompt"]
 
 Part = str | Document
 """Text of a message, or a document."""
@@ -26,13 +26,26 @@ Part = str | Document
 ROLES: dict[type[BaseMessage], str] = {SystemMessage: "system", HumanMessage: "user", AIMessage: "assistant"}
 
 
-def prompt_parts(
+@dataclass(frozen=True)
+class Prompt:
+    """What a model is to answer.
+
+    Args:
+        parts: token ids and documents, in order.
+        asked: what the user says last, without the documents in it; empty where that is nothing but documents.
+    """
+
+    parts: list[list[int] | Document]
+    asked: str
+
+
+def read_prompt(
     model: GritModel,
     messages: Sequence[BaseMessage],
     documents: Iterable[LangChainDocument | Document | str],
     index: Index | None,
-) -> list[list[int] | Document]:
-    """Token ids and documents, ready to be answered.
+) -> Prompt:
+    """The prompt of a call, ready to be answered.
 
     Args:
         model: its chat template goes around the messages.
@@ -52,7 +65,9 @@ def prompt_parts(
             filled += _content(model, contents[int(segment.text)])
         else:
             filled.append(model.prompts.encoder.scaffold_ids(segment.text))
-    return filled
+    said = [own for own, message in zip(contents, chat, strict=True) if message["role"] == "user"]
+    asked = " ".join(part for part in (said[-1] if said else ()) if isinstance(part, str))
+    return Prompt(filled, asked.strip())
 
 
 def _role(message: BaseMessage) -> str:

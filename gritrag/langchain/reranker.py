@@ -9,8 +9,7 @@ from pydantic import ConfigDict, Field
 
 from gritrag.langchain.documents import from_langchain, to_langchain
 from gritrag.langchain.indexes import OpenIndex
-from gritrag.langchain.passages import passages_of
-from gritrag.langchain.reuse import identify
+from gritrag.langchain.passages import identify, passages_of
 
 __all__ = ["SCORE", "GritReranker"]
 

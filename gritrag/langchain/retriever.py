@@ -49,6 +49,5 @@ class GritRetriever(BaseRetriever):
         if "filter" in options:
             options["where"] = options.pop("filter")
         hits = self.index.search(query, **{**fields, **options})
-        documents = [hit.document for hit in hits]
-        passages_of(self.index).note(documents)
-        return [to_langchain(document) for document in documents]
+        passages_of(self.index).note_search(query, hits)
+        return [to_langchain(hit.document) for hit in hits]

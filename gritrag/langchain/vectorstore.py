@@ -23,7 +23,7 @@ from gritrag.langchain.embeddings import GritEmbeddings
 from gritrag.langchain.indexes import opened
 from gritrag.langchain.passages import passages_of
 from gritrag.model.grit import GritModel
-from gritrag.records import Document, Hit
+from gritrag.records import Document
 
 __all__ = ["GritVectorStore"]
 
@@ -156,7 +156,9 @@ class GritVectorStore(VectorStore):
         Raises:
             ValueError: an empty query, k below 1, an unknown mode or a broken filter.
         """
-        return self._with_scores(self.index.search(query, k, where=filter, mode=mode))
+        hits = self.index.search(query, k, where=filter, mode=mode)
+        passages_of(self.index).note_search(query, hits)
+        return [(to_langchain(hit.document), hit.score) for hit in hits]
 
     def similarity_search_by_vector(
         self, embedding: list[float], k: int = 4, *, filter: Filter | None = None, **kwargs: Any
@@ -188,7 +190,8 @@ class GritVectorStore(VectorStore):
         """
         _refuse(kwargs)
         hits = self.index.search(query, k, where=filter, mode=mode, mmr=lambda_mult, fetch_k=max(k, fetch_k))
-        return self._returned(hit.document for hit in hits)
+        passages_of(self.index).note_search(query, hits)
+        return [to_langchain(hit.document) for hit in hits]
 
     def max_marginal_relevance_search_by_vector(
         self,
@@ -218,10 +221,6 @@ class GritVectorStore(VectorStore):
         if kwargs.get("mode", "dense") != "dense":
             raise ValueError(f"relevance within [0, 1] is known in mode 'dense' only, not {kwargs['mode']!r}")
         return super()._similarity_search_with_relevance_scores(query, k, **{**kwargs, "mode": "dense"})
-
-    def _with_scores(self, hits: Sequence[Hit]) -> list[tuple[LangChainDocument, float]]:
-        documents = self._returned(hit.document for hit in hits)
-        return [(document, hit.score) for document, hit in zip(documents, hits, strict=True)]
 
     def _returned(self, documents: Iterable[Document]) -> list[LangChainDocument]:
         found = list(documents)

@@ -215,3 +215,50 @@ def test_nothing_of_a_document_that_was_deleted_or_changed_comes_back(
     else:
         index.add([Document("Boats sail across the fjord.", id="t", title="Public")])
     assert chat.plan(prompt).context.token_ids == ChatGritRAG(model=tiny_model).plan(prompt).context.token_ids
+
+
+# --- relevance --------------------------------------------------------------------------------------------------------
+
+
+def biases(chat: ChatGritRAG, messages: list[BaseMessage], **options: object) -> list[float]:
+    return [placed.relevance_bias for placed in chat.plan(messages, **options).context.states]
+
+
+def test_states_in_a_chain_are_weighed_by_the_search_whose_query_it_quotes(index: Index, chat: ChatGritRAG) -> None:
+    query = "Which village built a mill in 1802?"
+    GritRetriever(index=index, k=5).invoke("Which village")  # a shorter query that the prompt quotes as well
+    hits = index.search(query, 3)
+    found = GritRetriever(index=index, k=3).invoke(query)
+    messages = PROMPT.invoke({"context": joined(found), "question": query}).to_messages()
+    expected = [8 * (hit.score / hits[0].score - 1) for hit in hits]
+    assert min(expected) < 0
+    assert biases(chat, messages) == pytest.approx(expected)
+    states = chat.plan(messages).context.states
+    assert len({placed.position + len(placed.state) for placed in states}) == 1, "side by side, they share positions"
+    assert biases(chat, messages, relevance_bias=2) == pytest.approx([bias / 4 for bias in expected])
+
+
+def test_without_a_known_query_states_are_weighed_by_their_vectors(index: Index, chat: ChatGritRAG) -> None:
+    documents = index.get(["d0", "d3", "d1"])
+    messages: list[BaseMessage] = [*docs_to_messages([to_langchain(d) for d in documents]), HumanMessage("Who mills?")]
+    (vector,) = chat.model.encode_query(["Who mills?"])
+    scores = [max(0.0, float(stored @ vector)) for stored in index.load_vectors(documents) if stored is not None]
+    assert max(scores) > 0
+    expected = [8 * (score / max(scores) - 1) for score in scores]
+    assert biases(chat, messages) == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize("way", ["no bias", "read again", "one document", "nothing is asked"])
+def test_nothing_is_weighed(way: str, chat: ChatGritRAG, found: list[LangChainDocument]) -> None:
+    given = found[:1] if way == "one document" else found
+    asked = [] if way == "nothing is asked" else [HumanMessage("Which village built a mill?")]
+    options = {"no bias": {"relevance_bias": 0}, "read again": {"mode": "doc-query"}}.get(way, {})
+    reuse = chat.plan([*docs_to_messages(given), *asked], **options)
+    assert not any(part.relevance_bias or part.shares_positions for part in reuse.context.parts)
+
+
+def test_a_bias_below_zero_is_refused(index: Index, chat: ChatGritRAG) -> None:
+    with pytest.raises(ValueError, match="relevance_bias must be at least 0"):
+        ChatGritRAG(index=index, relevance_bias=-1)
+    with pytest.raises(ValueError, match="relevance_bias must be at least 0"):
+        chat.invoke("x", relevance_bias=-1)
