@@ -9,7 +9,7 @@ relevance bias. The prompts have the documents in the user's message, before it,
 import json
 import tempfile
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from langchain_core.messages import BaseMessage, HumanMessage, SystemMessage
@@ -23,7 +23,7 @@ from gritrag.evaluate.machine import machine_of
 from gritrag.langchain import ChatGritRAG, GritRetriever, docs_to_messages
 from gritrag.progress import ProgressBar
 
-WAYS = {
+WAYS: dict[str, dict[str, Any]] = {
     "text": {"mode": "doc-query"},
     "states": {},
     "states, no bias": {"relevance_bias": 0},
@@ -60,7 +60,7 @@ def main(
     right = {prompt: dict.fromkeys(WAYS, 0) for prompt in PROMPTS}
     with tempfile.TemporaryDirectory() as folder, Index.create(Path(folder) / "index", model=grit) as index:
         index.add(documents(), show_progress_bar=True)
-        chat, retriever = ChatGritRAG(index=index, max_tokens=24), GritRetriever(index=index, k=k)
+        chat, retriever = ChatGritRAG(model=grit, index=index, max_tokens=24), GritRetriever(index=index, k=k)
         for question in ProgressBar(asked, desc="asking", unit="question"):
             for prompt in PROMPTS:
                 messages = messages_of(prompt, retriever, question.question)
