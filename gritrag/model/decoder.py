@@ -12,7 +12,7 @@ from gritrag.model.context import Context, place
 from gritrag.model.decode import Completion, Decoding, Sampling
 from gritrag.model.forwards import Forwards
 from gritrag.model.likelihood import Scored, log_likelihoods
-from gritrag.model.probes import Probed
+from gritrag.model.probed import Probed
 from gritrag.model.recompute import recompute
 from gritrag.model.slots import Slot
 from gritrag.model.state import CacheShape, DocumentState, PlacedCache

@@ -21,7 +21,8 @@ from gritrag.model.identity import hash_config, hash_files, hash_parameters, has
 from gritrag.model.kernels import without_cudnn
 from gritrag.model.load import load, template_for
 from gritrag.model.parts import PARTS_FILE, Parts, load_parts
-from gritrag.model.probes import Probe, probe
+from gritrag.model.probed import Probe
+from gritrag.model.probes import probe
 from gritrag.model.prompt_builder import Prompt, PromptBuilder
 from gritrag.model.reader import PromptReader
 from gritrag.model.rotation import Rotation

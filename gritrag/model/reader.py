@@ -13,7 +13,7 @@ from gritrag.model.attention import Attention, decoder_stack
 from gritrag.model.forwards import Forwards
 from gritrag.model.kernels import without_cudnn
 from gritrag.model.parts import Parts
-from gritrag.model.probes import Probed
+from gritrag.model.probed import Probed
 from gritrag.model.state import DocumentState, Reading, RecordingCache
 from gritrag.progress import ProgressBar
 from gritrag.tokens import Batch, Encoder, TokenIds, length_sorted_batches

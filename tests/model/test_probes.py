@@ -10,13 +10,15 @@ from transformers import AutoModelForCausalLM
 
 from gritrag.config import CheckpointConfig
 from gritrag.doctor import examine_model
-from gritrag.model import probes, state
+from gritrag.model import state
 from gritrag.model.attention import Attention, bidirectional_view, decoder_stack
 from gritrag.model.grit import GritModel
 from gritrag.model.layers import AttentionMask, Rotary
-from gritrag.model.probes import LAYER_TOLERANCE, layer_differs, probe
+from gritrag.model.probed import probe_ids
+from gritrag.model.probes import probe
 from gritrag.model.rotation import Rotation
 from gritrag.model.step import Step
+from gritrag.model.step_probe import LAYER_TOLERANCE, layer_differs
 
 OUTCOMES = {
     #                 bidirectional, move, continue, step
@@ -154,7 +156,7 @@ def test_the_step_works_in_every_dtype_and_no_mistake_passes_for_it(
     for mistake in MISTAKES:
         with monkeypatch.context() as wrong:
             mistake(wrong)
-            assert layer_differs(lm, Step(lm), probes._ids(lm), probed.shape, 0) > 10 * LAYER_TOLERANCE[dtype]
+            assert layer_differs(lm, Step(lm), probe_ids(lm), probed.shape, 0) > 10 * LAYER_TOLERANCE[dtype]
             assert probe(lm).step is None
 
 
