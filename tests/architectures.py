@@ -3,6 +3,7 @@
 import copy
 
 import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     AutoModelForCausalLM,
     CohereConfig,
@@ -15,6 +16,7 @@ from transformers import (
     PhiConfig,
     PreTrainedConfig,
     PreTrainedModel,
+    PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen3Config,
     StableLmConfig,
@@ -22,6 +24,11 @@ from transformers import (
 
 SPECIALS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 VOCABULARY = 256 + len(SPECIALS)
+
+CHAT_TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
 
 ROTARY = {
     "vocab_size": VOCABULARY,
@@ -87,3 +94,21 @@ def make_lm(architecture: str) -> PreTrainedModel:
     torch.manual_seed(0)
     # a model owns its config: what one test sets on it is no other test's business
     return AutoModelForCausalLM.from_config(copy.deepcopy(CONFIGS[architecture])).eval()
+
+
+def make_tokenizer() -> PreTrainedTokenizerFast:
+    """One token per byte, and ChatML's control tokens."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {token: number for number, token in enumerate([*SPECIALS, *alphabet])}
+    backend = Tokenizer(models.BPE(vocabulary, []))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        bos_token=SPECIALS[0],
+        eos_token=SPECIALS[2],
+        pad_token=SPECIALS[2],
+        extra_special_tokens=[SPECIALS[1]],
+    )
+    fast.chat_template = CHAT_TEMPLATE
+    return fast

@@ -5,17 +5,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from architectures import CONFIGS, SPECIALS, make_lm
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from architectures import CONFIGS, make_lm, make_tokenizer
 from transformers import PreTrainedTokenizerFast
 
 from gritrag.config import CheckpointConfig
 from gritrag.model.grit import GritModel
-
-CHAT_TEMPLATE = (
-    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
 
 MODEL_FIXTURES = {"real_model", "grit"}
 """Whatever asks for one of these loads the weights of the small model, and is marked `model`."""
@@ -43,6 +37,7 @@ SLOW = (
     "index/test_sharing.py",
     "index/test_soak.py",
     "langchain/",
+    "model/test_causal_lms.py",
     "model/test_low_rank.py",
     "model/test_save.py",
     "model/test_soft_prompts.py",
@@ -91,20 +86,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def tokenizer() -> PreTrainedTokenizerFast:
     """One token per byte, and ChatML's control tokens."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocabulary = {token: number for number, token in enumerate([*SPECIALS, *alphabet])}
-    backend = Tokenizer(models.BPE(vocabulary, []))
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    backend.decoder = decoders.ByteLevel()
-    fast = PreTrainedTokenizerFast(
-        tokenizer_object=backend,
-        bos_token=SPECIALS[0],
-        eos_token=SPECIALS[2],
-        pad_token=SPECIALS[2],
-        extra_special_tokens=[SPECIALS[1]],
-    )
-    fast.chat_template = CHAT_TEMPLATE
-    return fast
+    return make_tokenizer()
 
 
 @pytest.fixture(scope="session")

@@ -15,8 +15,12 @@ from transformers import Cache, PreTrainedModel
 
 
 def decoder_stack(lm: PreTrainedModel) -> PreTrainedModel:
-    """The transformer without its LM head: the thing whose output is hidden states."""
-    return getattr(lm, lm.base_model_prefix, lm)
+    """The transformer without its LM head: the thing whose output is hidden states.
+
+    Some models keep it under another name than they say (Llama 4, Mllama): there it is the only model inside.
+    """
+    inside = [module for module in lm.children() if isinstance(module, PreTrainedModel)]
+    return getattr(lm, lm.base_model_prefix, inside[0] if len(inside) == 1 else lm)
 
 
 def bidirectional_view(decoder: PreTrainedModel) -> PreTrainedModel:

@@ -235,7 +235,7 @@ def stop_token_ids(tokenizer: PreTrainedTokenizerBase, stop: Sequence[str]) -> s
 
 def end_token_ids(lm: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> set[int]:
     """Every token that ends a text: what the generation config, the config and the tokenizer name."""
-    named = [tokenizer.eos_token_id, lm.config.get_text_config().eos_token_id]
+    named = [tokenizer.eos_token_id, getattr(lm.config.get_text_config(), "eos_token_id", None)]
     if lm.generation_config is not None:
         named.append(lm.generation_config.eos_token_id)
     flat = [i for item in named for i in (item if isinstance(item, list) else [item])]

@@ -12,6 +12,7 @@ from gritrag.model.context import Context, place
 from gritrag.model.decode import Completion, Decoding, Sampling
 from gritrag.model.forwards import Forwards
 from gritrag.model.likelihood import Scored, log_likelihoods
+from gritrag.model.native_forward import DecodingInTurn, NativeCache
 from gritrag.model.probed import Probed
 from gritrag.model.recompute import recompute
 from gritrag.model.slots import Slot
@@ -45,7 +46,7 @@ class ContextDecoder:
 
     @property
     def has_states(self) -> bool:
-        """Whether this model has states at all (state-space models have none)."""
+        """Whether this model has states at all (state-space models and hybrids have none)."""
         return self._probed.shape is not None
 
     @property
@@ -118,11 +119,15 @@ class ContextDecoder:
             )
         room = max(len(context) - context.cached_tokens for context in contexts) + sampling.max_new_tokens
         buffers = None if slot is None else slot.buffers
+        if self._probed.native is not None:
+            return NativeCache()
         with torch.inference_mode():
             return place(contexts, self.shape, self._probed.rotation, room + SPARE_COLUMNS, buffers)
 
     def recompute(self, cache: PlacedCache, contexts: Sequence[Context], share: float) -> list[int]:
         """Read a share of the placed tokens again, with all documents in sight; see `gritrag.model.recompute`."""
+        if self._probed.native is not None:
+            return [0] * len(contexts)  # nothing is placed
         return recompute(self._forwards.best, cache, contexts, share)
 
     def log_likelihoods(self, states: Sequence[DocumentState], scored: Scored) -> torch.Tensor:
@@ -141,4 +146,8 @@ class ContextDecoder:
 
     def decode_placed(self, cache: PlacedCache, contexts: Sequence[Context], sampling: Sampling) -> Decoding:
         """Read the rest of contexts whose states `place` has placed, and go on."""
+        native = self._probed.native
+        if native is not None:
+            own = [Decoding(native, self._lm, self._tokenizer, NativeCache(), [each], sampling) for each in contexts]
+            return own[0] if len(own) == 1 else DecodingInTurn(own)
         return Decoding(self._forwards.best, self._lm, self._tokenizer, cache, contexts, sampling)

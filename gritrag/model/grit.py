@@ -76,8 +76,6 @@ class GritModel:
     ) -> None:
         with without_cudnn(lm.device):
             probed = probe(lm)
-        if not probed.is_causal:
-            raise ValueError(f"{lm.config.model_type} is no causal language model: {probed.probes[0].detail}")
         self.lm, self.tokenizer, self.config = lm, tokenizer, config or CheckpointConfig()
         self.probes: tuple[Probe, ...] = probed.probes
         self.rotation: Rotation | None = probed.rotation

@@ -32,7 +32,7 @@ def hash_parameters(lm: PreTrainedModel) -> str:
     digest = xxhash.xxh3_128()
     for name, tensor in sorted(lm.state_dict().items()):
         digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        digest.update(tensor.detach().cpu().flatten().contiguous().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 

@@ -88,7 +88,7 @@ class ModuleForward:
             use_cache=True,
             logits_to_keep=keep,
         )
-        return output.logits.float()
+        return output.logits[:, -keep:].float()  # some models ignore `logits_to_keep`
 
     def log_probabilities(
         self,

@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 from transformers import PreTrainedModel
 
+from gritrag.model.native_forward import NativeForward
 from gritrag.model.rotation import Rotation
 from gritrag.model.state import CacheShape
 from gritrag.model.step import Step
@@ -36,7 +37,8 @@ class Probed:
     """The probes of one model and what they found: how to read bidirectionally, how to rotate, the shape of its caches.
 
     `attention` is ``"view"``, ``"mask"`` or ``""`` (cannot); `rotation` is None where keys cannot be moved; `shape` is
-    None where states cannot be used at all; `step` is None where the model's own forward has to be used.
+    None where states cannot be used at all, and texts are read by the `native` forward; `step` is None where the
+    forward of transformers has to be used.
     """
 
     probes: tuple[Probe, ...]
@@ -44,7 +46,7 @@ class Probed:
     rotation: Rotation | None
     shape: CacheShape | None
     step: Step | None = None
-    is_causal: bool = True
+    native: NativeForward | None = None
 
     def require_shape(self) -> CacheShape:
         """The shape of the model's caches.
@@ -53,7 +55,10 @@ class Probed:
             ValueError: its states cannot be used.
         """
         if self.shape is None:
-            raise ValueError(f"this model has no states to reuse: {self.probes[2].detail}")
+            raise ValueError(
+                f"this model has no states to reuse: {self.probes[2].detail}. Answer with mode='doc-query', and build "
+                "indexes with states='none'"
+            )
         return self.shape
 
 

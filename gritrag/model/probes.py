@@ -8,15 +8,19 @@ Shape letters: `B` batch, `T` tokens.
 """
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import product
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel
+from transformers import DynamicCache, PreTrainedModel
+from transformers.cache_utils import DynamicIndexedLayer, LinearAttentionCacheLayerMixin
 
 from gritrag.model.attention import Attention, decoder_stack
-from gritrag.model.probed import NAMES, SHIFT, TOKENS, Probe, Probed, differ, probe_ids, tolerance
+from gritrag.model.inner_errors import INNER_ERRORS, told
+from gritrag.model.native_forward import KEPT_AS, NativeCache, NativeForward
+from gritrag.model.probed import SHIFT, TOKENS, Probe, Probed, differ, probe_ids, tolerance
 from gritrag.model.rotation import Rotation
 from gritrag.model.state import CacheShape, PlacedCache, RecordingCache
 from gritrag.model.step_probe import probe_step
@@ -26,20 +30,65 @@ logger = logging.getLogger(__name__)
 
 @torch.no_grad()
 def probe(lm: PreTrainedModel) -> Probed:
-    """Run all four probes. Costs about twenty forwards over eight tokens."""
-    if getattr(lm, "_is_stateful", False):
-        why = f"{lm.config.model_type} keeps a running state, not keys and values per token: it has no state to store"
-        return Probed(tuple(Probe(name, "refused", why) for name in NAMES), "", None, None)
-    decoder = decoder_stack(lm)
-    ids = probe_ids(lm)
-    is_causal = not any(_sees_future(Attention(decoder, "causal"), ids, padding) for padding in (0, 3))
-    bidirectional, attention = _probe_bidirectional(decoder, ids, is_causal)
+    """Run all four probes. Costs about twenty forwards over eight tokens.
+
+    Raises:
+        ValueError: the model cannot be read at all, or it is no causal language model; the message names it.
+    """
+    decoder, ids = decoder_stack(lm), probe_ids(lm)
+    _check_causal(lm, decoder, ids)
+    bidirectional, attention = _probe_bidirectional(decoder, ids)
+    shape, why = _states(lm, decoder, ids)
+    if shape is None:
+        return _without_states(lm, ids, why, bidirectional, attention)
     move, rotation = _probe_move(decoder, ids)
-    goes_on, shape = _probe_continue(lm, decoder, ids)
     own, step = probe_step(lm, ids, shape)
     if step is None:
         logger.warning("%s: slow forward: %s", lm.config.model_type, own.detail)
-    return Probed((bidirectional, move, goes_on, own), attention, rotation, shape, step, is_causal)
+    goes_on = Probe("continue", "works", why)
+    return Probed((bidirectional, move, goes_on, own), attention, rotation, shape, step)
+
+
+def _check_causal(lm: PreTrainedModel, decoder: PreTrainedModel, ids: torch.Tensor) -> None:
+    name = lm.config.model_type
+    try:
+        is_causal = not any(_sees_future(Attention(decoder, "causal"), ids, padding) for padding in (0, 3))
+        lm(input_ids=ids)
+        width = Attention(decoder, "causal")(ids, torch.ones_like(ids, dtype=torch.bool)).shape[-1]
+    except torch.OutOfMemoryError:
+        raise
+    except INNER_ERRORS as error:
+        raise ValueError(
+            f"{name} cannot be read: its forward in transformers fails over {TOKENS} tokens ({told(error)}). It may "
+            "need inputs beside text, or settings that its config lacks"
+        ) from error
+    if width != lm.config.get_text_config().hidden_size:
+        raise ValueError(
+            f"{name} cannot be embedded: its last hidden states have {width} numbers, and its config says "
+            f"{lm.config.get_text_config().hidden_size}"
+        )
+    if not is_causal:
+        raise ValueError(
+            f"{name} is no causal language model: its tokens see those behind them, so it cannot generate. An encoder "
+            "with a head for language modelling is causal where its config says is_decoder=True"
+        )
+
+
+def _without_states(lm: PreTrainedModel, ids: torch.Tensor, why: str, bidirectional: Probe, attention: str) -> Probed:
+    """What is left of a model whose states cannot be used: its own forward, which reads every text from its start."""
+    native = _native(lm, ids)
+    if native is None:
+        raise ValueError(f"{lm.config.model_type} can neither reuse states nor generate: {why}")
+    again = "by its own forward" if native.kept_as else "again for each new token: slow"
+    detail = f"{why}; documents are read {again}"
+    logger.warning("%s has no states: %s", lm.config.model_type, detail)
+    probes = (
+        bidirectional,
+        Probe("move", "refused", why),
+        Probe("continue", "falls back", detail),
+        Probe("step", "falls back", "the forward of transformers is used, which is slower"),
+    )
+    return Probed(probes, attention, None, None, native=native)
 
 
 def _sees_future(attention: Attention, ids: torch.Tensor, padding: int) -> bool:
@@ -53,12 +102,13 @@ def _sees_future(attention: Attention, ids: torch.Tensor, padding: int) -> bool:
     return differ(first, second) > 1e-6
 
 
-def _probe_bidirectional(decoder: PreTrainedModel, ids: torch.Tensor, is_causal: bool) -> tuple[Probe, str]:
-    if not is_causal:
-        return Probe("bidirectional", "refused", "this model is not causal to begin with: it cannot generate"), ""
+def _probe_bidirectional(decoder: PreTrainedModel, ids: torch.Tensor) -> tuple[Probe, str]:
     details = {"view": "a view of its own config", "mask": "its config flag is ignored: an explicit 4D mask is used"}
     for kind, detail in details.items():
-        seen = [_sees_future(Attention(decoder, kind), ids, padding) for padding in (0, 3)]
+        try:
+            seen = [_sees_future(Attention(decoder, kind), ids, padding) for padding in (0, 3)]
+        except INNER_ERRORS:  # it takes no such mask
+            continue
         if all(seen):
             return Probe("bidirectional", "works" if kind == "view" else "falls back", detail), kind
     return Probe("bidirectional", "refused", "stays causal whatever is asked of it; read causally instead"), ""
@@ -76,15 +126,27 @@ def _probe_move(decoder: PreTrainedModel, ids: torch.Tensor) -> tuple[Probe, Rot
         rotation = Rotation(decoder)
     except ValueError as error:
         return Probe("move", "falls back", f"{error}; {fallback}"), None
+    try:
+        off = _moved_differ(decoder, rotation, ids)
+    except torch.OutOfMemoryError:
+        raise
+    except INNER_ERRORS as error:
+        why = f"{decoder.config.model_type} has a rotary embedding of another form ({told(error)})"
+        return Probe("move", "falls back", f"{why}; {fallback}"), None
+    if off > tolerance(decoder.dtype):
+        why = "its layers do not all rotate the halves of a key (some rotate neighbouring pairs, or nothing)"
+        return Probe("move", "falls back", f"moved keys are off by {off:.1e}: {why}; {fallback}"), None
+    return Probe("move", "works", f"moved keys equal computed ones to {off:.0e}"), rotation
+
+
+def _moved_differ(decoder: PreTrainedModel, rotation: Rotation, ids: torch.Tensor) -> float:
+    """How far keys that were moved are off those computed where they stand now."""
     with _layers_alike(decoder) as again:
         here, _ = _record(decoder, ids, 0).unrotated(rotation)
         moved = rotation.rotate(here, torch.arange(SHIFT, SHIFT + TOKENS, device=ids.device))
         again()
         there = torch.stack([keys for keys, _ in _record(decoder, ids, SHIFT).recorded])
-    off = differ(moved, there)
-    if off > tolerance(here.dtype):
-        return Probe("move", "falls back", f"moved keys are off by {off:.1e}; {fallback}"), None
-    return Probe("move", "works", f"moved keys equal computed ones to {off:.0e}"), rotation
+    return differ(moved, there)
 
 
 @contextmanager
@@ -115,22 +177,83 @@ def _layers_alike(decoder: PreTrainedModel) -> Iterator[Callable[[], None]]:
             handle.remove()
 
 
-def _probe_continue(
-    lm: PreTrainedModel, decoder: PreTrainedModel, ids: torch.Tensor
-) -> tuple[Probe, CacheShape | None]:
-    """States at position 0 need no rotation, so this is asked of models that cannot move keys as well."""
-    recorded = _record(decoder, ids[:, :SHIFT], 0).recorded
+def _states(lm: PreTrainedModel, decoder: PreTrainedModel, ids: torch.Tensor) -> tuple[CacheShape | None, str]:
+    """The shape of the model's caches and how well it goes on from them; or None, and why states cannot be used.
+
+    States at position 0 need no rotation, so this is asked of models that cannot move keys as well.
+    """
+    name = lm.config.model_type
+    other = _other_than_keys(lm)
+    if other:
+        return None, other
+    try:
+        recorded = _record(decoder, ids[:, :SHIFT], 0).recorded
+        shapes = sorted({(tensor.shape[1], *tensor.shape[3:]) for pair in recorded for tensor in pair})
+        if not shapes:
+            return None, f"{name} hands no keys and values to a cache: they cannot be kept"
+        if len(shapes) > 1 or len(shapes[0]) != 2:
+            found = " and ".join(" x ".join(map(str, shape)) for shape in shapes)
+            return (
+                None,
+                f"{name} keeps keys and values of several shapes (heads x numbers: {found}), and a state has one",
+            )
+        off, shape = _continue(lm, ids, recorded)
+    except torch.OutOfMemoryError:
+        raise
+    except INNER_ERRORS as error:
+        return None, f"{name} asks more of a cache than keys and values per token ({told(error)})"
+    if off > tolerance(shape.dtype):
+        return None, f"{name} does not go on from keys and values as from the text: logits are off by {off:.1e}"
+    return shape, f"logits after a state equal one long forward to {off:.0e}"
+
+
+def _other_than_keys(lm: PreTrainedModel) -> str:
+    """Why keys and values are not all that a model keeps of a text; empty where they may be.
+
+    Some hybrids do not mark themselves as stateful, so the layers of the model's own cache are asked as well.
+    """
+    name = lm.config.model_type
+    try:
+        layers = DynamicCache(config=lm.config).layers
+    except INNER_ERRORS:
+        layers = []
+    running = sum(isinstance(layer, LinearAttentionCacheLayerMixin) for layer in layers)
+    if running or getattr(lm, "_is_stateful", False):
+        where = f" in {running} of its {len(layers)} layers" if 0 < running < len(layers) else ""
+        return (
+            f"{name} keeps a running state{where}, not keys and values per token: it is the end of a recurrence over "
+            "all that was read, and cannot be moved or joined with that of another document"
+        )
+    if any(isinstance(layer, DynamicIndexedLayer) for layer in layers):
+        return f"{name} chooses tokens by the keys of an indexer, for which a state has no room"
+    return ""
+
+
+def _continue(
+    lm: PreTrainedModel, ids: torch.Tensor, recorded: Sequence[tuple[torch.Tensor, torch.Tensor]]
+) -> tuple[float, CacheShape]:
+    """How far logits behind recorded keys and values are off those of one long forward, and the shape of caches."""
     first, _ = recorded[0]
-    if any(tensor.shape != first.shape for pair in recorded for tensor in pair):
-        return Probe("continue", "refused", "its layers differ in heads or head dim: no single state shape"), None
     shape = CacheShape(len(recorded), first.shape[1], first.shape[3], first.dtype, first.device)
     cache = PlacedCache(*shape.empty(2, TOKENS), 0)
     for number, (keys, values) in enumerate(recorded):
         cache.update(keys, values, number)
     positions = torch.arange(SHIFT, TOKENS, device=ids.device)[None].expand(2, -1)
     tail = lm(input_ids=ids[:, SHIFT:], position_ids=positions, past_key_values=cache, use_cache=True).logits
-    whole = lm(input_ids=ids).logits[:, SHIFT:]
-    off = differ(tail, whole)
-    if off > tolerance(shape.dtype):
-        return Probe("continue", "refused", f"logits after a state are off by {off:.1e}: states cannot be used"), None
-    return Probe("continue", "works", f"logits after a state equal one long forward to {off:.0e}"), shape
+    return differ(tail, lm(input_ids=ids).logits[:, SHIFT:]), shape
+
+
+def _native(lm: PreTrainedModel, ids: torch.Tensor) -> NativeForward | None:
+    """The forward that goes on from what the model itself keeps; None where none gives what one long forward does."""
+    whole = lm(input_ids=ids[:1]).logits[:, SHIFT - 1 :]
+    runs = [slice(0, SHIFT), *(slice(number, number + 1) for number in range(SHIFT, TOKENS))]
+    positions = torch.arange(TOKENS, device=ids.device)[None]
+    for kept_as, gives_positions in product((*KEPT_AS, ""), (True, False)):
+        forward, cache = NativeForward(lm, kept_as, gives_positions), NativeCache()
+        try:
+            logits = [forward.logits(ids[:1, run], positions[:, run], None, cache) for run in runs]
+        except INNER_ERRORS:  # it hands nothing out under this name, or cannot go on from it
+            continue
+        if differ(torch.cat(logits, dim=1), whole) <= tolerance(lm.dtype):
+            return forward
+    return None

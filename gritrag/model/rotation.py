@@ -32,10 +32,17 @@ class Rotation:
 
     def __init__(self, decoder: PreTrainedModel) -> None:
         config = decoder.config.get_text_config()
-        rotary = getattr(decoder, "rotary_emb", None)
+        # a model that takes images too keeps its text model inside
+        models = [m for m in decoder.modules() if isinstance(m, PreTrainedModel)]
+        texts = [m for m in models if m.config.model_type in (decoder.config.model_type, config.model_type)]
+        rotary: Any = next((m.rotary_emb for m in texts if hasattr(m, "rotary_emb")), None)
         if rotary is None:
             raise ValueError(f"{config.model_type} has no rotary embedding: its keys hold their absolute positions")
-        kinds = [kind for kind in FREQUENCIES_THAT_DEPEND_ON_LENGTH if f"'{kind}'" in str(config.rope_parameters)]
+        kinds = [
+            kind
+            for kind in FREQUENCIES_THAT_DEPEND_ON_LENGTH
+            if f"'{kind}'" in str(getattr(config, "rope_parameters", ""))
+        ]
         if kinds:
             raise ValueError(f"{config.model_type} scales its angles with the context ({kinds[0]}): keys cannot move")
         self._rotary = rotary

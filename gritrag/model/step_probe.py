@@ -11,13 +11,14 @@ import torch
 from transformers import PreTrainedModel
 
 from gritrag.model.attention import decoder_stack
+from gritrag.model.inner_errors import INNER_ERRORS
 from gritrag.model.module_forward import ModuleForward
 from gritrag.model.probed import SHIFT, TOKENS, Probe, differ, tolerance
 from gritrag.model.state import CacheShape, PlacedCache
 from gritrag.model.step import SPARE_COLUMNS, STEP_TOKENS, Step
 
 
-def probe_step(lm: PreTrainedModel, ids: torch.Tensor, shape: CacheShape | None) -> tuple[Probe, Step | None]:
+def probe_step(lm: PreTrainedModel, ids: torch.Tensor, shape: CacheShape) -> tuple[Probe, Step | None]:
     """Asked near the start and near the end of what the model takes, where some models compute otherwise.
 
     Each layer is compared by itself, on what the model's own layers hand on: through a whole model in 16 bits, two
@@ -25,15 +26,15 @@ def probe_step(lm: PreTrainedModel, ids: torch.Tensor, shape: CacheShape | None)
     make the forward. In float32 nothing grows apart, and the whole is compared too.
     """
     fallback = "the forward of transformers is used, which is slower"
-    if shape is None:
-        return Probe("step", "falls back", f"its states cannot be used; {fallback}"), None
-    try:
-        step = Step(lm)
-    except (ValueError, AttributeError) as error:
-        return Probe("step", "falls back", f"{error}; {fallback}"), None
     longest = int(getattr(lm.config.get_text_config(), "max_position_embeddings", TOKENS))
     starts = sorted({0, max(0, longest - TOKENS)})
-    off = max(layer_differs(lm, step, ids, shape, start) for start in starts)
+    try:
+        step = Step(lm)
+        off = max(layer_differs(lm, step, ids, shape, start) for start in starts)
+    except torch.OutOfMemoryError:
+        raise
+    except INNER_ERRORS as error:  # what it lacks, or computes in another way
+        return Probe("step", "falls back", f"{error}; {fallback}"), None
     if off > LAYER_TOLERANCE[shape.dtype]:
         return Probe("step", "falls back", f"a layer of our own step is off by {off:.1e}; {fallback}"), None
     if shape.dtype == torch.float32:

@@ -34,7 +34,7 @@ OUTCOMES = {
     "phi": ("works", "works", "works", "falls back"),
     "stablelm": ("falls back", "works", "works", "falls back"),  # ignores its config: an explicit mask
     "cohere": ("works", "falls back", "works", "falls back"),  # rotates neighbouring pairs
-    "mamba": ("refused", "refused", "refused", "refused"),
+    "mamba": ("refused", "refused", "falls back", "falls back"),  # no states: its own forward
 }
 
 
@@ -80,19 +80,22 @@ def test_rounding_that_grows_from_layer_to_layer_is_no_wrong_rotation(layers: in
 def test_a_model_that_is_not_causal_is_refused() -> None:
     lm = make_lm("llama")
     lm.model = bidirectional_view(lm.model)
-    assert probe(lm).probes[0].outcome == "refused"
+    with pytest.raises(ValueError, match=r"llama is no causal language model.*is_decoder=True"):
+        probe(lm)
 
 
 def test_a_cache_that_forgets_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(state.PlacedLayer, "get_seq_length", lambda self: self.length - 1)
     monkeypatch.setattr(state.PlacedLayer, "get_mask_sizes", lambda self, q: (self.length + q, 1))
-    assert probe(make_lm("llama")).probes[2].outcome == "refused"
+    goes_on = probe(make_lm("llama")).probes[2]
+    assert goes_on.outcome == "falls back"
+    assert "does not go on from keys and values" in goes_on.detail
 
 
 def test_mamba_embeds_causally_but_has_no_states(make_model: Callable[..., GritModel]) -> None:
-    with pytest.raises(ValueError, match="running state"):
+    with pytest.raises(ValueError, match="stays causal whatever is asked of it"):
         make_model("mamba", reading="bidirectional")
-    with pytest.raises(ValueError, match="no states to reuse"):
+    with pytest.raises(ValueError, match=r"no states to reuse: mamba keeps a running state.*mode='doc-query'"):
         make_model("mamba").read_documents(["a text"])
 
 
