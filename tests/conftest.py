@@ -38,6 +38,7 @@ SLOW = (
     "index/test_soak.py",
     "langchain/",
     "model/test_causal_lms.py",
+    "model/test_gguf_file.py",
     "model/test_low_rank.py",
     "model/test_save.py",
     "model/test_soft_prompts.py",

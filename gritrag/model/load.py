@@ -15,18 +15,24 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from peft import PeftModel
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from gritrag.config import CHECKPOINT_FILE, CheckpointConfig
 from gritrag.model import ternary
+from gritrag.model.gguf_file import GgufFile
 from gritrag.model.identity import hash_files
+from gritrag.model.inner_errors import INNER_ERRORS, told
 from gritrag.model.names import locate, model_in
 from gritrag.model.packed import round_to_half
 from gritrag.prompts import CHATML, FITTED, GEMMA, GRITLM, INSTRUCT, PLAIN, TEMPLATES, Template, fitted
 
 logger = logging.getLogger(__name__)
+
+GGUF_COPIES = "gguf-2"
+"""Folder of converted files in the cache. Copies in `gguf` had lost how their rotary angles are scaled."""
 
 
 @dataclass(frozen=True)
@@ -123,12 +129,41 @@ def _load_base(
         )
     except (OSError, SafetensorError) as error:
         raise ValueError(f"cannot load a causal language model from {path}: {error}") from None
+    except torch.OutOfMemoryError:
+        raise
+    except (*INNER_ERRORS, StrictDataclassError) as error:
+        raise ValueError(f"transformers cannot load a causal language model from {path} ({told(error)})") from error
     if path.is_file():
         _end_as_the_file_says(tokenizer, lm)
+    _drop_tokens_without_a_row(tokenizer, lm, path)
     if info["missing_keys"]:
         some = ", ".join(sorted(info["missing_keys"])[:3])
         raise ValueError(f"{path} lacks weights that a causal language model of its kind has: {some}")
     return lm, tokenizer, weights
+
+
+def _drop_tokens_without_a_row(tokenizer: PreTrainedTokenizerBase, lm: PreTrainedModel, path: Path) -> None:
+    """Forget special tokens that the table of embeddings has no row for: transformers adds its own default ones to a
+    tokenizer whose file names none, behind the last row.
+
+    Raises:
+        ValueError: there are tokens of plain text without a row.
+    """
+    rows = len(cast(torch.Tensor, lm.get_input_embeddings().weight))
+    beyond = {token for token, number in tokenizer.get_vocab().items() if number >= rows}
+    if not beyond:
+        return
+    markers = {str(token) for token in getattr(tokenizer, "added_tokens_decoder", {}).values() if str(token).strip()}
+    words = sorted(beyond - markers)
+    if words:
+        raise ValueError(
+            f"the tokenizer of {path} has {rows + len(beyond)} tokens and the model {rows} embeddings: {words[0]!r} "
+            "has none. They do not belong together; use the tokenizer that came with the model"
+        )
+    dropped = [name for name in tokenizer.SPECIAL_TOKENS_ATTRIBUTES if getattr(tokenizer, name, None) in beyond]
+    for name in dropped:
+        setattr(tokenizer, name, None)
+    logger.warning("%s: no embedding for %s; not used", path.name, ", ".join(map(repr, sorted(beyond))))
 
 
 def _end_as_the_file_says(tokenizer: PreTrainedTokenizerBase, lm: PreTrainedModel) -> None:
@@ -142,14 +177,32 @@ def _end_as_the_file_says(tokenizer: PreTrainedTokenizerBase, lm: PreTrainedMode
 def _converted(gguf: Path, digest: str) -> Path:
     """The safetensors copy of a GGUF file, made on first use and complete or absent, never half there."""
     cache = Path(os.environ.get("GRITRAG_CACHE", Path.home() / ".cache" / "gritrag"))
-    target = cache / "gguf" / digest
+    target = cache / GGUF_COPIES / digest
     if target.is_dir():
         return target
+    file = GgufFile(gguf)
     logger.warning("converting %s once, to %s (about half a minute)", gguf.name, target)
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
-        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-        lm = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+        try:
+            config = AutoConfig.from_pretrained(gguf.parent, gguf_file=gguf.name)
+            file.correct(config)
+            tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+            lm = AutoModelForCausalLM.from_pretrained(
+                gguf.parent, gguf_file=gguf.name, config=config, dtype=torch.float32
+            )
+        except INNER_ERRORS as error:
+            raise ValueError(
+                f"{gguf} cannot be converted: {told(error)}. Take the same model as safetensors"
+            ) from error
+        split = file.split_tokens(tokenizer)
+        if split:
+            logger.warning(
+                "%s: %d tokens that its file calls whole are cut into pieces here, unlike in llama.cpp: %s",
+                gguf.name,
+                len(split),
+                ", ".join(map(repr, split[:5])),
+            )
         del lm.config.quantization_config  # the weights are no longer quantised
         lm.hf_quantizer = None  # type: ignore[assignment]
         made = Path(scratch) / "model"
