@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from gritrag.documents.sources import Extent, Skipped, Source, list_sources, read_source
-from gritrag.documents.text import AS_IT_IS, TextOptions, check_options
+from gritrag.documents.text import AS_IT_IS, TextOptions
 from gritrag.progress import ProgressBar
 from gritrag.records import Document
 from gritrag.tokens import check_text, chunk_documents
 
+PART = 64
+"""Chunks that are handed on together."""
 SHOWN = 3  # documents of one file that are left out, in a message
 
 
@@ -28,11 +30,14 @@ class Cutting(NamedTuple):
 
 
 class FileChunks(NamedTuple):
-    """One file: its chunks, none if it cannot be read; and what of it cannot."""
+    """A file, or a part of one: its chunks, none if it cannot be read; what of it cannot; how many bytes of the file
+    are done with it; and whether it ends there."""
 
     source: Source
     chunks: list[Document]
     skipped: list[Skipped]
+    size: int = 0
+    is_last: bool = True
 
 
 class Gathered(NamedTuple):
@@ -46,7 +51,7 @@ def check_cutting(cutting: Cutting, max_document_tokens: int) -> Cutting:
     """The settings, if documents can be cut so.
 
     Raises:
-        ValueError: chunks would be too long for the model, or overlap wholly; or an unknown encoding or delimiter.
+        ValueError: chunks would be too long for the model, or overlap wholly.
     """
     if cutting.chunk_size > max_document_tokens:
         raise ValueError(
@@ -54,75 +59,101 @@ def check_cutting(cutting: Cutting, max_document_tokens: int) -> Cutting:
             f"{max_document_tokens}: give a smaller --chunk-size"
         )
     list(chunk_documents((), len, cutting.chunk_size, cutting.overlap))
-    check_options(cutting.text)
     return cutting
 
 
 def read_files(sources: Iterable[Source], count_tokens: Callable[[str], int], cutting: Cutting) -> Iterator[FileChunks]:
-    """Chunks of each file in turn. An id that an earlier document had already, with another content, is left out."""
+    """Chunks of each file in turn, a few at a time. An id that an earlier document had, with another content, is left
+    out."""
     taken: Taken = {}
     for source in sources:
-        losses: list[str] = []
-        try:
-            documents = list(read_source(source, losses.append, cutting.text))
-        except ValueError as error:
-            reason = str(error).removeprefix(str(source.path)).lstrip(":, ")
-            yield FileChunks(source, [], [Skipped(source.path, reason)])
-            continue
-        chunks, problem = cut(documents, count_tokens, cutting, taken, source.name)
-        losses += [problem] if problem else []
-        extent: Extent = "part" if chunks else "file"
-        yield FileChunks(source, chunks, [Skipped(source.path, loss, extent) for loss in losses])
+        yield from _read_file(source, count_tokens, cutting, taken)
+
+
+def _read_file(
+    source: Source, count_tokens: Callable[[str], int], cutting: Cutting, taken: Taken
+) -> Iterator[FileChunks]:
+    losses: list[str] = []
+    size = file_size(source)
+    try:
+        documents = list(read_source(source, losses.append, cutting.text))
+    except ValueError as error:
+        reason = str(error).removeprefix(str(source.path)).lstrip(":, ")
+        yield FileChunks(source, [], [Skipped(source.path, reason)], size)
+        return
+    characters = sum(len(document.text) for document in documents)
+    chunks: list[Document] = []
+    problems: list[str] = []
+    seen = told = 0
+    for chunk in cut(documents, count_tokens, cutting, problems.append, taken, source.name):
+        if len(chunks) == PART:
+            done = int(size * min(1.0, seen / characters))
+            yield FileChunks(source, chunks, [], done - told, is_last=False)
+            chunks, told = [], done
+        chunks.append(chunk)
+        seen += len(chunk.text)
+    losses += [in_short(problems)] if problems else []
+    extent: Extent = "part" if seen else "file"
+    yield FileChunks(source, chunks, [Skipped(source.path, loss, extent) for loss in losses], size - told)
 
 
 def cut(
     documents: Iterable[Document],
     count_tokens: Callable[[str], int],
     cutting: Cutting,
+    on_problem: Callable[[str], None],
     taken: Taken | None = None,
     file: str = "the same file",
-) -> tuple[list[Document], str]:
-    """Chunks of one file's documents, and in words why some of them cannot be cut; empty if all can.
+) -> Iterator[Document]:
+    """Chunks of one file's documents, as they are cut.
 
-    `taken` has the ids of earlier files; those of this one are added.
+    `on_problem` is told of each document that cannot be; `taken` has the ids of earlier files, and gets those of this.
     """
     taken = {} if taken is None else taken
-    chunks: list[Document] = []
-    problems: list[str] = []
     for document in documents:
         try:
-            found = list(chunk_documents([document], count_tokens, cutting.chunk_size, cutting.overlap))
-            _take(taken, document, found, file)
-            chunks += found
+            _take(taken, document, file)
+            for chunk in chunk_documents([document], count_tokens, cutting.chunk_size, cutting.overlap):
+                if chunk is not document:
+                    _take(taken, chunk, file)
+                yield chunk
         except ValueError as error:
-            problems.append(str(error))
-    more = f"; and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
-    return chunks, "; ".join(problems[:SHOWN]) + more
+            on_problem(str(error))
 
 
-def _take(taken: Taken, document: Document, chunks: Sequence[Document], file: str) -> None:
-    """Note the ids of a document and its chunks.
+def in_short(problems: Sequence[str]) -> str:
+    """The first problems of one file, and how many there are more."""
+    more = len(problems) - SHOWN
+    return "; ".join([*problems[:SHOWN], *([f"and {more:,} more"] if more > 0 else [])])
+
+
+def file_size(source: Source) -> int:
+    """Bytes of a file; 0 where it is gone."""
+    try:
+        return source.path.stat().st_size
+    except OSError:
+        return 0
+
+
+def _take(taken: Taken, document: Document, file: str) -> None:
+    """Note the id of a document or a chunk.
 
     Raises:
-        ValueError: one of them is that of another content; or id, title or metadata are no Unicode text.
+        ValueError: it is that of another content; or id, title or metadata are no Unicode text.
     """
     for part in (document.id, document.title, json.dumps(dict(document.metadata), ensure_ascii=False)):
         check_text(part, f"id, title or metadata of document {document.id!r}")
-    for each in [document, *chunks]:
-        content = hash((each.text, each.title, repr(each.metadata)))
-        other, where = taken.setdefault(each.id, (content, file))
-        if other != content:
-            raise ValueError(f"its id {each.id!r} is that of an earlier document, in {where}; give each its own id")
+    content = hash((document.text, document.title, repr(document.metadata)))
+    other, where = taken.setdefault(document.id, (content, file))
+    if other != content:
+        raise ValueError(f"its id {document.id!r} is that of an earlier document, in {where}; give each its own id")
 
 
-def gather(
-    paths: Sequence[Path], count_tokens: Callable[[str], int], cutting: Cutting, strict: bool = False
-) -> Gathered:
+def gather(paths: Sequence[Path], count_tokens: Callable[[str], int], cutting: Cutting) -> Gathered:
     """Chunks of all files under `paths`, and what was left out.
 
     Raises:
-        ValueError: a path does not exist, two files have one name, or there is nothing that can be read; with `strict`,
-            a file, or a part of one, cannot be read: names all of them.
+        ValueError: a path does not exist, two files have one name, or there is nothing that can be read.
     """
     listing = list_sources(paths)
     chunks: list[Document] = []
@@ -131,8 +162,6 @@ def gather(
     for file in read_files(bar, count_tokens, cutting):
         chunks += file.chunks
         skipped += file.skipped
-    if strict:
-        refuse_faults(skipped)
     if not chunks:
         raise ValueError(nothing_in(paths, skipped))
     return Gathered(chunks, skipped)

@@ -1,4 +1,4 @@
-"""Folders that commands write to."""
+"""Folders that commands write to, and what tells an index. No heavy import."""
 
 from pathlib import Path
 
@@ -11,3 +11,18 @@ def check_new(folder: Path) -> None:
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"{folder} is there already, and not an empty folder; name another")
+
+
+def is_index(folder: Path) -> bool:
+    """Whether there is an index to be gone on with."""
+    return (folder / "manifest.json").exists()
+
+
+def check_index(folder: Path) -> None:
+    """Refuse to look for an index where none is, before a model is loaded for it.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if not is_index(folder):
+        raise ValueError(f"there is no index at {folder}: make one with `gritrag index FOLDER --index {folder}`")

@@ -1,17 +1,27 @@
 """Ingestion: files -> chunks -> an index that holds just what the files say now."""
 
+import json
 import stat
-from collections.abc import Sequence
+import time
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from gritrag import Document, GritModel, Index
-from gritrag.documents.sources import FILE, ROOT, Skipped
-from gritrag.index.build import AddReport
+from gritrag.chunks import PART, Cutting, FileChunks
+from gritrag.documents.sources import FILE, ROOT, Skipped, Source
+from gritrag.documents.text import TextOptions
+from gritrag.folders import is_index
+from gritrag.forecast import Storage
+from gritrag.index.build import CHUNK_SHARE, AddReport
 from gritrag.index.documents import check_documents
 from gritrag.index.protocol import Reader
+from gritrag.index.storage.manifest import parse_bytes
+from gritrag.progress import ReadingBar
 
 DEFAULT_STATES = "bf16"
+CUTTING = "cutting"
+"""Name of the note in an index."""
 
 
 class Ingested(NamedTuple):
@@ -28,9 +38,27 @@ class Ingested(NamedTuple):
     not_read: Sequence[Skipped] = ()
 
 
-def is_index(folder: Path) -> bool:
-    """Whether there is an index to be gone on with."""
-    return (folder / "manifest.json").exists()
+class Known(NamedTuple):
+    """What there is before files are read: nothing, or an index.
+
+    `files` are root and name of those that have documents in it.
+    """
+
+    is_there: bool
+    cutting: Cutting | None
+    files: set[tuple[str, str]]
+    storage: Storage | None
+
+
+def look(folder: Path) -> Known:
+    """What the index in a folder says of itself, without its model."""
+    if not is_index(folder):
+        return Known(False, None, set(), None)
+    with Index.open(folder) as index:
+        stats = index.stats()
+        roots, files = index.field(ROOT), index.field(FILE)
+        known = {(root, files[id]) for id, root in roots.items() if id in files}
+        return Known(True, recall_cutting(index), known, Storage(stats["codec"], stats["state_quota"]))
 
 
 def model_of(index: Index) -> GritModel:
@@ -45,6 +73,7 @@ def open_or_create(
     states: str | None = None,
     states_at: str | None = None,
     vectors_at: str | None = None,
+    state_quota: str | int | None = None,
 ) -> Index:
     """The index in `folder`, to be written: made if there is none, with `states` as its codec or else bf16.
 
@@ -53,86 +82,164 @@ def open_or_create(
     """
     if not is_index(folder):
         codec = states or DEFAULT_STATES
-        return Index.create(folder, model=model, states=codec, states_at=states_at, vectors_at=vectors_at)
-    index = Index.open(folder, model=model, mode="rw")
-    codec, place = (index.stats()[name] for name in ("codec", "states_at"))
-    if states_at not in (None, place):
-        index.close()
-        raise ValueError(f"{folder} has its states {place or 'in its folder'}, not at {states_at}: use another folder")
-    if states not in (None, codec):
-        index.close()
-        raise ValueError(
-            f"{folder} stores states as {codec!r}, not {states!r}: go on with it as it is, or use another folder"
+        return Index.create(
+            folder, model=model, states=codec, state_quota=state_quota, states_at=states_at, vectors_at=vectors_at
         )
+    index = Index.open(folder, model=model, mode="rw")
+    codec, place, quota = (index.stats()[name] for name in ("codec", "states_at", "state_quota"))
+    wrong = ""
+    if states_at not in (None, place):
+        wrong = f"{folder} has its states {place or 'in its folder'}, not at {states_at}: use another folder"
+    elif states not in (None, codec):
+        wrong = f"{folder} stores states as {codec!r}, not {states!r}: go on with it as it is, or use another folder"
+    elif parse_bytes(state_quota) not in (None, quota):
+        wrong = f"{folder} has a quota of {quota or 'no'} bytes for its states: go on with it, or use another folder"
+    if wrong:
+        index.close()
+        raise ValueError(wrong)
     return index
 
 
-def ingest(index: Index, chunks: Sequence[Document]) -> Ingested:
-    """Add the chunks of whole files, as `gritrag.chunks` gives them, and delete what their folders hold no more.
+def recall_cutting(index: Index) -> Cutting | None:
+    """How the documents of an index were cut when files were last read into it; None where none were."""
+    noted = index.note(CUTTING)
+    if noted is None:
+        return None
+    fields = json.loads(noted)
+    return Cutting(**{**fields, "text": TextOptions(**fields["text"])})
 
-    Deleted are chunks that earlier versions of these files gave, and those of files below the same roots that are gone
-    or empty now. A file that cannot be read now keeps what it gave before, and so does one with a chunk that an index
-    cannot hold. Files that are there but were not asked for keep theirs, and so do documents that came from no file.
-    Unchanged chunks are not read again, so a second call finishes what an interrupted one began.
+
+def note_cutting(index: Index, cutting: Cutting) -> None:
+    """Keep with an index how its documents are cut, so that the next run cuts them so too."""
+    if recall_cutting(index) != cutting:
+        index.set_note(CUTTING, json.dumps({**cutting._asdict(), "text": cutting.text._asdict()}))
+
+
+class Ingestion:
+    """Files on their way into an index, a few chunks at a time.
+
+    Every few chunks are acknowledged; a second run of the same files finishes what an interrupted one began, since what
+    is unchanged is not read again.
+
+    Args:
+        index: open for writing.
+        sources: the files that will come.
 
     Raises:
-        ValueError: an id of `chunks` names a document of another root, or of none; nothing has been stored then.
+        ValueError: a document of another root, or of none, has the name of one of the files; nothing is stored then.
     """
-    _refuse_other_roots(index, chunks)
-    report, kept, skipped = _add(index, chunks)
-    removed = index.delete(ids=_outdated(index, kept))
-    return Ingested(*report, removed, len(index), skipped)
 
+    def __init__(self, index: Index, sources: Sequence[Source]) -> None:
+        self._index = index
+        roots, files = index.field(ROOT), index.field(FILE)
+        self._stored = {id: (root, files[id]) for id, root in roots.items() if id in files}
+        _refuse_other_roots(self._stored, sources, index)
+        self._report = AddReport()
+        self._kept: set[str] = set()
+        self._given: set[tuple[str, str]] = set()
+        self._skipped: list[Skipped] = []
 
-def _add(index: Index, chunks: Sequence[Document]) -> tuple[AddReport, Sequence[Document], list[Skipped]]:
-    """Add chunks; where one cannot be stored, those of the other files. The second are those that were."""
-    try:
-        return index.add(chunks, show_progress_bar=True), chunks, []
-    except ValueError:
-        files: dict[tuple[str, str], list[Document]] = {}
-        for chunk in chunks:
-            files.setdefault((chunk.metadata[ROOT], chunk.metadata[FILE]), []).append(chunk)
-        kept: list[Document] = []
-        skipped: list[Skipped] = []
-        for (root, name), of_file in files.items():
+    def run(self, parts: Iterable[FileChunks], bar: ReadingBar) -> Ingested:
+        """Add the chunks of whole files, as `gritrag.chunks.read_files` gives them, and delete what their folders hold
+        no more.
+
+        Deleted are chunks that earlier versions of these files gave, and those of files below the same roots that are
+        gone or empty now. A file that cannot be read now keeps what it gave before, and so does one with a chunk that
+        an index cannot hold. Files that are there but were not asked for keep theirs, and so do documents that came
+        from no file.
+        """
+        most = max(PART, len(self._index) // CHUNK_SHARE)
+        waiting: list[FileChunks] = []
+        count = 0
+        for part in parts:
+            self._skipped += part.skipped
+            waiting.append(part)
+            count += len(part.chunks)
+            if count >= most:
+                self._store(waiting, bar)
+                waiting, count = [], 0
+                most = max(PART, len(self._index) // CHUNK_SHARE)
+        self._store(waiting, bar)
+        removed = self._index.delete(ids=self._outdated())
+        return Ingested(*self._report, removed, len(self._index), self._skipped)
+
+    def _store(self, parts: Sequence[FileChunks], bar: ReadingBar) -> None:
+        chunks = [chunk for part in parts for chunk in self._without_clashes(part)]
+        began, before = time.monotonic(), self._index.tokens
+        if chunks:
             try:
-                check_documents(index.model, of_file)
+                report = self._index.add(chunks)
+            except ValueError as error:
+                chunks = self._storable(chunks, error)
+                report = self._index.add(chunks)
+            self._report = AddReport(*(a + b for a, b in zip(self._report, report, strict=True)))
+            self._kept.update(chunk.id for chunk in chunks)
+            self._given.update((chunk.metadata[ROOT], chunk.metadata[FILE]) for chunk in chunks)
+        tokens = max(0, self._index.tokens - before)
+        files = len({part.source.name for part in parts if part.is_last})
+        bar.advance(sum(part.size for part in parts), files, len(chunks), tokens, time.monotonic() - began)
+
+    def _without_clashes(self, part: FileChunks) -> list[Document]:
+        """The chunks whose ids are not those of documents from elsewhere."""
+        place = part.source.root
+        clashing = [chunk for chunk in part.chunks if self._root_of(chunk.id, place) != place]
+        if clashing:
+            where = self._root_of(clashing[0].id, place) or "no folder"
+            reason = f"{len(clashing)} ids are those of documents from {where} (first: {clashing[0].id!r}); rename them"
+            self._skipped.append(Skipped(part.source.path, reason, "part"))
+        ids = {chunk.id for chunk in clashing}
+        return [chunk for chunk in part.chunks if chunk.id not in ids]
+
+    def _root_of(self, id: str, otherwise: str) -> str:
+        if id in self._stored:
+            return self._stored[id][0]
+        return "" if id not in self._kept and id in self._index else otherwise
+
+    def _storable(self, chunks: Sequence[Document], refusal: ValueError) -> list[Document]:
+        """Those of files whose chunks an index can hold; the refusal is raised where it was no file's fault."""
+        kept: list[Document] = []
+        count = len(self._skipped)
+        for (root, name), of_file in _by_file(chunks).items():
+            try:
+                check_documents(self._index.model, of_file)
                 kept += of_file
             except ValueError as error:
-                skipped.append(Skipped(Path(root, name), str(error)))
-        if not skipped:
-            raise
-    return index.add(kept, show_progress_bar=True), kept, skipped
+                self._skipped.append(Skipped(Path(root, name), str(error)))
+        if len(self._skipped) == count:
+            raise refusal
+        return kept
+
+    def _outdated(self) -> list[str]:
+        """Ids that the files gave once and give no more, and those of files gone or emptied beside them."""
+        roots = {root for root, _ in self._given}
+        return [
+            id
+            for id, (root, file) in self._stored.items()
+            if id not in self._kept
+            and root in roots
+            and isinstance(file, str)
+            and ((root, file) in self._given or _is_gone(Path(root, file)))
+        ]
 
 
-def _refuse_other_roots(index: Index, chunks: Sequence[Document]) -> None:
-    """Names are unique below one root only: a file of another root with the same name must not be replaced."""
+def _by_file(chunks: Iterable[Document]) -> dict[tuple[str, str], list[Document]]:
+    files: dict[tuple[str, str], list[Document]] = {}
     for chunk in chunks:
-        if chunk.id not in index:
-            continue
-        stored = index[chunk.id]
-        root, other = chunk.metadata[ROOT], stored.metadata.get(ROOT)
-        if root != other:
+        files.setdefault((chunk.metadata[ROOT], chunk.metadata[FILE]), []).append(chunk)
+    return files
+
+
+def _refuse_other_roots(stored: Mapping[str, tuple[Any, Any]], sources: Sequence[Source], index: Index) -> None:
+    """Names are unique below one root only: a file of another root with the same name must not be replaced."""
+    for source in sources:
+        id = source.name
+        root = stored[id][0] if id in stored else "" if id in index else source.root
+        if root != source.root:
             raise ValueError(
-                f"{chunk.metadata[FILE]} in {root}: its id {chunk.id!r} is that of a document "
-                f"{f'from {other}' if other else 'that came from no folder'} in this index; index both folders in one "
+                f"{source.name} in {source.root}: its id {id!r} is that of a document "
+                f"{f'from {root}' if root else 'that came from no folder'} in this index; index both folders in one "
                 "call from their common parent, into a new index, or use another index for this one"
             )
-
-
-def _outdated(index: Index, chunks: Sequence[Document]) -> list[str]:
-    """Ids that the files of `chunks` gave once and give no more, and those of files gone or emptied beside them."""
-    files = {(chunk.metadata[ROOT], chunk.metadata[FILE]) for chunk in chunks}
-    roots = {root for root, _ in files}
-    outdated = []
-    for id in set(index) - {chunk.id for chunk in chunks}:
-        stored = index[id]  # one by one: all texts of an index may not fit in memory
-        root, file = stored.metadata.get(ROOT), stored.metadata.get(FILE)
-        if not isinstance(root, str) or not isinstance(file, str):  # other documents may hold anything there
-            continue
-        if root in roots and ((root, file) in files or _is_gone(Path(root, file))):
-            outdated.append(id)
-    return outdated
 
 
 def _is_gone(file: Path) -> bool:

@@ -6,15 +6,68 @@ guarded among the threads of one process only: two may write over each other's l
 """
 
 import os
+import sys
 import threading
+import time
+from typing import Self
 
 from tqdm.auto import tqdm
 
-__all__ = ["ProgressBar"]
+__all__ = ["ProgressBar", "ReadingBar"]
+
+EVERY = 30.0
+"""Seconds between two lines where no terminal can show a bar."""
 
 
 class ProgressBar(tqdm):
     """tqdm's bar, in a terminal or a notebook, with a lock of this process alone."""
+
+
+class ReadingBar:
+    """How far the reading of files has come: documents, tokens a second, and the time that is left.
+
+    One bar in a terminal; elsewhere, such as in a log, a line from time to time. Counts only what is acknowledged.
+
+    Args:
+        size: bytes of all files.
+        files: so many.
+        leaves: whether the bar stays when it is closed.
+    """
+
+    def __init__(self, size: int, files: int, leaves: bool = True) -> None:
+        form = "{percentage:3.0f}%|{bar:20}| {desc} [{elapsed}, {remaining} left]"
+        self._bar = ProgressBar(total=max(1, size), bar_format=form, disable=None, leave=leaves, mininterval=0)
+        self._size, self._files = max(1, size), files
+        self._done = self._files_done = self.documents = self.tokens = 0
+        self._busy = 0.0
+        self._began = self._told = time.monotonic()
+
+    def say(self, what: str) -> None:
+        """What is being done before the first file is read."""
+        self._bar.set_description_str(what)
+
+    def advance(self, size: int, files: int, documents: int, tokens: int, seconds: float) -> None:
+        """So many bytes and files are done; with documents, tokens that the model read, and seconds that it took."""
+        self._done, self._files_done = min(self._size, self._done + size), self._files_done + files
+        self.documents, self.tokens = self.documents + documents, self.tokens + tokens
+        self._busy += seconds
+        self._bar.set_description_str(str(self), refresh=False)
+        self._bar.update(self._done - self._bar.n)
+        now = time.monotonic()
+        if self._bar.disable and now - self._told >= EVERY:
+            self._told = now
+            left = (now - self._began) * (self._size - self._done) / max(1, self._done)
+            print(f"{self._done / self._size:.0%}: {self}, {left / 60:.0f} min left", file=sys.stderr, flush=True)
+
+    def __str__(self) -> str:
+        rate = f", {self.tokens / self._busy:,.0f} tokens/s" if self.tokens and self._busy else ""
+        return f"{self._files_done:,}/{self._files:,} files, {self.documents:,} documents{rate}"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._bar.close()
 
 
 def _own_lock() -> None:

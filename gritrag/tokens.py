@@ -19,6 +19,9 @@ from gritrag.records import Document, as_document
 
 logger = logging.getLogger(__name__)
 
+WINDOW = 1 << 16
+"""Characters of a text that are cut at a time, at least: the first chunks of a long one are there at once."""
+
 ANCHOR = "\n"
 """Put before a text to see how it is tokenised behind another, for a line break joins with no word."""
 
@@ -207,7 +210,9 @@ def _chunks(
     document: Document, count_tokens: Callable[[str], int], chunk_size: int, overlap: int
 ) -> Iterator[Document]:
     # a text of n bytes has at most n tokens: most short texts need no counting at all
-    if len(document.content.encode()) <= chunk_size or count_tokens(document.content) <= chunk_size:
+    window = max(WINDOW, 16 * chunk_size)
+    is_short = len(document.text) <= window
+    if is_short and (len(document.content.encode()) <= chunk_size or count_tokens(document.content) <= chunk_size):
         yield document
         return
     # with a letter behind the title: its line break alone would be stripped, and not counted
@@ -219,7 +224,7 @@ def _chunks(
         )
     splitter = TextSplitter.from_callback(count_tokens, room, overlap)
     number = 0
-    for start, chunk in splitter.chunk_indices(document.text):
+    for start, chunk in _cut(splitter, document.text, window):
         if not chunk.strip():
             continue
         if count_tokens(chunk) > room:
@@ -230,3 +235,21 @@ def _chunks(
         yield replace(document, text=chunk, id=f"{document.id}#{number}", metadata={**document.metadata, **where})
         number += 1
     logger.info("document %r: cut into %d chunks of at most %d tokens", document.id, number, chunk_size)
+
+
+def _cut(splitter: TextSplitter, text: str, window: int) -> Iterator[tuple[int, str]]:
+    """Chunks and where they start. A long text is cut window by window; of each, the last chunk is where the next
+    window begins, since what follows may belong to it."""
+    begin = 0
+    size = window
+    while True:
+        chunks = splitter.chunk_indices(text[begin : begin + size])
+        if begin + size >= len(text):
+            yield from ((begin + start, chunk) for start, chunk in chunks)
+            return
+        if len(chunks) < 2:  # nothing but white space, or one word without an end
+            size *= 2
+            continue
+        yield from ((begin + start, chunk) for start, chunk in chunks[:-1])
+        begin += chunks[-1][0]
+        size = window

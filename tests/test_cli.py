@@ -99,10 +99,10 @@ def test_long_texts_are_cut_into_chunks_and_a_shorter_version_leaves_no_ghosts(
 ) -> None:
     long = texts / "long.md"
     long.write_text("\n\n".join(f"Paragraph {n} says something about number {n}." for n in range(20)))
-    first = json.loads(run("index", long, *built, "--chunk-size", 40, "--json").stdout)
+    first = json.loads(run("index", long, *built, "--chunk-size", 40, "--yes", "--json").stdout)
     assert first["added"] > 3
     long.write_text("Nothing more to say.")
-    second = json.loads(run("index", long, *built, "--chunk-size", 40, "--json").stdout)
+    second = json.loads(run("index", long, *built, "--chunk-size", 40, "--yes", "--json").stdout)
     assert (second["added"], second["removed"], second["documents"]) == (1, first["added"], 3)
 
 
@@ -119,7 +119,7 @@ def test_a_file_of_the_same_name_in_another_folder_is_refused_and_nothing_is_los
     (other / "0.txt").write_text("Comes first.")
     (other / "a.txt").write_text("Another text of the same name.")
     before = held(built)
-    (message,) = run("index", other, *built, code=2).stderr.splitlines()
+    message = run("index", other, *built, code=2).stderr.splitlines()[-1]
     assert all(part in message for part in ("a.txt", str(other.resolve()), str(texts.resolve()), "common parent"))
     assert held(built) == before
     run("index", other / "a.txt", *built, code=2)
@@ -131,7 +131,7 @@ def test_a_shorter_file_of_the_same_name_elsewhere_takes_no_chunk_of_the_longer_
     built: tuple[str, ...], texts: Path, tmp_path: Path
 ) -> None:
     (texts / "n.md").write_text("\n\n".join(f"Paragraph {n} says something about number {n}." for n in range(9)))
-    run("index", texts, *built, "--chunk-size", 40)
+    run("index", texts, *built, "--chunk-size", 40, "--yes")
     before = held(built)
     (tmp_path / "n.md").write_text("Short.")
     run("index", tmp_path / "n.md", *built)
@@ -261,7 +261,8 @@ def test_demo_answers_every_question_in_both_modes(model_folder: str, tmp_path: 
         (["index", "gone.txt", "--model", "MODEL"], "gone.txt: no such file or folder"),
         (["search", "q", "--where", "{year", "--model", "MODEL"], "--where is not valid JSON"),
         (["search", "q", "--where", "[1]", "--model", "MODEL"], "--where must be a JSON object"),
-        (["search", "q", "--model", "no such model"], "no such model"),
+        (["search", "q", "--index", "nowhere", "--model", "no such model"], "there is no index at nowhere"),
+        (["estimate", "pyproject.toml", "--model", "no such model"], "no such model"),
         (["train", "gone.yaml"], "gone.yaml"),
         (["demo", "--questions", "61", "--model", "MODEL"], "from 1 to 60, not 61"),
     ],

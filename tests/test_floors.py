@@ -24,7 +24,9 @@ FLOORS = [
     {"answer"},
     {"gritrag"},  # the names that gritrag/__init__.py offers
     {"langchain", "serve", "mcp", "tracing", "mteb", "evaluate"},
-    {"capacity", "doctor", "ingest", "mine", "render"},  # what the commands of the CLI do and show
+    {"capacity"},
+    {"forecast"},
+    {"doctor", "ingest", "mine", "render"},  # what the commands of the CLI do and show
     {"demo"},
     {"cli"},
     {"__main__"},

@@ -171,10 +171,12 @@ def test_a_folder_that_cannot_be_listed_is_told(tmp_path: Path) -> None:
 
 def test_one_document_that_cannot_be_cut_takes_no_other_with_it() -> None:
     documents = [Document("\ud800", id="a"), Document("fine", id="b"), Document("other", id="b"), Document("x", id="c")]
-    chunks, problem = cut(documents, len, Cutting())
+    problems: list[str] = []
+    chunks = list(cut(documents, len, Cutting(), problems.append))
     assert [(chunk.id, chunk.text) for chunk in chunks] == [("b", "fine"), ("c", "x")]
-    assert "lone surrogate" in problem
-    assert "'b' is that of an earlier document" in problem
+    assert len(problems) == 2
+    assert "lone surrogate" in problems[0]
+    assert "'b' is that of an earlier document" in problems[1]
 
 
 def test_a_line_for_each_file_and_for_each_reason_not_to_ask_it() -> None:

@@ -1,4 +1,4 @@
-"""Commands that fill an index and look after it."""
+"""Commands that look after an index."""
 
 from pathlib import Path
 from typing import Annotated
@@ -11,75 +11,20 @@ from gritrag.cli.options import (
     DEFAULT_INDEX,
     ChunkOverlap,
     ChunkSize,
-    Delimiter,
     Device,
     Dtype,
-    Encoding,
     IndexFolder,
-    IndexModel,
     Json,
     Model,
     OptionalPaths,
-    Paths,
-    TextColumn,
     Where,
     chunks_of,
     condition_of,
-    cutting_of,
-    gathered_of,
     load_model,
     open_index,
-    say_skipped,
     show,
 )
 from gritrag.config import DEFAULT_MODEL
-
-
-@app.command()
-def index(
-    paths: Paths,
-    index: IndexFolder = DEFAULT_INDEX,
-    states: Annotated[
-        str | None, typer.Option(help="How to store states in a new index: none, float32, bf16 ...")
-    ] = None,
-    states_at: Annotated[
-        str | None, typer.Option(help="URL of object storage for the states of a new index: s3://bucket/notes")
-    ] = None,
-    vectors_at: Annotated[
-        str | None, typer.Option(help="URL of a Qdrant server for the vectors of a new index.")
-    ] = None,
-    chunk_size: ChunkSize = 256,
-    chunk_overlap: ChunkOverlap = 0,
-    encoding: Encoding = "",
-    text_column: TextColumn = "",
-    delimiter: Delimiter = "",
-    strict: Annotated[
-        bool, typer.Option("--strict", help="Store nothing if a file, or a part of one, cannot be read.")
-    ] = False,
-    model: IndexModel = None,
-    dtype: Dtype = "auto",
-    device: Device = "auto",
-    as_json: Json = False,
-) -> None:
-    """Read files into an index. Run it again to resume or to update: what is unchanged is not read again.
-
-    Files that cannot be read are listed at the end, each with the reason and what to do, and stop nothing.
-    """
-    from gritrag.ingest import ingest, is_index, model_of, open_or_create
-
-    if is_index(index):
-        with open_index(index, model, dtype, device) as known:
-            reader = model_of(known)
-    else:
-        reader = load_model(model or DEFAULT_MODEL, dtype, device)
-    cutting = cutting_of(reader, chunk_size, chunk_overlap, encoding, text_column, delimiter)
-    gathered = gathered_of(paths, reader, cutting, strict)
-    with open_or_create(index, reader, states, states_at, vectors_at) as opened:
-        report = ingest(opened, gathered.chunks)
-    not_read = [*gathered.skipped, *report.not_read]
-    record = report._replace(not_read=not_read)
-    show(record if as_json else {**record._asdict(), "not_read": len(not_read)}, as_json)  # the lines below name them
-    say_skipped(not_read)
 
 
 @app.command()
@@ -109,10 +54,10 @@ def estimate(
     if not paths:
         raise ValueError("say which files or folders to index, or --plan for a plan on paper")
     from gritrag import Index
+    from gritrag.chunks import Cutting
 
     reader = load_model(model, dtype, device)
-    cutting = cutting_of(reader, chunk_size, chunk_overlap)
-    show(Index.estimate(reader, chunks_of(paths, reader, cutting), states=states), as_json)
+    show(Index.estimate(reader, chunks_of(paths, reader, Cutting(chunk_size, chunk_overlap)), states=states), as_json)
 
 
 @app.command()

@@ -1,6 +1,7 @@
 """Options and arguments that several commands share, and what they do with them."""
 
 import json
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -8,10 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from gritrag import render
+from gritrag.documents.text import TextOptions, check_options
+from gritrag.folders import check_index
 
 if TYPE_CHECKING:
     from gritrag import Document, GritModel, Index
-    from gritrag.chunks import Cutting, Gathered
+    from gritrag.chunks import Cutting
     from gritrag.documents.sources import Skipped
     from gritrag.evaluate.suite import Result
 
@@ -101,6 +104,7 @@ def open_index(
     mode: Literal["r", "rw"] = "r",
 ) -> "Index":
     """An index with the model of that name, else with the one that it remembers."""
+    check_index(folder)
     from gritrag import Index
 
     _hide_loading()
@@ -130,34 +134,40 @@ def show(record: Any, as_json: bool) -> None:
     typer.echo(render.as_json(record) if as_json else render.as_lines(record))
 
 
-def cutting_of(
-    model: "GritModel",
-    chunk_size: int,
-    chunk_overlap: int,
-    encoding: str = "",
-    text_column: str = "",
-    delimiter: str = "",
-) -> "Cutting":
-    """How files are read and cut, if the model can read such chunks."""
-    from gritrag.chunks import Cutting, check_cutting
-    from gritrag.documents.text import TextOptions
+def text_options(encoding: str, text_column: str, delimiter: str) -> TextOptions:
+    """What the user says of text files."""
+    return check_options(TextOptions(encoding, text_column, "\t" if delimiter in ("tab", "\\t") else delimiter))
 
-    text = TextOptions(encoding, text_column, "\t" if delimiter in ("tab", "\\t") else delimiter)
-    return check_cutting(Cutting(chunk_size, chunk_overlap, text), model.max_document_tokens)
+
+def agree(question: str, yes: bool, otherwise: str) -> None:
+    """Ask whether to go on. Where nobody can answer, nothing waits.
+
+    Raises:
+        ValueError: standard input is no terminal, and `yes` was not given.
+        typer.Exit: the answer is no.
+    """
+    if yes:
+        return
+    if not is_asked():
+        raise ValueError(f"{question}: pass --yes to go on, or {otherwise}")
+    if not typer.confirm(f"{question}. Go on?", err=True):
+        typer.echo(f"nothing was done; {otherwise}", err=True)
+        raise typer.Exit(1)
+
+
+def is_asked() -> bool:
+    """Whether somebody sits before the terminal."""
+    return sys.stdin.isatty()
 
 
 def chunks_of(paths: Sequence[Path], model: "GritModel", cutting: "Cutting") -> "list[Document]":
     """Chunks of files; what was left out is said at once."""
-    gathered = gathered_of(paths, model, cutting)
+    from gritrag.chunks import check_cutting, gather
+
+    check_cutting(cutting, model.max_document_tokens)
+    gathered = gather(paths, model.count_tokens, cutting)
     say_skipped(gathered.skipped)
     return gathered.chunks
-
-
-def gathered_of(paths: Sequence[Path], model: "GritModel", cutting: "Cutting", strict: bool = False) -> "Gathered":
-    """Chunks of files, and what was left out."""
-    from gritrag.chunks import gather
-
-    return gather(paths, model.count_tokens, cutting, strict)
 
 
 def say_skipped(skipped: "Sequence[Skipped]") -> None:

@@ -19,7 +19,6 @@ from gritrag.cli.options import (
     RelevanceBias,
     TopK,
     chunks_of,
-    cutting_of,
     load_model,
     show,
 )
@@ -105,10 +104,11 @@ def calibrate(
     device: Device = "auto",
 ) -> None:
     """Fit the codec `transform` to a model, on documents such as will be indexed; takes minutes."""
+    from gritrag.chunks import Cutting
     from gritrag.train.after.calibrate import calibrate
 
     loaded = load_model(model, dtype, device)
-    calibration = calibrate(loaded, chunks_of(paths, loaded, cutting_of(loaded, chunk_size, chunk_overlap)))
+    calibration = calibrate(loaded, chunks_of(paths, loaded, Cutting(chunk_size, chunk_overlap)))
     calibration.save(out)
     size = calibration.bytes_per_token(loaded.state_elements_per_token)
     typer.echo(f"{out}: {size:,.0f} bytes per token; index with --states transform:{out}")

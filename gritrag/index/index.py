@@ -25,6 +25,7 @@ from gritrag.index.reader import given_reader, named_reader
 from gritrag.index.rerank import check_rerank, ranked, ranker
 from gritrag.index.search import Nearest, Rows, Search, check_query
 from gritrag.index.storage.catalog import Entry
+from gritrag.index.storage.manifest import Manifest
 from gritrag.index.storage.states import Checks, DocumentState, Reading
 from gritrag.records import Document, Hit, check_hits
 
@@ -106,6 +107,8 @@ class Index:
             ValueError: no index there, or of another format; someone is writing it; it cannot be written; no model of
                 that name.
         """
+        if isinstance(model, str | Path):
+            Manifest.load(Path(path))  # whether there is an index is said before a model is loaded for it
         reader = None if model is None else given_reader(model, dtype, device)
         return cls(Parts.open(Path(path), reader, mode, checks), reader, dtype, device)
 
@@ -206,6 +209,24 @@ class Index:
     def ids(self, where: Mapping[str, Any] | None = None) -> list[str]:
         """Ids of the documents that satisfy a filter, of all where it is None, in the order of storing."""
         return self._parts.catalog.ids(compile_filter(where))
+
+    def field(self, name: str) -> dict[str, Any]:
+        """Values of one metadata field by the ids of the documents that have it, without reading the documents."""
+        return dict(self._parts.catalog.field(name))
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of all documents, as they were read."""
+        return self._parts.catalog.document_totals()[1]
+
+    def note(self, name: str) -> str | None:
+        """What `set_note` kept under a name; None where nothing was."""
+        return self._parts.catalog.meta(f"note: {name}")
+
+    def set_note(self, name: str, value: str) -> None:
+        """Keep a string with the index, such as how its documents were cut."""
+        with self._parts.writing(), self._parts.catalog.transaction():
+            self._parts.catalog.set_meta(f"note: {name}", value)
 
     @property
     def digest(self) -> str:

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel, Field
 
-from gritrag.chunks import Cutting, cut
+from gritrag.chunks import Cutting, cut, in_short
 from gritrag.index.index import Index
 from gritrag.records import Document, Hit
 from gritrag.serve.asked import readable_names
@@ -344,10 +344,11 @@ def _read_in(service: Service, index: Index, store: str, upload: Upload, attachm
         metadata = {**attachment.attributes, FILE_ID: upload.id, "filename": upload.name}
         documents, losses = service.uploads.documents(upload, metadata)
         cutting = Cutting(attachment.chunk_size, attachment.overlap)
-        chunks, problem = cut(documents, service.model.count_tokens, cutting)
-        if problem and not chunks:
-            raise ValueError(problem)
-        losses += [problem] if problem else []
+        problems: list[str] = []
+        chunks = list(cut(documents, service.model.count_tokens, cutting, problems.append))
+        losses += [in_short(problems)] if problems else []
+        if losses and not chunks:
+            raise ValueError("; ".join(losses))
         index.add(chunks)
         kept = {chunk.id for chunk in chunks}
         outdated = [id for id in index if id.startswith(f"{upload.id}/") and id not in kept]

@@ -132,6 +132,11 @@ class Catalog(Connection):
         sql, parameters = where
         return [id for (id,) in self.execute(f"SELECT id FROM documents WHERE {sql} ORDER BY row", parameters)]
 
+    def field(self, name: str) -> list[tuple[str, Any]]:
+        """Ids of the documents that have a metadata field, and its value there: a string, a number or None."""
+        sql = "SELECT documents.id, fields.value FROM fields JOIN documents ON documents.row = fields.row"
+        return self.execute(f"{sql} WHERE fields.name = ? ORDER BY fields.row", (name,))
+
     def document(self, row: int) -> Document | None:
         """The document in that row; None where it has been deleted or replaced since."""
         return next((entry.document for _, entry in self._stored("row = ?", row)), None)

@@ -1,0 +1,219 @@
+"""The command that reads files into an index."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from gritrag.cli.app import app
+from gritrag.cli.options import (
+    DEFAULT_INDEX,
+    Delimiter,
+    Device,
+    Dtype,
+    Encoding,
+    IndexFolder,
+    IndexModel,
+    Json,
+    Paths,
+    TextColumn,
+    agree,
+    load_model,
+    open_index,
+    say_skipped,
+    show,
+    text_options,
+)
+from gritrag.config import DEFAULT_MODEL
+from gritrag.documents.sources import Listing, list_sources
+from gritrag.documents.text import TextOptions
+from gritrag.folders import is_index
+from gritrag.progress import ReadingBar
+
+if TYPE_CHECKING:
+    from gritrag import GritModel
+    from gritrag.chunks import Cutting, FileChunks
+    from gritrag.forecast import Forecast
+    from gritrag.ingest import Known
+
+ASK_SECONDS, ASK_BYTES, ASK_SHARE = 600, 10e9, 0.5
+"""What takes longer, or more bytes, or more of the free disk, is asked about."""
+INTERRUPTED = 130
+
+
+@app.command()
+def index(
+    paths: Paths,
+    index: IndexFolder = DEFAULT_INDEX,
+    states: Annotated[
+        str | None,
+        typer.Option(help="How to store states in a new index: none, float32, bf16, int8 (default), int4 ..."),
+    ] = None,
+    state_quota: Annotated[
+        str | None, typer.Option(help="Most bytes of states of a new index, such as 20GB: the hot part stays.")
+    ] = None,
+    states_at: Annotated[
+        str | None, typer.Option(help="URL of object storage for the states of a new index: s3://bucket/notes")
+    ] = None,
+    vectors_at: Annotated[
+        str | None, typer.Option(help="URL of a Qdrant server for the vectors of a new index.")
+    ] = None,
+    chunk_size: Annotated[
+        int | None,
+        typer.Option(help="Longer texts are cut into chunks of at most this many tokens: 256, or as before.", min=1),
+    ] = None,
+    chunk_overlap: Annotated[
+        int | None, typer.Option(help="Tokens that neighbouring chunks share: 0, or as before.", min=0)
+    ] = None,
+    encoding: Encoding = "",
+    text_column: TextColumn = "",
+    delimiter: Delimiter = "",
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Store nothing if a file, or a part of one, cannot be read.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Ask nothing, and go on.")] = False,
+    model: IndexModel = None,
+    dtype: Dtype = "auto",
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Read files into an index. Run it again to resume or to update: what is unchanged is not read again.
+
+    Says first how many tokens, bytes and minutes it will take, and asks where that is much. Files that cannot be read
+    are listed at the end, each with the reason and what to do, and stop nothing.
+    """
+    listing = list_sources(paths)
+    with _resumable(index):
+        with _first_bar(listing, "looking at the index"):
+            from gritrag.chunks import read_files
+            from gritrag.ingest import Ingestion, look, note_cutting, open_or_create
+
+            known = look(index)
+        cutting = _cutting(known, chunk_size, chunk_overlap, text_options(encoding, text_column, delimiter))
+        _ask_about_cutting(known, cutting, index, yes)
+        with _first_bar(listing, "loading the model, and looking at a sample of the files"):
+            reader = _reader(known, index, model, dtype, device, cutting)
+            parts = _readable(read_files(listing.sources, reader.count_tokens, cutting), paths, listing, strict)
+            expected = _expected(known, reader, listing, cutting, index, states, state_quota, states_at)
+        _announce(expected, yes)
+        storage = states if known.is_there else expected.codec, state_quota if known.is_there else expected.quota
+        with (
+            open_or_create(index, reader, storage[0], states_at, vectors_at, storage[1]) as opened,
+            ReadingBar(_bytes(listing), len(listing.sources)) as bar,
+        ):
+            note_cutting(opened, cutting)
+            report = Ingestion(opened, listing.sources).run(parts, bar)
+    record = report._replace(not_read=[*listing.skipped, *report.not_read])
+    show(record if as_json else {**record._asdict(), "not_read": len(record.not_read)}, as_json)  # lines follow
+    say_skipped(record.not_read)
+
+
+@contextmanager
+def _resumable(index: Path) -> Iterator[None]:
+    """Whoever stops it is told how to go on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        stored = "What was read is stored, and is not read again" if is_index(index) else "Nothing was stored yet"
+        typer.echo(f"\nstopped. {stored}: give the same command to go on.", err=True)
+        raise typer.Exit(INTERRUPTED) from None
+
+
+def _first_bar(listing: Listing, what: str) -> ReadingBar:
+    """Something to see from the first second, while libraries and weights are loaded."""
+    bar = ReadingBar(1, len(listing.sources), leaves=False)
+    bar.say(what)
+    return bar
+
+
+def _cutting(known: "Known", chunk_size: int | None, chunk_overlap: int | None, text: TextOptions) -> "Cutting":
+    """What was asked for; else as the index was cut before; else as any is."""
+    from gritrag.chunks import Cutting
+
+    before = known.cutting or Cutting()
+    return Cutting(
+        before.chunk_size if chunk_size is None else chunk_size,
+        before.overlap if chunk_overlap is None else chunk_overlap,
+        TextOptions(*(new or old for new, old in zip(text, before.text, strict=True))),
+    )
+
+
+def _ask_about_cutting(known: "Known", cutting: "Cutting", index: Path, yes: bool) -> None:
+    before = known.cutting
+    if before is None or before[:2] == cutting[:2]:
+        return
+    agree(
+        f"{index} was cut into chunks of {before.chunk_size} tokens (overlap {before.overlap}); with chunks of "
+        f"{cutting.chunk_size} (overlap {cutting.overlap}) all that is given is read again",
+        yes,
+        "leave --chunk-size and --chunk-overlap out to go on as before",
+    )
+    known.files.clear()
+
+
+def _reader(known: "Known", index: Path, model: str | None, dtype: str, device: str, cutting: "Cutting") -> "GritModel":
+    from gritrag.chunks import check_cutting
+    from gritrag.ingest import model_of
+
+    if known.is_there:
+        with open_index(index, model, dtype, device) as opened:
+            reader = model_of(opened)
+    else:
+        reader = load_model(model or DEFAULT_MODEL, dtype, device)
+    check_cutting(cutting, reader.max_document_tokens)
+    return reader
+
+
+def _readable(
+    parts: "Iterable[FileChunks]", paths: Sequence[Path], listing: Listing, strict: bool
+) -> "Iterator[FileChunks]":
+    """The parts, if there is anything to read in them: of `strict` all of them, and none may be bad."""
+    from gritrag.chunks import nothing_in, refuse_faults
+
+    if strict:
+        parts = list(parts)
+        refuse_faults([*listing.skipped, *(skipped for part in parts for skipped in part.skipped)])
+    coming = iter(parts)
+    first: list[FileChunks] = []
+    for part in coming:
+        first.append(part)
+        if part.chunks:
+            return chain(first, coming)
+    raise ValueError(nothing_in(paths, [*listing.skipped, *(skipped for part in first for skipped in part.skipped)]))
+
+
+def _expected(
+    known: "Known",
+    reader: "GritModel",
+    listing: Listing,
+    cutting: "Cutting",
+    index: Path,
+    states: str | None,
+    quota: str | None,
+    states_at: str | None,
+) -> "Forecast":
+    """What the files that the index does not have yet will take."""
+    from gritrag.forecast import Storage, forecast, free_bytes
+    from gritrag.index.storage.manifest import parse_bytes
+
+    storage = known.storage
+    if not known.is_there and (states or quota or states_at):
+        storage = Storage(states or "int8", parse_bytes(quota))
+    new = [source for source in listing.sources if (source.root, source.name) not in known.files]
+    return forecast(reader, new, reader.count_tokens, cutting, free_bytes(index), storage)
+
+
+def _announce(expected: "Forecast", yes: bool) -> None:
+    typer.echo(f"{expected}", err=True)
+    too_much = expected.bytes > min(ASK_BYTES, ASK_SHARE * expected.free)
+    if expected.seconds > ASK_SECONDS or too_much:
+        agree("That is much", yes, "choose --states none or int4, a --state-quota, or fewer files")
+
+
+def _bytes(listing: Listing) -> int:
+    from gritrag.chunks import file_size
+
+    return sum(map(file_size, listing.sources))
