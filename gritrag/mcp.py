@@ -33,7 +33,10 @@ MAX_CHARACTERS = 1_000_000
 
 Where = Annotated[
     dict[str, Any] | None,
-    Field(description='Filter over metadata, such as {"year": {"$lt": 2000}}, with the operators of MongoDB.'),
+    Field(
+        description='Filter over metadata, such as {"year": {"$lt": 2000}}, with the operators of MongoDB: $eq, $ne, '
+        "$gt, $gte, $lt, $lte, $in, $nin, $exists, $not, $and, $or, $nor."
+    ),
 ]
 Count = Annotated[int, Field(ge=1, le=MAX_HITS, description="Number of passages.")]
 

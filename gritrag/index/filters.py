@@ -2,24 +2,31 @@
 
 ``{"year": {"$gte": 2000, "$lt": 2010}, "lang": "en"}``: several fields are joined by *and*, a plain value means `$eq`.
 As in MongoDB a dot reaches into nested objects, an array matches when one of its elements does, values of another type
-never match (so ``{"$gt": 5}`` ignores strings), and a missing field matches `$ne`, `$nin` and None.
+never match (so ``{"$gt": 5}`` ignores strings), and a missing field matches `$ne`, `$nin` and None. `$exists` tells a
+missing field from one that is None.
 Every value and every field name travels as a parameter, so quotes, dots and spaces in names are only characters.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import json
+import struct
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-__all__ = ["compile_filter", "metadata_fields"]
+__all__ = ["compile_filter", "float_of_bits", "metadata_fields"]
 
 Compiled = tuple[str, list[Any]]
 """A SQL condition over `documents` that is never NULL, and its parameters."""
 
 ORDERINGS = {"$gt": ">", "$gte": ">=", "$lt": "<", "$lte": "<="}
-# SQLite refuses expressions nested deeper than 1000 and statements with more than 32766 parameters, and 25 levels of a
-# filter can fill the stack of its parser.
-MAX_CONDITIONS = 400
+LOGICAL = ("$and", "$or", "$nor", "$not")
+# SQLite refuses expressions nested deeper than 1000, and 25 levels of a filter can fill the stack of its parser.
+MAX_CONDITIONS = 4000
 MAX_DEPTH = 20
+FEW = 100
+"""Up to so many values are parameters, more travel as one list in JSON: SQLite takes 32,766 parameters, or fewer."""
 MAX_PARAMETERS = 30_000
+FLAT = 30
+"""Conditions in a row."""
 
 
 def metadata_fields(metadata: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str, Any]]:
@@ -55,8 +62,8 @@ def compile_filter(where: Mapping[str, Any] | None) -> Compiled:
     conditions = sql.count("SELECT")
     if conditions > MAX_CONDITIONS or len(parameters) > MAX_PARAMETERS:
         raise ValueError(
-            f"the filter has {conditions} conditions and {len(parameters)} values; at most {MAX_CONDITIONS} and "
-            f"{MAX_PARAMETERS} fit one query: use $in for many values, or several queries"
+            f"the filter has {conditions} conditions on {len(parameters)} names and values; at most {MAX_CONDITIONS} "
+            f"and {MAX_PARAMETERS} fit one query: use $in for many values of one field, or several queries"
         )
     return sql, parameters
 
@@ -85,10 +92,11 @@ def _all_of(where: object) -> Compiled:
 
 
 def _entry(name: object, condition: Any) -> Compiled:
-    if name in ("$and", "$or"):
+    if name in ("$and", "$or", "$nor"):
         if not isinstance(condition, Sequence) or isinstance(condition, str) or not condition:
             raise ValueError(f"{name} needs a non-empty list of filters, not {condition!r}")
-        return _join(str(name)[1:].upper(), [_all_of(part) for part in condition])
+        joined = _join("AND" if name == "$and" else "OR", [_all_of(part) for part in condition])
+        return _negate(joined) if name == "$nor" else joined
     if name == "$not":
         return _negate(_all_of(condition))
     if not isinstance(name, str):
@@ -119,17 +127,47 @@ def _equals(name: str, value: Any) -> Compiled:
 def _among(name: str, values: Any) -> Compiled:
     if not isinstance(values, Sequence | set | frozenset) or isinstance(values, str | bytes):
         raise ValueError(f"$in and $nin on {name!r} need a list of values, not {values!r}")
-    by_type: dict[str, list[Any]] = {}
+    by_type: dict[str, dict[Any, None]] = {}
     for value in values:
         kind, stored = _typed(value)
-        by_type.setdefault(kind, []).append(stored)
+        by_type.setdefault(kind, {})[stored] = None
     parts: list[Compiled] = []
-    if by_type.pop("null", None):
+    if by_type.pop("null", None) is not None:
         parts += [_exists(name, "type = 'null'", []), _negate(_exists(name, "1", []))]
-    for kind, stored_values in by_type.items():
-        marks = ", ".join("?" * len(stored_values))
-        parts.append(_exists(name, f"type = '{kind}' AND value IN ({marks})", stored_values))
+    for kind, stored in by_type.items():
+        parts += [_exists(name, f"type = '{kind}' AND value IN ({sql})", [*given]) for sql, given in _lists(stored)]
     return _join("OR", parts) if parts else ("0", [])
+
+
+def _lists(values: Iterable[Any]) -> Iterator[Compiled]:
+    """Values as lists of SQL: a few as parameters; many as one list in JSON, which holds whole numbers, texts without
+    NUL, and of other numbers the bits."""
+    by_way: dict[str, list[Any]] = {"?": [], "value": [], "float_of_bits(value)": []}
+    many = len(values := list(values)) > FEW
+    for value in values:
+        way = "value" if isinstance(value, int) or (isinstance(value, str) and "\0" not in value) else "?"
+        way = "float_of_bits(value)" if isinstance(value, float) else way
+        by_way[way if many else "?"].append(value)
+    if by_way["?"]:
+        yield ", ".join("?" * len(by_way["?"])), by_way["?"]
+    if by_way["value"]:
+        yield "SELECT value FROM json_each(?)", [json.dumps(by_way["value"], ensure_ascii=False)]
+    if floats := by_way["float_of_bits(value)"]:
+        bits = struct.unpack(f"<{len(floats)}q", struct.pack(f"<{len(floats)}d", *floats))
+        yield "SELECT float_of_bits(value) FROM json_each(?)", [json.dumps(bits)]
+
+
+def float_of_bits(bits: int) -> float:
+    """The float64 of those 64 bits. SQLite calls it, whose own way from digits to a number may miss the last bit."""
+    number: float = struct.unpack("<d", struct.pack("<q", bits))[0]
+    return number
+
+
+def _known(name: str, value: Any) -> Compiled:
+    if not isinstance(value, bool):
+        raise ValueError(f"$exists on {name!r} needs true or false, not {value!r}")
+    exists = _exists(name, "1", [])
+    return exists if value else _negate(exists)
 
 
 def _ordered(operator: str) -> Callable[[str, Any], Compiled]:
@@ -148,6 +186,7 @@ OPERATORS: dict[str, Callable[[str, Any], Compiled]] = {
     **{operator: _ordered(operator) for operator in ORDERINGS},
     "$in": _among,
     "$nin": lambda name, values: _negate(_among(name, values)),
+    "$exists": _known,
     "$not": lambda name, condition: _negate(_field(name, condition)),
 }
 
@@ -188,11 +227,19 @@ def _negate(compiled: Compiled) -> Compiled:
 def _join(word: str, parts: Sequence[Compiled]) -> Compiled:
     if not parts:
         return "1", []
-    return f" {word} ".join(f"({sql})" for sql, _ in parts), [value for _, values in parts for value in values]
+    return _balanced(f" {word} ", [f"({sql})" for sql, _ in parts]), [value for _, values in parts for value in values]
+
+
+def _balanced(word: str, parts: Sequence[str]) -> str:
+    """`a OR b OR c ...` is nested as deep as it is long; in halves it is as deep as its length has binary digits."""
+    if len(parts) <= FLAT:
+        return word.join(parts)
+    middle = len(parts) // 2
+    return word.join(f"({_balanced(word, half)})" for half in (parts[:middle], parts[middle:]))
 
 
 def _unknown(operator: object) -> ValueError:
-    known = ", ".join([*OPERATORS, "$and", "$or"])
+    known = ", ".join([*OPERATORS, *(each for each in LOGICAL if each not in OPERATORS)])
     return ValueError(
         f"unknown filter operator {operator!r}; known operators: {known}. A nested field is named with a dot"
     )

@@ -125,6 +125,10 @@ class Parts:
                     manifest.save(root)
             parts = cls(root, manifest, lock, mode, checks)
             on_failure.callback(parts.catalog.close)
+            if lock is not None and not parts.catalog.words_are_current:
+                manifest.save(root)  # first, so that no older GritRAG writes to what it does not know
+                with parts.catalog.transaction():
+                    parts.catalog.renew_words()
             if lock is not None and not (root / "states").exists():  # removed to save space: they are only derived
                 make_folder(root / "states")
                 sync(root)

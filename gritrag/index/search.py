@@ -3,8 +3,6 @@
 `Q` queries, `D` length of a vector, `N` candidates.
 """
 
-import re
-import unicodedata
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -24,13 +22,11 @@ __all__ = [
     "Search",
     "check_query",
     "convex_combination",
-    "match_expression",
     "maximal_marginal_relevance",
 ]
 
 MODES = ("dense", "sparse", "hybrid")
 MOST = 2**31  # no index has so many documents, and SQLite counts to 2^63
-WORD = re.compile(r"[^\W_]+")
 
 
 class Rows(Protocol):
@@ -42,8 +38,8 @@ class Rows(Protocol):
     def rows(self, where: Compiled) -> np.ndarray:
         """int64 rows of the documents that satisfy a compiled filter, ascending."""
 
-    def match(self, expression: str, k: int, where: Compiled | None = None) -> Found:
-        """The `k` best rows and BM25 scores for an FTS5 expression."""
+    def match(self, query: str, k: int, where: Compiled | None = None) -> Found:
+        """The `k` best rows and BM25 scores for any word of a question."""
 
     def vectors(self, rows: np.ndarray, dim: int) -> tuple[np.ndarray, np.ndarray]:
         """Those of `rows` (ascending) that exist, and their vectors float32 `[N, D]`."""
@@ -124,7 +120,7 @@ class Search:
             assert queries_QD is not None
             by_kind.append(vectors.search(queries_QD, self.depth, allowed))
         if self.mode != "dense":
-            by_kind.append([catalog.match(match_expression(query), self.depth, where) for query in queries])
+            by_kind.append([catalog.match(query, self.depth, where) for query in queries])
         found = [self._fuse(*each) if self.mode == "hybrid" else each[0] for each in zip(*by_kind, strict=True)]
         if self.mmr is not None:
             assert queries_QD is not None
@@ -162,12 +158,6 @@ def check_query(query: object) -> None:
         query.encode()
     except UnicodeEncodeError:
         raise ValueError(f"the query {query!r} holds a lone surrogate, which is no Unicode text") from None
-
-
-def match_expression(query: str) -> str:
-    """The FTS5 expression for any of the query's words; each is quoted, so no word is ever syntax."""
-    words = dict.fromkeys(WORD.findall(unicodedata.normalize("NFC", query)))
-    return " OR ".join(f'"{word}"' for word in words) or '""'
 
 
 def convex_combination(dense: Found, sparse: Found, dense_weight: float) -> Found:

@@ -223,12 +223,12 @@ class _Catalogs:
         of_shards = [catalog.rows(where) * len(self._all) + shard for shard, catalog in enumerate(self._all)]
         return np.sort(np.concatenate(of_shards))
 
-    def match(self, expression: str, k: int, where: Compiled | None = None) -> Found:
+    def match(self, query: str, k: int, where: Compiled | None = None) -> Found:
         count = len(self._all)
         found = [
             (row * count + shard, score)
             for shard, catalog in enumerate(self._all)
-            for row, score in catalog.match(expression, k, where)
+            for row, score in catalog.match(query, k, where)
         ]
         return _best(found, k)
 

@@ -385,8 +385,8 @@ def test_a_directory_that_is_no_finished_index_says_what_to_do(tmp_path: Path, m
     manifest = index.path / "manifest.json"
     text = manifest.read_text()
     for content, message in (
-        (of_version(text, 2), r"format 2.*format 3"),
-        (text.replace('"version": 3', '"version": 2'), "damaged"),
+        (of_version(text, 2), r"format 2.*formats 3 and 4"),
+        (text.replace('"version": 4', '"version": 2'), "damaged"),
         (text.replace("w0", "w1"), "damaged"),
         (text[:40], "damaged"),
         (text.replace("dim", "mid"), "damaged"),

@@ -31,12 +31,13 @@ operators = st.one_of(
     st.tuples(st.sampled_from(["$eq", "$ne"]), scalars),
     st.tuples(st.sampled_from(["$gt", "$gte", "$lt", "$lte"]), ordered),
     st.tuples(st.sampled_from(["$in", "$nin"]), st.lists(scalars, max_size=3)),
+    st.tuples(st.just("$exists"), st.booleans()),
 ).map(lambda pair: {pair[0]: pair[1]})
 conditions = st.one_of(scalars, operators, operators.map(lambda each: {"$not": each}))
 filters = st.recursive(
     st.dictionaries(st.sampled_from(NAMES), conditions, max_size=2),
     lambda inner: st.one_of(
-        st.tuples(st.sampled_from(["$and", "$or"]), st.lists(inner, min_size=1, max_size=3)),
+        st.tuples(st.sampled_from(["$and", "$or", "$nor"]), st.lists(inner, min_size=1, max_size=3)),
         st.tuples(st.just("$not"), inner),
     ).map(lambda pair: {pair[0]: pair[1]}),
     max_leaves=5,
@@ -56,6 +57,8 @@ def holds(operator: str, stored: Any, operand: Any) -> bool:
             return any(holds("$eq", stored, each) for each in operand)
         case "$nin":
             return not holds("$in", stored, operand)
+        case "$exists":
+            return (stored is not MISSING) == operand
         case "$not":
             return not all(holds(name, stored, value) for name, value in operand.items())
     if stored is MISSING:
@@ -73,8 +76,8 @@ def selects(where: Mapping[str, Any], facts: Mapping[str, Any]) -> bool:
     for name, condition in where.items():
         if name == "$and":
             good = all(selects(part, facts) for part in condition)
-        elif name == "$or":
-            good = any(selects(part, facts) for part in condition)
+        elif name in ("$or", "$nor"):
+            good = (name == "$or") == any(selects(part, facts) for part in condition)
         elif name == "$not":
             good = not selects(condition, facts)
         else:
@@ -119,21 +122,50 @@ def test_dots_reach_into_nested_objects_and_lists_of_objects(catalog: Catalog) -
     assert selected(catalog, {"author": None}) == set()
 
 
-def test_several_values_that_fit_one_query_and_too_many(catalog: Catalog) -> None:
-    fill(catalog, [{"n": i} for i in range(10)])
-    assert selected(catalog, {"n": {"$in": list(range(5, 20_000))}}) == {"5", "6", "7", "8", "9"}
-    assert len(selected(catalog, {"$or": [{"n": i} for i in range(400)]})) == 10
-    with pytest.raises(ValueError, match=r"40001 values.*30000"):
-        compile_filter({"n": {"$in": list(range(40_000))}})
-    with pytest.raises(ValueError, match=r"401 conditions.*400"):
-        compile_filter({"$or": [{"n": i} for i in range(401)]})
+def test_a_field_that_is_null_exists(catalog: Catalog) -> None:
+    fill(catalog, [{"n": None}, {"n": []}, {"n": {"m": 1}}, {"n": 0}, {}])
+    assert selected(catalog, {"n": {"$exists": True}}) == {"0", "1", "2", "3"}
+    assert selected(catalog, {"n": {"$exists": False}}) == {"4"}
+    assert selected(catalog, {"n.m": {"$exists": True}}) == {"2"}
+    assert selected(catalog, {"n": None}) == {"0", "4"}
+
+
+def test_many_values_are_one_query(catalog: Catalog) -> None:
+    """As many as no statement takes as parameters, of all kinds, each compared as it is alone."""
+    kept = [0.1, 1 / 3, -5e-324, 1e308, 7, 7.0, 2**63 - 1, -(2**63), 2**70, "a", "é'\"\\", "nul\0byte", "", True, None]
+    fill(catalog, [{"n": value} for value in kept] + [{"n": value} for value in (0.2, "nul", False, 8, 1)])
+    others = [value for i in range(2, 34_000) for value in (i + 1000, i + 0.25, f"text {i}")]
+    assert len(others) > 100_000
+    wanted = {str(number) for number in range(len(kept))}
+    assert selected(catalog, {"n": {"$in": [*others, *kept]}}) == wanted
+    assert selected(catalog, {"n": {"$nin": [*others, *kept]}}) == {str(len(kept) + number) for number in range(5)}
+
+
+def test_many_alternatives_are_one_query_and_too_many_are_refused(catalog: Catalog) -> None:
+    fill(catalog, [{"n": i, "m": -i} for i in range(10)])
+    assert len(selected(catalog, {"$or": [{"n": i, "m": -i} for i in range(5, 1005)]})) == 5
+    assert len(selected(catalog, {"$nor": [{"n": i} for i in range(5, 1005)]})) == 5
+    assert len(selected(catalog, {"$and": [{"n": {"$ne": i}} for i in range(5, 1005)]})) == 5
+    with pytest.raises(ValueError, match=r"4001 conditions.*4000"):
+        compile_filter({"$or": [{"n": i} for i in range(4001)]})
+
+
+def test_deep_and_wide_at_once(catalog: Catalog) -> None:
+    fill(catalog, [{"n": i} for i in range(3)])
+    where: dict[str, Any] = {"n": 2}
+    for level in range(9):
+        where = {"$or": [where, *({"n": 100 + i} for i in range(400))] if level % 2 else [where]}
+        where = {"$and": [where, *({"n": {"$nin": [100 + i]}} for i in range(40))]}
+    assert selected(catalog, where) == {"2"}
 
 
 @pytest.mark.parametrize(
     ("where", "message"),
     [
         ({"year": {"$regex": "x"}}, r"\$regex.*known operators: \$eq, \$ne, \$gt, .*\$not"),
-        ({"$nor": []}, r"\$nor.*\$and, \$or"),
+        ({"$xor": []}, r"\$xor.*\$exists, .*\$and, \$or, \$nor"),
+        ({"$nor": []}, r"\$nor .*non-empty list"),
+        ({"year": {"$exists": 1}}, r"\$exists on 'year' needs true or false, not 1"),
         ({"year": {"nested": 1}}, "'nested'"),
         ({"$and": []}, "non-empty list"),
         ({"$or": {"a": 1}}, "non-empty list"),

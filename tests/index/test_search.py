@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gritrag.index.index import Index
-from gritrag.index.search import convex_combination, match_expression, maximal_marginal_relevance
+from gritrag.index.search import convex_combination, maximal_marginal_relevance
 from gritrag.index.storage.vectors import FaissFlat, TorchFlat
+from gritrag.index.words import match_expression
 from gritrag.records import Document
 
 Make = Callable[..., Index]

@@ -49,6 +49,10 @@ def test_a_filter_is_applied_before_the_search(store: GritVectorStore) -> None:
         id for id in odd if int(str(id)[1:]) >= 4
     ]
     assert store.similarity_search(QUERY, filter={"kind": "neither"}) == []
+    assert ids(store.similarity_search(QUERY, k=50, filter={"$nor": [{"kind": {"$ne": "odd"}}]}, mode="dense")) == odd
+    assert store.similarity_search(QUERY, filter={"kind": {"$exists": False}}) == []
+    many = {"number": {"$in": [*range(1000, 101_000), worst]}}
+    assert ids(store.similarity_search(QUERY, k=50, filter=many)) == [f"t{worst}"]
 
 
 def test_scores_are_cosines_in_order_and_relevance_lies_between_0_and_1(store: GritVectorStore) -> None:

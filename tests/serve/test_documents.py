@@ -47,6 +47,10 @@ def test_documents_come_change_and_go(own: Running) -> None:
         conflict = http.post(path, json={"documents": [new], "on_conflict": "error"})
         assert conflict.status_code == 400
         assert hits(http, "belfry", search_mode="sparse", where={"kind": "bird"})[0] == "owl"
+        assert (
+            hits(http, "belfry", where={"$nor": [{"kind": {"$exists": False}}, {"kind": {"$ne": "bird"}}]})[0] == "owl"
+        )
+        assert "owl" not in hits(http, "belfry", where={"kind": {"$exists": False}})
         assert http.delete(f"{path}/owl").json() == {"deleted": 1}
         assert http.delete(f"{path}/owl").status_code == http.get(f"{path}/owl").status_code == 404
         assert "owl" not in hits(http, "belfry", search_mode="sparse")

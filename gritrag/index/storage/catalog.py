@@ -14,6 +14,8 @@ import xxhash
 from gritrag.index.errors import DamagedIndex
 from gritrag.index.filters import Compiled, metadata_fields
 from gritrag.index.storage.connection import Connection
+from gritrag.index.storage.schema import WORDS
+from gritrag.index.words import FORM, match_expression, plain_expression
 from gritrag.records import Document
 
 __all__ = ["Catalog", "Entry", "StateRow"]
@@ -201,6 +203,17 @@ class Catalog(Connection):
         """Make the full-text index anew from the documents. Inside a transaction."""
         self.execute("INSERT INTO words (words) VALUES ('rebuild')")
 
+    @property
+    def words_are_current(self) -> bool:
+        """Whether the terms of the full-text index are of the form that is made here."""
+        return self.meta("words") == FORM
+
+    def renew_words(self) -> None:
+        """Make a full-text index of today's form from the documents. Inside a transaction."""
+        for statement in WORDS:
+            self.execute(statement)
+        self.rebuild_words()
+
     # Rows
 
     def rows(self, where: Compiled = ("1", [])) -> np.ndarray:
@@ -220,9 +233,10 @@ class Catalog(Connection):
         kept = np.fromiter((row for row, _ in found), np.int64, len(found))
         return kept, np.concatenate([np.zeros(0, np.float32), *(vector for _, vector in found)]).reshape(-1, dim)
 
-    def match(self, expression: str, k: int, where: Compiled | None = None) -> list[tuple[int, float]]:
-        """The `k` best rows and BM25 scores (higher is better) for an FTS5 expression, filtered first."""
+    def match(self, query: str, k: int, where: Compiled | None = None) -> list[tuple[int, float]]:
+        """The `k` best rows and BM25 scores (higher is better) for any word of a question, filtered first."""
         sql, parameters = where or ("1", [])
+        expression = plain_expression(query) if self.meta("words") is None else match_expression(query)
         found = self.execute(
             "SELECT documents.row, -bm25(words) AS score FROM words JOIN documents ON documents.row = words.rowid "
             f"WHERE words MATCH ? AND {sql} ORDER BY score DESC, documents.row LIMIT ?",

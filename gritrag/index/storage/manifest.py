@@ -19,7 +19,8 @@ __all__ = ["CATALOG", "Manifest", "check_names", "check_replaceable", "parse_byt
 
 NAME = "manifest.json"
 FORMAT = "gritrag-index"
-VERSION = 3
+VERSION = 4
+READABLE = (3, VERSION)  # format 3 differs in its words, which a writer makes anew when it opens the index
 # Everything an index ever puts into its directory; the lock stays when an index is replaced.
 LOCKS = {"lock", "lock.pid"}
 CATALOG = "catalog.sqlite"
@@ -106,9 +107,9 @@ class Manifest:
         content.pop("xxh3", None)
         if _with_checksum(content) != data:
             raise DamagedIndex(root / NAME, "its checksum is not that of its content")
-        if content.get("version") != VERSION:
+        if content.get("version") not in READABLE:
             raise ValueError(
-                f"{root} has index format {content.get('version')!r}, this GritRAG reads format {VERSION}: "
+                f"{root} has index format {content.get('version')!r}, this GritRAG reads formats 3 and 4: "
                 "open it with the version that built it, or build it anew"
             )
         return cls._from_content(root, content)

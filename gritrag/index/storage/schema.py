@@ -1,10 +1,15 @@
 """The schema: tables of `catalog.sqlite`, and the one way to connect to it."""
 
 import sqlite3
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
-__all__ = ["anchor", "connect"]
+from gritrag.index.filters import float_of_bits
+from gritrag.index.words import FORM, searchable
+
+__all__ = ["WORDS", "anchor", "connect"]
 
 PAGE_SIZE = 4096
 BUSY_MS = 5000  # only a reader's snapshot can keep the one writer waiting, and only when it folds or empties the log
@@ -41,18 +46,32 @@ CREATE TABLE states (
 ) WITHOUT ROWID;
 CREATE TABLE meta (name TEXT PRIMARY KEY, value NOT NULL) WITHOUT ROWID;
 INSERT INTO meta VALUES ('generation', 0), ('requests', 0);
-CREATE VIRTUAL TABLE words USING fts5 (
-    title, text, content='contents', content_rowid='row', tokenize='porter unicode61 remove_diacritics 2'
-);
-CREATE TRIGGER contents_insert AFTER INSERT ON contents BEGIN
-    INSERT INTO words (rowid, title, text) VALUES (new.row, new.title, new.text);
-END;
-CREATE TRIGGER documents_delete AFTER DELETE ON documents BEGIN
-    INSERT INTO words (words, rowid, title, text) SELECT 'delete', row, title, text FROM contents WHERE row = old.row;
-    DELETE FROM contents WHERE row = old.row;
-    DELETE FROM fields WHERE row = old.row;
-END;
 """
+
+# The tokenizer keeps marks (M*) in a word: without its vowels a word of Hindi or Thai would be single consonants.
+WORDS = (
+    "DROP TABLE IF EXISTS words",
+    "DROP TRIGGER IF EXISTS contents_insert",
+    "DROP TRIGGER IF EXISTS documents_delete",
+    "DROP VIEW IF EXISTS searchable",
+    """CREATE VIEW searchable AS SELECT row,
+        searchable(CAST(title AS BLOB)) AS title, searchable(CAST(text AS BLOB)) AS text FROM contents""",
+    """CREATE VIRTUAL TABLE words USING fts5 (
+        title, text, content='searchable', content_rowid='row',
+        tokenize="porter unicode61 remove_diacritics 2 categories 'L* M* N* Co'"
+    )""",
+    """CREATE TRIGGER contents_insert AFTER INSERT ON contents BEGIN
+        INSERT INTO words (rowid, title, text) SELECT row, title, text FROM searchable WHERE row = new.row;
+    END""",
+    """CREATE TRIGGER documents_delete AFTER DELETE ON documents BEGIN
+        INSERT INTO words (words, rowid, title, text)
+            SELECT 'delete', row, title, text FROM searchable WHERE row = old.row;
+        DELETE FROM contents WHERE row = old.row;
+        DELETE FROM fields WHERE row = old.row;
+    END""",
+    f"INSERT OR REPLACE INTO meta VALUES ('words', '{FORM}')",
+)
+"""What makes the full-text index, empty, with what keeps it in step; in place of one that has terms of another form."""
 
 
 def connect(path: Path, mode: str) -> sqlite3.Connection:
@@ -90,8 +109,9 @@ def _prepare(connection: sqlite3.Connection, path: Path, mode: str) -> None:
     connection.execute("PRAGMA secure_delete = ON")
     connection.execute(f"PRAGMA busy_timeout = {BUSY_MS}")
     connection.execute("PRAGMA cache_size = -65536")
+    connection.execute("PRAGMA trusted_schema = ON")  # else no view calls `searchable`; what else there is does no harm
     if mode == "rwc":
-        connection.executescript(f"BEGIN; {SCHEMA} COMMIT;")
+        connection.executescript(f"BEGIN; {SCHEMA} {'; '.join(WORDS)}; COMMIT;")
     connection.execute("SELECT value FROM meta").fetchone()
 
 
@@ -129,6 +149,13 @@ def _connect_to_read(path: Path) -> sqlite3.Connection:
 
 
 def _open(path: Path, query: str) -> sqlite3.Connection:
-    return sqlite3.connect(
+    connection = sqlite3.connect(
         f"{path.absolute().as_uri()}?{query}", uri=True, isolation_level=None, check_same_thread=False
     )
+    functions: dict[str, Callable[[Any], Any]] = {
+        "searchable": lambda data: searchable(data.decode(errors="replace")),  # damaged text may be no UTF-8
+        "float_of_bits": float_of_bits,
+    }
+    for name, function in functions.items():
+        connection.create_function(name, 1, function, deterministic=True)
+    return connection
