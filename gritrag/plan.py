@@ -217,7 +217,7 @@ def _count_fitting(
     if fitting < len(hits):
         if fitting == 0:
             raise ValueError(
-                f"document {hits[0].document.id!r} has {len(documents[0])} tokens, the question "
+                f"document {hits[0].document.called} has {len(documents[0])} tokens, the question "
                 f"{question} and the answer up to {room}: more than the {model.context_length} this model "
                 "takes; index shorter chunks"
             )

@@ -1,5 +1,7 @@
 """Plain values that all layers of the package share. No torch, no numpy."""
 
+import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -29,8 +31,8 @@ class Document:
 
     Args:
         text: what is read. White space around it is stripped when it is tokenised.
-        id: name of the document in its index; made from the content where it is not given, so that
-            adding the same text twice stores it once.
+        id: name of the document in its index. Where it is not given it is made from text, title and metadata, so that
+            adding the same thing twice stores it once, and one text with two sets of metadata is two documents.
         title: read before the text, on a line of its own, and shown in citations.
         metadata: JSON-serialisable facts to filter by. They are stored, and never read by the model.
     """
@@ -46,14 +48,63 @@ class Document:
         if not isinstance(self.id, str) or not isinstance(self.title, str):
             raise ValueError(f"id and title of a document must be strings, got {self.id!r} and {self.title!r}")
         if not self.id:
-            content = f"{self.title}\0{self.text}".encode("utf-8", "surrogatepass")
-            object.__setattr__(self, "id", xxhash.xxh3_128_hexdigest(content))
+            object.__setattr__(self, "id", _made_id(self))
+
+    @property
+    def has_given_id(self) -> bool:
+        """Whether somebody chose the id; else it is made from the content, or a chunk's number in such a document."""
+        if MADE_ID.fullmatch(self.id) is None:
+            return True
+        source, is_chunk, _ = self.id.partition("#")
+        return self.metadata.get("source") != source if is_chunk else self.id not in _made_ids(self)
+
+    @property
+    def called(self) -> str:
+        """What a message calls it: its id in quotes, or how it begins where nobody has given it one."""
+        if self.has_given_id:
+            return repr(self.id)
+        begins = " ".join(self.text[:BEGINNING].split())
+        return f"that begins {begins + '...' * (len(self.text) > BEGINNING)!r}"
 
     @property
     def content(self) -> str:
         """What the read pass reads: title (if any) and text, stripped."""
         title, text = self.title.strip(), self.text.strip()
         return f"{title}\n{text}" if title else text
+
+
+MADE_ID = re.compile(r"[0-9a-f]{32}(#\d+)?")
+BEGINNING = 40
+
+
+def _made_id(document: Document) -> str:
+    """Of text and title alone where there are no metadata, or none that an index would take."""
+    try:
+        return (
+            content_id(document.text, document.title, document.metadata) if document.metadata else _plain_id(document)
+        )
+    except (TypeError, ValueError, RecursionError):
+        return _plain_id(document)
+
+
+def _made_ids(document: Document) -> set[str]:
+    """Also that of the vector store, which is made from metadata even where there are none."""
+    return {_made_id(document), _plain_id(document), content_id(document.text, document.title, {})}
+
+
+def _plain_id(document: Document) -> str:
+    content = f"{document.title}\0{document.text}".encode("utf-8", "surrogatepass")
+    return xxhash.xxh3_128_hexdigest(content)
+
+
+def content_id(text: str, title: str, metadata: Mapping[str, Any]) -> str:
+    """32 hex digits over text, title and metadata, whatever order these are in; a title counts among them.
+
+    Raises:
+        TypeError, ValueError, RecursionError: the metadata are not JSON.
+    """
+    named = {"title": title, **metadata} if title else dict(metadata)
+    return xxhash.xxh3_128_hexdigest(json.dumps([text, named], sort_keys=True).encode())
 
 
 def as_document(item: "str | Document") -> Document:

@@ -201,8 +201,8 @@ def chunk_documents(
         raise ValueError(f"overlap must be from 0 to chunk_size - 1 = {chunk_size - 1}, got {overlap}")
     for item in documents:
         document = as_document(item)
-        if not check_text(document.text, f"document {document.id!r}").strip():
-            raise ValueError(f"document {document.id!r} is empty; leave it out")
+        if not check_text(document.text, f"document {document.called}").strip():
+            raise ValueError(f"document {document.called} is empty; leave it out")
         yield from _chunks(document, count_tokens, chunk_size, overlap)
 
 
@@ -219,7 +219,7 @@ def _chunks(
     room = chunk_size - (count_tokens(document.title.strip() + "\nx") if document.title else 0)
     if room <= overlap:
         raise ValueError(
-            f"document {document.id!r}: its title leaves {room} of {chunk_size} tokens for text, not more than the "
+            f"document {document.called}: its title leaves {room} of {chunk_size} tokens for text, not more than the "
             f"overlap of {overlap}; shorten the title or raise chunk_size"
         )
     splitter = TextSplitter.from_callback(count_tokens, room, overlap)
@@ -229,12 +229,12 @@ def _chunks(
             continue
         if count_tokens(chunk) > room:
             raise ValueError(
-                f"document {document.id!r}: {chunk[:20]!r} alone has {count_tokens(chunk)} tokens; raise chunk_size"
+                f"document {document.called}: {chunk[:20]!r} alone has {count_tokens(chunk)} tokens; raise chunk_size"
             )
         where = {"source": document.id, "chunk": number, "start": start, "end": start + len(chunk)}
         yield replace(document, text=chunk, id=f"{document.id}#{number}", metadata={**document.metadata, **where})
         number += 1
-    logger.info("document %r: cut into %d chunks of at most %d tokens", document.id, number, chunk_size)
+    logger.info("document %s: cut into %d chunks of at most %d tokens", document.called, number, chunk_size)
 
 
 def _cut(splitter: TextSplitter, text: str, window: int) -> Iterator[tuple[int, str]]:

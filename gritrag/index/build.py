@@ -12,10 +12,10 @@ from gritrag.index.documents import Checked
 from gritrag.index.filters import Compiled
 from gritrag.index.parts import Parts
 from gritrag.index.protocol import Reader
-from gritrag.index.storage.catalog import Catalog, Entry, metadata_json
+from gritrag.index.storage.catalog import Catalog, Entry, metadata_json, same_metadata
 from gritrag.index.storage.states import DocumentState
 from gritrag.progress import ProgressBar
-from gritrag.records import Fingerprint
+from gritrag.records import Document, Fingerprint
 
 __all__ = ["AddReport", "build", "check_state", "check_vector", "remove"]
 
@@ -80,7 +80,7 @@ def _commit(model: Reader, parts: Parts, chunk: Sequence[Checked]) -> None:
     states = []
     if with_state:
         for document, reading in zip(with_state, model.read_documents([d.document for d in with_state]), strict=True):
-            check_tokens(document.id, reading.state, document.token_ids)
+            check_tokens(document.document, reading.state, document.token_ids)
             states.append((document.key, reading.state))
             vectors[document.key] = reading.vector
     if vector_only:
@@ -88,7 +88,7 @@ def _commit(model: Reader, parts: Parts, chunk: Sequence[Checked]) -> None:
         vectors.update(zip([document.key for document in vector_only], encoded, strict=True))
     entries = []
     for document in chunk:
-        vector = check_vector(f"document {document.id!r}", vectors[document.key], model.dim)
+        vector = check_vector(f"document {document.document.called}", vectors[document.key], model.dim)
         entries.append(Entry(document.document, document.token_ids, vector, document.key))
     rows = parts.quota.write(states)
     with catalog.transaction():
@@ -110,21 +110,24 @@ def remove(parts: Parts, ids: set[str] | None, where: Compiled) -> int:
     return len(rows)
 
 
-def check_tokens(id: str, state: DocumentState, token_ids: np.ndarray) -> None:
+def check_tokens(document: Document, state: DocumentState, token_ids: np.ndarray) -> None:
     """A state is only stored under the tokens it was computed from."""
     if not np.array_equal(state.token_ids.cpu().numpy(), token_ids):
         raise ValueError(
-            f"the state of document {id!r} was computed from {len(state)} tokens which are not the {len(token_ids)} "
-            "tokens of the document in this index: read that document with this index's model"
+            f"the state of document {document.called} was computed from {len(state)} tokens which are not the "
+            f"{len(token_ids)} tokens of the document in this index: read that document with this index's model"
         )
 
 
-def check_state(id: str, state: DocumentState, token_ids: np.ndarray, fingerprint: Fingerprint) -> None:
+def check_state(document: Document, state: DocumentState, token_ids: np.ndarray, fingerprint: Fingerprint) -> None:
     """A state from elsewhere is of the document's tokens, and was read as the documents of the index are."""
-    check_tokens(id, state, token_ids)
+    check_tokens(document, state, token_ids)
     reading = fingerprint.parts.get("reading", state.reading)
     if state.reading != reading:
-        raise ValueError(f"the state of {id!r} was read {state.reading}, documents of this index are read {reading}")
+        raise ValueError(
+            f"the state of document {document.called} was read {state.reading}, "
+            f"documents of this index are read {reading}"
+        )
 
 
 def check_vector(what: str, vector: np.ndarray, dim: int) -> np.ndarray:
@@ -146,7 +149,7 @@ def _known_vector(catalog: Catalog, document: Checked) -> np.ndarray | None:
 def _unchanged(entry: Entry, document: Checked) -> bool:
     return (
         (entry.document.text, entry.document.title) == (document.document.text, document.document.title)
-        and metadata_json(entry.document) == document.metadata
+        and same_metadata(metadata_json(entry.document), document.metadata)
         and np.array_equal(entry.token_ids, document.token_ids)
     )
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from gritrag.index.filters import metadata_fields
 from gritrag.index.protocol import Reader
-from gritrag.index.storage.catalog import metadata_json
+from gritrag.index.storage.catalog import metadata_json, same_metadata
 from gritrag.index.storage.packed import bytes_per_token
 from gritrag.index.storage.states import DocumentState, encoded, state_key
 from gritrag.records import Document, as_documents
@@ -53,13 +53,16 @@ def check_documents(model: Reader, documents: Iterable[str | Document]) -> tuple
     distinct: dict[str, tuple[str, Document, str]] = {}
     repeated = 0
     for position, document in enumerate(as_documents(documents)):
-        name = f"document {position} (id {document.id!r})"
+        name = f"document {position} ({'id ' if document.has_given_id else ''}{document.called})"
         metadata = _check_content(name, document)
-        known = distinct.setdefault(document.id, (name, document, metadata))
-        if known[1] is not document:
-            repeated += 1
-            if (known[1].text, known[1].title, known[2]) != (document.text, document.title, metadata):
-                raise ValueError(f"{name} and {known[0]} have one id and different contents: give each its own id")
+        if document.id not in distinct:
+            distinct[document.id] = name, document, metadata
+            continue
+        repeated += 1
+        other, known, facts = distinct[document.id]
+        is_same = (known.text, known.title) == (document.text, document.title) and same_metadata(facts, metadata)
+        if not is_same:
+            raise ValueError(f"{name} and {other} have one id and different contents: give each its own id")
     return [_tokenise(model, *known) for known in distinct.values()], repeated
 
 

@@ -407,7 +407,7 @@ class Index:
             with self._parts.writing(waits=False) as is_our_turn:
                 entry = self._parts.catalog.entry_of(document) if is_our_turn else None
                 if entry is not None:
-                    check_state(document.id, state, entry.token_ids, self._parts.manifest.fingerprint)
+                    check_state(document, state, entry.token_ids, self._parts.manifest.fingerprint)
                     self._parts.quota.put(entry.state_key, state)
 
     # Care

@@ -5,11 +5,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import xxhash
 from langchain_core.documents import Document as LangChainDocument
 from langchain_core.messages import BaseMessage, HumanMessage
 
-from gritrag.records import Document, as_documents
+from gritrag.records import Document, as_documents, content_id
 
 __all__ = ["docs_to_messages", "from_langchain", "given_documents", "to_langchain"]
 
@@ -31,9 +30,8 @@ def from_langchain(document: LangChainDocument, id: str | None = None) -> Docume
     metadata = json.loads(json.dumps(document.metadata, default=_plain))
     title = metadata[TITLE] if isinstance(metadata.get(TITLE), str) else ""
     return Document(
-        document.page_content, id=id or document.id or _content_id(document.page_content, metadata), title=title,
-        metadata=metadata,
-    )  # fmt: skip
+        document.page_content, id or document.id or content_id(document.page_content, title, metadata), title, metadata
+    )
 
 
 def given_documents(documents: Iterable[LangChainDocument | Document | str]) -> list[Document]:
@@ -76,8 +74,3 @@ def _block(document: LangChainDocument) -> dict[str, Any]:
 
 def _plain(value: object) -> object:
     return value.item() if isinstance(value, np.generic) else str(value)
-
-
-def _content_id(text: str, metadata: dict[str, Any]) -> str:
-    content = json.dumps([text, metadata], sort_keys=True)
-    return xxhash.xxh3_128_hexdigest(content.encode())

@@ -295,6 +295,15 @@ def metadata_json(document: Document) -> str:
     return json.dumps(dict(document.metadata), ensure_ascii=False, allow_nan=False)
 
 
+def same_metadata(one: str, other: str) -> bool:
+    """Whether two JSON texts say the same; the order of names does not count, and 1, 1.0 and true are three things."""
+    return one == other or _sorted(one) == _sorted(other)
+
+
+def _sorted(metadata: str) -> str:
+    return json.dumps(json.loads(metadata), sort_keys=True)
+
+
 def checksum(values: Sequence[Any]) -> str:
     """xxh3-64 over a row: neither SQLite nor FAISS notices a flipped bit inside a value."""
     digest = xxhash.xxh3_64()
