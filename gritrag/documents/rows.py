@@ -116,7 +116,7 @@ def _csv_rows(lines: Iterator[tuple[int, str]], kind: str, options: TextOptions,
             )
         elif fields:
             row = zip(names, fields, strict=True)
-            yield reader.line_num, {name: value if name in keeps else _number(value) for name, value in row}
+            yield reader.line_num, {name: value if name in keeps else _value(value) for name, value in row}
 
 
 def _header(fields: Sequence[str]) -> list[str]:
@@ -143,10 +143,10 @@ def _delimiter(sample: Sequence[str], text_column: str) -> str:
     return max(DELIMITERS, key=fit)  # the first of equals: the comma
 
 
-def _number(field: str) -> str | int | float:
-    """A number if it prints as it was written: ``1999`` is one, ``007`` and ``1.10`` stay text."""
+def _value(field: str) -> str | int | float | None:
+    """None for an empty cell; a number if it prints as it was written: ``1999``, but not ``007`` or ``1.10``."""
     if not _NUMBER.fullmatch(field):
-        return field
+        return field if field.strip() else None
     number = float(field) if "." in field else int(field)
     return number if str(number) == field else field
 

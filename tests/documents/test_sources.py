@@ -80,6 +80,13 @@ def test_csv_numbers_become_numbers_only_if_nothing_is_lost(tmp_path: Path) -> N
     assert document.id == "rows.csv#2"
 
 
+def test_empty_cells_are_null(tmp_path: Path) -> None:
+    data = 'id,title,text,year,kind\n,,one,, \n,,two,2000,""\n'
+    one, two = documents(write(tmp_path / "rows.csv", data))
+    assert (one.id, one.title, one.metadata["year"], one.metadata["kind"]) == ("rows.csv#2", "", None, None)
+    assert (two.metadata["year"], two.metadata["kind"]) == (2000, None)
+
+
 @pytest.mark.parametrize(
     "data",
     [
