@@ -12,7 +12,7 @@ from gritrag.progress import ProgressBar
 from gritrag.records import Document
 from gritrag.tokens import check_text, chunk_documents
 
-PART = 64
+PART = 16
 """Chunks that are handed on together."""
 SHOWN = 3  # documents of one file that are left out, in a message
 

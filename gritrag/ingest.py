@@ -13,7 +13,7 @@ from gritrag.documents.sources import FILE, ROOT, Skipped, Source
 from gritrag.documents.text import TextOptions
 from gritrag.folders import is_index
 from gritrag.forecast import Storage
-from gritrag.index.build import CHUNK_SHARE, AddReport
+from gritrag.index.build import CHUNK_DOCUMENTS, CHUNK_SHARE, AddReport
 from gritrag.index.documents import check_documents
 from gritrag.index.protocol import Reader
 from gritrag.index.storage.manifest import parse_bytes
@@ -148,9 +148,9 @@ class Ingestion:
         an index cannot hold. Files that are there but were not asked for keep theirs, and so do documents that came
         from no file.
         """
-        most = max(PART, len(self._index) // CHUNK_SHARE)
         waiting: list[FileChunks] = []
         count = 0
+        most = PART  # few at first, so that the bar soon says how fast it goes
         for part in parts:
             self._skipped += part.skipped
             waiting.append(part)
@@ -158,7 +158,7 @@ class Ingestion:
             if count >= most:
                 self._store(waiting, bar)
                 waiting, count = [], 0
-                most = max(PART, len(self._index) // CHUNK_SHARE)
+                most = max(min(2 * most, CHUNK_DOCUMENTS), len(self._index) // CHUNK_SHARE)
         self._store(waiting, bar)
         removed = self._index.delete(ids=self._outdated())
         return Ingested(*self._report, removed, len(self._index), self._skipped)

@@ -41,6 +41,7 @@ class ReadingBar:
         self._done = self._files_done = self.documents = self.tokens = 0
         self._busy = 0.0
         self._began = self._told = time.monotonic()
+        self.say(str(self))
 
     def say(self, what: str) -> None:
         """What is being done before the first file is read."""

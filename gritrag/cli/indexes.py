@@ -30,7 +30,7 @@ from gritrag.config import DEFAULT_MODEL
 @app.command()
 def estimate(
     paths: OptionalPaths = None,
-    states: Annotated[str, typer.Option(help="How states would be stored: none, float32, bf16 ...")] = "bf16",
+    states: Annotated[str, typer.Option(help="How states would be stored: none, float32, bf16 ...")] = "int8",
     chunk_size: ChunkSize = 256,
     chunk_overlap: ChunkOverlap = 0,
     model: Model = DEFAULT_MODEL,

@@ -210,7 +210,8 @@ def _announce(expected: "Forecast", yes: bool) -> None:
     typer.echo(f"{expected}", err=True)
     too_much = expected.bytes > min(ASK_BYTES, ASK_SHARE * expected.free)
     if expected.seconds > ASK_SECONDS or too_much:
-        agree("That is much", yes, "choose --states none or int4, a --state-quota, or fewer files")
+        limits = f"{ASK_SECONDS // 60} minutes, {ASK_BYTES / 1e9:.0f} GB or half of the free disk"
+        agree(f"That is more than {limits}", yes, "choose --states none or int4, a --state-quota, or fewer files")
 
 
 def _bytes(listing: Listing) -> int:
