@@ -40,7 +40,19 @@ def make_index(pages: Path, wanted: set[str], others: int, folder: Path, model: 
     with tempfile.TemporaryDirectory() as chosen:
         for page in [*(pages / name for name in sorted(wanted)), *smaller[:: max(1, len(smaller) // others)][:others]]:
             shutil.copy(page, chosen)
-        command = [sys.executable, "-m", "gritrag", "index", chosen, "--index", str(folder), "--model", model, "--dtype", dtype]
+        command = [
+            sys.executable,
+            "-m",
+            "gritrag",
+            "index",
+            chosen,
+            "--index",
+            str(folder),
+            "--model",
+            model,
+            "--dtype",
+            dtype,
+        ]
         subprocess.run(command, check=True)
 
 
