@@ -51,6 +51,16 @@ class Batch:
         return Batch(self.input_ids.to(device), self.attention_mask.to(device), self.pool_mask.to(device))
 
 
+@dataclass(frozen=True)
+class TokenCounter:
+    """Tokens of a text as content, without any scaffold."""
+
+    encoder: "Encoder"
+
+    def __call__(self, text: str) -> int:
+        return len(self.encoder.content_ids(text))
+
+
 def check_text(text: str, what: str) -> str:
     """The text, if it can be encoded.
 
@@ -85,6 +95,10 @@ class Encoder:
         self._content_tokenizer = _without_control(tokenizer, list(markers.values()))
         alone, joined = self.scaffold_ids("a"), self.scaffold_ids(ANCHOR + "a")
         self._puts_space_first = joined != self.scaffold_ids(ANCHOR) + alone
+
+    def __reduce__(self) -> tuple[type["Encoder"], tuple[PreTrainedTokenizerBase]]:
+        """Made anew in another process: a pickled tokenizer forgets that it takes control tokens for plain text."""
+        return Encoder, (self.tokenizer,)
 
     def content_ids(self, text: str, strip: bool = True) -> list[int]:
         """Ids of user text, stripped unless told otherwise, with every control token in it taken as plain text."""

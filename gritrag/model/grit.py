@@ -3,7 +3,7 @@
 Shape letters: `N` documents, `Q` queries, `B` batch, `T` tokens, `D` hidden.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast, overload
 
@@ -31,6 +31,7 @@ from gritrag.model.soft_prompts import Demonstrations
 from gritrag.model.state import DocumentState, Reading
 from gritrag.model.step import Step
 from gritrag.records import Document, Fingerprint
+from gritrag.tokens import TokenCounter
 
 NO_DEMONSTRATIONS = (
     "this model reads no demonstrations; train one that does (configs/recipes/epic.yaml), or leave demonstrations out"
@@ -227,7 +228,12 @@ class GritModel:
 
     def count_tokens(self, text: str) -> int:
         """Tokens of a text as content, without any scaffold."""
-        return len(self.prompts.encoder.content_ids(text))
+        return self.token_counter(text)
+
+    @property
+    def token_counter(self) -> Callable[[str], int]:
+        """`count_tokens`, with the tokenizer and without the model: it can be sent to another process."""
+        return TokenCounter(self.prompts.encoder)
 
     def document_token_ids(self, document: str | Document) -> list[int]:
         """The ids the read pass would read, scaffold included: `[T]`."""
