@@ -182,11 +182,14 @@ def test_any_file_system_of_fsspec_will_do(
     make: Make, corpus: list[Document], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     another_machine(monkeypatch, tmp_path / "cache")
-    index = make(states_at=f"file://{tmp_path}/shared")
+    index = make(states_at=f"file://{tmp_path}/shared [1]*")
     index.add(corpus)
     assert None not in index.load_states(corpus)
-    names = [path.name for path in (tmp_path / "shared").rglob("*") if path.is_file()]
+    shared = tmp_path / "shared [1]*"
+    names = [path.name for path in shared.rglob("*") if path.is_file()]
     assert len(names) == 30
     assert not any(name.endswith(".tmp") for name in names)
+    index.delete(ids=["d0"])
+    assert len([path for path in shared.rglob("*") if path.is_file()]) == 29
     with pytest.raises(ValueError, match="cannot be reached"):
         make("other", states_at="nowhere://x")

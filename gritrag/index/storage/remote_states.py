@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
+from glob import escape
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -29,7 +30,7 @@ from gritrag.index.storage.catalog import StateRow
 from gritrag.index.storage.durable import replace_files
 from gritrag.index.storage.states import KEY, Checks, DocumentState, StateStore, encoded, relative_path
 
-__all__ = ["RemoteStates", "default_cache"]
+__all__ = ["OPTIONS", "RemoteStates", "default_cache", "put", "retried"]
 
 T = TypeVar("T")
 ATTEMPTS = 4
@@ -87,9 +88,9 @@ class RemoteStates(StateStore):
                 data = encoded(state, codec)
                 row = StateRow(key, len(data), xxhash.xxh3_128_hexdigest(data), codec, len(state))
                 rows.append(row)
-                puts.append(pool.submit(self._put, row, data))
-            for put in puts:
-                put.result()
+                puts.append(pool.submit(put, self._remote, self.name(row), data))
+            for each in puts:
+                each.result()
         return rows
 
     def prefetch(self, rows: Sequence[StateRow]) -> None:
@@ -109,8 +110,8 @@ class RemoteStates(StateStore):
         listed = list(keys)
         super().remove(listed)
         for key in listed:
-            for path in _retried(partial(self._remote.glob, f"{self._base}/{key[:2]}/{key}.*")):
-                _retried(partial(self._remote.rm_file, path))
+            for path in retried(partial(self._remote.glob, f"{escape(self._base)}/{key[:2]}/{key}.*")):
+                retried(partial(self._remote.rm_file, path))
 
     def strays(self, known: Iterable[str]) -> list[str]:
         """None: another index may have put what this one does not know."""
@@ -153,13 +154,13 @@ class RemoteStates(StateStore):
         def whole() -> bytes:
             if time.monotonic() < self._away_until:
                 raise PermissionError(f"{self._base} could not be reached a moment ago, and is not asked again yet")
-            data: bytes = self._remote.cat_file(self._name(row))
+            data: bytes = self._remote.cat_file(self.name(row))
             if xxhash.xxh3_128_hexdigest(data) != row.xxh3:
-                raise OSError(f"{self._name(row)} arrived with another checksum than was written")
+                raise OSError(f"{self.name(row)} arrived with another checksum than was written")
             return data
 
         try:
-            data = _retried(whole)
+            data = retried(whole)
         except ConnectionError:
             self._away_until = time.monotonic() + AWAY_SECONDS
             raise
@@ -184,27 +185,33 @@ class RemoteStates(StateStore):
             path.unlink(missing_ok=True)
             total -= size
 
-    def _put(self, row: StateRow, data: bytes) -> None:
-        path = self._name(row)
-        if "file" in _protocols(self._remote):  # object stores show nothing of an object before all of it is there
-            temporary = f"{path}.{os.getpid()}.tmp"
-            self._remote.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
-            _retried(lambda: self._remote.pipe_file(temporary, data))
-            _retried(lambda: self._remote.mv(temporary, path))
-        else:
-            _retried(lambda: self._remote.pipe_file(path, data))
-
-    def _name(self, row: StateRow) -> str:
+    def name(self, row: StateRow) -> str:
+        """Of the object of `row`."""
         if not KEY.fullmatch(row.key):
             raise ValueError(f"{row.key!r} is no state key: the catalog is damaged")
         return f"{self._base}/{row.key[:2]}/{row.key}.{row.xxh3}.safetensors"
+
+
+def put(remote: Any, path: str, data: bytes) -> None:
+    """Write an object: all of it is there, or nothing.
+
+    Raises:
+        OSError: it could not be put, after several attempts.
+    """
+    if "file" in _protocols(remote):  # object stores show nothing of an object before all of it is there
+        temporary = f"{path}.{os.getpid()}.tmp"
+        remote.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
+        retried(lambda: remote.pipe_file(temporary, data))
+        retried(lambda: remote.mv(temporary, path))
+    else:
+        retried(lambda: remote.pipe_file(path, data))
 
 
 def _protocols(remote: Any) -> tuple[str, ...]:
     return (remote.protocol,) if isinstance(remote.protocol, str) else tuple(remote.protocol)
 
 
-def _retried(ask: Callable[[], T]) -> T:
+def retried(ask: Callable[[], T]) -> T:
     """What `ask` returns, after up to four attempts; the last error as an OSError."""
     for attempt in range(ATTEMPTS):
         try:
