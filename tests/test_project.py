@@ -47,6 +47,7 @@ EXTRAS = {
     "mteb": {"mteb", "sentence-transformers"},
     "qdrant": {"qdrant-client"},
     "s3": {"fsspec", "s3fs", "botocore"},
+    "ray": {"ray", "pyarrow"},
     "site": {"mkdocs-material", "mkdocstrings"},
     "dev": {
         "build",

@@ -23,7 +23,7 @@ PROSE_SUFFIXES = frozenset({".txt", ".md", ".markdown", ".rst", ".adoc", ".org",
 CODE_SUFFIXES = frozenset({".py", ".pyi", ".js", ".mjs", ".ts", ".jsx", ".tsx", ".java", ".kt", ".scala", ".c", ".h"})
 CODE_SUFFIXES |= {".cc", ".cpp", ".hpp", ".cs", ".go", ".rs", ".rb", ".php", ".pl", ".lua", ".r", ".jl", ".swift"}
 CODE_SUFFIXES |= {".sh", ".bash", ".ps1", ".sql", ".css", ".yaml", ".yml", ".toml", ".ini", ".cfg", ".proto"}
-ROW_SUFFIXES = frozenset({".jsonl", ".csv", ".tsv"})
+ROW_SUFFIXES = frozenset({".jsonl", ".csv", ".tsv", ".parquet"})
 PARSERS: Mapping[str, tuple[str, str]] = MappingProxyType(
     {
         ".pdf": ("pdf", "read"),
@@ -64,9 +64,10 @@ def read_file(
     """Documents of an open file.
 
     * Prose and code (.txt, .md, .rst, .py ...): one document of the whole text.
-    * Rows (.jsonl, .csv, .tsv): one per row. A row is an object (.jsonl) or a line under a header (.csv, .tsv) with a
-      column of text (`gritrag.documents.rows.TEXT_COLUMNS`), and may have `id` and `title`; every other column becomes
-      metadata. A row without an id is called ``<name>#<line>``. The delimiter of a .csv file is found.
+    * Rows (.jsonl, .csv, .tsv, .parquet): one per row. A row is an object (.jsonl), a row of a table (.parquet), or a
+      line under a header (.csv, .tsv). It has a column of text (`gritrag.documents.rows.TEXT_COLUMNS`), and may have
+      `id` and `title`; every other column becomes metadata. A row without an id is called ``<name>#<line>``. The
+      delimiter of a .csv file is found.
     * PDF, DOCX, PPTX, XLSX, HTML and EPUB: one per page, slide, block of rows or heading, called ``<name>#page=3``,
       ``<name>#slide=3`` or ``<name>#section=3``. Metadata say the place: ``page``, ``slide``, ``sheet``, ``row``,
       ``heading``, ``part``, as far as the file does. The title is the file's own, with the heading.

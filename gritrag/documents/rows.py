@@ -1,9 +1,10 @@
-"""Rows: .jsonl, .csv and .tsv, each row a document. A row that is broken is told, and the others are read."""
+"""Rows: .jsonl, .csv, .tsv and .parquet, each row a document. A row that is broken is told, and the others are read."""
 
 import csv
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from importlib import import_module
 from itertools import chain, islice
 from typing import Any, BinaryIO, NoReturn
 
@@ -46,7 +47,10 @@ def read_rows(
 
     kind = name.lower().rpartition(".")[2]
     lines = decoded_lines(file, options, on_broken)
-    rows = _jsonl_rows(lines, on_broken) if kind == "jsonl" else _csv_rows(lines, kind, options, on_broken)
+    if kind == "parquet":
+        rows = _table(file)
+    else:
+        rows = _jsonl_rows(lines, on_broken) if kind == "jsonl" else _csv_rows(lines, kind, options, on_broken)
     read = 0
     for line, row in rows:
         try:
@@ -64,6 +68,15 @@ def _in_words(broken: Sequence[tuple[int, str]]) -> str:
     shown = [f"line {line}: {problem}" for line, problem in broken[:SHOWN]]
     more = len(broken) - len(shown)
     return "; ".join(shown + [f"and {more:,} more rows"] * bool(more))
+
+
+def _table(file: BinaryIO) -> Iterator[Row]:
+    try:
+        module = import_module("gritrag.documents.parquet")
+    except ModuleNotFoundError as error:
+        raise Unreadable(f"reading .parquet needs {error.name}: pip install 'gritrag[ray]', or {error.name}") from error
+    rows: Iterator[Row] = module.read_table(file)
+    return rows
 
 
 def _jsonl_rows(lines: Iterator[tuple[int, str]], on_broken: OnBroken) -> Iterator[Row]:

@@ -1,10 +1,15 @@
 """Every kind of file becomes documents that say their place; nothing of the text is lost on the way."""
 
+import datetime
+import json
+import math
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from files import PAGES, make_docx, make_epub, make_html, make_pdf, make_pptx, make_xlsx
 
@@ -16,6 +21,28 @@ from gritrag.records import Document
 def documents(path: Path) -> list[Document]:
     with path.open("rb") as file:
         return list(read_file(file, path.name, metadata={"owner": "me"}))
+
+
+def test_a_row_of_a_parquet_table_is_read_as_a_line_of_jsonl_is(tmp_path: Path) -> None:
+    rows = [{"text": f"text {n}\0", "id": f"r{n}", "year": n, "tags": ["a"], "part": 0.5} for n in range(600)]
+    rows[7] |= {"text": " "}
+    day = datetime.date(2026, 11, 27)
+    table = pa.Table.from_pylist([{**row, "day": day, "raw": b"x", "odd": math.nan} for row in rows])
+    pq.write_table(table, tmp_path / "a.parquet", row_group_size=100)
+    lines = [json.dumps({**row, "day": "2026-11-27", "odd": None}) for row in rows]
+    (tmp_path / "a.jsonl").write_text("\n".join(lines))
+    losses: list[str] = []
+    found = {}
+    for name in ("a.parquet", "a.jsonl"):
+        with (tmp_path / name).open("rb") as file:
+            found[name] = list(read_file(file, name, on_loss=losses.append))
+    assert len(found["a.jsonl"]) == 599
+    assert found["a.parquet"] == found["a.jsonl"]
+    assert losses[0] == losses[1]
+    broken = (tmp_path / "a.parquet").read_bytes()
+    (tmp_path / "b.parquet").write_bytes(broken[: len(broken) // 2])
+    with pytest.raises(ValueError, match=r"b\.parquet: no Parquet table"):
+        documents(tmp_path / "b.parquet")
 
 
 def places(found: list[Document]) -> list[dict[str, object]]:
