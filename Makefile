@@ -7,7 +7,7 @@ export TORCH_FLAGS
 EXTRAS := faiss,train,eval,mteb,langchain,serve,qdrant,s3,site,documents,mcp,otel,dev
 PIP := .venv/bin/python -m pip --disable-pip-version-check install --quiet
 
-.PHONY: demo test test-browser test-container quick docs package test-langchain-oldest kill-loop soak lint clean
+.PHONY: demo test test-ray test-browser test-container quick docs package test-langchain-oldest kill-loop soak lint clean
 .SECONDARY:
 
 demo: .venv/.installed-faiss
@@ -19,6 +19,10 @@ test: .venv/.installed-$(EXTRAS)
 # The page in Debian's Chromium: apt install chromium chromium-driver
 test-browser: .venv/.installed-$(EXTRAS)
 	.venv/bin/python -m pytest -m browser tests/serve/test_page.py
+
+# Ray is large, so `make test` does without it.
+test-ray: .venv/.installed-$(EXTRAS),ray
+	.venv/bin/python -m pytest -m ray tests/index/test_ray.py
 
 # The commands of the Dockerfile in a bare environment.
 test-container: .venv/.installed-$(EXTRAS)

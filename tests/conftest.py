@@ -32,10 +32,12 @@ SLOW = (
     "index/test_plain_model.py",
     "index/test_privacy.py",
     "index/test_qdrant.py",
+    "index/test_ray.py",
     "index/test_remote_states.py",
     "index/test_shards.py",
     "index/test_sharing.py",
     "index/test_soak.py",
+    "index/test_staging.py",
     "langchain/",
     "model/test_causal_lms.py",
     "model/test_gguf_file.py",
@@ -67,8 +69,9 @@ def is_slow(path: Path) -> bool:
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     """Import nothing of what `make quick` leaves out: that alone takes seconds."""
-    leaves_out = "not slow" in config.option.markexpr
-    return True if leaves_out and is_slow(collection_path) else None
+    chosen = config.option.markexpr
+    leaves_out = "not slow" in chosen and is_slow(collection_path)
+    return True if leaves_out or ("not ray" in chosen and collection_path.name == "test_ray.py") else None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -4,21 +4,24 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from gritrag.cli.app import app
 from gritrag.cli.options import (
     DEFAULT_INDEX,
+    Actors,
+    Address,
     Delimiter,
     Device,
     Dtype,
     Encoding,
+    Engine,
     IndexFolder,
     IndexModel,
     Json,
-    Paths,
+    Places,
     TextColumn,
     agree,
     load_model,
@@ -37,7 +40,7 @@ if TYPE_CHECKING:
     from gritrag import GritModel
     from gritrag.chunks import Cutting, FileChunks
     from gritrag.forecast import Forecast
-    from gritrag.ingest import Known
+    from gritrag.ingest import Ingested, Known
 
 ASK_SECONDS, ASK_BYTES, ASK_SHARE = 600, 10e9, 0.5
 """What takes longer, or more bytes, or more of the free disk, is asked about."""
@@ -46,7 +49,7 @@ INTERRUPTED = 130
 
 @app.command()
 def index(
-    paths: Paths,
+    paths: Places,
     index: IndexFolder = DEFAULT_INDEX,
     states: Annotated[
         str | None,
@@ -75,6 +78,9 @@ def index(
         bool, typer.Option("--strict", help="Store nothing if a file, or a part of one, cannot be read.")
     ] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Ask nothing, and go on.")] = False,
+    engine: Engine = "local",
+    address: Address = None,
+    actors: Actors = None,
     model: IndexModel = None,
     dtype: Dtype = "auto",
     device: Device = "auto",
@@ -85,15 +91,24 @@ def index(
     Says first how many tokens, bytes and minutes it will take, and asks where that is much. Files that cannot be read
     are listed at the end, each with the reason and what to do, and stop nothing.
     """
-    listing = list_sources(paths)
+    on_ray = _ray(strict) if engine == "ray" else None
+    listing = on_ray.list_places(paths) if on_ray else list_sources(paths)
     with _resumable(index):
         with _first_bar(listing, "looking at the index"):
             from gritrag.chunks import read_files
-            from gritrag.ingest import Ingestion, look, note_cutting, open_or_create
+            from gritrag.ingest import Ingested, Ingestion, look, note_cutting, open_or_create
 
             known = look(index)
         cutting = _cutting(known, chunk_size, chunk_overlap, text_options(encoding, text_column, delimiter))
         _ask_about_cutting(known, cutting, index, yes)
+        if on_ray:
+            reader = _reader(known, index, model, dtype, device, cutting)
+            with open_or_create(index, reader, states, states_at, vectors_at, state_quota) as opened:
+                note_cutting(opened, cutting)
+                built = on_ray.add_files(opened, listing, cutting, on_ray.Cluster(address, actors), dtype, device)
+                counts = {**built.report._asdict(), "removed": built.removed, "documents": len(opened)}
+            _tell(Ingested(**counts, not_read=built.skipped), as_json)
+            return
         with _first_bar(listing, "loading the model, and looking at a sample of the files"):
             reader = _reader(known, index, model, dtype, device, cutting)
             parts = _readable(read_files(listing.sources, reader.count_tokens, cutting), paths, listing, strict)
@@ -106,7 +121,22 @@ def index(
         ):
             note_cutting(opened, cutting)
             report = Ingestion(opened, listing.sources).run(parts, bar)
-    record = report._replace(not_read=[*listing.skipped, *report.not_read])
+    _tell(report._replace(not_read=[*listing.skipped, *report.not_read]), as_json)
+
+
+def _ray(strict: bool) -> Any:
+    """The module that indexes on Ray."""
+    from importlib import import_module
+
+    if strict:
+        raise ValueError("--strict looks at all files before it stores one, which Ray does not: leave it out")
+    try:
+        return import_module("gritrag.index.ray")
+    except ModuleNotFoundError as error:
+        raise ValueError(f"--engine ray needs {error.name}: pip install 'gritrag[ray]'") from error
+
+
+def _tell(record: "Ingested", as_json: bool) -> None:
     show(record if as_json else {**record._asdict(), "not_read": len(record.not_read)}, as_json)  # lines follow
     say_skipped(record.not_read)
 
@@ -168,7 +198,7 @@ def _reader(known: "Known", index: Path, model: str | None, dtype: str, device: 
 
 
 def _readable(
-    parts: "Iterable[FileChunks]", paths: Sequence[Path], listing: Listing, strict: bool
+    parts: "Iterable[FileChunks]", paths: Sequence[str], listing: Listing, strict: bool
 ) -> "Iterator[FileChunks]":
     """The parts, if there is anything to read in them: of `strict` all of them, and none may be bad."""
     from gritrag.chunks import nothing_in, refuse_faults
@@ -182,7 +212,11 @@ def _readable(
         first.append(part)
         if part.chunks:
             return chain(first, coming)
-    raise ValueError(nothing_in(paths, [*listing.skipped, *(skipped for part in first for skipped in part.skipped)]))
+    raise ValueError(
+        nothing_in(
+            [Path(path) for path in paths], [*listing.skipped, *(skipped for part in first for skipped in part.skipped)]
+        )
+    )
 
 
 def _expected(

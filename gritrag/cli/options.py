@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     from gritrag.documents.sources import Skipped
     from gritrag.evaluate.suite import Result
 
-KINDS = "text, code, .jsonl, .csv, .tsv, .pdf, .docx, .pptx, .xlsx, .html, .epub"
+KINDS = "text, code, .jsonl, .csv, .tsv, .parquet, .pdf, .docx, .pptx, .xlsx, .html, .epub"
 Paths = Annotated[list[Path], typer.Argument(help=f"Files and folders: {KINDS}.", show_default=False)]
+Places = Annotated[list[str], typer.Argument(help=f"Files and folders: {KINDS}; on Ray URLs too.", show_default=False)]
 OptionalPaths = Annotated[list[Path] | None, typer.Argument(help=f"Files and folders: {KINDS}.", show_default=False)]
 IndexFolder = Annotated[Path, typer.Option("--index", "-i", help="Folder of the index.")]
 Model = Annotated[str, typer.Option("--model", "-m", help="Built-in name, hub id, folder or .gguf file.")]
@@ -34,8 +35,13 @@ Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
 ChunkSize = Annotated[int, typer.Option(help="Longer texts are cut into chunks of at most this many tokens.", min=1)]
 ChunkOverlap = Annotated[int, typer.Option(help="Tokens that neighbouring chunks share.", min=0)]
 Encoding = Annotated[str, typer.Option(help="Of text files that are not UTF-8: windows-1252, cp1251, shift_jis ...")]
-TextColumn = Annotated[str, typer.Option(help="Column of .jsonl, .csv and .tsv that is read, where it is not found.")]
+TextColumn = Annotated[str, typer.Option(help="Column of rows (.jsonl, .csv ...) that is read, where it is not found.")]
 Delimiter = Annotated[str, typer.Option(help="Of .csv files, where it is not found; tab for a tab.")]
+Engine = Annotated[Literal["local", "ray"], typer.Option(help="What reads: this process, or actors of Ray Data.")]
+Address = Annotated[str | None, typer.Option(help="Of a Ray cluster; one of this machine's own if left out.")]
+Actors = Annotated[
+    int | None, typer.Option(help="On Ray: models that read at once; by default one for each GPU.", min=1)
+]
 TopK = Annotated[int, typer.Option("-k", help="Documents to find.", min=1)]
 Where = Annotated[str, typer.Option(help='Metadata filter in JSON: \'{"year": {"$lt": 2000}}\'.')]
 Mode = Annotated[str, typer.Option(help="doc-cache, doc-query, no-retrieval, or another of the seven modes.")]

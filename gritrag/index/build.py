@@ -17,7 +17,7 @@ from gritrag.index.storage.states import DocumentState
 from gritrag.progress import ProgressBar
 from gritrag.records import Document, Fingerprint
 
-__all__ = ["AddReport", "build", "check_state", "check_vector", "remove"]
+__all__ = ["AddReport", "build", "check_state", "check_vector", "is_unchanged", "remove"]
 
 CHUNK_DOCUMENTS = 64
 CHUNK_SHARE = 500
@@ -57,7 +57,7 @@ def build(
             todo = []
             for document in chunk:
                 entry = parts.catalog.entry(document.id)
-                if entry is not None and (on_conflict == "skip" or _unchanged(entry, document)):
+                if entry is not None and (on_conflict == "skip" or is_unchanged(entry, document)):
                     skipped += 1
                     continue
                 todo.append(document)
@@ -146,7 +146,8 @@ def _known_vector(catalog: Catalog, document: Checked) -> np.ndarray | None:
     return entry.vector if entry is not None and np.array_equal(entry.token_ids, document.token_ids) else None
 
 
-def _unchanged(entry: Entry, document: Checked) -> bool:
+def is_unchanged(entry: Entry, document: Checked) -> bool:
+    """Whether a document is stored just so."""
     return (
         (entry.document.text, entry.document.title) == (document.document.text, document.document.title)
         and same_metadata(metadata_json(entry.document), document.metadata)
@@ -156,7 +157,7 @@ def _unchanged(entry: Entry, document: Checked) -> bool:
 
 def _conflicts(catalog: Catalog, document: Checked) -> bool:
     entry = catalog.entry(document.id)
-    return entry is not None and not _unchanged(entry, document)
+    return entry is not None and not is_unchanged(entry, document)
 
 
 def _chunks(documents: Sequence[Checked], elements_per_token: int, most: int) -> Iterator[list[Checked]]:

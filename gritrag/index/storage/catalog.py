@@ -124,6 +124,10 @@ class Catalog(Connection):
         count, tokens = self.execute("SELECT count(*), total(tokens) FROM documents")[0]
         return count, int(tokens)
 
+    def state_keys(self) -> frozenset[str]:
+        """Of all readings."""
+        return frozenset(key for (key,) in self.execute("SELECT DISTINCT state_key FROM documents"))
+
     def row_of(self, id: str) -> int | None:
         """The row of the document with that id."""
         found = self.execute("SELECT row FROM documents WHERE id = ?", (id,))

@@ -26,7 +26,15 @@ LOCKS = {"lock", "lock.pid"}
 CATALOG = "catalog.sqlite"
 JOURNAL = f"{CATALOG}-journal"  # while a catalog is made, and never later
 LOGS = (f"{CATALOG}-wal", f"{CATALOG}-shm", JOURNAL)
-OWN = (NAME, "catalog.checksums", "vectors", "states", *LOGS, CATALOG)  # in the order in which `wipe` removes
+OWN = (
+    NAME,
+    "catalog.checksums",
+    "staging",
+    "vectors",
+    "states",
+    *LOGS,
+    CATALOG,
+)  # in the order in which `wipe` removes
 LIMIT = 1 << 20  # bytes of a manifest
 UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
 

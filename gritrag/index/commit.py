@@ -1,0 +1,126 @@
+"""What was staged becomes documents of an index, in one commit."""
+
+import json
+from collections.abc import Iterable, Iterator
+from itertools import chain
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+
+from gritrag.documents.sources import FILE, ROOT, Extent, Skipped
+from gritrag.index.build import AddReport, check_vector, is_unchanged
+from gritrag.index.documents import Checked
+from gritrag.index.parts import Parts
+from gritrag.index.staging import Staging
+from gritrag.index.storage.catalog import Entry, StateRow, metadata_json
+from gritrag.index.storage.remote_files import RemoteFile, is_gone, is_url
+from gritrag.progress import ProgressBar
+from gritrag.records import Document
+
+__all__ = ["Commit", "Row", "document_of"]
+
+LINKED = 1024
+"""States that are put in their places at once."""
+
+Row = dict[str, Any]
+"""A chunk: ``id``, ``title``, ``text``, ``metadata`` as JSON, ``token_ids`` as bytes, ``key`` of its reading, and the
+``part`` of the staging that holds it, empty where it was known before. Or, where there is a ``reason``, what could not
+be read: its ``path`` and ``extent``."""
+
+
+def document_of(row: Row) -> Document:
+    """The document of a chunk."""
+    return Document(row["text"], id=row["id"], title=row["title"], metadata=json.loads(row["metadata"]))
+
+
+def _origin(document: Document) -> tuple[str, str]:
+    """Root and name of the file that it is from; empty for a document that came from no file."""
+    root, name = document.metadata.get(ROOT), document.metadata.get(FILE)
+    return (root, name) if isinstance(root, str) and isinstance(name, str) else ("", "")
+
+
+class Commit:
+    """Rows become documents of the catalog, in one transaction."""
+
+    def __init__(self, parts: Parts, staging: Staging, known: dict[str, str]) -> None:
+        self._parts, self._staging, self._known = parts, staging, known
+        self._contents: dict[str, int] = {}
+        self._counts = dict.fromkeys(AddReport._fields, 0)
+        self._waiting: dict[str, StateRow] = {}
+        self._files: set[tuple[str, str]] = set()
+        self._broken: set[tuple[str, str]] = set()
+        self.skipped: list[Skipped] = []
+
+    def run(self, rows: Iterable[Row]) -> AddReport:
+        """All of them, or none."""
+        parts = self._parts
+        with parts.catalog.transaction(), ProgressBar(rows, desc="read", unit="doc", disable=None) as bar:
+            entries = self._entries(bar)
+            first = next(entries, None)
+            replaced = set() if first is None else parts.catalog.put(chain([first], entries))
+            self._put_states()
+            garbage = parts.catalog.forget_unread_states(replaced)
+        parts.files.remove(garbage)
+        return AddReport(**self._counts)
+
+    def outdated(self) -> list[str]:
+        """Ids that the files gave once and give no more, and those of files that are gone or emptied beside them. What
+        could not be read or stored now keeps what it gave before."""
+        files = self._files - self._broken
+        roots = {root for root, _ in files}
+        found = []
+        for id in set(self._parts.catalog.ids()) - self._contents.keys():
+            entry = self._parts.catalog.entry(id)  # one by one: all texts of an index may not fit in memory
+            assert entry is not None
+            root, name = _origin(entry.document)
+            if root in roots and ((root, name) in files or is_gone(root, name)):
+                found.append(id)
+        return found
+
+    def _entries(self, rows: Iterable[Row]) -> Iterator[Entry]:
+        for row in rows:
+            if row["reason"]:
+                path = RemoteFile(row["path"]) if is_url(row["path"]) else Path(row["path"])
+                self.skipped.append(Skipped(cast(Path, path), row["reason"], cast(Extent, row["extent"] or "part")))
+                if row["id"]:
+                    self._broken.add(_origin(document_of(row)))
+                continue
+            document = document_of(row)
+            token_ids = np.frombuffer(row["token_ids"], np.int32)
+            if self._is_new(Checked(document, metadata_json(document), token_ids, row["key"])):
+                yield Entry(document, token_ids, self._vector(row), row["key"])
+
+    def _is_new(self, checked: Checked) -> bool:
+        document = checked.document
+        self._files.add(_origin(document))
+        content = hash((document.text, document.title, checked.metadata))
+        if self._contents.setdefault(document.id, content) != content:
+            raise ValueError(f"{document.id!r} is the id of two documents with different contents: give each its own")
+        stored = self._parts.catalog.entry(document.id)
+        if stored is not None and _origin(stored.document)[0] != document.metadata[ROOT]:
+            raise ValueError(
+                f"{document.metadata[FILE]} in {document.metadata[ROOT]}: its id {document.id!r} is that of a document "
+                f"from {_origin(stored.document)[0] or 'no folder'} in this index; index both folders in one call from "
+                "their common parent, into a new index, or use another index for this one"
+            )
+        unchanged = stored is not None and is_unchanged(stored, checked)
+        self._counts["skipped" if unchanged else "replaced" if stored is not None else "added"] += 1
+        return not unchanged
+
+    def _vector(self, row: Row) -> np.ndarray:
+        """As it was first read: what reads the same tokens has the same vector and the same state."""
+        key = row["key"]
+        if (other := self._parts.catalog.entry_read_as(key)) is not None:
+            return other.vector
+        part = self._staging.part(row["part"] or self._known[key])
+        if key in part.rows:
+            self._waiting[key] = part.rows[key]
+        if len(self._waiting) == LINKED:
+            self._put_states()
+        return check_vector(f"document {row['id']!r}", part.vectors[key], self._parts.manifest.dim)
+
+    def _put_states(self) -> None:
+        waiting, self._waiting = self._waiting, {}
+        if waiting:
+            self._parts.quota.commit(self._staging.take([*waiting.values()], self._parts.root), ())
