@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from gritrag import Document, GritModel, Hit, Index
-from gritrag.evaluate.rows import Question, read_questions
+from gritrag.evaluate.question_rows import Question
+from gritrag.evaluate.rows import read_questions
 from gritrag.progress import ProgressBar
 
 QUESTIONS_PER_BATCH = 64

@@ -53,8 +53,8 @@ COMMANDS = {
     "whiten": "paths --out --documents --power --model -m --device",
     "export": "model folder --dtype",
     "eval": "",
-    "eval questions": "path --questions --documents --distractors -k --states --max-new-tokens --seed --only "
-    f"--dense-weight --relevance-bias --rerank --recompute --compare --answers --out {MODEL} --json",
+    "eval questions": "path --index -i --questions --documents --distractors -k --states --max-new-tokens --seed "
+    f"--only --dense-weight --relevance-bias --rerank --recompute --compare --answers --out {MODEL} --json",
     "eval embedding": "paths --train --rows --documents --shots --clusterings --instruction --side --seed --compare "
     f"--out {MODEL} --json",
     "bench": "",

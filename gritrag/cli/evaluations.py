@@ -28,7 +28,13 @@ from gritrag.config import DEFAULT_MODEL, DENSE_WEIGHT, RELEVANCE_BIAS
 
 @evaluation.command("questions")
 def evaluate(
-    path: Annotated[Path, typer.Argument(help="JSONL of questions with their passages and answers.")],
+    path: Annotated[
+        Path, typer.Argument(help="Questions with passages and answers: .jsonl, .json, .csv, .tsv or .parquet.")
+    ],
+    index: Annotated[
+        Path | None,
+        typer.Option("--index", "-i", help="Ask this index, which is only read; the rows need no passages."),
+    ] = None,
     questions: Annotated[int, typer.Option(help="Questions to answer.", min=1)] = 50,
     documents: Annotated[int, typer.Option(help="Distinct passages to search in, at most.", min=1)] = 300,
     distractors: Annotated[int, typer.Option(help="Passages beside the right one in a context.", min=0)] = 4,
@@ -53,7 +59,12 @@ def evaluate(
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
-    """Score retrieval, and answers from text and from states, on a file of questions."""
+    """Score retrieval, and answers from text and from states, on a file of questions.
+
+    A row: {"question": "When does the ferry sail?", "passage": "It sails at noon.", "answers": ["noon"]}
+
+    SQuAD's context and answers, query/pos/neg and passages are read too. With --index a row is {"question", "answer"}.
+    """
     quality = bench_part("quality")
     setting = quality.Setting(
         questions,
@@ -69,12 +80,22 @@ def evaluate(
         rerank,
         tuple(recompute or ()),
     )
+    if index is not None:
+        if compare:
+            raise ValueError("--compare reads the passages of rows; with --index only the model of the index answers")
+        place, moved = index, None if model == DEFAULT_MODEL else model
+        there = bench_part("existing")
+        tell(lambda: there.main(path, place, moved, dtype, device, setting, answers), as_json, out)
+        return
     tell(lambda: quality.main(path, model, compare or (), dtype, device, setting, answers), as_json, out)
 
 
 @evaluation.command("embedding")
 def evaluate_embedding(
-    paths: Annotated[list[Path], typer.Argument(help="JSONL of texts with labels, sentence pairs, or questions.")],
+    paths: Annotated[
+        list[Path],
+        typer.Argument(help="Texts with labels, sentence pairs, or questions."),
+    ],
     train: Annotated[Path | None, typer.Option(help="Labelled texts that a probe learns from, to classify.")] = None,
     rows: Annotated[int, typer.Option(help="Texts or pairs of a file, at most.", min=2)] = 1000,
     documents: Annotated[int, typer.Option(help="Distinct passages to search in, at most.", min=1)] = 300,

@@ -16,7 +16,8 @@ from typing import IO, Any, NamedTuple
 from gritrag.answer import RAG, check_recompute, check_relevance_bias
 from gritrag.config import DEFAULT_MODEL, DENSE_WEIGHT, RELEVANCE_BIAS
 from gritrag.evaluate.machine import machine, machine_of
-from gritrag.evaluate.rows import Question, QuestionSet, choose, evenly, read_questions
+from gritrag.evaluate.question_rows import Question
+from gritrag.evaluate.rows import QuestionSet, choose, evenly, read_questions
 from gritrag.evaluate.scores import ANSWER, rank, says_not_found, score_answer
 from gritrag.evaluate.suite import Result, Results, run
 from gritrag.index.index import Index
@@ -162,7 +163,8 @@ def evaluate(
     answers_too = isinstance(model, GritModel) and setting.has("answers")
     read_by = machine_of(model) if isinstance(model, GritModel) else machine(model.dtype, model.device)
     of_model = {"dtype": read_by["dtype"], "weights": read_by.get("weights", "")}
-    needs_states = answers_too or (setting.rerank is not None and isinstance(model, GritModel))
+    can_answer = isinstance(model, GritModel) and model.decoder.has_states
+    needs_states = (answers_too and can_answer) or (setting.rerank is not None and isinstance(model, GritModel))
     with Index.create(folder, model=model, states=setting.states if needs_states else "none") as index:
         index.add(chosen.documents, show_progress_bar=True)
         rerank = setting.rerank if isinstance(model, GritModel) else None
@@ -172,13 +174,26 @@ def evaluate(
             if "retrieved" not in each.contexts:
                 options: dict[str, Any] = {"mode": "hybrid", "dense_weight": setting.dense_weight, "rerank": rerank}
                 each.contexts["retrieved"] = index.search(each.question.text, setting.k, **options)
-        given: list[dict[str, Answer]] = []
-        for each, answers in answered(index, asked, setting) if answers_too else ():
-            given.append(answers)
-            if out is not None:
-                out.write(json.dumps(_line(name, each, answers), ensure_ascii=False) + "\n")
-                out.flush()
+        return rows + answer_rows(index, name, asked, setting, of_model, out) if answers_too else rows
+
+
+def answer_rows(
+    index: Index,
+    name: str,
+    asked: Sequence[Asked],
+    setting: Setting,
+    of_model: Mapping[str, Any],
+    out: IO[str] | None = None,
+) -> list[tuple[dict[str, str], dict[str, Any]]]:
+    """Answer, and score: a row for each way to answer; see `evaluate`."""
+    given: list[dict[str, Answer]] = []
+    for each, answers in answered(index, asked, setting):
+        given.append(answers)
+        if out is not None:
+            out.write(json.dumps(_line(name, each, answers), ensure_ascii=False) + "\n")
+            out.flush()
     about = {"ids": [each.question.id for each in asked], "kinds": [kind_of(each.question) for each in asked]}
+    rows = []
     for way in given[0] if given else ():
         scored = [_scored(each, answers[way].text) for each, answers in zip(asked, given, strict=True)]
         values = {score: [each[score] for each in scored] for score in (*ANSWER, "not_found")}
@@ -190,7 +205,9 @@ def evaluate(
 def answered(index: Index, asked: Sequence[Asked], setting: Setting) -> Iterator[tuple[Asked, dict[str, Answer]]]:
     """Each question with its answers, by way and context."""
     bias = setting.relevance_bias
-    rags = {mode: RAG(index, mode=mode, relevance_bias=bias) for mode in ("no-retrieval", *MODES)}
+    has_states = isinstance(index.model, GritModel) and index.model.decoder.has_states
+    modes = MODES if has_states else MODES[:1]  # from text alone
+    rags = {mode: RAG(index, mode=mode, relevance_bias=bias) for mode in ("no-retrieval", *modes)}
     dials = {way_of(share): RAG(index, relevance_bias=bias, recompute=share) for share in setting.recompute}
     for each in ProgressBar(asked, desc="answering", unit="question", disable=not asked):
         ways: list[tuple[str, RAG, list[Hit]]] = [("no-retrieval", rags["no-retrieval"], [])]
@@ -236,7 +253,7 @@ def _line(model: str, asked: Asked, answers: Mapping[str, Answer]) -> dict[str, 
         "kind": kind_of(asked.question),
         "question": asked.question.text,
         "answers": asked.question.answers,
-        "document": asked.question.document.id,
+        "document": asked.question.passage.id if asked.question.passage is not None else None,
         "contexts": {name: [hit.document.id for hit in hits] for name, hits in asked.contexts.items()},
         "given": {way: {"text": given.text, **_scored(asked, given.text)} for way, given in answers.items()},
     }

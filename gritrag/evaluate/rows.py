@@ -1,13 +1,8 @@
-"""Rows to evaluate with, from JSONL files: questions with their passages, texts with labels, and pairs of sentences.
+"""Rows to evaluate with, from files: questions with their passages, texts with labels, and pairs of sentences.
 
-Kinds of rows, told apart by their keys; a file holds one kind. Of questions `id` and `title` may be missing, and
-`answers` may be empty, which means that they are not known:
+Kinds of rows, told apart by their keys; a file holds one kind:
 
-- ``{"id", "question", "passage", "answers", "title"}``;
-- ``{"id", "question", "documents", "answers", "gold"}``: `gold` are the numbers of the documents that are needed to
-  answer (one number, or a list; 0, the first, where it is missing), the others are known not to answer. A document is
-  a text, or ``{"text", "title"}``;
-- either of these with ``"unanswerable": true``: the passage is about the question, but does not answer it;
+- questions; see `gritrag.evaluate.question_rows`;
 - ``{"text", "label"}``: a label is a text or a number;
 - ``{"sentence1", "sentence2", "score"}``.
 
@@ -15,36 +10,17 @@ Training reads files of questions too (`gritrag.train.data.rows`), but keeps one
 wants all of them.
 """
 
-import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from gritrag import corpus
+from gritrag.evaluate.question_rows import EXAMPLE, Question, question_of
+from gritrag.evaluate.row_files import numbered_rows
 from gritrag.records import Document
 
 T = TypeVar("T")
-
-
-class Question(NamedTuple):
-    """`document` answers it, together with `needed` where one is not enough; `others` are known not to.
-
-    `answers` are all right, and none where the row has none; where it `is_unanswerable`, no document answers.
-    """
-
-    id: str
-    text: str
-    answers: tuple[str, ...]
-    document: Document
-    others: tuple[Document, ...] = ()
-    needed: tuple[Document, ...] = ()
-    is_unanswerable: bool = False
-
-    @property
-    def gold(self) -> tuple[Document, ...]:
-        """All that are needed to answer."""
-        return (self.document, *self.needed)
 
 
 class QuestionSet(NamedTuple):
@@ -54,21 +30,23 @@ class QuestionSet(NamedTuple):
     documents: list[Document]
 
 
-def read_questions(path: Path) -> list[Question]:
+def read_questions(path: Path, needs_passages: bool = True) -> list[Question]:
     """All rows of a file.
+
+    Args:
+        needs_passages: refuse a row without a passage.
 
     Raises:
         ValueError: no such file, no row in it, or a broken row (file and line are named).
     """
     questions = []
-    for number, line in numbered_lines(path):
+    for place, number, row in numbered_rows(path):
         try:
-            questions.append(_question(json.loads(line), str(number)))
-        except (KeyError, TypeError, ValueError) as error:
-            told = f"it lacks the key {error}" if isinstance(error, KeyError) else error
-            raise ValueError(f"{path}, line {number}: broken row: {told}") from None
+            questions.append(question_of(row, str(number), needs_passages))
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{path}, {place}: broken row: {error}") from None
     if not questions:
-        raise ValueError(f"{path} holds no rows; a row looks like {{'question', 'passage', 'answers', 'title'}}")
+        raise ValueError(f"{path} holds no rows; a row looks like {EXAMPLE}")
     return questions
 
 
@@ -117,72 +95,6 @@ def evenly(items: Sequence[T], count: int) -> list[T]:
     """`count` of the items, spread evenly over them; all of them if there are fewer."""
     count = min(count, len(items))
     return [items[number * len(items) // count] for number in range(count)]
-
-
-def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Line numbers from 1, without blank lines.
-
-    Raises:
-        ValueError: the file cannot be read, or is no UTF-8 text.
-    """
-    try:
-        with path.open(encoding="utf-8") as lines:
-            yield from ((number, line) for number, line in enumerate(lines, start=1) if line.strip())
-    except OSError as error:
-        raise ValueError(f"cannot read {path}: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is no UTF-8 text: {error.reason}") from None
-
-
-def _question(row: Any, id: str) -> Question:
-    if not isinstance(row, Mapping):
-        raise ValueError(f"a row must be an object, not {type(row).__name__}")
-    text = _text(row["question"], "question")
-    answers = tuple(_text(answer, "an answer") for answer in _list(row, "answers"))
-    is_unanswerable = row.get("unanswerable", False)
-    if not isinstance(is_unanswerable, bool):
-        raise ValueError(f"unanswerable must be true or false, not {is_unanswerable!r}")
-    if is_unanswerable and answers:
-        raise ValueError("it is unanswerable, but has answers")
-    id = str(row.get("id", id))
-    if "documents" not in row:
-        document = _document({"text": row["passage"], "title": row.get("title")})
-        return Question(id, text, answers, document, is_unanswerable=is_unanswerable)
-    documents = [_document(document) for document in _list(row, "documents")]
-    if not documents:
-        raise ValueError("documents is empty")
-    numbers = _gold(row.get("gold", 0), len(documents))
-    first, *needed = (documents[number] for number in numbers)
-    others = tuple(document for number, document in enumerate(documents) if number not in numbers)
-    return Question(id, text, answers, first, others, tuple(needed), is_unanswerable)
-
-
-def _gold(gold: Any, documents: int) -> list[int]:
-    """Numbers of the documents that answer, each once."""
-    numbers = list(dict.fromkeys(gold)) if isinstance(gold, list) else [gold]
-    if not numbers or not all(type(number) is int and 0 <= number < documents for number in numbers):
-        raise ValueError(f"gold must hold numbers of documents from 0 to {documents - 1}, got {gold!r}")
-    return numbers
-
-
-def _document(item: Any) -> Document:
-    """Its id is made from its content, so the same passage of two rows is one document."""
-    fields = item if isinstance(item, Mapping) else {"text": item}
-    title = fields.get("title")
-    return Document(_text(fields["text"], "a passage"), title=_text(title, "title") if title else "")
-
-
-def _list(row: Mapping[str, Any], key: str) -> list[Any]:
-    if not isinstance(row[key], list):
-        raise ValueError(f"{key} must be a list, not {type(row[key]).__name__}")
-    return row[key]
-
-
-def _text(value: Any, what: str) -> str:
-    if not isinstance(value, str) or not value.strip():
-        raise ValueError(f"{what} must be a text that is not empty, got {value!r}")
-    value.encode()  # a lone surrogate, which JSON can spell, is a ValueError that says so
-    return value
 
 
 class Labelled(NamedTuple):
@@ -238,12 +150,8 @@ def read_pairs(path: Path) -> list[Pair]:
 
 def _objects(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """File and line, and what stands there."""
-    for number, line in numbered_lines(path):
-        where = f"{path}, line {number}: broken row"
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise ValueError(f"{where}: {error}") from None
+    for place, _, row in numbered_rows(path):
+        where = f"{path}, {place}: broken row"
         if not isinstance(row, Mapping):
             raise ValueError(f"{where}: a row must be an object, not {type(row).__name__}")
         yield where, row

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from gritrag.config import DENSE_WEIGHT
-from gritrag.evaluate.rows import Question
+from gritrag.evaluate.question_rows import Question
 from gritrag.index.index import Index
 from gritrag.index.search import MODES
 from gritrag.progress import ProgressBar

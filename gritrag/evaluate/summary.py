@@ -5,7 +5,7 @@ single one. Where one document is enough, leaving the others out is no feat, and
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from gritrag.evaluate import statistics
@@ -28,6 +28,8 @@ class Evaluated:
     model: str
     retrieval: dict[str, Row]
     answers: dict[str, Row]
+    found: dict[str, Row] = field(default_factory=dict)
+    """Of an index that was there: whether a right answer stands in what was found."""
 
     def values(self, score: str, way: str, kinds: Sequence[str] = KINDS) -> list[float]:
         """One number per question; of answers those of some kinds."""
@@ -87,14 +89,21 @@ def evaluated(rows: Sequence[Row]) -> list[Evaluated]:
     for row in rows:
         cell = row["cell"]
         of_model = found.setdefault(cell["model"], Evaluated(cell["model"], {}, {}))
-        {"retrieval": of_model.retrieval, "answers": of_model.answers}[cell["part"]][cell["way"]] = row
+        parts = {"retrieval": of_model.retrieval, "answers": of_model.answers, "found": of_model.found}
+        parts[cell["part"]][cell["way"]] = row
     return list(found.values())
 
 
 def sections(facts: Mapping[str, Any], rows: Sequence[Row]) -> list[Section]:
     """Everything in points of 100, with 95% bootstrap intervals."""
     runs, seed = evaluated(rows), facts["settings"]["seed"]
-    found = [_retrieval(runs, seed), _answers(runs, seed), _against_the_better(runs, seed), _dial(runs, seed)]
+    found = [
+        _retrieval(runs, seed),
+        _found(runs, seed),
+        _answers(runs, seed),
+        _against_the_better(runs, seed),
+        _dial(runs, seed),
+    ]
     found += [_calibration(runs, seed), _comparisons(runs, seed)]
     return [*(section for section in found if any(table.rows for table in section.tables)), _losses(runs)]
 
@@ -106,6 +115,16 @@ def _retrieval(runs: Sequence[Evaluated], seed: int) -> Section:
         for way, row in each.retrieval.items()
     ]
     return Section("Retrieval", "", (), [Table(["model", "retrieval", *RANKING, "questions"], lines)])
+
+
+def _found(runs: Sequence[Evaluated], seed: int) -> Section:
+    lines = [
+        [each.model, way, statistics.mean(row["found"], seed).show(), str(len(row["found"]))]
+        for each in runs
+        for way, row in each.found.items()
+    ]
+    columns = ["model", "search", "a right answer is found, %", "questions"]
+    return Section("Search", "Whether a right answer stands in the documents found.", (), [Table(columns, lines)])
 
 
 def _answers(runs: Sequence[Evaluated], seed: int) -> Section:

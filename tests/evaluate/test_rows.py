@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from gritrag.evaluate.rows import Question, choose, evenly, read_questions
+from gritrag.evaluate.question_rows import Question
+from gritrag.evaluate.rows import choose, evenly, read_questions
 from gritrag.records import Document
 
 ROW = {"question": "When?", "passage": "At noon.", "answers": ["noon"]}
@@ -73,8 +74,10 @@ def test_a_choice_is_spread_over_the_file() -> None:
         ("[]", "an object, not list"),
         ({"passage": "p", "answers": []}, "lacks the key 'question'"),
         ({"question": "q", "answers": []}, "lacks the key 'passage'"),
-        ({"question": "q", "passage": "p"}, "lacks the key 'answers'"),
-        ({**ROW, "answers": "noon"}, "answers must be a list, not str"),
+        ({**ROW, "answers": [3]}, "an answer must be a text"),
+        ({**ROW, "answers": {"spans": []}}, "need its key 'text'"),
+        ({"question": "q", "pos": []}, "pos is empty"),
+        ({"question": "q", "passages": "p"}, "passages must be a list, not str"),
         ({**ROW, "answers": [""]}, "an answer must be a text"),
         ({**ROW, "passage": " "}, "a passage must be a text"),
         ({**ROW, "question": 3}, "question must be a text"),

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from experiments.likelihood import ROW, TEXT, WAYS, WEIGHED, command, likelihoods
 from experiments.script import application
 from gritrag.evaluate.quality import Asked
-from gritrag.evaluate.rows import Question
+from gritrag.evaluate.question_rows import Question
 from gritrag.model.grit import GritModel
 from gritrag.records import Document, Hit, as_hits
 
