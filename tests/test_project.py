@@ -43,7 +43,7 @@ EXTRAS = {
     "otel": {"opentelemetry-api", "opentelemetry-sdk"},
     "mcp": {"mcp", "anyio"},
     "documents": {"pypdf", "python-docx", "python-pptx", "openpyxl", "lxml", "defusedxml"},
-    "eval": {"ir-measures", "scikit-learn", "scipy"},
+    "eval": {"ir-measures", "pyarrow", "scikit-learn", "scipy"},
     "mteb": {"mteb", "sentence-transformers"},
     "qdrant": {"qdrant-client"},
     "s3": {"fsspec", "s3fs", "botocore"},

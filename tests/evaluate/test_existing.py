@@ -49,7 +49,7 @@ def test_questions_are_asked_of_an_index_that_is_there(folder: Path, file: Path,
     run = CliRunner().invoke(app, [*words, "--out", str(out), "--answers", str(lines)])
     assert run.exit_code == 0, run.output
     assert "a right answer is found" in run.output
-    rows = json.loads(out.read_text("utf-8"))["rows"]["questions"]
+    rows = json.loads(out.read_text("utf-8"))["rows"]
     by_way = {(row["cell"]["part"], row["cell"]["way"]): row for row in rows}
     assert by_way["found", "sparse"]["found"] == [1.0, 1.0]  # of the two that have answers
     assert {way for part, way in by_way if part == "answers"} == {
