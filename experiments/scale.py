@@ -25,7 +25,8 @@ import typer
 from experiments.scale_sample import Sample, SampledReader, real_texts
 from experiments.script import run
 from gritrag import Document, GritModel, Index
-from gritrag.index.storage.catalog import Catalog
+from gritrag.index.documents import check_documents
+from gritrag.index.storage.catalog import Catalog, Entry
 from gritrag.index.storage.engines import chosen
 from gritrag.index.storage.manifest import CATALOG
 from gritrag.index.storage.vectors import VectorIndex
@@ -51,7 +52,10 @@ def sample_in(folder: Path, model: str, texts: Path | None) -> Sample:
 
 
 def fill(folder: Path, sample: Sample, count: int) -> dict[str, Any]:
-    """An index of so many passages, without a file of vectors: the catalog alone."""
+    """An index of so many passages, without a file of vectors: the catalog alone.
+
+    In commits of 20,000, as a build on Ray has but one. `Index.add` commits more often, to lose less when it is killed.
+    """
     root, note = folder / f"index-{count}", folder / f"index-{count}.json"
     if note.exists():
         return dict(json.loads(note.read_text()))
@@ -59,9 +63,17 @@ def fill(folder: Path, sample: Sample, count: int) -> dict[str, Any]:
     texts = sample.texts(count, seed=0)
     began = time.perf_counter()
     index = Index.create(root, model=reader, states="none", overwrite=True)
+    catalog = index._parts.catalog
     for start in ProgressBar(range(0, count, BATCH), desc="index", unit="batch"):
         numbers = range(start, min(start + BATCH, count))
-        index.add(Document(next(texts), id=f"d{number}", metadata={"part": number % PARTS}) for number in numbers)
+        documents = [Document(next(texts), id=f"d{n}", metadata={"part": n % PARTS}) for n in numbers]
+        checked, _ = check_documents(reader, documents)
+        vectors_ND = reader.encode_document(documents)
+        with catalog.transaction():
+            catalog.put(
+                Entry(each.document, each.token_ids, vector, each.key)
+                for each, vector in zip(checked, vectors_ND, strict=True)
+            )
     index._parts.catalog.close()  # not the index: that would write vectors
     index._parts.lock.release()  # type: ignore[union-attr]
     found = {"seconds": time.perf_counter() - began, "catalog": (root / CATALOG).stat().st_size}
