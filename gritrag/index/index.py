@@ -4,9 +4,8 @@
 it, `build` fills them, `quota` says which states are kept, `search` asks them, `check` mistrusts them.
 """
 
-import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, NoReturn, Self
@@ -14,19 +13,19 @@ from typing import Any, Literal, NoReturn, Self
 import numpy as np
 
 from gritrag.config import DEFAULT_MODEL, DENSE_WEIGHT, SEARCH_MODE
-from gritrag.index.build import AddReport, build, check_state, check_vector, remove
+from gritrag.index.build import AddReport, build, check_vector, remove
 from gritrag.index.check import Checkup, check_index, collect, statistics
+from gritrag.index.contents import Contents
 from gritrag.index.documents import Estimate, check_documents, estimate, id_list
 from gritrag.index.export import export
 from gritrag.index.filters import compile_filter
 from gritrag.index.parts import Parts
 from gritrag.index.protocol import Reader
-from gritrag.index.reader import given_reader, named_reader
+from gritrag.index.reader import given_reader
 from gritrag.index.rerank import check_rerank, ranked, ranker
 from gritrag.index.search import Nearest, Rows, Search, check_query
-from gritrag.index.storage.catalog import Entry
 from gritrag.index.storage.manifest import Manifest
-from gritrag.index.storage.states import Checks, DocumentState, Reading
+from gritrag.index.storage.states import Checks
 from gritrag.records import Document, Hit, check_hits
 
 __all__ = ["Index"]
@@ -34,15 +33,8 @@ __all__ = ["Index"]
 CONFLICTS = ("replace", "skip", "error")
 
 
-class Index:
+class Index(Contents):
     """Made by `Index.create` or `Index.open`; a context manager. Safe to use from several threads."""
-
-    def __init__(self, parts: Parts, model: Reader | None, dtype: str = "auto", device: str = "auto") -> None:
-        self.path = parts.root
-        self._parts = parts
-        self._model = model
-        self._loads_as = dtype, device
-        self._loading = threading.Lock()
 
     @classmethod
     def create(
@@ -117,11 +109,6 @@ class Index:
         self._parts.close()
 
     @property
-    def writable(self) -> bool:
-        """Whether it was opened for writing, and not closed since."""
-        return self._parts.lock is not None
-
-    @property
     def closed(self) -> bool:
         """Whether `close` has been called; what is closed is opened anew, with `Index.open`."""
         return self._parts.catalog.closed
@@ -136,19 +123,6 @@ class Index:
         raise TypeError(f"an open index cannot be pickled: pass on its path, {self.path}, to Index.open it there")
 
     # Documents
-
-    @property
-    def model(self) -> Reader:
-        """The model that reads for this index; loaded now if it has not been, by the name that the index remembers.
-
-        Raises:
-            FingerprintMismatch: what goes by that name now is another model.
-            ValueError: it can be had by no name: open the index with ``model=``.
-        """
-        with self._loading:
-            if self._model is None:
-                self._model = named_reader(self.path, self._parts.manifest, *self._loads_as)
-            return self._model
 
     def add(
         self,
@@ -184,64 +158,6 @@ class Index:
         wanted = None if ids is None else set(id_list(ids))
         with self._parts.writing():
             return remove(self._parts, wanted, compile_filter(where))
-
-    def __getitem__(self, id: str) -> Document:
-        """The document of that id; a KeyError where there is none."""
-        entry = self._parts.catalog.entry(id) if isinstance(id, str) else None
-        if entry is None:
-            raise KeyError(id)
-        return entry.document
-
-    def get(self, ids: Iterable[str]) -> list[Document]:
-        """The documents of these ids, in their order. Unknown ids are a ValueError that names them."""
-        return [entry.document for entry in self._parts.catalog.entries(id_list(ids))]
-
-    def __len__(self) -> int:
-        return self._parts.catalog.document_totals()[0]
-
-    def __contains__(self, id: object) -> bool:
-        return isinstance(id, str) and self._parts.catalog.row_of(id) is not None
-
-    def __iter__(self) -> Iterator[str]:
-        """Ids, in the order in which the documents were stored."""
-        return iter(self.ids())
-
-    def ids(self, where: Mapping[str, Any] | None = None) -> list[str]:
-        """Ids of the documents that satisfy a filter, of all where it is None, in the order of storing."""
-        return self._parts.catalog.ids(compile_filter(where))
-
-    def field(self, name: str) -> dict[str, Any]:
-        """Values of one metadata field by the ids of the documents that have it, without reading the documents."""
-        return dict(self._parts.catalog.field(name))
-
-    @property
-    def tokens(self) -> int:
-        """Tokens of all documents, as they were read."""
-        return self._parts.catalog.document_totals()[1]
-
-    def note(self, name: str) -> str | None:
-        """What `set_note` kept under a name; None where nothing was."""
-        return self._parts.catalog.meta(f"note: {name}")
-
-    def set_note(self, name: str, value: str) -> None:
-        """Keep a string with the index, such as how its documents were cut."""
-        with self._parts.writing(), self._parts.catalog.transaction():
-            self._parts.catalog.set_meta(f"note: {name}", value)
-
-    @property
-    def digest(self) -> str:
-        """32 hex digits over all documents, to tell whether what was made of them still holds."""
-        return self._parts.catalog.digest()
-
-    @contextmanager
-    def snapshot(self) -> Iterator[None]:
-        """Several calls that see one commit: ``with index.snapshot(): ...``. Each call alone sees one anyway.
-
-        Meanwhile other threads wait, this index cannot be written through, and a writer cannot empty its log. A state
-        that is deleted meanwhile is missing.
-        """
-        with self._parts.catalog.snapshot():
-            yield
 
     # Search
 
@@ -358,57 +274,6 @@ class Index:
     def _searched(self) -> tuple[Rows, Nearest, int]:
         """What a search goes through, and the length of a vector."""
         return self._parts.catalog, self._parts.vectors, self._parts.manifest.dim
-
-    # States
-
-    def load_states(self, documents: Iterable[Document]) -> list[DocumentState | None]:
-        """The stored states of documents as they were found, in their order.
-
-        None for a document that is no longer here, or not so, and where there is no state that can be trusted. Tensors
-        are mapped from the files: cheap to load, paged in when used, and never to be written to.
-        """
-        return self._parts.quota.load(self._found(documents))
-
-    def states_of(self, documents: Sequence[Document]) -> tuple[list[DocumentState], dict[int, Reading]]:
-        """States of all documents; and, by their numbers, readings of those that were missing: read now, and stored if
-        the index is open for writing."""
-        states = self.load_states(documents)
-        missing = [number for number, state in enumerate(states) if state is None]
-        read = self.model.read_documents([documents[number] for number in missing]) if missing else []
-        readings = dict(zip(missing, read, strict=True))
-        for number, reading in readings.items():
-            self.store_state(documents[number], reading.state)
-        whole = [readings[n].state if state is None else state for n, state in enumerate(states)]
-        return whole, readings
-
-    def load_vectors(self, documents: Iterable[Document]) -> list[np.ndarray | None]:
-        """The stored vectors, float32 `[dim]`, of documents as they were found; None for one that is no longer here."""
-        return [None if entry is None else entry.vector for entry in self._found(documents)]
-
-    def _found(self, documents: Iterable[Document]) -> list[Entry | None]:
-        listed = list(documents)
-        for document in listed:
-            if not isinstance(document, Document):
-                raise ValueError(f"expected documents, as index.get(ids) or a search gives them, not {document!r}")
-        with self._parts.catalog.snapshot():
-            return [self._parts.catalog.entry_of(document) for document in listed]
-
-    def store_state(self, document: Document, state: DocumentState) -> None:
-        """Keep a state that was computed elsewhere, of a document as it was found.
-
-        Nothing is stored if the document is no longer here, or not so; if the index is read-only, without states, or
-        full; or while another thread writes, since an answer does not wait for a long `add`. That it was this index's
-        model that computed the state is the caller's promise.
-
-        Raises:
-            ValueError: the state was not computed from the tokens of this document, or was read in another way.
-        """
-        if self.writable:
-            with self._parts.writing(waits=False) as is_our_turn:
-                entry = self._parts.catalog.entry_of(document) if is_our_turn else None
-                if entry is not None:
-                    check_state(document, state, entry.token_ids, self._parts.manifest.fingerprint)
-                    self._parts.quota.put(entry.state_key, state)
 
     # Care
 
