@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from gritrag.documents.roots import Roots
 from gritrag.documents.sources import Extent, Skipped, Source, list_sources, read_source
 from gritrag.documents.text import AS_IT_IS, TextOptions
 from gritrag.progress import ProgressBar
@@ -153,12 +154,12 @@ def gather(paths: Sequence[Path], count_tokens: Callable[[str], int], cutting: C
     """Chunks of all files under `paths`, and what was left out.
 
     Raises:
-        ValueError: a path does not exist, two files have one name, or there is nothing that can be read.
+        ValueError: a path does not exist, or there is nothing that can be read.
     """
     listing = list_sources(paths)
     chunks: list[Document] = []
     skipped = listing.skipped
-    bar = ProgressBar(listing.sources, desc="parse", unit="file", disable=None)
+    bar = ProgressBar(Roots().place(listing.sources), desc="parse", unit="file", disable=None)
     for file in read_files(bar, count_tokens, cutting):
         chunks += file.chunks
         skipped += file.skipped

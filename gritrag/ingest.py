@@ -5,10 +5,11 @@ import stat
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from gritrag import Document, GritModel, Index
 from gritrag.chunks import PART, Cutting, FileChunks
+from gritrag.documents.roots import Root, Roots
 from gritrag.documents.sources import FILE, ROOT, Skipped, Source
 from gritrag.documents.text import TextOptions
 from gritrag.folders import is_index
@@ -20,8 +21,8 @@ from gritrag.index.storage.manifest import parse_bytes
 from gritrag.progress import ReadingBar
 
 DEFAULT_STATES = "bf16"
-CUTTING = "cutting"
-"""Name of the note in an index."""
+CUTTING, ROOTS = "cutting", "roots"
+"""Names of notes in an index."""
 
 
 class Ingested(NamedTuple):
@@ -41,24 +42,25 @@ class Ingested(NamedTuple):
 class Known(NamedTuple):
     """What there is before files are read: nothing, or an index.
 
-    `files` are root and name of those that have documents in it.
+    `files` are root and name of those that have documents in it, `roots` where they come from.
     """
 
     is_there: bool
     cutting: Cutting | None
     files: set[tuple[str, str]]
     storage: Storage | None
+    roots: Roots
 
 
 def look(folder: Path) -> Known:
     """What the index in a folder says of itself, without its model."""
     if not is_index(folder):
-        return Known(False, None, set(), None)
+        return Known(False, None, set(), None, Roots())
     with Index.open(folder) as index:
         stats = index.stats()
-        roots, files = index.field(ROOT), index.field(FILE)
-        known = {(root, files[id]) for id, root in roots.items() if id in files}
-        return Known(True, recall_cutting(index), known, Storage(stats["codec"], stats["state_quota"]))
+        known = set(_origins(index).values())
+        storage = Storage(stats["codec"], stats["state_quota"])
+        return Known(True, recall_cutting(index), known, storage, recall_roots(index))
 
 
 def model_of(index: Index) -> GritModel:
@@ -115,6 +117,29 @@ def note_cutting(index: Index, cutting: Cutting) -> None:
         index.set_note(CUTTING, json.dumps({**cutting._asdict(), "text": cutting.text._asdict()}))
 
 
+def recall_roots(index: Index) -> Roots:
+    """Where the documents of an index came from. One that was made before roots had names calls them by their paths."""
+    known = {name: Root(*root) for name, root in json.loads(index.note(ROOTS) or "{}").items()}
+    files: dict[str, list[str]] = {}
+    for root, file in sorted(set(_origins(index).values())):
+        known.setdefault(root, Root(root))
+        files.setdefault(root, []).append(file)
+    return Roots(known, files)
+
+
+def note_roots(index: Index, roots: Roots) -> None:
+    """Keep with an index where its roots are."""
+    if recall_roots(index).known != roots.known:
+        index.set_note(ROOTS, json.dumps(roots.known))
+
+
+def _origins(index: Index) -> dict[str, tuple[str, str]]:
+    """Root and file of each document that has both, by its id; documents from elsewhere may hold anything there."""
+    roots, files = index.field(ROOT), index.field(FILE)
+    both = ((id, root, files.get(id)) for id, root in roots.items())
+    return {id: (root, file) for id, root, file in both if isinstance(root, str) and isinstance(file, str)}
+
+
 class Ingestion:
     """Files on their way into an index, a few chunks at a time.
 
@@ -123,17 +148,17 @@ class Ingestion:
 
     Args:
         index: open for writing.
-        sources: the files that will come.
+        sources: the files that will come, under the names that `Roots.place` gives them.
 
     Raises:
-        ValueError: a document of another root, or of none, has the name of one of the files; nothing is stored then.
+        ValueError: a document that came from no file has the name of one of these; nothing is stored then.
     """
 
     def __init__(self, index: Index, sources: Sequence[Source]) -> None:
         self._index = index
-        roots, files = index.field(ROOT), index.field(FILE)
-        self._stored = {id: (root, files[id]) for id, root in roots.items() if id in files}
-        _refuse_other_roots(self._stored, sources, index)
+        self._stored = _origins(index)
+        self._roots = recall_roots(index)
+        _refuse_other_documents(self._stored, sources, index)
         self._report = AddReport()
         self._kept: set[str] = set()
         self._given: set[tuple[str, str]] = set()
@@ -204,7 +229,7 @@ class Ingestion:
                 check_documents(self._index.model, of_file)
                 kept += of_file
             except ValueError as error:
-                self._skipped.append(Skipped(Path(root, name), str(error)))
+                self._skipped.append(Skipped(self._roots.file(root, name), str(error)))
         if len(self._skipped) == count:
             raise refusal
         return kept
@@ -217,8 +242,7 @@ class Ingestion:
             for id, (root, file) in self._stored.items()
             if id not in self._kept
             and root in roots
-            and isinstance(file, str)
-            and ((root, file) in self._given or _is_gone(Path(root, file)))
+            and ((root, file) in self._given or _is_gone(self._roots.file(root, file)))
         ]
 
 
@@ -229,16 +253,12 @@ def _by_file(chunks: Iterable[Document]) -> dict[tuple[str, str], list[Document]
     return files
 
 
-def _refuse_other_roots(stored: Mapping[str, tuple[Any, Any]], sources: Sequence[Source], index: Index) -> None:
-    """Names are unique below one root only: a file of another root with the same name must not be replaced."""
+def _refuse_other_documents(stored: Mapping[str, tuple[str, str]], sources: Sequence[Source], index: Index) -> None:
     for source in sources:
-        id = source.name
-        root = stored[id][0] if id in stored else "" if id in index else source.root
-        if root != source.root:
+        if source.name in index and stored.get(source.name, ("",))[0] != source.root:
             raise ValueError(
-                f"{source.name} in {source.root}: its id {id!r} is that of a document "
-                f"{f'from {root}' if root else 'that came from no folder'} in this index; index both folders in one "
-                "call from their common parent, into a new index, or use another index for this one"
+                f"{source.path}: its name {source.name!r} is the id of a document in this index that did not come from "
+                "this folder; rename the file, or delete that document"
             )
 
 

@@ -33,7 +33,7 @@ MODEL = "--model -m --dtype --device"
 COMMANDS = {
     "": "--debug --no-debug --version --install-completion --show-completion",
     "index": "paths --index -i --states --state-quota --states-at --vectors-at --chunk-size --chunk-overlap --encoding "
-    f"--text-column --delimiter --strict --yes -y --engine --address --actors {MODEL} --json",
+    f"--text-column --delimiter --root --strict --yes -y --engine --address --actors {MODEL} --json",
     "search": f"question --index -i -k --mode --rerank --where {MODEL} --json",
     "ask": f"question --index -i --mode -k --relevance-bias --rerank --recompute --where --max-new-tokens "
     f"{MODEL} --json",

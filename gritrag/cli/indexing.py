@@ -74,6 +74,10 @@ def index(
     encoding: Encoding = "",
     text_column: TextColumn = "",
     delimiter: Delimiter = "",
+    root: Annotated[
+        Path | None,
+        typer.Option(help="The folder below which files are named, where it is now; found out where left out."),
+    ] = None,
     strict: Annotated[
         bool, typer.Option("--strict", help="Store nothing if a file, or a part of one, cannot be read.")
     ] = False,
@@ -96,16 +100,21 @@ def index(
     with _resumable(index):
         with _first_bar(listing, "looking at the index"):
             from gritrag.chunks import read_files
-            from gritrag.ingest import Ingested, Ingestion, look, note_cutting, open_or_create
+            from gritrag.ingest import Ingested, Ingestion, look, note_cutting, note_roots, open_or_create
 
             known = look(index)
+            listing = Listing(known.roots.place(listing.sources, root), listing.skipped)
+        for old, new in known.roots.moved:
+            typer.echo(f"{old} is now {new}: its documents go on", err=True)
         cutting = _cutting(known, chunk_size, chunk_overlap, text_options(encoding, text_column, delimiter))
         _ask_about_cutting(known, cutting, index, yes)
         if on_ray:
             reader = _reader(known, index, model, dtype, device, cutting)
             with open_or_create(index, reader, states, states_at, vectors_at, state_quota) as opened:
                 note_cutting(opened, cutting)
-                built = on_ray.add_files(opened, listing, cutting, on_ray.Cluster(address, actors), dtype, device)
+                note_roots(opened, known.roots)
+                cluster = on_ray.Cluster(address, actors)
+                built = on_ray.add_files(opened, listing, cutting, cluster, dtype, device, known.roots)
                 counts = {**built.report._asdict(), "removed": built.removed, "documents": len(opened)}
             _tell(Ingested(**counts, not_read=built.skipped), as_json)
             return
@@ -120,6 +129,7 @@ def index(
             ReadingBar(_bytes(listing), len(listing.sources)) as bar,
         ):
             note_cutting(opened, cutting)
+            note_roots(opened, known.roots)
             report = Ingestion(opened, listing.sources).run(parts, bar)
     _tell(report._replace(not_read=[*listing.skipped, *report.not_read]), as_json)
 

@@ -13,7 +13,7 @@ from gritrag.records import Document
 FILE = "source_file"
 """Metadata field of every document from here: `Source.name` of its file."""
 ROOT = "source_root"
-"""Metadata field of every document from here: `Source.root` of its file. Names are unique below one root only."""
+"""Metadata field of every document from here: `Source.root` of its file."""
 
 Extent = Literal["file", "part", "nothing"]
 
@@ -21,7 +21,8 @@ Extent = Literal["file", "part", "nothing"]
 class Source(NamedTuple):
     """A file to read. `name` is its path below `root`, and starts its documents' ids.
 
-    `root` is the folder that was asked for, or the one that holds the file that was: absolute, links resolved.
+    `root` is the folder that was asked for, or the one that holds the file that was: absolute, links resolved. In an
+    index it has a short name, and where there are several roots `name` begins with it; see `gritrag.documents.roots`.
     """
 
     path: Path
@@ -60,21 +61,16 @@ def list_sources(paths: Iterable[str | Path]) -> Listing:
     be listed, is no file, or has a name that is no Unicode. There links are followed (a loop of links is entered once).
 
     Raises:
-        ValueError: a path does not exist, or two files would give documents of the same id.
+        ValueError: a path does not exist.
     """
-    sources: dict[str, Source] = {}
+    sources: dict[tuple[str, str], Source] = {}
     skipped: list[Skipped] = []
     for path in map(Path, paths):
         found = _list_folder(path) if path.is_dir() else _named_file(path)
         for source in found.sources:
-            other = sources.setdefault(source.name, source)
-            if not _same_file(other.path, source.path):
-                raise ValueError(
-                    f"{other.path} and {source.path} would both be called {source.name!r} in the index; "
-                    "index the folder that holds both, or rename one"
-                )
+            sources.setdefault((source.name, source.root), source)
         skipped += found.skipped
-    return Listing(sorted(sources.values(), key=lambda source: source.name), skipped)
+    return Listing([sources[place] for place in sorted(sources)], skipped)
 
 
 def read_source(
@@ -159,7 +155,3 @@ def _skipped(path: Path, is_hidden: bool) -> Skipped | None:
 def _shown(path: Path) -> Path:
     """A path that can be printed: bytes that are no Unicode as their numbers."""
     return Path(str(path).encode("utf-8", "backslashreplace").decode())
-
-
-def _same_file(one: Path, other: Path) -> bool:
-    return os.path.realpath(one) == os.path.realpath(other)

@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import numpy as np
 
+from gritrag.documents.roots import Roots
 from gritrag.documents.sources import FILE, ROOT, Extent, Skipped
 from gritrag.index.build import AddReport, check_vector, is_unchanged
 from gritrag.index.documents import Checked
@@ -43,8 +44,9 @@ def _origin(document: Document) -> tuple[str, str]:
 class Commit:
     """Rows become documents of the catalog, in one transaction."""
 
-    def __init__(self, parts: Parts, staging: Staging, known: dict[str, str]) -> None:
+    def __init__(self, parts: Parts, staging: Staging, known: dict[str, str], roots: Roots | None = None) -> None:
         self._parts, self._staging, self._known = parts, staging, known
+        self._roots = roots or Roots()
         self._contents: dict[str, int] = {}
         self._counts = dict.fromkeys(AddReport._fields, 0)
         self._waiting: dict[str, StateRow] = {}
@@ -74,7 +76,7 @@ class Commit:
             entry = self._parts.catalog.entry(id)  # one by one: all texts of an index may not fit in memory
             assert entry is not None
             root, name = _origin(entry.document)
-            if root in roots and ((root, name) in files or is_gone(root, name)):
+            if root in roots and ((root, name) in files or is_gone(*self._roots.where(root, name))):
                 found.append(id)
         return found
 
@@ -101,8 +103,7 @@ class Commit:
         if stored is not None and _origin(stored.document)[0] != document.metadata[ROOT]:
             raise ValueError(
                 f"{document.metadata[FILE]} in {document.metadata[ROOT]}: its id {document.id!r} is that of a document "
-                f"from {_origin(stored.document)[0] or 'no folder'} in this index; index both folders in one call from "
-                "their common parent, into a new index, or use another index for this one"
+                f"from {_origin(stored.document)[0] or 'no folder'} in this index; rename one, or delete that document"
             )
         unchanged = stored is not None and is_unchanged(stored, checked)
         self._counts["skipped" if unchanged else "replaced" if stored is not None else "added"] += 1

@@ -20,6 +20,7 @@ import ray.data
 from ray.exceptions import RayError
 
 from gritrag.chunks import Cutting, FileChunks, nothing_in, read_files
+from gritrag.documents.roots import Roots
 from gritrag.documents.sources import Listing, Skipped, Source, list_sources
 from gritrag.index.build import AddReport
 from gritrag.index.commit import Commit, Row, document_of
@@ -74,6 +75,7 @@ def add_files(
     cluster: Cluster,
     dtype: str = "auto",
     device: str = "auto",
+    roots: Roots | None = None,
 ) -> Built:
     """Bring all files of a listing into an index that is open for writing, in one commit; then delete what they, and
     files beside them that are gone, gave once and give no more.
@@ -82,6 +84,7 @@ def add_files(
         index: of a model that has a name, which every worker can load. Without ``states_at`` its directory must be seen
             by all workers under the same path.
         listing: of `list_places`.
+        roots: those that its files have been placed in.
 
     Raises:
         ValueError: nothing to read, one id with two contents or that of a document from elsewhere, a quota of states,
@@ -91,16 +94,16 @@ def add_files(
     parts = index._parts
     if parts.manifest.state_quota is not None:
         raise ValueError("an index with a quota of states cannot be built on Ray: leave out --engine ray")
-    roots = sorted({Path(source.root) for source in listing.sources})
-    if not roots:
-        raise ValueError(nothing_in(roots, listing.skipped))
+    folders = sorted({Path(source.root) for source in listing.sources})
+    if not folders:
+        raise ValueError(nothing_in(folders, listing.skipped))
     staging = Staging(parts.root, parts.manifest.states_at, parts.manifest.codec)
     with parts.writing():
         known = staging.known()
         read = parts.catalog.state_keys() | known.keys()
         count_tokens = index.model.token_counter  # type: ignore[attr-defined]  # what has a name is a GritModel
         reader = {"root": parts.root, "manifest": parts.manifest, "known": read, "dtype": dtype, "device": device}
-        commit = Commit(parts, staging, known)
+        commit = Commit(parts, staging, known, roots)
         try:
             with (
                 _running(cluster) as actors,
@@ -110,7 +113,7 @@ def add_files(
         except RayError as error:
             raise ValueError(f"work on Ray stopped, and what was read is kept for the next call: {error}") from error
         if not sum(report):
-            raise ValueError(nothing_in(roots, [*listing.skipped, *commit.skipped]))
+            raise ValueError(nothing_in(folders, [*listing.skipped, *commit.skipped]))
         staging.clear()
     return Built(report, index.delete(ids=commit.outdated()), [*listing.skipped, *commit.skipped])
 
@@ -119,13 +122,10 @@ def list_places(paths: Sequence[str | Path]) -> Listing:
     """Files under paths, and under URLs of fsspec such as ``s3://bucket/notes``; errors are those of `list_sources`."""
     local = list_sources([path for path in paths if not is_url(path)])
     listings = [local, *(list_remote(str(path)) for path in paths if is_url(path))]
-    sources: dict[str, Source] = {}
+    sources: dict[tuple[str, str], Source] = {}
     for source in chain.from_iterable(listing.sources for listing in listings):
-        if (other := sources.setdefault(source.name, source)).path != source.path:
-            raise ValueError(
-                f"{other.path} and {source.path} would both be called {source.name!r} in the index; rename one"
-            )
-    return Listing(list(sources.values()), [skipped for listing in listings for skipped in listing.skipped])
+        sources.setdefault((source.name, source.root), source)
+    return Listing([*sources.values()], [skipped for listing in listings for skipped in listing.skipped])
 
 
 @contextmanager
