@@ -129,8 +129,9 @@ def recall_roots(index: Index) -> Roots:
 
 def note_roots(index: Index, roots: Roots) -> None:
     """Keep with an index where its roots are."""
-    if recall_roots(index).known != roots.known:
-        index.set_note(ROOTS, json.dumps(roots.known))
+    known = json.dumps(roots.known)
+    if index.note(ROOTS) != known:
+        index.set_note(ROOTS, known)
 
 
 def _origins(index: Index) -> dict[str, tuple[str, str]]:
