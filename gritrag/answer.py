@@ -61,8 +61,8 @@ class RAG:
         recompute: between speed and a full reading: this share of the tokens of the states is read again with all
             documents in sight: the first few of each document, then those that the question attends to most. For models
             that were not trained on states 0.02 makes most of the difference. 0 is fastest; 1 is ``"doc-query"``.
-            Stored states stay as they are. With any `recompute`, documents stand one behind the other, and the
-            relevance bias is reduced by the same share.
+            Stored states stay as they are. With any `recompute`, documents stand one behind the other, and half the
+            relevance bias is used, less by that share.
         rerank: so many candidates of the search are ranked by how probable the question is behind each of their
             states, and the `k` best are kept, with these scores; see `Index.rerank`. None to leave it out.
 

@@ -12,6 +12,7 @@ import torch
 
 from gritrag import GritModel
 from gritrag.model.hardware import halves_weights, has_native_bf16, pick_device
+from gritrag.model.probes import probe as probe_model
 
 WAL_RESET_FIXED = (3, 51, 3)
 LOW_DISK_BYTES = 5 * 10**9
@@ -43,11 +44,11 @@ def examine(folder: Path) -> list[Finding]:
 
 
 def examine_model(model: GritModel) -> list[Finding]:
-    """One finding per probe: a fallback is slower or approximate and a note, a refusal is a problem."""
+    """One finding per probe, made anew: a fallback is slower or approximate and a note, a refusal is a problem."""
     levels: dict[str, Level] = {"works": "ok", "falls back": "note", "refused": "problem"}
     return [
         Finding(f"probe: {probe.name}", levels[probe.outcome], f"{probe.outcome}: {probe.detail}")
-        for probe in model.probes
+        for probe in probe_model(model.lm).probes
     ]
 
 

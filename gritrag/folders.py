@@ -1,6 +1,12 @@
 """Folders that commands write to, and what tells an index. No heavy import."""
 
+import os
 from pathlib import Path
+
+
+def cache_folder() -> Path:
+    """Where files are kept that can be made again: `GRITRAG_CACHE`, else `~/.cache/gritrag`."""
+    return Path(os.environ.get("GRITRAG_CACHE", Path.home() / ".cache" / "gritrag"))
 
 
 def check_new(folder: Path) -> None:

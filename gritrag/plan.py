@@ -16,6 +16,7 @@ import torch
 
 from gritrag.model.context import Context, Part
 from gritrag.model.grit import GritModel
+from gritrag.model.recompute import FIRST_TOKENS
 from gritrag.model.state import DocumentState
 from gritrag.records import Citation, Document, Hit, as_documents, as_hits, check_hits
 
@@ -166,7 +167,9 @@ def plan_context(
         room: tokens to leave for the answer.
         relevance_bias: of states of documents; see `RAG`. Those that have one share their positions.
         recompute: share of tokens that will be read again, with all documents in sight: so these stand one behind the
-            other, and the bias is less by that share.
+            other, and half the bias will do, less by that share. The first tokens of the context have none of it: once
+            those of the others have been read again, they alone are the sink of attention, and a context without one
+            is answered by chance; see docs/experiments/2026-11-recompute.md.
 
     Raises:
         ValueError: not even one document fits.
@@ -183,13 +186,16 @@ def plan_context(
     shares = shares and any(relevance_biases(scores, relevance_bias))
     ends = list(accumulate(map(len, documents), max if shares else add))
     fitting = _count_fitting(model, hits, documents, ends, start + sum(map(len, after)), room)
-    biases = [0.0] * fitting if states is None else relevance_biases(scores[:fitting], relevance_bias * (1 - recompute))
+    left = (1 - recompute) / 2 if recompute else 1.0
+    biases = [0.0] * fitting if states is None else relevance_biases(scores[:fitting], relevance_bias * left)
     biased = [
         replace(part, relevance_bias=bias, shares_positions=any(biases) and not recompute)
         for part, bias in zip(documents[:fitting], biases, strict=True)
     ]
     order = range(fitting)[:: -1 if retrieved.is_best_last else 1]
     placed = [biased[number] for number in order]
+    if recompute and placed and not before and placed[0].state is not None:
+        placed[0] = replace(placed[0], unbiased=FIRST_TOKENS)
     spans = dict(zip(order, _ends(start, placed), strict=True))
     citations = tuple(
         Citation(hit.document.id, hit.document.title, spans[number] - len(biased[number]), spans[number])
@@ -261,7 +267,7 @@ def _is_exact(model: GritModel, context: Context) -> bool:
     keys are rounded again where they are placed."""
     if not context.states:
         return True
-    (state, position, _), *others = context.states
+    (state, position, *_), *others = context.states
     return (
         not others
         and position == 0

@@ -17,7 +17,7 @@ from gritrag import RAG, Document, GritModel, Index
 from gritrag.answer import MODES, ContextPlan, Retrieved, plan_context
 from gritrag.index.rerank import ranked
 from gritrag.model import decoder
-from gritrag.model.context import Context, inputs
+from gritrag.model.context import Context, column_biases, inputs
 from gritrag.model.decode import Sampling
 from gritrag.model.module_forward import ModuleForward
 from gritrag.model.state import DocumentState, PlacedCache
@@ -244,7 +244,7 @@ def test_documents_without_scores_are_weighed_by_vectors(
     expected = pytest.approx(3 * (cosines.clip(0) / cosines.max() - 1), abs=1e-4)
     read_as = [tuple(tiny_model.document_token_ids(document)) for document in given]
     for context in (placed[0], placed[1], placed[4], placed[6]):
-        biases = {tuple(state.token_ids.tolist()): bias for state, _, bias in context.states}
+        biases = {tuple(each.state.token_ids.tolist()): each.relevance_bias for each in context.states}
         assert [biases[ids] for ids in read_as] == expected
     assert sorted(b for b in state_biases(placed[2]) if b) == pytest.approx([-2.25]), "scores that came are kept"
     assert not any(state_biases(placed[3]))
@@ -315,6 +315,25 @@ def test_orders_and_reuse_of_the_modes(tiny_model: GritModel) -> None:
         for citation, document in zip(plan.citations, documents, strict=False):
             assert plan.context.token_ids[citation.start : citation.end] == document
         assert len(plan.citations) == (2 if mode.has_documents else 0)
+
+
+def test_with_tokens_read_again_half_the_bias_is_left_and_the_first_tokens_have_none(tiny_model: GritModel) -> None:
+    """They are the sink of attention then: with a bias on it, a context of several documents is answered by chance."""
+    states = [reading.state for reading in tiny_model.read_documents(DOCUMENTS)]
+    hits = [Hit(document, 1 / rank, rank) for rank, document in enumerate(DOCUMENTS, start=1)]
+    given = Retrieved(QUESTION, hits, states, is_best_last=True)
+    plans = [
+        plan_context(tiny_model, MODES["doc-cache"], given, relevance_bias=8.0, recompute=share).context
+        for share in (0.0, 0.1)
+    ]
+    whole, less = ([placed.relevance_bias for placed in context.states] for context in plans)
+    assert less == pytest.approx([bias * 0.45 for bias in whole])
+    assert less[0] < 0
+    biases = column_biases(plans[1:])
+    assert biases is not None
+    worst = len(plans[1].states[0].state)
+    assert biases[0, :worst].tolist() == pytest.approx([0.0] * 4 + [less[0]] * (worst - 4))
+    assert biases[0, worst] == pytest.approx(less[1]), "other documents have it from their first token on"
 
 
 def test_with_our_template_a_question_is_embedded_in_the_words_in_which_it_is_asked(

@@ -23,6 +23,7 @@ class Part:
     Args:
         content: a state, which is reused as it was read, or token ids, which are read now.
         relevance_bias: added to the attention scores of all tokens of a state, for whatever comes behind it.
+        unbiased: so many of its first tokens have no bias all the same.
         shares_positions: neighbouring states that share positions all end where what comes behind them begins, as if
             each were there alone (Ratner et al. 2023, arXiv 2212.10947, section 2, where they begin together). The
             other parts stand one behind the other.
@@ -31,6 +32,7 @@ class Part:
     content: DocumentState | tuple[int, ...]
     relevance_bias: float = 0.0
     shares_positions: bool = False
+    unbiased: int = 0
 
     def __post_init__(self) -> None:
         is_plain = not self.relevance_bias and not self.shares_positions
@@ -57,11 +59,13 @@ class Part:
 
 
 class PlacedState(NamedTuple):
-    """A state, the position of its first token, and what is added to the attention scores of its tokens."""
+    """A state, the position of its first token, and what is added to the attention scores of its tokens, but for the
+    first `unbiased`."""
 
     state: DocumentState
     position: int
     relevance_bias: float
+    unbiased: int = 0
 
 
 @dataclass(frozen=True)
@@ -90,7 +94,7 @@ class Context:
     def states(self) -> list[PlacedState]:
         """The states, in order."""
         placed = zip(self.parts, self._positions, strict=True)
-        return [PlacedState(p.state, first, p.relevance_bias) for p, first in placed if p.state is not None]
+        return [PlacedState(p.state, first, p.relevance_bias, p.unbiased) for p, first in placed if p.state is not None]
 
     @property
     def end(self) -> int:
@@ -168,7 +172,7 @@ def column_biases(contexts: Sequence[Context]) -> torch.Tensor | None:
     """What is added to the attention scores of all `cells`, float32 `[B, C]`; None where that is nothing."""
     bias_BC = torch.zeros(len(contexts), max(context.cached_tokens for context in contexts))
     for row, columns, placed in cells(contexts):
-        bias_BC[row, columns] = placed.relevance_bias
+        bias_BC[row, columns.start + placed.unbiased : columns.stop] = placed.relevance_bias
     return bias_BC if bool(bias_BC.any()) else None
 
 

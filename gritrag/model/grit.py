@@ -21,7 +21,8 @@ from gritrag.model.identity import hash_config, hash_files, hash_parameters, has
 from gritrag.model.kernels import without_cudnn
 from gritrag.model.load import load, template_for
 from gritrag.model.parts import PARTS_FILE, Parts, load_parts
-from gritrag.model.probed import Probe
+from gritrag.model.probe_cache import probe_once
+from gritrag.model.probed import Probe, Probed
 from gritrag.model.probes import probe
 from gritrag.model.prompt_builder import Prompt, PromptBuilder
 from gritrag.model.reader import PromptReader
@@ -61,6 +62,7 @@ class GritModel:
         config: how to read; see `CheckpointConfig`.
         weights, adapter: identities of the files for the fingerprint; hashed from memory where not given.
         parts: file of the weights of `config.parts`; they begin untrained where None.
+        probed: what was proved of this model; it is probed where None.
 
     Raises:
         ValueError: the model cannot do what `config` asks; the message names the probe that failed.
@@ -74,9 +76,11 @@ class GritModel:
         weights: str = "",
         adapter: str = "none",
         parts: Path | None = None,
+        probed: Probed | None = None,
     ) -> None:
-        with without_cudnn(lm.device):
-            probed = probe(lm)
+        if probed is None:
+            with without_cudnn(lm.device):
+                probed = probe(lm)
         self.lm, self.tokenizer, self.config = lm, tokenizer, config or CheckpointConfig()
         self.probes: tuple[Probe, ...] = probed.probes
         self.rotation: Rotation | None = probed.rotation
@@ -141,7 +145,8 @@ class GritModel:
             ValueError: an unknown or broken model, or a setting that the checkpoint fixes to another value.
         """
         where = pick_device(device)
-        loaded = load(name, pick_dtype(dtype, where), where, trust_remote_code, halves_weights(dtype, where))
+        halved = halves_weights(dtype, where)
+        loaded = load(name, pick_dtype(dtype, where), where, trust_remote_code, halved)
         asked: dict[str, object] = {
             "reading": reading,
             "pooling": pooling,
@@ -151,7 +156,8 @@ class GritModel:
         asked |= {"link_tokens": link_tokens, "parts": parts}
         given = {key: value for key, value in asked.items() if value is not None}
         config = loaded.configured(name, given)
-        model = cls(loaded.lm, loaded.tokenizer, config, loaded.weights, loaded.adapter, loaded.parts)
+        probed = probe_once(loaded.lm, f"{loaded.weights} {loaded.adapter}{' halved' if halved else ''}")
+        model = cls(loaded.lm, loaded.tokenizer, config, loaded.weights, loaded.adapter, loaded.parts, probed)
         if parts is None:  # those would begin untrained again
             path = Path(name)
             model.loaded_as = {"name": str(path.resolve() if path.exists() else name), **given}

@@ -6,7 +6,6 @@ one takes twenty seconds, loading the converted copy less than one.
 
 import json
 import logging
-import os
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -21,6 +20,7 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from gritrag.config import CHECKPOINT_FILE, CheckpointConfig
+from gritrag.folders import cache_folder
 from gritrag.model import ternary
 from gritrag.model.gguf_file import GgufFile
 from gritrag.model.identity import hash_files
@@ -176,8 +176,7 @@ def _end_as_the_file_says(tokenizer: PreTrainedTokenizerBase, lm: PreTrainedMode
 
 def _converted(gguf: Path, digest: str) -> Path:
     """The safetensors copy of a GGUF file, made on first use and complete or absent, never half there."""
-    cache = Path(os.environ.get("GRITRAG_CACHE", Path.home() / ".cache" / "gritrag"))
-    target = cache / GGUF_COPIES / digest
+    target = cache_folder() / GGUF_COPIES / digest
     if target.is_dir():
         return target
     file = GgufFile(gguf)

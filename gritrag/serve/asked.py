@@ -11,9 +11,15 @@ from gritrag.model.decode import Sampling
 from gritrag.plan import MODES
 from gritrag.prompts import chat_segments
 from gritrag.records import Document, Hit
-from gritrag.serve.bodies import ChatMessage, DocumentBody, Extension, RagBody, SamplingBody
+from gritrag.serve.bodies import (
+    DocumentBody,
+    Extension,
+    RagBody,
+    SamplingBody,
+)
 from gritrag.serve.errors import ApiError, bad, too_long
 from gritrag.serve.http import readable
+from gritrag.serve.openai_bodies import ChatMessage
 from gritrag.serve.question import Question
 from gritrag.serve.service import Service, given_hits
 from gritrag.serve.tenants import Tenant

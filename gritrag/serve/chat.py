@@ -8,8 +8,11 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
 from gritrag.serve.asked import created, messages_of, refuse_unsupported
-from gritrag.serve.bodies import (
-    AnswerBody,
+from gritrag.serve.bodies import AnswerBody
+from gritrag.serve.errors import ERRORS, bad
+from gritrag.serve.http import DONE, Asking, Serving, event, merged, new_id, streamed, whole
+from gritrag.serve.jobs import TokenLogprob
+from gritrag.serve.openai_bodies import (
     AssistantMessage,
     ChatBody,
     ChatChoice,
@@ -18,9 +21,6 @@ from gritrag.serve.bodies import (
     ChatLogprobs,
     TopLogprob,
 )
-from gritrag.serve.errors import ERRORS, bad
-from gritrag.serve.http import DONE, Asking, Serving, event, merged, new_id, streamed, whole
-from gritrag.serve.jobs import TokenLogprob
 from gritrag.serve.service import Service
 from gritrag.serve.writing import Written, chat_writer, token_text, usage_of
 

@@ -8,10 +8,16 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
 from gritrag.serve.asked import check_model, created, refuse_unsupported, sampling_of
-from gritrag.serve.bodies import CompletionBody, CompletionChoice, CompletionLogprobs, TextCompletion, UsageBody
+from gritrag.serve.bodies import UsageBody
 from gritrag.serve.errors import ERRORS, bad
 from gritrag.serve.http import DONE, Asking, Serving, event, merged, new_id, streamed, whole
 from gritrag.serve.jobs import TokenLogprob
+from gritrag.serve.openai_bodies import (
+    CompletionBody,
+    CompletionChoice,
+    CompletionLogprobs,
+    TextCompletion,
+)
 from gritrag.serve.service import Service
 from gritrag.serve.threads import in_thread
 from gritrag.serve.writing import Written, go_on, of_choice, token_text

@@ -8,7 +8,10 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
 from gritrag.serve.asked import check_model
-from gritrag.serve.bodies import (
+from gritrag.serve.bridge import document_prompts, query_prompts, read
+from gritrag.serve.errors import ERRORS, bad
+from gritrag.serve.http import Asking, Serving, new_id, whole
+from gritrag.serve.openai_bodies import (
     EmbeddingBody,
     EmbeddingRow,
     Embeddings,
@@ -18,9 +21,6 @@ from gritrag.serve.bodies import (
     Reranked,
     RerankRow,
 )
-from gritrag.serve.bridge import document_prompts, query_prompts, read
-from gritrag.serve.errors import ERRORS, bad
-from gritrag.serve.http import Asking, Serving, new_id, whole
 from gritrag.serve.question import Asker
 from gritrag.serve.service import Service
 from gritrag.serve.threads import in_thread

@@ -10,10 +10,16 @@ from pydantic import BaseModel, Field
 
 from gritrag.records import Answer
 from gritrag.serve.asked import ROLES, created, messages_of, refuse_unsupported
-from gritrag.serve.bodies import AnswerBody, ChatMessage, ContentPart, Extension, Metadata, ResponseFormat, SamplingBody
+from gritrag.serve.bodies import (
+    AnswerBody,
+    Extension,
+    Metadata,
+    SamplingBody,
+)
 from gritrag.serve.errors import ERRORS, ApiError, bad
 from gritrag.serve.filters import where_of
 from gritrag.serve.http import DONE, Asking, Serving, event, new_id, readable, streamed, whole
+from gritrag.serve.openai_bodies import ChatMessage, ContentPart, ResponseFormat
 from gritrag.serve.question import Asker
 from gritrag.serve.service import Service
 from gritrag.serve.stored import Stored
