@@ -16,7 +16,9 @@ cat > "$folder/positions.py" <<'PYTHON'
 import sys
 
 import torch
-from transformers import BambaConfig, BambaForCausalLM, JambaConfig, JambaForCausalLM
+from transformers import BambaConfig, BambaForCausalLM, JambaConfig, JambaForCausalLM, logging
+
+logging.set_verbosity_error()
 
 SIZES = dict(
     vocab_size=64, hidden_size=32, intermediate_size=64, num_hidden_layers=4, num_attention_heads=4,
@@ -44,7 +46,7 @@ bamba = BambaForCausalLM(
 ).eval()
 jamba = JambaForCausalLM(
     JambaConfig(
-        **SIZES, attn_layer_period=2, attn_layer_offset=1, num_experts=2, use_mamba_kernels=False, mamba_dt_rank=4,
+        **SIZES, attn_layer_period=2, attn_layer_offset=1, num_experts=2, mamba_dt_rank=4,
         mamba_d_state=8,
     )
 ).eval()

@@ -5,40 +5,34 @@ Shape letters: `N` documents, `Q` queries, `B` batch, `T` tokens, `D` hidden.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast, overload
+from typing import Any, overload
 
 import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from gritrag.config import DEFAULT_MODEL, FORMAT, CheckpointConfig, Origin, PartsConfig, ReadingMode
+from gritrag.config import DEFAULT_MODEL, CheckpointConfig, PartsConfig, ReadingMode
+from gritrag.model.checkpoint import save_checkpoint
 from gritrag.model.context import Context
 from gritrag.model.decode import Sampling
 from gritrag.model.decoder import ContextDecoder
 from gritrag.model.forwards import Forwards
 from gritrag.model.hardware import halves_weights, pick_device, pick_dtype
-from gritrag.model.identity import hash_config, hash_files, hash_parameters, hash_tokenizer
+from gritrag.model.identity import facts_of, hash_parameters
 from gritrag.model.kernels import without_cudnn
 from gritrag.model.load import load, template_for
-from gritrag.model.parts import PARTS_FILE, Parts, load_parts
+from gritrag.model.parts import Parts, load_parts
 from gritrag.model.probe_cache import probe_once
 from gritrag.model.probed import Probe, Probed
 from gritrag.model.probes import probe
-from gritrag.model.prompt_builder import Prompt, PromptBuilder
+from gritrag.model.prompt_builder import Prompt, PromptBuilder, prompts_of
 from gritrag.model.reader import PromptReader
 from gritrag.model.rotation import Rotation
-from gritrag.model.soft_prompts import Demonstrations
+from gritrag.model.soft_prompts import Demonstrations, check_pairs
 from gritrag.model.state import DocumentState, Reading
 from gritrag.model.step import Step
 from gritrag.records import Document, Fingerprint
 from gritrag.tokens import TokenCounter
-
-NO_DEMONSTRATIONS = (
-    "this model reads no demonstrations; train one that does (configs/recipes/epic.yaml), or leave demonstrations out"
-)
-
-SAVED_MODEL = "model"
-"""Folder of the weights inside a checkpoint that `GritModel.save_pretrained` writes."""
 
 
 class GritModel:
@@ -92,17 +86,10 @@ class GritModel:
         self.reader = PromptReader(lm, probed, self.forwards, self.parts, self.prompts.encoder, self.config.reading)
         self.decoder = ContextDecoder(lm, tokenizer, probed, self.forwards, self.context_length)
         self._weights, self._adapter = weights or hash_parameters(lm), adapter
-        facts = {
-            "weights": f"{self._weights}-{hash_config(lm)}",
-            "adapter": adapter,
-            "tokenizer": hash_tokenizer(tokenizer),
-            "template": template.fingerprint,
-            "pooling": self.config.pooling,
-            "reading": self.config.reading,
-        }
+        facts = facts_of(lm, tokenizer, self.config, template, (self._weights, adapter))
+        self.fingerprint = Fingerprint(facts if self.parts.is_empty else {**facts, "parts": self.parts.identity})
         self.loaded_as: Mapping[str, Any] = {}
         """Arguments of `from_pretrained` that load it again, as JSON holds them; empty where it came from memory."""
-        self.fingerprint = Fingerprint(facts if self.parts.is_empty else {**facts, "parts": self.parts.identity})
 
     @classmethod
     def from_pretrained(
@@ -147,13 +134,8 @@ class GritModel:
         where = pick_device(device)
         halved = halves_weights(dtype, where)
         loaded = load(name, pick_dtype(dtype, where), where, trust_remote_code, halved)
-        asked: dict[str, object] = {
-            "reading": reading,
-            "pooling": pooling,
-            "template": template,
-            "instruction": instruction,
-        }
-        asked |= {"link_tokens": link_tokens, "parts": parts}
+        asked: dict[str, object] = {"reading": reading, "pooling": pooling, "template": template}
+        asked |= {"instruction": instruction, "link_tokens": link_tokens, "parts": parts}
         given = {key: value for key, value in asked.items() if value is not None}
         config = loaded.configured(name, given)
         probed = probe_once(loaded.lm, f"{loaded.weights} {loaded.adapter}{' halved' if halved else ''}")
@@ -173,16 +155,7 @@ class GritModel:
         Args:
             folder: made, or written over.
         """
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        self.lm.save_pretrained(folder / SAVED_MODEL)
-        self.tokenizer.save_pretrained(folder / SAVED_MODEL)
-        parts_file = None if self.parts.is_empty else PARTS_FILE
-        if parts_file is not None:
-            self.parts.save(folder / parts_file)
-        origin = Origin(files=hash_files(folder / SAVED_MODEL), weights=self._weights, adapter=self._adapter)
-        written = {"format": FORMAT, "base": SAVED_MODEL, "adapter": None, "parts_file": parts_file, "origin": origin}
-        self.config.model_copy(update=written).save(folder)
+        save_checkpoint(Path(folder), self.lm, self.tokenizer, self.config, self.parts, (self._weights, self._adapter))
 
     # --- what it is -------------------------------------------------------------------------------------------------
 
@@ -271,7 +244,7 @@ class GritModel:
         if demonstrations is None:
             return self.reader.vectors(self.prompts.queries(texts, instruction), batch_size, show_progress_bar)
         pairs = len(demonstrations.vectors) // 2
-        self._check_demonstrations(pairs)
+        check_pairs(pairs, self.config.parts.demonstrations)
         prompts = self.prompts.queries(texts, demonstrations.instruction if instruction is None else instruction)
         prompts = [self.parts.slots.with_demonstrations(each, pairs) for each in prompts]
         return self.reader.vectors(prompts, batch_size, show_progress_bar, torch.from_numpy(demonstrations.vectors))
@@ -289,18 +262,11 @@ class GritModel:
         Raises:
             ValueError: the model has not learnt to read demonstrations, or not so many.
         """
-        self._check_demonstrations(len(pairs))
+        check_pairs(len(pairs), self.config.parts.demonstrations)
         queries = self.encode_query([query for query, _ in pairs], instruction)
         documents = self.encode_document([document for _, document in pairs])
         vectors = np.stack([queries, documents], axis=1).reshape(-1, self.dim)
         return Demonstrations(self.config.instruction if instruction is None else instruction, vectors)
-
-    def _check_demonstrations(self, pairs: int) -> None:
-        most = self.config.parts.demonstrations
-        if not most:
-            raise ValueError(NO_DEMONSTRATIONS)
-        if not 1 <= pairs <= most:
-            raise ValueError(f"this model reads 1 to {most} demonstrations, got {pairs}")
 
     def encode_document(
         self, texts: str | Document | Sequence[str | Document], *, batch_size: int = 32, show_progress_bar: bool = False
@@ -396,7 +362,7 @@ class GritModel:
         Raises:
             ValueError: empty or too long prompt, broken message, sampling value out of range.
         """
-        prompts, is_many = _prompts(prompt)
+        prompts, is_many = prompts_of(prompt)
         if not prompts:
             return []
         ids = [self.prompts.prompt_ids(each) for each in prompts]
@@ -413,10 +379,3 @@ class GritModel:
         for pieces in self.decoder.decode([context], Sampling.of(sampling)):
             if pieces[0]:
                 yield pieces[0]
-
-
-def _prompts(prompt: Prompt | Sequence[Prompt]) -> tuple[list[Prompt], bool]:
-    """One string or one chat (a list of messages) is one prompt; a list of either is many."""
-    if isinstance(prompt, str) or (len(prompt) > 0 and isinstance(prompt[0], Mapping)):
-        return [cast(Prompt, prompt)], False
-    return list(cast(Sequence[Prompt], prompt)), True

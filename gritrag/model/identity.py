@@ -7,6 +7,9 @@ import torch
 import xxhash
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from gritrag.config import CheckpointConfig
+from gritrag.prompts import Template
+
 
 def hash_files(path: Path) -> str:
     """xxh3 over the weights: of a file, or of all weight and adapter files of a directory with their names."""
@@ -48,3 +51,21 @@ def hash_tokenizer(tokenizer: PreTrainedTokenizerBase) -> str:
     backend = getattr(tokenizer, "backend_tokenizer", None)
     text = backend.to_str() if backend is not None else repr(sorted(tokenizer.get_vocab().items()))
     return xxhash.xxh3_128_hexdigest(text.encode())
+
+
+def facts_of(
+    lm: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    config: CheckpointConfig,
+    template: Template,
+    files: tuple[str, str],
+) -> dict[str, str]:
+    """What vectors and states depend on, but for trained parts. `files` are the identities of weights and adapter."""
+    return {
+        "weights": f"{files[0]}-{hash_config(lm)}",
+        "adapter": files[1],
+        "tokenizer": hash_tokenizer(tokenizer),
+        "template": template.fingerprint,
+        "pooling": config.pooling,
+        "reading": config.reading,
+    }

@@ -3,9 +3,9 @@
 Shape letters: `T` tokens.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from transformers import PreTrainedTokenizerBase
 
@@ -155,3 +155,10 @@ def _numbered(texts: Sequence[T]) -> Iterator[tuple[int, T]]:
     if isinstance(texts, str):
         raise ValueError("expected a list of texts, got one string; put it into a list")
     return enumerate(texts)
+
+
+def prompts_of(prompt: Prompt | Sequence[Prompt]) -> tuple[list[Prompt], bool]:
+    """One string or one chat (a list of messages) is one prompt; a list of either is many."""
+    if isinstance(prompt, str) or (len(prompt) > 0 and isinstance(prompt[0], Mapping)):
+        return [cast(Prompt, prompt)], False
+    return list(cast(Sequence[Prompt], prompt)), True

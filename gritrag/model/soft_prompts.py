@@ -25,6 +25,10 @@ from gritrag.tokens import TokenIds
 SAMPLE = 4096
 """Token embeddings that their size is measured on."""
 
+NO_DEMONSTRATIONS = (
+    "this model reads no demonstrations; train one that does (configs/recipes/epic.yaml), or leave demonstrations out"
+)
+
 
 class Demonstrations(NamedTuple):
     """What `GritModel.fit_demonstrations` returns: a task by its instruction and some pairs of query and document.
@@ -34,6 +38,18 @@ class Demonstrations(NamedTuple):
 
     instruction: str
     vectors: np.ndarray
+
+
+def check_pairs(pairs: int, most: int) -> None:
+    """Refuse so many pairs where a model has learnt to read at most `most`.
+
+    Raises:
+        ValueError: none or too many of them, or a model that reads no demonstrations.
+    """
+    if not most:
+        raise ValueError(NO_DEMONSTRATIONS)
+    if not 1 <= pairs <= most:
+        raise ValueError(f"this model reads 1 to {most} demonstrations, got {pairs}")
 
 
 class Slots:

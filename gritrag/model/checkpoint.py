@@ -1,0 +1,37 @@
+"""A checkpoint of its own: weights with the adapter merged, tokenizer, trained parts, and how it reads."""
+
+from pathlib import Path
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from gritrag.config import FORMAT, CheckpointConfig, Origin
+from gritrag.model.identity import hash_files
+from gritrag.model.parts import PARTS_FILE, Parts
+
+SAVED_MODEL = "model"
+"""Folder of the weights inside a checkpoint."""
+
+
+def save_checkpoint(
+    folder: Path,
+    lm: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    config: CheckpointConfig,
+    parts: Parts,
+    identity: tuple[str, str],
+) -> None:
+    """Write one; see `GritModel.save_pretrained`.
+
+    Args:
+        folder: made, or written over.
+        identity: of the weights and of the adapter, for the fingerprint of the copy.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lm.save_pretrained(folder / SAVED_MODEL)
+    tokenizer.save_pretrained(folder / SAVED_MODEL)
+    parts_file = None if parts.is_empty else PARTS_FILE
+    if parts_file is not None:
+        parts.save(folder / parts_file)
+    origin = Origin(files=hash_files(folder / SAVED_MODEL), weights=identity[0], adapter=identity[1])
+    written = {"format": FORMAT, "base": SAVED_MODEL, "adapter": None, "parts_file": parts_file, "origin": origin}
+    config.model_copy(update=written).save(folder)
