@@ -92,14 +92,16 @@ def _without_states(lm: PreTrainedModel, ids: torch.Tensor, why: str, bidirectio
 
 
 def _sees_future(attention: Attention, ids: torch.Tensor, padding: int) -> bool:
-    """Does the first position react when only the last token changes?"""
+    """Does the first position react when only the last token changes, by more than rounding? Experts that are given
+    other tokens round otherwise.
+    """
     other = ids.clone()
     other[:, -1] = ids[:, 0]
     mask = torch.ones(2, TOKENS + padding, dtype=torch.bool, device=ids.device)
     mask[:, TOKENS:] = False
     pad = ids.new_zeros(2, padding)
     first, second = (attention(torch.cat([x, pad], dim=1), mask)[:, 0] for x in (ids, other))
-    return differ(first, second) > 1e-6
+    return differ(first, second) > tolerance(first.dtype)
 
 
 def _probe_bidirectional(decoder: PreTrainedModel, ids: torch.Tensor) -> tuple[Probe, str]:
