@@ -33,6 +33,10 @@ GUESSING_ROWS = 4
 JOINS = 4
 """Requests that join in one step while others wait for their next token."""
 
+LINGER, GAP_TOKENS = 1.0, 48
+"""For so many seconds after somebody was answered the next question is expected: it is not to wait for more tokens of
+embedding than these."""
+
 FIRST_COST = 1e-3
 """Seconds that a token to embed is taken to cost until it has been measured."""
 
@@ -90,6 +94,7 @@ class Engine:
         self._background: FairQueue[ReadingJob] = FairQueue()
         self._is_stopping = False
         self._token_cost, self._credit = FIRST_COST, 0.0
+        self._expects_until = 0.0
         self._threads = torch.get_num_threads()
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
 
@@ -242,7 +247,12 @@ class Engine:
             budget -= 0 if row is None else plan.add(row, generation)
         for job in self._urgent:
             budget -= plan.add_texts(job, self.model, budget, in_rows)
-        allowed = min(budget, int(self._credit / self._token_cost)) if is_busy else budget
+        allowed = budget
+        if is_busy:
+            saved = int(self._credit / self._token_cost)  # spent in one go: a row more slows a step, however short
+            allowed = min(budget, saved) if saved >= GAP_TOKENS else 0
+        elif time.monotonic() < self._expects_until:
+            allowed = min(budget, GAP_TOKENS)
         embedded = 0
         for job in self._background:
             embedded += plan.add_texts(job, self.model, allowed - embedded, in_rows)
@@ -251,6 +261,8 @@ class Engine:
 
     def _account(self, embedded: int, seconds: float, is_busy: bool) -> None:
         """While somebody waits for an answer, embedding saves up a share of the time, and spends what it has saved."""
+        if is_busy:
+            self._expects_until = time.monotonic() + LINGER
         if not is_busy:
             self._credit = 0.0
             if embedded:
