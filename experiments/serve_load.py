@@ -167,7 +167,8 @@ async def abreast(jobs: Sequence[Callable[[], Awaitable[Timed]]], clients: int) 
 
 
 def client_of(url: str) -> httpx.AsyncClient:
-    limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
+    # llama-server closes a connection that was idle for seconds, just when it is used again
+    limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
     return httpx.AsyncClient(base_url=url, timeout=600, limits=limits)
 
 
