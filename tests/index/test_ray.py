@@ -18,9 +18,11 @@ from typer.testing import CliRunner
 from gritrag import GritModel, Index
 from gritrag.chunks import Cutting
 from gritrag.cli import app
+from gritrag.documents.sources import Listing
 from gritrag.index import ray as engine
 from gritrag.index.commit import Commit
 from gritrag.index.staging import Staging
+from gritrag.ingest import note_roots, recall_roots
 
 CUTTING = Cutting(chunk_size=48)
 CLUSTER = engine.Cluster(actors=2)
@@ -108,8 +110,12 @@ def expected(model: GritModel, notes: Path, tmp_path_factory: pytest.TempPathFac
 
 
 def on_ray(folder: Path, model: GritModel, *paths: str | Path, cluster: engine.Cluster = CLUSTER) -> engine.Built:
+    """As the command does it."""
     with Index.open(folder, model=model, mode="rw") as index:
-        return engine.add_files(index, engine.list_places(paths), CUTTING, cluster, dtype="float32")
+        listing, roots = engine.list_places(paths), recall_roots(index)
+        placed = Listing(roots.place(listing.sources), listing.skipped)
+        note_roots(index, roots)
+        return engine.add_files(index, placed, CUTTING, cluster, dtype="float32", roots=roots)
 
 
 def test_the_command_builds_the_same_index(
@@ -211,9 +217,9 @@ def test_urls_are_read_as_folders_are(
     assert {Path(str(each.path)).name for each in built.skipped} == {"broken.pdf", "rows.jsonl"}
     found = contents(tmp_path / "index", model)
     assert found["keys"] == expected["keys"]
-    assert [document.metadata["source_root"] for document in found["documents"]] == [f"file://{notes}"] * len(
-        found["keys"]
-    )
+    assert {document.metadata["source_root"] for document in found["documents"]} == {notes.name}
+    with Index.open(tmp_path / "index", model=model) as index:
+        assert recall_roots(index).known[notes.name].path == f"file://{notes}", "the index knows where its root is"
     assert not (tmp_path / "objects" / "staging").exists()
 
 
