@@ -37,7 +37,7 @@ from gritrag.folders import is_index
 from gritrag.progress import ReadingBar
 
 if TYPE_CHECKING:
-    from gritrag import GritModel
+    from gritrag import GritModel, Index
     from gritrag.chunks import Cutting, FileChunks
     from gritrag.forecast import Forecast
     from gritrag.ingest import Ingested, Known
@@ -100,7 +100,7 @@ def index(
     with _resumable(index):
         with _first_bar(listing, "looking at the index"):
             from gritrag.chunks import read_files
-            from gritrag.ingest import Ingested, Ingestion, look, note_cutting, note_roots, open_or_create
+            from gritrag.ingest import Ingestion, look, note_cutting, note_roots, open_or_create
 
             known = look(index)
             listing = Listing(known.roots.place(listing.sources, root), listing.skipped)
@@ -113,10 +113,8 @@ def index(
             with open_or_create(index, reader, states, states_at, vectors_at, state_quota) as opened:
                 note_cutting(opened, cutting)
                 note_roots(opened, known.roots)
-                cluster = on_ray.Cluster(address, actors)
-                built = on_ray.add_files(opened, listing, cutting, cluster, dtype, device, known.roots)
-                counts = {**built.report._asdict(), "removed": built.removed, "documents": len(opened)}
-            _tell(Ingested(**counts, not_read=built.skipped), as_json)
+                told = _built_on_ray(on_ray, opened, listing, cutting, (address, actors), (dtype, device), known)
+            _tell(told, as_json)
             return
         with _first_bar(listing, "loading the model, and looking at a sample of the files"):
             reader = _reader(known, index, model, dtype, device, cutting)
@@ -132,6 +130,23 @@ def index(
             note_roots(opened, known.roots)
             report = Ingestion(opened, listing.sources).run(parts, bar)
     _tell(report._replace(not_read=[*listing.skipped, *report.not_read]), as_json)
+
+
+def _built_on_ray(
+    on_ray: Any,
+    opened: "Index",
+    listing: Listing,
+    cutting: "Cutting",
+    cluster: tuple[str | None, int | None],
+    loaded_as: tuple[str, str],
+    known: "Known",
+) -> "Ingested":
+    """What a cluster, given by address and actors, has read with the model in a dtype and on a device."""
+    from gritrag.ingest import Ingested
+
+    built = on_ray.add_files(opened, listing, cutting, on_ray.Cluster(*cluster), *loaded_as, known.roots)
+    counts = {**built.report._asdict(), "removed": built.removed, "documents": len(opened)}
+    return Ingested(**counts, not_read=built.skipped)
 
 
 def _ray(strict: bool) -> Any:

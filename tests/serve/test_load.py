@@ -21,7 +21,7 @@ from gritrag.model.context import Context
 from gritrag.model.decode import Sampling
 from gritrag.model.ragged import ragged
 from gritrag.serve.admission import Admission
-from gritrag.serve.engine import Engine
+from gritrag.serve.engine import GAP_TOKENS, Engine
 from gritrag.serve.errors import ApiError
 from gritrag.serve.generation import Generation
 from gritrag.serve.jobs import Event, Failed, FairQueue, Finished
@@ -72,6 +72,29 @@ def job(
     context = Context.of(engine.model.prompts.prompt_ids("some words to go on from"))
     sampling = Sampling(max_new_tokens=tokens, temperature=2.0, seed=1, **options)
     return Generation(context, sampling, client, time.monotonic() + seconds, sink=events.append), events
+
+
+def test_embedding_beside_answers_takes_whole_stretches_and_no_more(tiny_model: GritModel) -> None:
+    """What was saved up is spent from `GAP_TOKENS` on; a question that is expected waits for so many at most."""
+    engine = Engine(tiny_model, Limits(step_tokens=256), Memory(1 << 20))
+    ids = tiny_model.prompts.prompt_ids("a long text " * 100)
+    prompts = [TokenIds(ids, [True] * len(ids))]
+    assert len(ids) > 256
+    engine._background.push(ReadingJob(prompts, "b", time.monotonic() + 60))
+    engine._token_cost = 1.0
+
+    def taken(is_busy: bool, saved: float = 0.0) -> int:
+        engine._credit = saved
+        engine._background.peek().texts[0].done = 0
+        return engine._plan(is_busy)[1]
+
+    assert taken(is_busy=True, saved=GAP_TOKENS - 1) == 0
+    assert taken(is_busy=True, saved=GAP_TOKENS + 5) == GAP_TOKENS + 5
+    assert taken(is_busy=False) == 256, "nobody was answered yet"
+    engine._account(0, 0.1, is_busy=True)
+    assert taken(is_busy=False) == GAP_TOKENS
+    engine._expects_until = time.monotonic() - 1
+    assert taken(is_busy=False) == 256
 
 
 def test_one_bad_request_never_stops_the_loop(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
