@@ -4,7 +4,8 @@
     python -m experiments.scale --sizes 20000 --engines flat,hnsw,ivf-pq --json
 
 Vectors and texts are drawn from real ones; see `experiments.scale_sample`. The sample, and indexes that were built,
-stay in `--folder` and are used again, so a run can be resumed. Questions are real texts that are not indexed. Each
+stay in `--folder` and are used again, so a run can be resumed; what was measured of an engine is kept there, too
+(`--again` builds and measures anew). Questions are real texts that are not indexed. Each
 engine is built and opened in a process of its own. Questions are asked one at a time, with `mode="dense"` and vectors
 given: what is timed is the whole of `Index.search_many`, documents included. Recall is of the ten nearest, against an
 exact search.
@@ -182,6 +183,7 @@ def command(
     texts: Annotated[Path | None, typer.Option(help="Folder of text files to draw from.")] = None,
     model: Annotated[str, typer.Option("--model", "-m", help="What embeds them.")] = "gritrag-smollm2-135m",
     questions: Annotated[int, typer.Option(help="To ask.", min=1)] = QUESTIONS,
+    again: Annotated[bool, typer.Option(help="Build and measure anew what was measured before.")] = False,
     part: Annotated[str, typer.Option(help="One part of the work: build or measure.", hidden=True)] = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
@@ -197,10 +199,14 @@ def command(
     for count in map(int, sizes.split(",")):
         filled = fill(folder, sample, count)
         for engine in dict.fromkeys(chosen(name, count) for name in engines.split(",")):
-            words = ["--sizes", str(count), "--engines", engine, "--folder", str(folder), "--questions", str(questions)]
-            built = alone(*words, "--part", "build")
-            rows.append({"passages": count, "engine": engine, "fill": filled["seconds"], "build": built})
-            rows[-1] |= alone(*words, "--part", "measure")
+            note = folder / f"row-{count}-{engine}-{questions}.json"
+            if again or not note.exists():
+                words = ["--sizes", str(count), "--engines", engine, "--folder", str(folder)]
+                words += ["--questions", str(questions), "--part"]
+                row = {"passages": count, "engine": engine, "fill": filled["seconds"], "build": alone(*words, "build")}
+                note.write_text(json.dumps(row | alone(*words, "measure")))
+            rows.append(json.loads(note.read_text()))
+            typer.echo(f"{count:,} passages, {engine}: {note.read_text()}", err=True)
     typer.echo(json.dumps(rows) if as_json else show(rows))
 
 
