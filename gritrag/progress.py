@@ -9,7 +9,7 @@ import os
 import sys
 import threading
 import time
-from typing import Self
+from typing import Any, Self
 
 from tqdm.auto import tqdm
 
@@ -18,9 +18,24 @@ __all__ = ["ProgressBar", "ReadingBar"]
 EVERY = 30.0
 """Seconds between two lines where no terminal can show a bar."""
 
+SIZE = os.terminal_size((80, 24))
+"""Of a terminal that does not know it."""
+
 
 class ProgressBar(tqdm):
-    """tqdm's bar, in a terminal or a notebook, with a lock of this process alone."""
+    """tqdm's bar, in a terminal or a notebook, with a lock of this process alone. Arguments are those of tqdm."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **{**_size_of(options.get("file") or sys.stderr), **options})
+
+
+def _size_of(file: Any) -> dict[str, int]:
+    """Columns and rows to take for a terminal that says it has none, as in some containers; tqdm would draw nothing."""
+    try:
+        columns, rows = os.get_terminal_size(file.fileno())
+    except (AttributeError, OSError, ValueError):  # no terminal, no file, or closed
+        return {}
+    return ({} if columns else {"ncols": SIZE.columns}) | ({} if rows else {"nrows": SIZE.lines})
 
 
 class ReadingBar:

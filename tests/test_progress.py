@@ -1,5 +1,7 @@
 """Progress bars: a killed process stops no other, and threads share a terminal."""
 
+import os
+import pty
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -81,3 +83,29 @@ def test_threads_show_bars_at_once(capsys: pytest.CaptureFixture[str]) -> None:
         assert list(pool.map(run, range(8))) == [4950] * 8
     written = capsys.readouterr().err
     assert all(f"bar {number}: 100%" in written for number in range(8))
+
+
+@pytest.mark.parametrize(
+    ("bar", "shown"),
+    [
+        ("for _ in ProgressBar(range(3), desc='read', disable=None): pass", "read: 100%"),
+        ("with ReadingBar(100, 7) as bar: bar.advance(50, 3, 2, 0, 1.0)", " 50%|"),
+    ],
+)
+def test_a_terminal_of_no_columns_gets_a_bar_of_80(bar: str, shown: str) -> None:
+    """A new pseudo-terminal has 0 rows and 0 columns until somebody sets its size."""
+    ours, theirs = pty.openpty()
+    assert os.get_terminal_size(theirs) == (0, 0)
+    script = f"from gritrag.progress import ProgressBar, ReadingBar\n{bar}"
+    subprocess.run([sys.executable, "-c", script], stderr=theirs, check=True, timeout=120)
+    os.close(theirs)
+    written = b""
+    try:
+        while data := os.read(ours, 1 << 16):
+            written += data
+    except OSError:  # how Linux says that nobody writes any more
+        pass
+    os.close(ours)
+    lines = written.decode().replace("\r", "\n").split("\n")
+    assert [line for line in lines if shown in line], lines
+    assert 60 < max(map(len, lines)) <= 80
