@@ -40,7 +40,7 @@ def python_names(_: str = "") -> str:
     """A directive of mkdocstrings for each public name."""
     parts = ["# Python\n", "What `import gritrag` gives, and `gritrag.langchain`.\n"]
     for name in sorted(gritrag.__all__, key=str.lower):
-        inherited = "    options: {inherited_members: true}\n" if name == "Index" else ""  # of what it holds
+        inherited = "    options: {inherited_members: true}\n" if name in ("Index", "GritModel") else ""
         parts.append(f"::: {getattr(gritrag, name).__module__}.{name}\n{inherited}")
     from gritrag import langchain
 

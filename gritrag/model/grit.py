@@ -3,7 +3,7 @@
 Shape letters: `N` documents, `Q` queries, `B` batch, `T` tokens, `D` hidden.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, overload
 
@@ -16,26 +16,25 @@ from gritrag.model.checkpoint import save_checkpoint
 from gritrag.model.context import Context
 from gritrag.model.decode import Sampling
 from gritrag.model.decoder import ContextDecoder
+from gritrag.model.embedder import Embedder
 from gritrag.model.forwards import Forwards
 from gritrag.model.hardware import halves_weights, pick_device, pick_dtype
 from gritrag.model.identity import facts_of, hash_parameters
 from gritrag.model.kernels import without_cudnn
 from gritrag.model.load import load, template_for
-from gritrag.model.parts import Parts, load_parts
+from gritrag.model.parts import load_parts
 from gritrag.model.probe_cache import probe_once
 from gritrag.model.probed import Probe, Probed
 from gritrag.model.probes import probe
 from gritrag.model.prompt_builder import Prompt, PromptBuilder, prompts_of
 from gritrag.model.reader import PromptReader
 from gritrag.model.rotation import Rotation
-from gritrag.model.soft_prompts import Demonstrations, check_pairs
 from gritrag.model.state import DocumentState, Reading
 from gritrag.model.step import Step
 from gritrag.records import Document, Fingerprint
-from gritrag.tokens import TokenCounter
 
 
-class GritModel:
+class GritModel(Embedder):
     """One causal language model that embeds texts, reads documents into states, and generates.
 
     Use `from_pretrained`; the constructor is for models that are already in memory. A model can be used by several
@@ -79,7 +78,7 @@ class GritModel:
         self.probes: tuple[Probe, ...] = probed.probes
         self.rotation: Rotation | None = probed.rotation
         template = template_for(self.config.template, tokenizer, self.config.link_tokens)
-        self.parts: Parts = load_parts(self.config, lm, tokenizer, template, parts)
+        self.parts = load_parts(self.config, lm, tokenizer, template, parts)
         # our own step has the table of words only, and the embedding layer knows contextual tokens too
         self.forwards = Forwards(lm, probed.step if self.parts.contextual is None else None)
         self.prompts = PromptBuilder(tokenizer, template, self.parts, self.config.instruction, self.context_length)
@@ -160,11 +159,6 @@ class GritModel:
     # --- what it is -------------------------------------------------------------------------------------------------
 
     @property
-    def dim(self) -> int:
-        """Length of a vector."""
-        return self.reader.dim
-
-    @property
     def device(self) -> torch.device:
         """Where it computes."""
         return self.lm.device
@@ -196,101 +190,6 @@ class GritModel:
     def step(self) -> Step | None:
         """Our own forward; None where only that of transformers will do."""
         return self.forwards.step
-
-    # --- tokens -----------------------------------------------------------------------------------------------------
-
-    def count_tokens(self, text: str) -> int:
-        """Tokens of a text as content, without any scaffold."""
-        return self.token_counter(text)
-
-    @property
-    def token_counter(self) -> Callable[[str], int]:
-        """`count_tokens`, with the tokenizer and without the model: it can be sent to another process."""
-        return TokenCounter(self.prompts.encoder)
-
-    def document_token_ids(self, document: str | Document) -> list[int]:
-        """The ids the read pass would read, scaffold included: `[T]`."""
-        return self.prompts.documents([document])[0].ids
-
-    # --- vectors ----------------------------------------------------------------------------------------------------
-
-    def encode_query(
-        self,
-        texts: str | Sequence[str],
-        instruction: str | None = None,
-        *,
-        demonstrations: Demonstrations | None = None,
-        batch_size: int = 32,
-        show_progress_bar: bool = False,
-    ) -> np.ndarray:
-        """Vectors of queries.
-
-        Args:
-            texts: `Q` queries, or one.
-            instruction: the task, such as "Given a question, retrieve passages that answer it"; read, not pooled. The
-                checkpoint's own where None; an empty string for none.
-            demonstrations: from `fit_demonstrations`, with an instruction that holds where none is given here.
-            batch_size: at most so many at a time.
-            show_progress_bar: in tokens.
-
-        Returns:
-            float32 `[Q, dim]`, L2-normalised; `[dim]` of one string.
-
-        Raises:
-            ValueError: a query is empty, no valid text, or too long.
-        """
-        if isinstance(texts, str):
-            return self.encode_query([texts], instruction, demonstrations=demonstrations)[0]
-        if demonstrations is None:
-            return self.reader.vectors(self.prompts.queries(texts, instruction), batch_size, show_progress_bar)
-        pairs = len(demonstrations.vectors) // 2
-        check_pairs(pairs, self.config.parts.demonstrations)
-        prompts = self.prompts.queries(texts, demonstrations.instruction if instruction is None else instruction)
-        prompts = [self.parts.slots.with_demonstrations(each, pairs) for each in prompts]
-        return self.reader.vectors(prompts, batch_size, show_progress_bar, torch.from_numpy(demonstrations.vectors))
-
-    def fit_demonstrations(self, pairs: Sequence[tuple[str, str]], instruction: str | None = None) -> Demonstrations:
-        """Show the model some queries of a task with their documents (EPIC, Lin et al. 2026, abstract).
-
-        Nothing is trained: the pairs are embedded, and their vectors stand before each query that is encoded with
-        them.
-
-        Args:
-            pairs: a few `(query, document)`.
-            instruction: of the task; the checkpoint's own where None.
-
-        Raises:
-            ValueError: the model has not learnt to read demonstrations, or not so many.
-        """
-        check_pairs(len(pairs), self.config.parts.demonstrations)
-        queries = self.encode_query([query for query, _ in pairs], instruction)
-        documents = self.encode_document([document for _, document in pairs])
-        vectors = np.stack([queries, documents], axis=1).reshape(-1, self.dim)
-        return Demonstrations(self.config.instruction if instruction is None else instruction, vectors)
-
-    def encode_document(
-        self, texts: str | Document | Sequence[str | Document], *, batch_size: int = 32, show_progress_bar: bool = False
-    ) -> np.ndarray:
-        """Vectors of documents, those that `read_documents` gives.
-
-        Args:
-            texts: `N` documents or strings, or one.
-            batch_size: at most so many at a time.
-            show_progress_bar: in tokens.
-
-        Returns:
-            float32 `[N, dim]`, L2-normalised; `[dim]` of one document.
-
-        Raises:
-            ValueError: a document is empty, no valid text, or longer than `max_document_tokens`.
-        """
-        if isinstance(texts, str | Document):
-            return self.encode_document([texts])[0]
-        return self.reader.vectors(self.prompts.documents(texts), batch_size, show_progress_bar)
-
-    def similarity(self, queries: np.ndarray, documents: np.ndarray) -> np.ndarray:
-        """Cosine similarities of vectors from `encode_query` and `encode_document`, float32 `[Q, N]`."""
-        return queries @ documents.T
 
     # --- readings ---------------------------------------------------------------------------------------------------
 
