@@ -8,7 +8,7 @@ import pytest
 
 from gritrag import GritModel
 from gritrag.mine import Mined, mine
-from gritrag.train.config import SourceConfig
+from gritrag.train.data.config import SourceConfig
 from gritrag.train.data.rows import read_source
 
 ROWS = [

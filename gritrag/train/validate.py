@@ -9,8 +9,9 @@ from pathlib import Path
 
 import torch
 
-from gritrag.train.config import SourceConfig, TrainConfig
+from gritrag.train.config import TrainConfig
 from gritrag.train.data.collate import Collator
+from gritrag.train.data.config import SourceConfig
 from gritrag.train.data.rows import Question, read_source
 from gritrag.train.data.steps import Prompted, RetrievalStep
 from gritrag.train.read_once import ReadOnce

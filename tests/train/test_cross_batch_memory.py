@@ -7,8 +7,9 @@ import torch
 from torch.nn.functional import normalize
 
 from gritrag.model.grit import GritModel
-from gritrag.train.config import ContrastiveConfig, TrainConfig
+from gritrag.train.config import TrainConfig
 from gritrag.train.data.mixture import Mixture
+from gritrag.train.objectives.config import ContrastiveConfig
 from gritrag.train.objectives.cross_batch_memory import CrossBatchMemory
 from gritrag.train.objectives.losses import Contrastive
 from gritrag.train.read_once import ReadOnce

@@ -11,8 +11,9 @@ import torch
 
 from gritrag.config import PartsConfig
 from gritrag.model.grit import GritModel
-from gritrag.train.config import SourceConfig, TrainConfig
+from gritrag.train.config import TrainConfig
 from gritrag.train.data.augment import Augmenter, word_noise
+from gritrag.train.data.config import SourceConfig
 from gritrag.train.data.mixture import Mixture
 from gritrag.train.data.rows import Passage, Question, read_source
 from gritrag.train.data.steps import RetrievalStep

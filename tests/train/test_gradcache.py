@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from gritrag.train.config import ContrastiveConfig
+from gritrag.train.objectives.config import ContrastiveConfig
 from gritrag.train.objectives.gradcache import GradCache
 from gritrag.train.objectives.losses import Contrastive
 

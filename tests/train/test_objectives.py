@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from gritrag.train.config import ContrastiveConfig, GenerativeConfig
+from gritrag.train.objectives.config import ContrastiveConfig, GenerativeConfig
 from gritrag.train.objectives.losses import Contrastive, Generative
 
 

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from gritrag import GritModel
-from gritrag.train.config import SourceConfig, TrainConfig
+from gritrag.train.config import TrainConfig
+from gritrag.train.data.config import SourceConfig
 from gritrag.train.data.rows import read_source
 from gritrag.train.loop import Trainer
 

@@ -11,7 +11,7 @@ import pytest
 from datasets import Dataset
 from datasets.packaged_modules.json.json import Json
 
-from gritrag.train.config import SourceConfig
+from gritrag.train.data.config import SourceConfig
 from gritrag.train.data.rows import Passage, Question, read_source
 
 Write = Callable[[Path, list[dict[str, Any]]], Path]

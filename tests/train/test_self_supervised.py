@@ -9,9 +9,10 @@ from torch.nn.functional import cross_entropy
 
 from gritrag.model.grit import GritModel
 from gritrag.tokens import TokenIds
-from gritrag.train.config import MaskedConfig, TrainConfig, ViewsConfig
+from gritrag.train.config import TrainConfig
 from gritrag.train.data.collate import Collator
 from gritrag.train.data.steps import RetrievalStep
+from gritrag.train.objectives.config import MaskedConfig, ViewsConfig
 from gritrag.train.objectives.losses import MaskedNextToken, Views
 from gritrag.train.objectives.self_supervised import dropping
 from gritrag.train.read_once import ReadOnce

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from gritrag.model.grit import GritModel
-from gritrag.train.config import SourceConfig, TrainConfig
+from gritrag.train.config import TrainConfig
+from gritrag.train.data.config import SourceConfig
 from gritrag.train.data.draw import _biases
 from gritrag.train.data.mixture import Mixture
 from gritrag.train.data.rows import Passage, Question, read_source

@@ -11,13 +11,15 @@ from gritrag.model.grit import GritModel
 from gritrag.prompts import chat_segments
 from gritrag.records import Document
 from gritrag.tokens import TokenIds
-from gritrag.train.config import DataConfig, GenerativeConfig, TrainConfig
+from gritrag.train.config import TrainConfig
 from gritrag.train.data.cloze import ask
+from gritrag.train.data.config import DataConfig
 from gritrag.train.data.draw import Asked, draw
 from gritrag.train.data.rows import Chat, Passage, Question
 from gritrag.train.data.sentences import sentence_ends
 from gritrag.train.data.source import Source
 from gritrag.train.data.steps import ChatStep, Prompted, RetrievalStep
+from gritrag.train.objectives.config import GenerativeConfig
 
 
 def identity(text: str) -> int:

@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from gritrag.config import RELEVANCE_BIAS
-from gritrag.train.config import GenerativeConfig
 from gritrag.train.data.rows import Question
+from gritrag.train.objectives.config import GenerativeConfig
 
 P_FOUND_FIRST = 0.85
 """Share of contexts with a relevance bias whose own document has the best score, about as hybrid search finds it."""

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 from datasets import load_dataset
 from datasets.exceptions import DatasetsError
 
-from gritrag.train.config import SourceConfig
+from gritrag.train.data.config import SourceConfig
 from gritrag.train.data.sentences import sentence_ends
 
 HUB_NAME = re.compile(

@@ -4,7 +4,7 @@ import random
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from gritrag.train.config import DataConfig, SourceConfig
+from gritrag.train.data.config import DataConfig, SourceConfig
 from gritrag.train.data.order import by_words
 from gritrag.train.data.rows import Passage, read_source
 

@@ -10,7 +10,7 @@ import torch
 from torch.nn.functional import cross_entropy, normalize, one_hot
 
 from gritrag.tokens import TokenIds
-from gritrag.train.config import ContrastiveConfig, GenerativeConfig, MaskedConfig, ViewsConfig
+from gritrag.train.objectives.config import ContrastiveConfig, GenerativeConfig, MaskedConfig, ViewsConfig
 
 
 class Contrastive:
