@@ -22,8 +22,8 @@ from gritrag.serve.http import DONE, Asking, Serving, event, new_id, readable, s
 from gritrag.serve.openai_bodies import ChatMessage, ContentPart, ResponseFormat
 from gritrag.serve.question import Asker
 from gritrag.serve.service import Service
+from gritrag.serve.store_bodies import file_of
 from gritrag.serve.stored import Stored
-from gritrag.serve.stores import file_of
 from gritrag.serve.writing import Written, chat_writer
 
 router = APIRouter(tags=["openai"])

@@ -2,21 +2,37 @@
 
 import logging
 import time
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
-from pydantic import BaseModel, Field
 
 from gritrag.chunks import Cutting, cut, in_short
 from gritrag.index.index import Index
-from gritrag.records import Document, Hit
+from gritrag.records import Hit
 from gritrag.serve.asked import readable_names
-from gritrag.serve.bodies import Metadata
 from gritrag.serve.errors import ERRORS, ApiError, as_api_error, bad
 from gritrag.serve.filters import where_of
 from gritrag.serve.http import Asking, Serving, readable, whole, writable
 from gritrag.serve.question import Asker
 from gritrag.serve.service import Service
+from gritrag.serve.store_bodies import (
+    FILE_ID,
+    Chunking,
+    FileCounts,
+    NewStore,
+    NewStoreFile,
+    SearchBody,
+    SearchPage,
+    SearchRow,
+    StaticChunking,
+    StoreBody,
+    StoreChange,
+    StoreDeleted,
+    StoreFile,
+    StoreFileDeleted,
+    StoreFileList,
+    StoreList,
+)
 from gritrag.serve.tenants import Tenant
 from gritrag.serve.threads import in_thread
 from gritrag.serve.uploads import Attachment, Upload
@@ -24,165 +40,6 @@ from gritrag.serve.uploads import Attachment, Upload
 logger = logging.getLogger(__name__)
 
 router = APIRouter(tags=["vector stores"])
-
-FILE_ID = "file_id"
-"""Metadata field of every document that came from an uploaded file."""
-
-
-class FileCounts(BaseModel):
-    in_progress: int = 0
-    completed: int = 0
-    failed: int = 0
-    cancelled: int = 0
-    total: int = 0
-
-
-class StoreBody(BaseModel):
-    """A vector store, which is an index."""
-
-    id: str
-    object: Literal["vector_store"] = "vector_store"
-    created_at: int
-    name: str
-    usage_bytes: int
-    file_counts: FileCounts
-    status: Literal["completed", "in_progress"] = "completed"
-    last_active_at: int
-    metadata: Metadata = {}
-    documents: int
-
-
-class StoreList(BaseModel):
-    object: Literal["list"] = "list"
-    data: list[StoreBody]
-    has_more: bool = False
-    first_id: str | None = None
-    last_id: str | None = None
-
-
-class StaticChunking(BaseModel):
-    max_chunk_size_tokens: int = Field(256, ge=16, le=4096)
-    chunk_overlap_tokens: int = Field(0, ge=0, le=1024)
-
-
-class Chunking(BaseModel):
-    type: Literal["auto", "static"] = "auto"
-    static: StaticChunking | None = None
-
-
-class NewStore(BaseModel):
-    name: str | None = Field(None, max_length=256)
-    file_ids: list[str] = Field([], max_length=100)
-    metadata: dict[str, str] | None = None
-    chunking_strategy: Chunking | None = None
-
-
-class StoreChange(BaseModel):
-    name: str | None = Field(None, max_length=256)
-    metadata: dict[str, str] | None = None
-
-
-class StoreDeleted(BaseModel):
-    id: str
-    object: Literal["vector_store.deleted"] = "vector_store.deleted"
-    deleted: bool = True
-
-
-class NewStoreFile(BaseModel):
-    file_id: str
-    attributes: dict[str, str | float | bool] | None = None
-    chunking_strategy: Chunking | None = None
-
-
-class LastError(BaseModel):
-    code: Literal["server_error", "unsupported_file", "invalid_file"] = "invalid_file"
-    message: str
-
-
-class StoreFile(BaseModel):
-    """A file in a vector store. It is searched once its status is ``completed``."""
-
-    id: str
-    object: Literal["vector_store.file"] = "vector_store.file"
-    created_at: int
-    vector_store_id: str
-    status: Literal["in_progress", "completed", "failed", "cancelled"]
-    last_error: LastError | None
-    usage_bytes: int
-    attributes: dict[str, Any]
-    chunking_strategy: Chunking
-    filename: str
-    chunks: int
-    notes: str
-
-    @classmethod
-    def of(cls, upload: Upload, store: str) -> "StoreFile":
-        attached = upload.stores[store]
-        failed = attached.status == "failed"
-        size = StaticChunking(max_chunk_size_tokens=attached.chunk_size, chunk_overlap_tokens=attached.overlap)
-        return cls(
-            id=upload.id,
-            created_at=attached.created_at,
-            vector_store_id=store,
-            status=attached.status,
-            last_error=LastError(message=attached.error) if failed else None,
-            usage_bytes=attached.bytes,
-            attributes=attached.attributes,
-            chunking_strategy=Chunking(type="static", static=size),
-            filename=upload.name,
-            chunks=attached.chunks,
-            notes="" if failed else attached.error,
-        )
-
-
-class StoreFileList(BaseModel):
-    object: Literal["list"] = "list"
-    data: list[StoreFile]
-    has_more: bool = False
-    first_id: str | None = None
-    last_id: str | None = None
-
-
-class StoreFileDeleted(BaseModel):
-    id: str
-    object: Literal["vector_store.file.deleted"] = "vector_store.file.deleted"
-    deleted: bool = True
-
-
-class SearchBody(BaseModel):
-    query: str | list[str]
-    max_num_results: int = Field(10, ge=1, le=50)
-    filters: dict[str, Any] | None = None
-    rewrite_query: bool | None = False
-
-
-class SearchContent(BaseModel):
-    type: Literal["text"] = "text"
-    text: str
-
-
-class SearchRow(BaseModel):
-    file_id: str
-    filename: str
-    score: float
-    attributes: Metadata
-    content: list[SearchContent]
-
-    @classmethod
-    def of(cls, hit: Hit) -> "SearchRow":
-        id, name = file_of(hit.document)
-        metadata = dict(hit.document.metadata)
-        content = [SearchContent(text=hit.document.content)]
-        return cls(file_id=id, filename=name, score=hit.score, attributes=metadata, content=content)
-
-
-class SearchPage(BaseModel):
-    object: Literal["vector_store.search_results.page"] = "vector_store.search_results.page"
-    search_query: list[str]
-    data: list[SearchRow]
-    has_more: bool = False
-    next_page: str | None = None
-
 
 # --- stores ----------------------------------------------------------------------------------------------------------
 
@@ -358,11 +215,3 @@ def _read_in(service: Service, index: Index, store: str, upload: Upload, attachm
     except Exception as error:  # nobody waits for it: what went wrong is told in its status
         done = {"status": "failed", "error": as_api_error(error).message}
     service.uploads.attach(upload, store, attachment.model_copy(update=done))
-
-
-def file_of(document: Document) -> tuple[str, str]:
-    """Id and name of the file that a document came from; of the document itself where it came from none."""
-    metadata = document.metadata
-    id = str(metadata.get(FILE_ID) or document.id)
-    name = str(metadata.get("filename") or metadata.get("source_file") or document.title or document.id)
-    return id, name
