@@ -12,21 +12,8 @@ from sklearn.metrics import v_measure_score
 from typer.testing import CliRunner
 
 from gritrag.cli import app
-from gritrag.evaluate.embedding import (
-    Classification,
-    Clustering,
-    Retrieval,
-    Setting,
-    Similarity,
-    compared,
-    distinct,
-    evaluate,
-    few_of_each,
-    main,
-    read_tasks,
-    remembering,
-    spearman,
-)
+from gritrag.evaluate.embedding import Setting, compared, distinct, evaluate, few_of_each, main, read_tasks, remembering
+from gritrag.evaluate.embedding_tasks import Classification, Clustering, Retrieval, Similarity, spearman
 from gritrag.evaluate.rows import Labelled, Pair
 from gritrag.evaluate.statistics import Sampled, draws
 from gritrag.model.encoders import MiniLM, load_encoder
