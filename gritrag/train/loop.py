@@ -5,7 +5,6 @@ torchrun --nproc-per-node 2 -m gritrag.train.loop configs/default.yaml
 torchrun --nproc-per-node 2 -m gritrag.train.loop configs/default.yaml sharding=fsdp2
 """
 
-import math
 import sys
 import time
 from collections.abc import Sequence
@@ -17,9 +16,8 @@ import torch
 import yaml
 from accelerate import Accelerator
 
-from gritrag.model.adapter import PeftModel, attach, input_moments, linear_layers
+from gritrag.model.adapter import input_moments
 from gritrag.model.grit import GritModel
-from gritrag.model.low_rank import sum_layers
 from gritrag.progress import ProgressBar
 from gritrag.train.after.export import export, load_base
 from gritrag.train.config import TrainConfig
@@ -30,9 +28,11 @@ from gritrag.train.eta import mean_sizes, seconds_left
 from gritrag.train.grouped_attention import group_attention
 from gritrag.train.half_products import HalfProducts
 from gritrag.train.metrics import Metrics
+from gritrag.train.parameters import choose_parameters
 from gritrag.train.quantisation_aware import QuantisationAware
 from gritrag.train.ranks import Ranks
 from gritrag.train.read_once import ReadOnce
+from gritrag.train.schedule import Schedule
 from gritrag.train.sharding import Shards, clip
 from gritrag.train.signals import StopSignal
 from gritrag.train.snapshot import (
@@ -77,7 +77,7 @@ class Trainer:
             raise ValueError(f"{config.base} cannot be trained to answer from states: its keys cannot be moved")
         group_attention(self.model.lm)
         torch.manual_seed(config.seed)  # an adapter begins at random
-        self._adapter = self._choose_parameters()
+        self._adapter = choose_parameters(self.model.lm, config.adapter, config.sharding == "fsdp2")
         self._quantisation_aware = QuantisationAware(self.model.lm) if config.adapter.quantisation_aware else None
         is_whole = config.autocast and config.adapter.method == "full" and config.sharding == "none"
         self._half_products = HalfProducts(self.model.lm) if is_whole else nullcontext
@@ -90,8 +90,7 @@ class Trainer:
             stored_weights(source, self.parameters)  # refused now, and not after hours
         self.progress = Progress()
         self._stages = config.in_stages()
-        shares = [stage.share for stage in config.stages] or [1.0]
-        self._ends = [sum(shares[: number + 1]) / sum(shares) for number in range(len(shares))]
+        self._schedule = Schedule(config, self.ranks)
         self._enter(0)
         self.validation = Validation(config, self.read_once)
         self._stop = StopSignal()
@@ -105,20 +104,6 @@ class Trainer:
         self.mixture = Mixture(config, self.model, self.ranks.rank, self.ranks.world)
         self._prefetch = Prefetch(self.mixture, config.data.workers, self.config.steps)
         self.read_once = ReadOnce(self.model, config, self.ranks)
-
-    def _choose_parameters(self) -> PeftModel | None:
-        """Freeze what is not trained; the adapter, where one is."""
-        lm, settings = self.model.lm, self.config.adapter
-        if settings.method == "lora":
-            init = Path(settings.init) if settings.init else None
-            adapter = attach(lm, settings.rank, settings.alpha, init)
-            if self.config.sharding == "none":
-                sum_layers(lm)
-            return adapter
-        trained = {id(p) for layer in linear_layers(lm).values() for p in layer.parameters(recurse=False)}
-        for parameter in lm.parameters():
-            parameter.requires_grad_(settings.embeddings or id(parameter) in trained)
-        return None
 
     # --- the run ----------------------------------------------------------------------------------------------------
 
@@ -220,7 +205,7 @@ class Trainer:
         Raises:
             ValueError: the gradient is not finite.
         """
-        stage = self._stage_now()
+        stage = self._schedule.stage(self.progress)
         if stage != self.progress.stage:
             self.progress = self.progress._replace(stage=stage, stage_start=self.progress.step)
             self._enter(stage)
@@ -258,32 +243,16 @@ class Trainer:
     @property
     def is_done(self) -> bool:
         """Whether the run has reached its steps, seconds or tokens."""
-        return self._fraction() >= 1
-
-    def _fraction(self) -> float:
-        """How much of the run is over, by steps, seconds or tokens, whichever is furthest."""
-        by_time = self.progress.seconds / self.config.seconds if self.config.seconds else 0.0
-        by_tokens = self.progress.tokens / self.config.tokens if self.config.tokens else 0.0
-        return max([self.progress.step / self.config.steps, by_tokens, *self.ranks.lists(by_time)])
+        return self._schedule.fraction(self.progress) >= 1
 
     def _rounding(self) -> AbstractContextManager[None]:
         """Weights as they will be shipped, where it is time for them."""
-        is_time = self._fraction() >= 1 - self.config.adapter.quantisation_aware
+        is_time = self._schedule.fraction(self.progress) >= 1 - self.config.adapter.quantisation_aware
         return self._quantisation_aware() if self._quantisation_aware and is_time else nullcontext()
 
-    def _stage_now(self) -> int:
-        """The stage that a step belongs to that begins now."""
-        fraction = self._fraction()
-        return sum(fraction >= end - 1e-9 for end in self._ends[:-1])
-
     def lr_factor(self) -> float:
-        """Warm-up by steps, times the schedule's way down to `min_lr_ratio`, over the stage."""
-        config, progress = self.stage, self.progress
-        warm = min(1.0, (progress.step - progress.stage_start + 1) / (config.warmup_steps + 1))
-        start = self._ends[progress.stage - 1] if progress.stage else 0.0
-        fraction = min(1.0, (self._fraction() - start) / (self._ends[progress.stage] - start))
-        shape = {"constant": 1.0, "linear": 1 - fraction, "cosine": (1 + math.cos(math.pi * fraction)) / 2}
-        return warm * (config.min_lr_ratio + (1 - config.min_lr_ratio) * shape[config.schedule])
+        """What the learning rate of the stage is multiplied by now."""
+        return self._schedule.lr_factor(self.stage, self.progress)
 
     def _validate(self, metrics: Metrics | None) -> None:
         if not (self.config.validation.paths and self.config.validation.every):
