@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from gritrag.documents.ids import Claim, Ids, claim_of
 from gritrag.documents.roots import Roots
-from gritrag.documents.sources import Extent, Skipped, Source, list_sources, read_source
+from gritrag.documents.sources import FILE, ROOT, Extent, Skipped, Source, list_sources, read_source
 from gritrag.documents.text import AS_IT_IS, TextOptions
 from gritrag.progress import ProgressBar
 from gritrag.records import Document
@@ -16,10 +17,6 @@ from gritrag.tokens import check_text, chunk_documents
 PART = 16
 """Chunks that are handed on together."""
 SHOWN = 3  # documents of one file that are left out, in a message
-
-
-Taken = dict[str, tuple[int, str]]
-"""For each id a hash of its content, and the file where it was first met."""
 
 
 class Cutting(NamedTuple):
@@ -31,11 +28,12 @@ class Cutting(NamedTuple):
 
 
 class FileChunks(NamedTuple):
-    """A file, or a part of one: its chunks, none if it cannot be read; what of it cannot; how many bytes of the file
-    are done with it; and whether it ends there."""
+    """A file, or a part of one: its chunks, none if it cannot be read; for each of them what its document claims; what
+    cannot be read; how many bytes of the file are done with it; and whether it ends there."""
 
     source: Source
     chunks: list[Document]
+    claims: list[Claim]
     skipped: list[Skipped]
     size: int = 0
     is_last: bool = True
@@ -63,39 +61,41 @@ def check_cutting(cutting: Cutting, max_document_tokens: int) -> Cutting:
     return cutting
 
 
-def read_files(sources: Iterable[Source], count_tokens: Callable[[str], int], cutting: Cutting) -> Iterator[FileChunks]:
-    """Chunks of each file in turn, a few at a time. An id that an earlier document had, with another content, is left
-    out."""
-    taken: Taken = {}
-    for source in sources:
-        yield from _read_file(source, count_tokens, cutting, taken)
-
-
-def _read_file(
-    source: Source, count_tokens: Callable[[str], int], cutting: Cutting, taken: Taken
+def read_files(
+    sources: Iterable[Source], count_tokens: Callable[[str], int], cutting: Cutting, ids: Ids | None = None
 ) -> Iterator[FileChunks]:
+    """Chunks of each file in turn, a few at a time. A document is left out if its id is taken, in `ids` or by one
+    before it that has another content."""
+    ids = Ids() if ids is None else ids
+    for source in sources:
+        yield from _read_file(source, count_tokens, cutting, ids)
+
+
+def _read_file(source: Source, count_tokens: Callable[[str], int], cutting: Cutting, ids: Ids) -> Iterator[FileChunks]:
     losses: list[str] = []
     size = file_size(source)
     try:
         documents = list(read_source(source, losses.append, cutting.text))
     except ValueError as error:
         reason = str(error).removeprefix(str(source.path)).lstrip(":, ")
-        yield FileChunks(source, [], [Skipped(source.path, reason)], size)
+        yield FileChunks(source, [], [], [Skipped(source.path, reason)], size)
         return
     characters = sum(len(document.text) for document in documents)
     chunks: list[Document] = []
+    claims: list[Claim] = []
     problems: list[str] = []
     seen = told = 0
-    for chunk in cut(documents, count_tokens, cutting, problems.append, taken, source.name):
+    for chunk, claim in _cut(documents, count_tokens, cutting, problems.append, ids):
         if len(chunks) == PART:
             done = int(size * min(1.0, seen / characters))
-            yield FileChunks(source, chunks, [], done - told, is_last=False)
-            chunks, told = [], done
+            yield FileChunks(source, chunks, claims, [], done - told, is_last=False)
+            chunks, claims, told = [], [], done
         chunks.append(chunk)
+        claims.append(claim)
         seen += len(chunk.text)
     losses += [in_short(problems)] if problems else []
     extent: Extent = "part" if seen else "file"
-    yield FileChunks(source, chunks, [Skipped(source.path, loss, extent) for loss in losses], size - told)
+    yield FileChunks(source, chunks, claims, [Skipped(source.path, loss, extent) for loss in losses], size - told)
 
 
 def cut(
@@ -103,21 +103,30 @@ def cut(
     count_tokens: Callable[[str], int],
     cutting: Cutting,
     on_problem: Callable[[str], None],
-    taken: Taken | None = None,
-    file: str = "the same file",
 ) -> Iterator[Document]:
-    """Chunks of one file's documents, as they are cut.
+    """Chunks of one file's documents, as they are cut. `on_problem` is told of each document that cannot be."""
+    return (chunk for chunk, _ in _cut(documents, count_tokens, cutting, on_problem, Ids()))
 
-    `on_problem` is told of each document that cannot be; `taken` has the ids of earlier files, and gets those of this.
-    """
-    taken = {} if taken is None else taken
+
+def _cut(
+    documents: Iterable[Document],
+    count_tokens: Callable[[str], int],
+    cutting: Cutting,
+    on_problem: Callable[[str], None],
+    ids: Ids,
+) -> Iterator[tuple[Document, Claim]]:
+    """Chunks, each with the claim of its document. A document of which nothing can be cut takes no id."""
     for document in documents:
         try:
-            _take(taken, document, file)
+            for part in (document.id, document.title, json.dumps(dict(document.metadata), ensure_ascii=False)):
+                check_text(part, f"id, title or metadata of document {document.id!r}")
+            claim = claim_of(document)
+            place = document.metadata.get(ROOT, ""), document.metadata.get(FILE, "the same file")
             for chunk in chunk_documents([document], count_tokens, cutting.chunk_size, cutting.overlap):
+                ids.take(claim, *place)
                 if chunk is not document:
-                    _take(taken, chunk, file)
-                yield chunk
+                    ids.take(claim_of(chunk), *place)
+                yield chunk, claim
         except ValueError as error:
             on_problem(str(error))
 
@@ -134,20 +143,6 @@ def file_size(source: Source) -> int:
         return source.path.stat().st_size
     except OSError:
         return 0
-
-
-def _take(taken: Taken, document: Document, file: str) -> None:
-    """Note the id of a document or a chunk.
-
-    Raises:
-        ValueError: it is that of another content; or id, title or metadata are no Unicode text.
-    """
-    for part in (document.id, document.title, json.dumps(dict(document.metadata), ensure_ascii=False)):
-        check_text(part, f"id, title or metadata of document {document.id!r}")
-    content = hash((document.text, document.title, repr(document.metadata)))
-    other, where = taken.setdefault(document.id, (content, file))
-    if other != content:
-        raise ValueError(f"its id {document.id!r} is that of an earlier document, in {where}; give each its own id")
 
 
 def gather(paths: Sequence[Path], count_tokens: Callable[[str], int], cutting: Cutting) -> Gathered:

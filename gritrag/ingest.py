@@ -3,12 +3,13 @@
 import json
 import stat
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from gritrag import Document, GritModel, Index
 from gritrag.chunks import PART, Cutting, FileChunks
+from gritrag.documents.ids import Ids
 from gritrag.documents.roots import Root, Roots
 from gritrag.documents.sources import FILE, ROOT, Skipped, Source
 from gritrag.documents.text import TextOptions
@@ -16,6 +17,7 @@ from gritrag.folders import is_index
 from gritrag.forecast import Storage
 from gritrag.index.build import CHUNK_DOCUMENTS, CHUNK_SHARE, AddReport
 from gritrag.index.documents import check_documents
+from gritrag.index.origins import ids_of, origins
 from gritrag.index.protocol import Reader
 from gritrag.index.storage.manifest import parse_bytes
 from gritrag.progress import ReadingBar
@@ -42,7 +44,7 @@ class Ingested(NamedTuple):
 class Known(NamedTuple):
     """What there is before files are read: nothing, or an index.
 
-    `files` are root and name of those that have documents in it, `roots` where they come from.
+    `files` are root and name of those that have documents in it, `roots` where they come from, `ids` those taken.
     """
 
     is_there: bool
@@ -50,17 +52,18 @@ class Known(NamedTuple):
     files: set[tuple[str, str]]
     storage: Storage | None
     roots: Roots
+    ids: Ids
 
 
 def look(folder: Path) -> Known:
     """What the index in a folder says of itself, without its model."""
     if not is_index(folder):
-        return Known(False, None, set(), None, Roots())
+        return Known(False, None, set(), None, Roots(), Ids())
     with Index.open(folder) as index:
         stats = index.stats()
-        known = set(_origins(index).values())
+        known = set(origins(index).values())
         storage = Storage(stats["codec"], stats["state_quota"])
-        return Known(True, recall_cutting(index), known, storage, recall_roots(index))
+        return Known(True, recall_cutting(index), known, storage, recall_roots(index), ids_of(index))
 
 
 def model_of(index: Index) -> GritModel:
@@ -121,7 +124,7 @@ def recall_roots(index: Index) -> Roots:
     """Where the documents of an index came from. One that was made before roots had names calls them by their paths."""
     known = {name: Root(*root) for name, root in json.loads(index.note(ROOTS) or "{}").items()}
     files: dict[str, list[str]] = {}
-    for root, file in sorted(set(_origins(index).values())):
+    for root, file in sorted(set(origins(index).values())):
         known.setdefault(root, Root(root))
         files.setdefault(root, []).append(file)
     return Roots(known, files)
@@ -134,13 +137,6 @@ def note_roots(index: Index, roots: Roots) -> None:
         index.set_note(ROOTS, known)
 
 
-def _origins(index: Index) -> dict[str, tuple[str, str]]:
-    """Root and file of each document that has both, by its id; documents from elsewhere may hold anything there."""
-    roots, files = index.field(ROOT), index.field(FILE)
-    both = ((id, root, files.get(id)) for id, root in roots.items())
-    return {id: (root, file) for id, root, file in both if isinstance(root, str) and isinstance(file, str)}
-
-
 class Ingestion:
     """Files on their way into an index, a few chunks at a time.
 
@@ -148,7 +144,8 @@ class Ingestion:
     is unchanged is not read again.
 
     Args:
-        index: open for writing.
+        index: open for writing. Of its ids none may be that of a chunk from elsewhere: `read_files` takes care of that,
+            if it gets `Known.ids`.
         sources: the files that will come, under the names that `Roots.place` gives them.
 
     Raises:
@@ -157,9 +154,9 @@ class Ingestion:
 
     def __init__(self, index: Index, sources: Sequence[Source]) -> None:
         self._index = index
-        self._stored = _origins(index)
+        self._stored = origins(index)
         self._roots = recall_roots(index)
-        _refuse_other_documents(self._stored, sources, index)
+        refuse_other_documents(index, sources)
         self._report = AddReport()
         self._kept: set[str] = set()
         self._given: set[tuple[str, str]] = set()
@@ -190,7 +187,7 @@ class Ingestion:
         return Ingested(*self._report, removed, len(self._index), self._skipped)
 
     def _store(self, parts: Sequence[FileChunks], bar: ReadingBar) -> None:
-        chunks = [chunk for part in parts for chunk in self._without_clashes(part)]
+        chunks = [chunk for part in parts for chunk in part.chunks]
         began, before = time.monotonic(), self._index.tokens
         if chunks:
             try:
@@ -204,22 +201,6 @@ class Ingestion:
         tokens = max(0, self._index.tokens - before)
         files = len({part.source.name for part in parts if part.is_last})
         bar.advance(sum(part.size for part in parts), files, len(chunks), tokens, time.monotonic() - began)
-
-    def _without_clashes(self, part: FileChunks) -> list[Document]:
-        """The chunks whose ids are not those of documents from elsewhere."""
-        place = part.source.root
-        clashing = [chunk for chunk in part.chunks if self._root_of(chunk.id, place) != place]
-        if clashing:
-            where = self._root_of(clashing[0].id, place) or "no folder"
-            reason = f"{len(clashing)} ids are those of documents from {where} (first: {clashing[0].id!r}); rename them"
-            self._skipped.append(Skipped(part.source.path, reason, "part"))
-        ids = {chunk.id for chunk in clashing}
-        return [chunk for chunk in part.chunks if chunk.id not in ids]
-
-    def _root_of(self, id: str, otherwise: str) -> str:
-        if id in self._stored:
-            return self._stored[id][0]
-        return "" if id not in self._kept and id in self._index else otherwise
 
     def _storable(self, chunks: Sequence[Document], refusal: ValueError) -> list[Document]:
         """Those of files whose chunks an index can hold; the refusal is raised where it was no file's fault."""
@@ -254,7 +235,9 @@ def _by_file(chunks: Iterable[Document]) -> dict[tuple[str, str], list[Document]
     return files
 
 
-def _refuse_other_documents(stored: Mapping[str, tuple[str, str]], sources: Sequence[Source], index: Index) -> None:
+def refuse_other_documents(index: Index, sources: Sequence[Source]) -> None:
+    """Raise a ValueError where the name of a file is the id of a document from elsewhere."""
+    stored = origins(index)
     for source in sources:
         if source.name in index and stored.get(source.name, ("",))[0] != source.root:
             raise ValueError(

@@ -127,6 +127,21 @@ def test_a_file_of_the_same_name_in_another_folder_is_another_file(
     assert held(built) == both
 
 
+def test_of_two_rows_with_one_id_the_index_keeps_its_own(built: tuple[str, ...], texts: Path, tmp_path: Path) -> None:
+    """However often both are given, and in whatever order; nothing is lost on the way."""
+    (texts / "rows.jsonl").write_text('{"text": "The old row.", "id": "x"}\n')
+    run("index", texts, *built)
+    before = held(built)
+    assert before["x"] == "The old row."
+    other = tmp_path / "another"  # comes first in the order of names
+    other.mkdir()
+    (other / "rows.jsonl").write_text('{"text": "The new row.", "id": "x"}\n{"text": "Beside it.", "id": "y"}\n')
+    for places in ((texts, other), (other, texts), (other,)):
+        told = run("index", *places, *built).stderr
+        assert f"its id 'x' is that of a document in this index from {texts.name}; give each its own id" in told
+        assert held(built) == {**before, "y": "Beside it."}
+
+
 def test_a_shorter_file_of_the_same_name_elsewhere_takes_no_chunk_of_the_longer_one(
     built: tuple[str, ...], texts: Path, tmp_path: Path
 ) -> None:

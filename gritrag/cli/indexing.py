@@ -118,7 +118,9 @@ def index(
             return
         with _first_bar(listing, "loading the model, and looking at a sample of the files"):
             reader = _reader(known, index, model, dtype, device, cutting)
-            parts = _readable(read_files(listing.sources, reader.count_tokens, cutting), paths, listing, strict)
+            parts = _readable(
+                read_files(listing.sources, reader.count_tokens, cutting, known.ids), paths, listing, strict
+            )
             expected = _expected(known, reader, listing, cutting, index, states, state_quota, states_at)
         _announce(expected, yes)
         storage = states if known.is_there else expected.codec, state_quota if known.is_there else expected.quota
@@ -142,8 +144,9 @@ def _built_on_ray(
     known: "Known",
 ) -> "Ingested":
     """What a cluster, given by address and actors, has read with the model in a dtype and on a device."""
-    from gritrag.ingest import Ingested
+    from gritrag.ingest import Ingested, refuse_other_documents
 
+    refuse_other_documents(opened, listing.sources)
     built = on_ray.add_files(opened, listing, cutting, on_ray.Cluster(*cluster), *loaded_as, known.roots)
     counts = {**built.report._asdict(), "removed": built.removed, "documents": len(opened)}
     return Ingested(**counts, not_read=built.skipped)

@@ -8,10 +8,13 @@ from typing import Any, cast
 
 import numpy as np
 
+from gritrag.chunks import in_short
+from gritrag.documents.ids import Claim, Ids, claim_of
 from gritrag.documents.roots import Roots
-from gritrag.documents.sources import FILE, ROOT, Extent, Skipped
+from gritrag.documents.sources import Extent, Skipped
 from gritrag.index.build import AddReport, check_vector, is_unchanged
 from gritrag.index.documents import Checked
+from gritrag.index.origins import origin
 from gritrag.index.parts import Parts
 from gritrag.index.staging import Staging
 from gritrag.index.storage.catalog import Entry, StateRow, metadata_json
@@ -25,9 +28,10 @@ LINKED = 1024
 """States that are put in their places at once."""
 
 Row = dict[str, Any]
-"""A chunk: ``id``, ``title``, ``text``, ``metadata`` as JSON, ``token_ids`` as bytes, ``key`` of its reading, and the
-``part`` of the staging that holds it, empty where it was known before. Or, where there is a ``reason``, what could not
-be read: its ``path`` and ``extent``."""
+"""A chunk: ``id``, ``title``, ``text``, ``metadata`` as JSON, ``token_ids`` as bytes, ``key`` of its reading, the
+``part`` of the staging that holds it, empty where it was known before, the ``path`` of its file, and what its document
+claims: an id (``of``) and its ``content``. Or, where there is a ``reason``, what could not be read: its ``path`` and
+``extent``."""
 
 
 def document_of(row: Row) -> Document:
@@ -35,19 +39,23 @@ def document_of(row: Row) -> Document:
     return Document(row["text"], id=row["id"], title=row["title"], metadata=json.loads(row["metadata"]))
 
 
-def _origin(document: Document) -> tuple[str, str]:
-    """Root and name of the file that it is from; empty for a document that came from no file."""
-    root, name = document.metadata.get(ROOT), document.metadata.get(FILE)
-    return (root, name) if isinstance(root, str) and isinstance(name, str) else ("", "")
-
-
 class Commit:
-    """Rows become documents of the catalog, in one transaction."""
+    """Rows become documents of the catalog, in one transaction. Documents whose ids are taken are left out.
 
-    def __init__(self, parts: Parts, staging: Staging, known: dict[str, str], roots: Roots | None = None) -> None:
+    Args:
+        known: for each reading that was staged before the part that holds it.
+        ids: those of the index.
+        roots: where the files are.
+    """
+
+    def __init__(
+        self, parts: Parts, staging: Staging, known: dict[str, str], ids: Ids, roots: Roots | None = None
+    ) -> None:
         self._parts, self._staging, self._known = parts, staging, known
-        self._roots = roots or Roots()
-        self._contents: dict[str, int] = {}
+        self._ids, self._roots = ids, roots or Roots()
+        self._kept: set[str] = set()
+        self._clashing: tuple[str, Claim] | None = None
+        self._clashes: dict[tuple[str, str], tuple[str, list[str]]] = {}
         self._counts = dict.fromkeys(AddReport._fields, 0)
         self._waiting: dict[str, StateRow] = {}
         self._files: set[tuple[str, str]] = set()
@@ -61,6 +69,7 @@ class Commit:
             entries = self._entries(bar)
             first = next(entries, None)
             replaced = set() if first is None else parts.catalog.put(chain([first], entries))
+            self._tell_clashes()
             self._put_states()
             garbage = parts.catalog.forget_unread_states(replaced)
         parts.files.remove(garbage)
@@ -72,10 +81,10 @@ class Commit:
         files = self._files - self._broken
         roots = {root for root, _ in files}
         found = []
-        for id in set(self._parts.catalog.ids()) - self._contents.keys():
+        for id in set(self._parts.catalog.ids()) - self._kept:
             entry = self._parts.catalog.entry(id)  # one by one: all texts of an index may not fit in memory
             assert entry is not None
-            root, name = _origin(entry.document)
+            root, name = origin(entry.document)
             if root in roots and ((root, name) in files or is_gone(*self._roots.where(root, name))):
                 found.append(id)
         return found
@@ -83,28 +92,46 @@ class Commit:
     def _entries(self, rows: Iterable[Row]) -> Iterator[Entry]:
         for row in rows:
             if row["reason"]:
-                path = RemoteFile(row["path"]) if is_url(row["path"]) else Path(row["path"])
-                self.skipped.append(Skipped(cast(Path, path), row["reason"], cast(Extent, row["extent"] or "part")))
+                self._skip(row["path"], row["reason"], row["extent"] or "part")
                 if row["id"]:
-                    self._broken.add(_origin(document_of(row)))
+                    self._broken.add(origin(document_of(row)))
                 continue
             document = document_of(row)
+            if not self._take(row, document):
+                continue
             token_ids = np.frombuffer(row["token_ids"], np.int32)
             if self._is_new(Checked(document, metadata_json(document), token_ids, row["key"])):
                 yield Entry(document, token_ids, self._vector(row), row["key"])
 
+    def _skip(self, path: str, reason: str, extent: str) -> None:
+        file = RemoteFile(path) if is_url(path) else Path(path)
+        self.skipped.append(Skipped(cast(Path, file), reason, cast(Extent, extent)))
+
+    def _take(self, row: Row, document: Document) -> bool:
+        """Whether a chunk may have its id, and the document that it is cut from may: as `read_files` decides it where
+        one process reads all files. Of a document that clashes no more chunks are taken."""
+        place = origin(document)
+        whole = Claim(row["of"], row["content"])
+        if self._clashing == (row["path"], whole):
+            return False
+        try:
+            self._ids.take(whole, *place)
+            if document.id != whole.id:
+                self._ids.take(claim_of(document), *place)
+        except ValueError as error:
+            self._clashing = row["path"], whole
+            self._clashes.setdefault(place, (row["path"], []))[1].append(str(error))
+            return False
+        self._files.add(place)
+        self._kept.add(document.id)
+        return True
+
+    def _tell_clashes(self) -> None:
+        for place, (path, reasons) in self._clashes.items():
+            self._skip(path, in_short(reasons), "part" if place in self._files else "file")
+
     def _is_new(self, checked: Checked) -> bool:
-        document = checked.document
-        self._files.add(_origin(document))
-        content = hash((document.text, document.title, checked.metadata))
-        if self._contents.setdefault(document.id, content) != content:
-            raise ValueError(f"{document.id!r} is the id of two documents with different contents: give each its own")
-        stored = self._parts.catalog.entry(document.id)
-        if stored is not None and _origin(stored.document)[0] != document.metadata[ROOT]:
-            raise ValueError(
-                f"{document.metadata[FILE]} in {document.metadata[ROOT]}: its id {document.id!r} is that of a document "
-                f"from {_origin(stored.document)[0] or 'no folder'} in this index; rename one, or delete that document"
-            )
+        stored = self._parts.catalog.entry(checked.id)
         unchanged = stored is not None and is_unchanged(stored, checked)
         self._counts["skipped" if unchanged else "replaced" if stored is not None else "added"] += 1
         return not unchanged

@@ -20,12 +20,14 @@ import ray.data
 from ray.exceptions import RayError
 
 from gritrag.chunks import Cutting, FileChunks, nothing_in, read_files
+from gritrag.documents.ids import Claim, FreeIds
 from gritrag.documents.roots import Roots
 from gritrag.documents.sources import Listing, Skipped, Source, list_sources
 from gritrag.index.build import AddReport
 from gritrag.index.commit import Commit, Row, document_of
 from gritrag.index.documents import Checked, check_documents
 from gritrag.index.index import Index
+from gritrag.index.origins import ids_of
 from gritrag.index.reader import named_reader
 from gritrag.index.staging import Staging
 from gritrag.index.storage.catalog import metadata_json
@@ -38,15 +40,14 @@ __all__ = ["Built", "Cluster", "add_files"]
 BATCH = 64
 """Chunks that an actor reads at once."""
 
-LINKED = 1024
-"""States that are put in their places at once."""
-
 PARSE_CPUS = 0.5
 """Of a task that parses a file. An actor has one processor to itself; where actors took them all, no file would ever be
 parsed, and Ray would wait for that without a word."""
 
-CHUNK = pa.schema([(name, pa.string()) for name in ("id", "title", "text", "metadata", "path", "reason", "extent")])
-"""A chunk; or, where there is a `reason`, what could not be read."""
+CHUNK = pa.schema(
+    [(name, pa.string()) for name in ("id", "title", "text", "metadata", "path", "reason", "extent", "of", "content")]
+)
+"""A chunk, with what its document claims; or, where there is a `reason`, what could not be read."""
 
 READ = pa.schema([*CHUNK, ("token_ids", pa.binary()), ("key", pa.string()), ("part", pa.string())])
 """A chunk that was read, and the part of the staging that holds its reading; empty where that was known before."""
@@ -87,14 +88,14 @@ def add_files(
         roots: those that its files have been placed in.
 
     Raises:
-        ValueError: nothing to read, one id with two contents or that of a document from elsewhere, a quota of states,
-            or work on the cluster failed. Nothing has been committed then; what was read stays staged, and is not read
-            again.
+        ValueError: nothing to read, a quota of states, or work on the cluster failed. Nothing has been committed then;
+            what was read stays staged, and is not read again.
     """
     parts = index._parts
     if parts.manifest.state_quota is not None:
         raise ValueError("an index with a quota of states cannot be built on Ray: leave out --engine ray")
-    folders = sorted({Path(source.root) for source in listing.sources})
+    roots = roots or Roots()
+    folders = sorted({Path(roots.where(source.root, "")[0]) for source in listing.sources})
     if not folders:
         raise ValueError(nothing_in(folders, listing.skipped))
     staging = Staging(parts.root, parts.manifest.states_at, parts.manifest.codec)
@@ -103,7 +104,7 @@ def add_files(
         read = parts.catalog.state_keys() | known.keys()
         count_tokens = index.model.token_counter  # type: ignore[attr-defined]  # what has a name is a GritModel
         reader = {"root": parts.root, "manifest": parts.manifest, "known": read, "dtype": dtype, "device": device}
-        commit = Commit(parts, staging, known, roots)
+        commit = Commit(parts, staging, known, ids_of(index), roots)
         try:
             with (
                 _running(cluster) as actors,
@@ -164,7 +165,8 @@ def _pipeline(
     gpus = 1 if ray.cluster_resources().get("GPU", 0) >= actors else 0
 
     def parse(table: pa.Table) -> Iterator[pa.Table]:
-        for file in read_files([sources[number] for number in table["item"].to_pylist()], count_tokens, cutting):
+        of_task = [sources[number] for number in table["item"].to_pylist()]
+        for file in read_files(of_task, count_tokens, cutting, FreeIds()):
             yield _chunk_rows(file)
 
     numbers = ray.data.from_items(list(range(len(sources))), override_num_blocks=len(sources))
@@ -184,16 +186,15 @@ def _pipeline(
 
 def _chunk_rows(file: FileChunks) -> pa.Table:
     """Rows of the schema `CHUNK` of one file."""
-    rows = [_row(chunk, str(file.source.path)) for chunk in file.chunks]
-    rows += [_row(path=str(path), reason=reason, extent=extent) for path, reason, extent in file.skipped]
+    rows = [_row(chunk, claim, str(file.source.path)) for chunk, claim in zip(file.chunks, file.claims, strict=True)]
+    empty = dict.fromkeys(CHUNK.names, "")
+    rows += [empty | {"path": str(path), "reason": reason, "extent": extent} for path, reason, extent in file.skipped]
     return pa.Table.from_pylist(rows, CHUNK)
 
 
-def _row(document: Document | None = None, path: str = "", reason: str = "", extent: str = "") -> Row:
-    if document is None:
-        return dict.fromkeys(CHUNK.names, "") | {"path": path, "reason": reason, "extent": extent}
-    content = {"id": document.id, "title": document.title, "text": document.text}
-    return {**content, "metadata": metadata_json(document), "path": path, "reason": reason, "extent": extent}
+def _row(chunk: Document, claim: Claim, path: str) -> Row:
+    content = {"id": chunk.id, "title": chunk.title, "text": chunk.text, "metadata": metadata_json(chunk)}
+    return {**content, "path": path, "reason": "", "extent": "", "of": claim.id, "content": claim.content}
 
 
 class _ReadPass:

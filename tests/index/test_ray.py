@@ -5,7 +5,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -118,11 +118,27 @@ def on_ray(folder: Path, model: GritModel, *paths: str | Path, cluster: engine.C
         return engine.add_files(index, placed, CUTTING, cluster, dtype="float32", roots=roots)
 
 
+@pytest.fixture
+def reads_elsewhere(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], None]]:
+    """Called, it makes this process unable to read: then only actors can, which are other processes."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("this process reads")
+
+    def forbid() -> None:
+        for name in ("read_documents", "encode_document"):
+            monkeypatch.setattr(GritModel, name, refuse)
+
+    yield forbid
+    monkeypatch.undo()
+
+
 def test_the_command_builds_the_same_index(
-    model: GritModel, notes: Path, expected: dict[str, Any], tmp_path: Path
+    model: GritModel, notes: Path, expected: dict[str, Any], tmp_path: Path, reads_elsewhere: Callable[[], None]
 ) -> None:
     plain = local(tmp_path / "plain", model, notes)
     more = ("--engine", "ray", "--actors", "2")
+    reads_elsewhere()
     first = local(tmp_path / "index", model, notes, more=more)
     assert {name: first[name] for name in plain if name != "not_read"} == {
         name: plain[name] for name in plain if name != "not_read"
@@ -151,6 +167,43 @@ def test_what_changed_is_replaced_and_what_went_is_removed(model: GritModel, not
     assert {each.id: each for each in found["documents"]} == {each.id: each for each in wanted["documents"]}
 
 
+def by_id(found: dict[str, Any]) -> dict[str, Any]:
+    """Contents in the order of the ids."""
+    order = np.argsort([document.id for document in found["documents"]])
+    return {name: column[order] if name == "vectors" else [column[n] for n in order] for name, column in found.items()}
+
+
+def test_ids_that_clash_are_left_out_and_told_as_they_are_without_ray(model: GritModel, tmp_path: Path) -> None:
+    """Two folders and two files of one, with ids of their own; the index knows one of the folders before."""
+    (tmp_path / "one").mkdir()
+    (tmp_path / "two").mkdir()
+    short, long = " ".join(WORDS * 2), " ".join(WORDS * 9)
+    rows = {
+        "one/a.jsonl": [{"text": "amber of one", "id": "x"}, {"text": short, "id": "y"}, {"text": "cedar", "id": "z"}],
+        "one/b.jsonl": [{"text": long, "id": "y"}, {"text": "delta", "id": "y#5"}, {"text": "fjord"}],
+        "two/a.jsonl": [{"text": "amber of two", "id": "x"}, {"text": "grove"}, {"text": "heron", "id": 7}] * 2,
+    }
+    for name, lines in rows.items():
+        (tmp_path / name).write_text("\n".join(map(json.dumps, lines)))
+    for folders in (["two"], ["one", "two"], ["one"]):
+        reports, found = [], []
+        for name, more in {"local": (), "ray": ("--engine", "ray", "--actors", "2")}.items():
+            places = [str(tmp_path / folder) for folder in folders]
+            report = local(tmp_path / name, model, Path(places[0]), more=(*places[1:], *more))
+            reports.append({**report, "not_read": sorted(report["not_read"], key=str)})
+            found.append(by_id(contents(tmp_path / name, model)))
+        assert_equal(found[1], found[0])
+        assert reports[1] == reports[0]
+        texts = {each.id: each.text for each in found[0]["documents"]}
+        assert texts["x"] == "amber of two", "who had it keeps it"
+        if "one" in folders:
+            assert {"z", "7", "y#0", "y#5", "one:b.jsonl#3"} <= texts.keys()
+            assert texts["y#5"] == "delta", "what of a document is left out takes no id"
+            reasons = " ".join(each["reason"] for each in reports[0]["not_read"])
+            assert "'x' is that of a document in this index from two" in reasons
+            assert "'y' is that of an earlier document, in one:a.jsonl" in reasons
+
+
 def workers() -> list[int]:
     """Processes of actors that read, of this test's cluster."""
     found = []
@@ -168,10 +221,12 @@ def workers() -> list[int]:
 
 def test_a_killed_actor_loses_nothing(model: GritModel, notes: Path, expected: dict[str, Any], tmp_path: Path) -> None:
     killed: list[int] = []
+    staged: list[Path] = []
 
     def kill_when_half_is_done() -> None:
-        while not list((tmp_path / "index" / "staging").glob("parts/*")):
+        while not staged:
             time.sleep(0.02)
+            staged.extend((tmp_path / "index" / "staging").glob("parts/*"))
         for worker in workers():
             os.kill(worker, signal.SIGKILL)
             killed.append(worker)
@@ -182,6 +237,7 @@ def test_a_killed_actor_loses_nothing(model: GritModel, notes: Path, expected: d
     on_ray(tmp_path / "index", model, notes)
     killer.join(timeout=60)
     assert killed
+    assert engine.BATCH * len(staged) < len(expected["documents"]), "there was more to do"
     assert_equal(contents(tmp_path / "index", model), expected)
 
 
@@ -199,11 +255,16 @@ def test_a_build_that_stopped_reads_nothing_twice(
     with Index.open(tmp_path / "index", model=model) as index:
         assert len(index) == 0
         assert Staging(index.path, None, "float32").known().keys() == set(expected["keys"])
-    written = sorted((tmp_path / "index" / "staging" / "parts").iterdir())
-    seen: list[Path] = []
-    monkeypatch.setattr(Staging, "clear", lambda self: seen.extend(sorted(Path(self._base, "parts").iterdir())))
+
+    def parts() -> dict[str, int]:
+        """When each was written; what is read again would get the same name."""
+        return {path.name: path.stat().st_mtime_ns for path in (tmp_path / "index" / "staging" / "parts").iterdir()}
+
+    written = parts()
+    seen: dict[str, int] = {}
+    monkeypatch.setattr(Staging, "clear", lambda self: seen.update(parts()))
     on_ray(tmp_path / "index", model, notes)
-    assert seen == written, "nothing more was staged"
+    assert seen == written, "nothing was staged again"
     assert_equal(contents(tmp_path / "index", model), expected)
 
 
@@ -225,10 +286,10 @@ def test_urls_are_read_as_folders_are(
 
 def test_mistakes_are_told_and_store_nothing(model: GritModel, tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"text": "one", "id": "x"}\n')
-    (tmp_path / "b.jsonl").write_text('{"text": "two", "id": "x"}\n')
+    (tmp_path / "b.pdf").write_bytes(b"%PDF-1.7 and no more")
     Index.create(tmp_path / "index", model=model, states="none").close()
-    with pytest.raises(ValueError, match="'x' is the id of two documents"):
-        on_ray(tmp_path / "index", model, tmp_path / "a.jsonl", tmp_path / "b.jsonl")
+    with pytest.raises(ValueError, match=r"(?s)nothing to index in /.*b\.pdf: it is broken"):
+        on_ray(tmp_path / "index", model, tmp_path / "b.pdf")
     with Index.open(tmp_path / "index", model=model) as index:
         assert len(index) == 0
     with pytest.raises(ValueError, match="give fewer --actors"):

@@ -9,9 +9,11 @@ import pytest
 import torch
 from hash_reader import HashReader
 
+from gritrag.documents.ids import claim_of
 from gritrag.index.commit import Commit, Row
 from gritrag.index.documents import check_documents
 from gritrag.index.index import Index
+from gritrag.index.origins import ids_of
 from gritrag.index.staging import Staging
 from gritrag.records import Document
 
@@ -41,7 +43,8 @@ def staged(index: Index, reader: HashReader, documents: Sequence[Document]) -> t
         for each in checked:
             content = {"id": each.id, "title": each.document.title, "text": each.document.text}
             content |= {"metadata": each.metadata, "token_ids": each.token_ids.tobytes(), "key": each.key}
-            rows.append({**content, "part": part, "reason": ""})
+            claim = claim_of(each.document)
+            rows.append({**content, "part": part, "reason": "", "path": "f", "of": claim.id, "content": claim.content})
     return staging, rows
 
 
@@ -51,7 +54,7 @@ def test_a_commit_makes_the_index_that_adding_makes(make: Make, reader: HashRead
     staging, rows = staged(index, reader, notes)
     assert len(index) == 0
     assert index.verify() == ([], [])
-    commit = Commit(index._parts, staging, {})
+    commit = Commit(index._parts, staging, {}, ids_of(index))
     assert commit.run(rows) == (30, 0, 0)
     staging.clear()
     assert not (index.path / "staging").exists()
@@ -61,7 +64,7 @@ def test_a_commit_makes_the_index_that_adding_makes(make: Make, reader: HashRead
     for found, expected in zip(index.load_states(notes), plain.load_states(notes), strict=True):
         assert torch.equal(found.keys, expected.keys)
     assert index.verify() == ([], [])
-    again = Commit(index._parts, staging, {})
+    again = Commit(index._parts, staging, {}, ids_of(index))
     assert again.run(rows) == (0, 0, 30)
 
 
@@ -85,34 +88,47 @@ def test_a_state_that_is_lost_is_read_when_it_is_needed(make: Make, reader: Hash
     states = sorted((index.path / "staging" / "states").rglob("*.safetensors"))
     states[0].unlink()
     states[1].write_bytes(b"torn")
-    Commit(index._parts, staging, {}).run(rows)
+    Commit(index._parts, staging, {}, ids_of(index)).run(rows)
     assert index.load_states(notes).count(None) == 2
     assert index.verify() == ([], [])
     vectors = np.stack(index.load_vectors(notes))
     assert np.array_equal(vectors, reader.encode_document(notes))
 
 
-def test_one_id_with_two_contents_and_other_roots_undo_all(
-    make: Make, reader: HashReader, notes: list[Document]
-) -> None:
+def test_documents_whose_ids_are_taken_are_left_out(make: Make, reader: HashReader, notes: list[Document]) -> None:
     index = make(states="float32")
-    staging, rows = staged(index, reader, notes)
-    with pytest.raises(ValueError, match="'d1' is the id of two documents"):
-        Commit(index._parts, staging, {}).run([*rows, {**rows[1], "text": "another"}])
-    assert len(index) == 0
     index.add([Document("from nowhere", id="d5")])
-    with pytest.raises(ValueError, match="'d5' is that of a document from no folder"):
-        Commit(index._parts, staging, {}).run(rows)
-    assert list(index) == ["d5"]
+    staging, rows = staged(index, reader, notes)
+    last = {**rows[1], "path": "another file", "text": "another", "content": "another"}
+    commit = Commit(index._parts, staging, {}, ids_of(index))
+    assert commit.run([*rows, last]) == (29, 0, 0)
+    assert index["d5"] == Document("from nowhere", id="d5")
+    assert index.get(["d1", "d29"]) == [notes[1], notes[29]]
+    assert [(str(each.path), each.extent) for each in commit.skipped] == [("f", "part"), ("another file", "part")]
+    reasons = [each.reason for each in commit.skipped]
+    assert "'d5' is that of a document in this index that came from no file" in reasons[0]
+    assert "'d1' is that of an earlier document, in 0.jsonl" in reasons[1]
+
+
+def test_of_a_document_that_clashes_no_chunk_is_taken(make: Make, reader: HashReader, notes: list[Document]) -> None:
+    """Not even one whose own id is free: here "d1" is a chunk of the document "d0", which an earlier file has."""
+    index = make(states="float32")
+    staging, rows = staged(index, reader, notes[:3])
+    earlier = {**rows[2], "id": "d0", "of": "d0", "content": "another"}
+    rows[1] |= {"of": "d0", "content": rows[0]["content"]}
+    commit = Commit(index._parts, staging, {}, ids_of(index))
+    assert commit.run([earlier | {"path": "first"}, rows[0], rows[1], rows[2]]) == (2, 0, 0)
+    assert sorted(index) == ["d0", "d2"]
+    assert len(commit.skipped) == 1
 
 
 def test_what_files_give_no_more_is_outdated(make: Make, reader: HashReader, notes: list[Document]) -> None:
     index = make(states="float32")
     staging, rows = staged(index, reader, notes)
-    Commit(index._parts, staging, {}).run(rows)
+    Commit(index._parts, staging, {}, ids_of(index)).run(rows)
     index.add([Document("of no file", id="mine")])
     Path(notes[29].metadata["source_root"], "9.jsonl").unlink()
-    later = Commit(index._parts, staging, {})
+    later = Commit(index._parts, staging, {}, ids_of(index))
     later.run(
         [row for row in rows[:9] if row["id"] not in ("d4", "d8")]
         + [{**rows[8], "reason": "broken", "path": "", "extent": ""}]
