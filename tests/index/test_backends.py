@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import fsspec
+import numpy as np
 import pytest
 from ferry import DOCUMENTS, QUESTION
 from object_store import empty_bucket, object_server
@@ -42,10 +43,13 @@ class Backend:
             with Index.open(folder, model=self.model, mode="rw") as index:
                 yield index
 
-    def add(self, documents: Sequence[Document]) -> None:
-        """Each goes to the shard that its id chooses."""
+    def add(self, documents: Sequence[Document]) -> np.ndarray:
+        """Each goes to the shard that its id chooses. How many were added, replaced and skipped."""
+        reports = []
         for shard, index in enumerate(self.writers()):
-            index.add([each for each in documents if zlib.crc32(each.id.encode()) % len(self.folders) == shard])
+            mine = [each for each in documents if zlib.crc32(each.id.encode()) % len(self.folders) == shard]
+            reports.append(index.add(mine))
+        return np.sum(reports, axis=0)
 
     def delete(self, **which: Any) -> int:
         return sum(index.delete(**which) for index in self.writers())
@@ -101,6 +105,22 @@ def backend(
 
 def ids(hits: Sequence[Hit]) -> list[str]:
     return [hit.document.id for hit in hits]
+
+
+def test_vectors_and_states_are_where_they_were_asked_to_be(backend: Backend, request: pytest.FixtureRequest) -> None:
+    """Else all that follows would say nothing of the place."""
+    name = request.node.callspec.params["backend"]
+    with backend.open() as index:
+        index.search(QUESTION, 3, mode="dense")
+    with_vectors = [bool(list(folder.glob("vectors/*"))) for folder in backend.folders]
+    with_states = [bool(list(folder.glob("states/*/*"))) for folder in backend.folders]
+    assert with_vectors == [name != "qdrant"] * len(backend.folders)
+    assert with_states == [name != "s3"] * len(backend.folders)
+    assert len(backend.folders) == (2 if name == "shards" else 1)
+    if name == "qdrant":
+        remote = qdrant.connect(backend.options["vectors_at"])
+        [collection] = remote.get_collections().collections
+        assert remote.count(collection.name).count == 9
 
 
 def test_everything_that_was_added_is_found(backend: Backend, tiny_model: GritModel, tmp_path: Path) -> None:
@@ -196,7 +216,7 @@ def test_what_is_opened_again_answers_alike(backend: Backend) -> None:
             answers.append(RAG(index, k=3).ask(QUESTION, max_new_tokens=8))
             assert index.verify() == ([], [])
         shutil.rmtree(backend.cache, ignore_errors=True)  # as on another machine
-        backend.add([*DOCUMENTS, *OTHERS])  # changes nothing
+        assert backend.add([*DOCUMENTS, *OTHERS]).tolist() == [0, 0, 9]
     first, second = answers
     assert (second.text, second.hits, second.usage) == (first.text, first.hits, first.usage)
 
