@@ -66,28 +66,16 @@ def evaluate(
     SQuAD's context and answers, query/pos/neg and passages are read too. With --index a row is {"question", "answer"}.
     """
     quality = bench_part("quality")
-    setting = quality.Setting(
-        questions,
-        documents,
-        distractors,
-        k,
-        states,
-        max_new_tokens,
-        seed,
-        only,
-        dense_weight,
-        relevance_bias,
-        rerank,
-        tuple(recompute or ()),
-    )
-    if index is not None:
-        if compare:
-            raise ValueError("--compare reads the passages of rows; with --index only the model of the index answers")
-        place, moved = index, None if model == DEFAULT_MODEL else model
-        there = bench_part("existing")
-        tell(lambda: there.main(path, place, moved, dtype, device, setting, answers), as_json, out)
+    found = (dense_weight, relevance_bias, rerank, tuple(recompute or ()))
+    setting = quality.Setting(questions, documents, distractors, k, states, max_new_tokens, seed, only, *found)
+    if index is None:
+        tell(lambda: quality.main(path, model, compare or (), dtype, device, setting, answers), as_json, out)
         return
-    tell(lambda: quality.main(path, model, compare or (), dtype, device, setting, answers), as_json, out)
+    if compare:
+        raise ValueError("--compare reads the passages of rows; with --index only the model of the index answers")
+    moved = None if model == DEFAULT_MODEL else model
+    existing = bench_part("existing")
+    tell(lambda: existing.main(path, index, moved, dtype, device, setting, answers), as_json, out)
 
 
 @evaluation.command("embedding")

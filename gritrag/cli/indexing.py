@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
@@ -45,6 +45,22 @@ if TYPE_CHECKING:
 ASK_SECONDS, ASK_BYTES, ASK_SHARE = 600, 10e9, 0.5
 """What takes longer, or more bytes, or more of the free disk, is asked about."""
 INTERRUPTED = 130
+
+
+class Storing(NamedTuple):
+    """The folder of an index, and what was asked for of a new one."""
+
+    folder: Path
+    states: str | None
+    state_quota: str | int | None
+    states_at: str | None
+    vectors_at: str | None
+
+    def chosen(self, known: "Known", expected: "Forecast") -> "Storing":
+        """With what was not asked for of a new index as it fits on the disk."""
+        if known.is_there:
+            return self
+        return self._replace(states=expected.codec, state_quota=expected.quota)
 
 
 @app.command()
@@ -97,10 +113,10 @@ def index(
     """
     on_ray = _ray(strict) if engine == "ray" else None
     listing = on_ray.list_places(paths) if on_ray else list_sources(paths)
+    storing = Storing(index, states, state_quota, states_at, vectors_at)
     with _resumable(index):
         with _first_bar(listing, "looking at the index"):
-            from gritrag.chunks import read_files
-            from gritrag.ingest import Ingestion, look, note_cutting, note_roots, open_or_create
+            from gritrag.ingest import look
 
             known = look(index)
             listing = Listing(known.roots.place(listing.sources, root), listing.skipped)
@@ -110,46 +126,67 @@ def index(
         _ask_about_cutting(known, cutting, index, yes)
         if on_ray:
             reader = _reader(known, index, model, dtype, device, cutting)
-            with open_or_create(index, reader, states, states_at, vectors_at, state_quota) as opened:
-                note_cutting(opened, cutting)
-                note_roots(opened, known.roots)
-                told = _built_on_ray(on_ray, opened, listing, cutting, (address, actors), (dtype, device), known)
-            _tell(told, as_json)
-            return
-        with _first_bar(listing, "loading the model, and looking at a sample of the files"):
-            reader = _reader(known, index, model, dtype, device, cutting)
-            parts = _readable(
-                read_files(listing.sources, reader.count_tokens, cutting, known.ids), paths, listing, strict
-            )
-            expected = _expected(known, reader, listing, cutting, index, states, state_quota, states_at)
-        _announce(expected, yes)
-        storage = states if known.is_there else expected.codec, state_quota if known.is_there else expected.quota
-        with (
-            open_or_create(index, reader, storage[0], states_at, vectors_at, storage[1]) as opened,
-            ReadingBar(_bytes(listing), len(listing.sources)) as bar,
-        ):
-            note_cutting(opened, cutting)
-            note_roots(opened, known.roots)
-            report = Ingestion(opened, listing.sources).run(parts, bar)
-    _tell(report._replace(not_read=[*listing.skipped, *report.not_read]), as_json)
+            cluster = on_ray.Cluster(address, actors)
+            report = _built_on_ray(on_ray, known, reader, listing, cutting, storing, cluster, (dtype, device))
+        else:
+            with _first_bar(listing, "loading the model, and looking at a sample of the files"):
+                reader = _reader(known, index, model, dtype, device, cutting)
+                parts = _readable(known, reader, paths, listing, cutting, strict)
+                expected = _expected(known, reader, listing, cutting, storing)
+            _announce(expected, yes)
+            report = _built_here(known, reader, listing, cutting, storing.chosen(known, expected), parts)
+    _tell(report, as_json)
+
+
+def _built_here(
+    known: "Known",
+    reader: "GritModel",
+    listing: Listing,
+    cutting: "Cutting",
+    storing: Storing,
+    parts: "Iterable[FileChunks]",
+) -> "Ingested":
+    """What this process has read, a few chunks at a time."""
+    from gritrag.ingest import Ingestion
+
+    with (
+        _opened(known, reader, cutting, storing) as opened,
+        ReadingBar(_bytes(listing), len(listing.sources)) as bar,
+    ):
+        report = Ingestion(opened, listing.sources).run(parts, bar)
+    return report._replace(not_read=[*listing.skipped, *report.not_read])
 
 
 def _built_on_ray(
     on_ray: Any,
-    opened: "Index",
+    known: "Known",
+    reader: "GritModel",
     listing: Listing,
     cutting: "Cutting",
-    cluster: tuple[str | None, int | None],
+    storing: Storing,
+    cluster: Any,
     loaded_as: tuple[str, str],
-    known: "Known",
 ) -> "Ingested":
-    """What a cluster, given by address and actors, has read with the model in a dtype and on a device."""
+    """What a cluster has read with the model in a dtype and on a device."""
     from gritrag.ingest import Ingested, refuse_other_documents
 
-    refuse_other_documents(opened, listing.sources)
-    built = on_ray.add_files(opened, listing, cutting, on_ray.Cluster(*cluster), *loaded_as, known.roots)
-    counts = {**built.report._asdict(), "removed": built.removed, "documents": len(opened)}
+    with _opened(known, reader, cutting, storing) as opened:
+        refuse_other_documents(opened, listing.sources)
+        built = on_ray.add_files(opened, listing, cutting, cluster, *loaded_as, known.roots)
+        counts = {**built.report._asdict(), "removed": built.removed, "documents": len(opened)}
     return Ingested(**counts, not_read=built.skipped)
+
+
+@contextmanager
+def _opened(known: "Known", reader: "GritModel", cutting: "Cutting", storing: Storing) -> "Iterator[Index]":
+    """The index to write into, which notes how its documents are cut and where they are from."""
+    from gritrag.ingest import note_cutting, note_roots, open_or_create
+
+    folder, states, quota, states_at, vectors_at = storing
+    with open_or_create(folder, reader, states, states_at, vectors_at, quota) as opened:
+        note_cutting(opened, cutting)
+        note_roots(opened, known.roots)
+        yield opened
 
 
 def _ray(strict: bool) -> Any:
@@ -226,11 +263,12 @@ def _reader(known: "Known", index: Path, model: str | None, dtype: str, device: 
 
 
 def _readable(
-    parts: "Iterable[FileChunks]", paths: Sequence[str], listing: Listing, strict: bool
+    known: "Known", reader: "GritModel", paths: Sequence[str], listing: Listing, cutting: "Cutting", strict: bool
 ) -> "Iterator[FileChunks]":
-    """The parts, if there is anything to read in them: of `strict` all of them, and none may be bad."""
-    from gritrag.chunks import nothing_in, refuse_faults
+    """The parts of the files, if there is anything to read in them: of `strict` all of them, and none may be bad."""
+    from gritrag.chunks import nothing_in, read_files, refuse_faults
 
+    parts: Iterable[FileChunks] = read_files(listing.sources, reader.count_tokens, cutting, known.ids)
     if strict:
         parts = list(parts)
         refuse_faults([*listing.skipped, *(skipped for part in parts for skipped in part.skipped)])
@@ -240,32 +278,23 @@ def _readable(
         first.append(part)
         if part.chunks:
             return chain(first, coming)
-    raise ValueError(
-        nothing_in(
-            [Path(path) for path in paths], [*listing.skipped, *(skipped for part in first for skipped in part.skipped)]
-        )
-    )
+    skipped = [*listing.skipped, *(skipped for part in first for skipped in part.skipped)]
+    raise ValueError(nothing_in([Path(path) for path in paths], skipped))
 
 
 def _expected(
-    known: "Known",
-    reader: "GritModel",
-    listing: Listing,
-    cutting: "Cutting",
-    index: Path,
-    states: str | None,
-    quota: str | None,
-    states_at: str | None,
+    known: "Known", reader: "GritModel", listing: Listing, cutting: "Cutting", storing: Storing
 ) -> "Forecast":
     """What the files that the index does not have yet will take."""
     from gritrag.forecast import Storage, forecast, free_bytes
     from gritrag.index.storage.manifest import parse_bytes
 
+    folder, states, quota, states_at, _ = storing
     storage = known.storage
     if not known.is_there and (states or quota or states_at):
         storage = Storage(states or "int8", parse_bytes(quota))
     new = [source for source in listing.sources if (source.root, source.name) not in known.files]
-    return forecast(reader, new, reader.count_tokens, cutting, free_bytes(index), storage)
+    return forecast(reader, new, reader.count_tokens, cutting, free_bytes(folder), storage)
 
 
 def _announce(expected: "Forecast", yes: bool) -> None:
