@@ -22,7 +22,7 @@ test-browser: .venv/.installed-$(EXTRAS)
 
 # Ray is large, so `make test` does without it.
 test-ray: .venv/.installed-$(EXTRAS),ray
-	.venv/bin/python -m pytest -m ray tests/index/test_ray.py
+	.venv/bin/python -m pytest -m ray tests/index/test_ray.py tests/index/test_ray_nodes.py
 
 # The commands of the Dockerfile in a bare environment.
 test-container: .venv/.installed-$(EXTRAS)

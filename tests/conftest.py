@@ -33,6 +33,7 @@ SLOW = (
     "index/test_privacy.py",
     "index/test_qdrant.py",
     "index/test_ray.py",
+    "index/test_ray_nodes.py",
     "index/test_remote_states.py",
     "index/test_shards.py",
     "index/test_sharing.py",
