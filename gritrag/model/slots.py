@@ -13,11 +13,10 @@ from gritrag.model.state import CacheShape
 BLOCK_COLUMNS = 8192
 """Of all slots of a block together; a larger slot has a block of its own."""
 
-GRAIN = 128
-"""Columns of a slot are a multiple of this."""
-
-SPARE = 1.25
-"""A slot may be so many times longer than needed: attention sees all of it."""
+GRAIN, SHARE = 256, 8
+"""Columns of a slot are a multiple of `GRAIN`, and of about a part of so many of its length: few sizes, so that many
+texts are neighbours, of which none is much longer than needed, for attention sees all of it. The size follows from the
+text alone, not from the slots that are free: in bfloat16 sums over more columns may be rounded otherwise."""
 
 KEPT = 2
 """Blocks that stay when nobody uses them: the system gives fresh memory slowly."""
@@ -60,6 +59,12 @@ class Slot(NamedTuple):
         return self.block.keys[:, part], self.block.values[:, part]
 
 
+def size_of(columns: int) -> int:
+    """Of a slot for so many columns."""
+    grain = max(GRAIN, (1 << columns.bit_length() - 1) // SHARE)
+    return -(-columns // grain) * grain
+
+
 class Slots:
     """All blocks of one engine, whose thread alone uses them.
 
@@ -78,11 +83,9 @@ class Slots:
             columns: that are needed.
             filled: of them, that the caller writes before it does anything else; the others are zero.
         """
-        size = -(-columns // GRAIN) * GRAIN
-        fitting = [block for block in self._blocks if block.free and size <= block.columns <= SPARE * size]
-        if fitting:
-            block = min(fitting, key=lambda block: block.columns)
-        else:
+        size = size_of(columns)
+        block = next((block for block in self._blocks if block.free and block.columns == size), None)
+        if block is None:
             block = self._make(size)
             self._blocks.append(block)
         number = min(block.free)

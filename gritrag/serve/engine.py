@@ -5,17 +5,19 @@ or to index, until its budget is spent. Requests join and leave between steps; e
 """
 
 import logging
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import accumulate
 
 import torch
 
 from gritrag.model.grit import GritModel
 from gritrag.model.kernels import without_cudnn
-from gritrag.model.ragged import Row, ragged
+from gritrag.model.ragged import PADDED, Row, ragged
 from gritrag.model.slots import Slots
 from gritrag.serve.generation import Generation
 from gritrag.serve.jobs import FairQueue, StoppingError
@@ -33,7 +35,7 @@ GUESSING_ROWS = 4
 JOINS = 4
 """Requests that join in one step while others wait for their next token."""
 
-LINGER, GAP_TOKENS = 1.0, 48
+LINGER, GAP_TOKENS = 1.0, 2 * PADDED
 """For so many seconds after somebody was answered the next question is expected: it is not to wait for more tokens of
 embedding than these."""
 
@@ -55,20 +57,27 @@ class Plan:
         self.owners.append(owner)
         return row.ids.shape[1]
 
-    def add_texts(self, job: ReadingJob, model: GritModel, budget: int, in_rows: bool) -> int:
-        """What `budget` tokens allow of a job; returns how many it took. A text that is read whole may take more."""
+    def add_texts(self, job: ReadingJob, model: GritModel, budget: int) -> int:
+        """What `budget` tokens allow of a job; returns how many it took."""
         taken = 0
-        texts: list[TextReading] = []
         for text in job.texts:
-            if taken >= budget:
-                break
-            if text.left and in_rows:
-                taken += self.add(text.next_row(model, budget - taken), (job, text))
-            elif text.left:
-                taken += text.left
-                texts.append(text)
-        if texts:
-            self.whole.append((job, texts))
+            row = text.next_row(model, budget - taken) if text.left else None
+            if row is not None:
+                taken += self.add(row, (job, text))
+        return taken
+
+    def add_whole(self, job: ReadingJob, budget: int, batch: int) -> int:
+        """Texts of a job that are read in padded batches, until `budget` tokens are spent; returns how many.
+
+        A batch has up to `batch` tokens, whatever is left of the budget: in bfloat16 a text comes out otherwise in
+        another batch, and must not depend on what else the step does.
+        """
+        taken, left = 0, [text for text in job.texts if text.left]
+        while left and taken < budget:
+            ends = list(accumulate(text.left for text in left))
+            count = max(1, sum(end <= batch for end in ends))
+            self.whole.append((job, left[:count]))
+            taken, left = taken + ends[count - 1], left[count:]
         return taken
 
 
@@ -238,16 +247,23 @@ class Engine:
         return self.model.step is not None and self.model.rotation is not None
 
     def _plan(self, is_busy: bool) -> tuple[Plan, int]:
-        """The plan, and how many of its tokens nobody waits for."""
+        """The plan, and how many of its tokens nobody waits for.
+
+        Where a prompt is cut depends on nothing but the prompt: in bfloat16 its tokens would come out otherwise. The
+        first one goes on in every step, others where they fit.
+        """
         plan = Plan()
-        in_rows = self._is_ragged and self.model.config.reading == "causal"
-        budget, guesses = self.limits.step_tokens, len(self._running) <= GUESSING_ROWS
+        budget, guesses, is_first = self.limits.step_tokens, len(self._running) <= GUESSING_ROWS, True
         for generation in sorted(self._running, key=_place_in_step):
-            row = generation.next_row(max(budget, 0), guesses)
-            budget -= 0 if row is None else plan.add(row, generation)
+            is_reading = generation.is_reading
+            row = generation.next_row(sys.maxsize if is_first else budget, self.limits.step_tokens, guesses)
+            if row is not None:
+                budget -= plan.add(row, generation)
+                is_first = is_first and not is_reading
         for job in self._urgent:
-            budget -= plan.add_texts(job, self.model, budget, in_rows)
-        allowed = budget
+            budget -= self._add(plan, job, max(budget, PADDED) if is_first else budget)
+            is_first = False
+        allowed = max(budget, PADDED) if not plan.rows else budget
         if is_busy:
             saved = int(self._credit / self._token_cost)  # spent in one go: a row more slows a step, however short
             allowed = min(budget, saved) if saved >= GAP_TOKENS else 0
@@ -255,9 +271,14 @@ class Engine:
             allowed = min(budget, GAP_TOKENS)
         embedded = 0
         for job in self._background:
-            embedded += plan.add_texts(job, self.model, allowed - embedded, in_rows)
+            embedded += self._add(plan, job, allowed - embedded)
         self._background.rotate()
         return plan, embedded
+
+    def _add(self, plan: Plan, job: ReadingJob, budget: int) -> int:
+        if self._is_ragged and self.model.config.reading == "causal":
+            return plan.add_texts(job, self.model, budget)
+        return plan.add_whole(job, budget, self.limits.step_tokens)
 
     def _account(self, embedded: int, seconds: float, is_busy: bool) -> None:
         """While somebody waits for an answer, embedding saves up a share of the time, and spends what it has saved."""
@@ -327,5 +348,8 @@ class Engine:
 
 
 def _place_in_step(job: Generation) -> tuple[bool, int, int]:
-    """Decoding comes first, and neighbours stand one behind the other: they attend together."""
-    return (job.is_reading, 0, 0) if job.slot is None else (job.is_reading, id(job.slot.block), job.slot.number)
+    """Decoding comes first, and neighbours stand one behind the other: they attend together. Prompts keep the order in
+    which they came."""
+    if job.is_reading or job.slot is None:
+        return (job.is_reading, 0, 0)
+    return (False, id(job.slot.block), job.slot.number)

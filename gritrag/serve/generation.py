@@ -159,11 +159,12 @@ class Generation:
 
     # --- steps --------------------------------------------------------------------------------------------------------
 
-    def next_row(self, most: int, guesses: bool) -> Row | None:
+    def next_row(self, most: int, piece: int, guesses: bool) -> Row | None:
         """What it reads in the next forward: some of its context, or the token chosen last and guesses behind it.
 
         Args:
-            most: tokens of its context that may be read now.
+            most: tokens of its context that may be read now; None is returned where it would read more.
+            piece: its context is cut after every so many tokens.
             guesses: whether tokens may be guessed.
         """
         if self._generated:
@@ -173,8 +174,8 @@ class Generation:
             return Row(ids, positions, self._cache, ids.shape[1], slot=self.slot)
         end = self._ids.shape[1]
         if self._mask is None:  # a mask by position is that of the whole context
-            end = min(end, self._read + most)
-        if end == self._read or (self._mask is not None and most <= 0):
+            end = min(end, self._read + piece)
+        if end - self._read > most:
             return None
         part = slice(self._read, end)
         self._read = end

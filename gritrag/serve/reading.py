@@ -14,7 +14,7 @@ import torch
 from torch.nn.functional import normalize
 
 from gritrag.model.grit import GritModel
-from gritrag.model.ragged import Row
+from gritrag.model.ragged import PADDED, Row, padded
 from gritrag.model.state import DocumentState, PlacedCache, RecordingCache
 from gritrag.serve.jobs import DeadlineError
 from gritrag.tokens import TokenIds
@@ -43,16 +43,22 @@ class TextReading:
         """Tokens that are still to be read."""
         return len(self.prompt.ids) - self.done
 
-    def next_row(self, model: GritModel, most: int) -> Row:
-        """The next tokens of it, at most so many."""
-        end = min(len(self.prompt.ids), self.done + most)
-        is_whole = self.done == 0 and end == len(self.prompt.ids)
+    def next_row(self, model: GritModel, most: int) -> Row | None:
+        """The next tokens of it, at most so many; None where it cannot be cut there."""
+        length = len(self.prompt.ids)
+        end = length if self.left <= most else self.done + max(most, 0) // PADDED * PADDED
+        if end == self.done:
+            return None
+        is_whole = self.done == 0 and end == length
         if self.cache is None and (self.wants_state or not is_whole):
-            self.cache = PlacedCache(*model.decoder.shape.empty(1, len(self.prompt.ids)), 0)
+            buffers = model.decoder.shape.empty(1, padded(length))
+            for buffer in buffers:
+                buffer.zero_()  # attention sees what is hidden, too
+            self.cache = PlacedCache(*buffers, 0)
         ids = torch.tensor([self.prompt.ids[self.done : end]], device=model.lm.device)
         positions = torch.arange(self.done, end, device=ids.device)[None]
         self.done = end
-        return Row(ids, positions, self.cache, ids.shape[1])
+        return Row(ids, positions, self.cache, ids.shape[1], text_tokens=length)
 
     def take(self, model: GritModel, hidden_TD: torch.Tensor) -> None:
         """What its row gave; with the last of it, vector and state."""

@@ -8,7 +8,7 @@ from architectures import VOCABULARY, make_lm
 
 from gritrag.model.context import Context, Part, place
 from gritrag.model.probes import probe
-from gritrag.model.ragged import Alone, Neighbours, Row, Whole, attending, ragged
+from gritrag.model.ragged import Alone, Neighbours, Row, Stretch, Whole, attending, padded, ragged
 from gritrag.model.slots import KEPT, Slots
 from gritrag.model.state import CacheShape, DocumentState, PlacedCache
 from gritrag.model.step import SPARE_COLUMNS, Step
@@ -103,6 +103,30 @@ def test_texts_without_caches_are_read_as_each_alone(dtype: torch.dtype) -> None
             torch.testing.assert_close(found, step.read(text)[0], atol=1e-4 if dtype == torch.float32 else 0.1, rtol=0)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_text_attends_to_the_bit_the_same_however_it_is_cut(dtype: torch.dtype) -> None:
+    draw, step = torch.Generator().manual_seed(0), Step(make_lm("llama"))
+    like = torch.zeros(1, 1, 8, dtype=dtype)
+    for length in (20, 64, 100, 131, 250, 300, 700):
+        query, key, value = (torch.randn(length, heads, 8, generator=draw).to(dtype) for heads in (4, 2, 2))
+        numbers = torch.zeros(1, length, dtype=torch.long)
+        (whole,) = attending([Row(numbers, numbers, None, length)], step, like)
+        whole.store(0, key, value)
+        expected = whole.mix(0, query, 0.3, False)
+        for cuts in ([], [32], [64, 96], [32, 128, 224]):
+            ends = [cut for cut in cuts if cut < length] + [length]
+            cache = PlacedCache(*(torch.zeros(1, 1, 2, padded(length), 8, dtype=dtype) for _ in range(2)), 0)
+            found = []
+            for begin, end in zip([0, *ends], ends, strict=False):
+                part = slice(begin, end)
+                row = Row(numbers[:, part], numbers[:, part], cache, end - begin, text_tokens=length)
+                (stretch,) = attending([row], step, like)
+                assert type(stretch) is Stretch
+                stretch.store(0, key[part], value[part])
+                found.append(stretch.mix(0, query[part], 0.3, False))
+            assert torch.equal(torch.cat(found), expected), (length, cuts)
+
+
 def test_slots_are_neighbours_and_hold_nothing_of_those_before() -> None:
     slots = Slots(SHAPE)
     taken = [slots.take(300) for _ in range(4)]
@@ -111,7 +135,7 @@ def test_slots_are_neighbours_and_hold_nothing_of_those_before() -> None:
     for buffer in taken[1].buffers:
         buffer[:] = torch.nan
     slots.give_back(taken[1])
-    again = slots.take(350, filled=5)
+    again = slots.take(450, filled=5)
     assert again.number == 1
     for buffer in (again.block.keys, again.block.values):
         assert bool((buffer[:, 1, :, 5:] == 0).all())
@@ -121,7 +145,7 @@ def test_slots_are_neighbours_and_hold_nothing_of_those_before() -> None:
 def test_slots_are_about_as_long_as_needed_and_few_wait_unused() -> None:
     slots = Slots(SHAPE)
     taken = [slots.take(columns) for columns in (1, 600, 520, 500, 1000, 9000, 20_000)]
-    assert [slot.block.columns for slot in taken] == [128, 640, 640, 640, 1024, 9088, 20_096]
+    assert [slot.block.columns for slot in taken] == [256, 768, 768, 512, 1024, 9216, 20_480]
     for slot in taken:
         slots.give_back(slot)
     assert slots.in_use == 0

@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,18 @@ from architectures import VOCABULARY, make_lm
 from serving import QUESTIONS, Running
 
 from gritrag import RAG, GritModel, Index
+from gritrag.corpus import documents, questions
+from gritrag.model.context import Context
+from gritrag.model.decode import Sampling
 from gritrag.model.ragged import Row, ragged
 from gritrag.model.state import PlacedCache
 from gritrag.model.step import Step
+from gritrag.serve.engine import Engine
+from gritrag.serve.generation import Generation
+from gritrag.serve.jobs import Event, Finished
+from gritrag.serve.limits import Limits
+from gritrag.serve.memory import Memory
+from gritrag.serve.reading import ReadingJob
 
 HELLO = [{"role": "user", "content": "hello"}]
 
@@ -54,6 +64,56 @@ def test_a_ragged_forward_equals_each_row_alone(architecture: str) -> None:
             whole = step.logits(text, positions, None, cache_of(text.shape[1]), text.shape[1])[0]
             for stop, keep, part in parts:
                 torch.testing.assert_close(part, whole[stop - keep : stop], atol=1e-4, rtol=0)
+
+
+needs_bf16 = pytest.mark.skipif(
+    not torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason="no bfloat16 instructions: sums are those of other kernels"
+)
+
+
+def run_at_once(model: GritModel, generations: Sequence[Generation], readings: Sequence[ReadingJob]) -> list[Any]:
+    """All jobs in an engine's first step, as far as they fit: what was told of each."""
+    told: list[list[Event]] = [[] for _ in generations]
+    engine = Engine(model, Limits(), Memory(1 << 20))
+    for generation, events in zip(generations, told, strict=True):
+        generation.sink = events.append
+        engine.submit(generation)
+    for reading in readings:
+        engine.submit(reading)
+    engine.start()
+    engine.stop()
+    ends = [events[-1] for events in told]
+    assert all(isinstance(end, Finished) for end in ends)
+    outcomes = [outcome for reading in readings for outcome in reading.future.result()]
+    return [(end.completion, end.logprobs) for end in ends] + [outcome.vector.tolist() for outcome in outcomes]  # type: ignore[union-attr]
+
+
+@needs_bf16
+def test_in_bfloat16_nothing_depends_on_who_is_beside_it(real_model_bf16: GritModel) -> None:
+    """To the last bit of every probability: states, questions and long prompts, and texts to embed, more than fit a
+    step, so that some are cut."""
+    model, end = real_model_bf16, time.monotonic() + 600
+    asked = [question.question for question in questions()][:20]
+    states = [reading.state for reading in model.read_documents([document.text for document in documents()[:8]])]
+    long = model.prompts.prompt_ids(documents()[0].text * 3)
+    assert len(long) > 256
+    contexts = [
+        Context.of(*states[number % 5 : number % 5 + 2 + number % 3], model.prompts.question_ids(text, True))
+        for number, text in enumerate(asked[:6])
+    ] + [Context.of(long), Context.of(long[:40])]
+    prompts = [*model.prompts.queries(asked), *model.prompts.documents(documents()[:3])]
+    assert sum(len(prompt.ids) for prompt in prompts[:20]) > 256
+
+    def generations() -> list[Generation]:
+        return [Generation(context, Sampling(max_new_tokens=6), "a", end, top_logprobs=1) for context in contexts]
+
+    def readings() -> list[ReadingJob]:
+        return [ReadingJob([prompt], "a", end, True, number % 2 == 0) for number, prompt in enumerate(prompts)]
+
+    alone = [run_at_once(model, [each], [])[0] for each in generations()]
+    alone += [run_at_once(model, [], [each])[0] for each in readings()]
+    assert run_at_once(model, [], readings()) == alone[len(contexts) :]
+    assert run_at_once(model, generations(), readings()) == alone
 
 
 def together(server: Running, bodies: Sequence[tuple[str, dict[str, Any]]]) -> list[dict[str, Any]]:
@@ -187,3 +247,15 @@ def test_the_real_model_answers_sixteen_at_once_token_for_token(
     server = start(real_model, {"docs": folder})
     bodies = [("/v1/rag", {"question": q, "k": 3, "max_new_tokens": 12}) for q in (QUESTIONS * 3)[:16]]
     assert [answer["text"] for answer in together(server, bodies)] == (expected * 3)[:16]
+
+
+@needs_bf16
+def test_in_bfloat16_too_sixteen_texts_are_the_same_at_once(
+    real_model_bf16: GritModel, make_index: Callable[..., Path], start: Callable[..., Running]
+) -> None:
+    server = start(real_model_bf16, {"docs": make_index(real_model_bf16, documents()[:24], states="bf16")})
+    asked = [question.question for question in questions()][:16]
+    bodies = [("/v1/rag", {"question": text, "k": 4, "max_new_tokens": 12}) for text in asked]
+    alone = [together(server, [body])[0] for body in bodies]
+    for one, other in zip(alone, together(server, bodies), strict=True):
+        assert (one["text"], one["hits"]) == (other["text"], other["hits"])

@@ -19,7 +19,7 @@ from serving import QUESTIONS, Running
 from gritrag import GritModel
 from gritrag.model.context import Context
 from gritrag.model.decode import Sampling
-from gritrag.model.ragged import ragged
+from gritrag.model.ragged import PADDED, ragged
 from gritrag.serve.admission import Admission
 from gritrag.serve.engine import GAP_TOKENS, Engine
 from gritrag.serve.errors import ApiError
@@ -75,7 +75,8 @@ def job(
 
 
 def test_embedding_beside_answers_takes_whole_stretches_and_no_more(tiny_model: GritModel) -> None:
-    """What was saved up is spent from `GAP_TOKENS` on; a question that is expected waits for so many at most."""
+    """What was saved up is spent from `GAP_TOKENS` on, as far as texts can be cut there; a question that is expected
+    waits for so many at most."""
     engine = Engine(tiny_model, Limits(step_tokens=256), Memory(1 << 20))
     ids = tiny_model.prompts.prompt_ids("a long text " * 100)
     prompts = [TokenIds(ids, [True] * len(ids))]
@@ -89,7 +90,8 @@ def test_embedding_beside_answers_takes_whole_stretches_and_no_more(tiny_model: 
         return engine._plan(is_busy)[1]
 
     assert taken(is_busy=True, saved=GAP_TOKENS - 1) == 0
-    assert taken(is_busy=True, saved=GAP_TOKENS + 5) == GAP_TOKENS + 5
+    assert taken(is_busy=True, saved=GAP_TOKENS + 5) == GAP_TOKENS
+    assert taken(is_busy=True, saved=GAP_TOKENS + PADDED + 5) == GAP_TOKENS + PADDED
     assert taken(is_busy=False) == 256, "nobody was answered yet"
     engine._account(0, 0.1, is_busy=True)
     assert taken(is_busy=False) == GAP_TOKENS
