@@ -41,7 +41,9 @@ def _size_of(file: Any) -> dict[str, int]:
 class ReadingBar:
     """How far the reading of files has come: documents, tokens a second, and the time that is left.
 
-    One bar in a terminal; elsewhere, such as in a log, a line from time to time. Counts only what is acknowledged.
+    One bar in a terminal; elsewhere, such as in a log, a line from time to time. Counts only what is acknowledged. What
+    is left takes as long, byte by byte, as all that the model has read so far: files that are known already, and pass
+    in no time, say nothing of it, and one large file after many small ones says little.
 
     Args:
         size: bytes of all files.
@@ -50,12 +52,14 @@ class ReadingBar:
     """
 
     def __init__(self, size: int, files: int, leaves: bool = True) -> None:
-        form = "{percentage:3.0f}%|{bar:20}| {desc} [{elapsed}, {remaining} left]"
+        form = "{percentage:3.0f}%|{bar:20}| {desc} [{elapsed}{postfix} left]"
         self._bar = ProgressBar(total=max(1, size), bar_format=form, disable=None, leave=leaves, mininterval=0)
         self._size, self._files = max(1, size), files
         self._done = self._files_done = self.documents = self.tokens = 0
         self._busy = 0.0
-        self._began = self._told = time.monotonic()
+        self._told = self._last = time.monotonic()
+        self._read, self._reading = 0, 0.0  # bytes of what the model has read, and seconds from one acknowledgement on
+        self._bar.set_postfix_str("?", refresh=False)
         self.say(str(self))
 
     def say(self, what: str) -> None:
@@ -67,13 +71,18 @@ class ReadingBar:
         self._done, self._files_done = min(self._size, self._done + size), self._files_done + files
         self.documents, self.tokens = self.documents + documents, self.tokens + tokens
         self._busy += seconds
-        self._bar.set_description_str(str(self), refresh=False)
-        self._bar.update(self._done - self._bar.n)
         now = time.monotonic()
+        if tokens:
+            self._read, self._reading = self._read + size, self._reading + max(seconds, now - self._last)
+        self._last = now
+        left = self._reading * (self._size - self._done) / self._read if self._read else None
+        self._bar.set_description_str(str(self), refresh=False)
+        self._bar.set_postfix_str("?" if left is None else ProgressBar.format_interval(left), refresh=False)
+        self._bar.update(self._done - self._bar.n)
         if self._bar.disable and now - self._told >= EVERY:
             self._told = now
-            left = (now - self._began) * (self._size - self._done) / max(1, self._done)
-            print(f"{self._done / self._size:.0%}: {self}, {left / 60:.0f} min left", file=sys.stderr, flush=True)
+            time_left = "" if left is None else f", {left / 60:.0f} min left"
+            print(f"{self._done / self._size:.0%}: {self}{time_left}", file=sys.stderr, flush=True)
 
     def __str__(self) -> str:
         rate = f", {self.tokens / self._busy:,.0f} tokens/s" if self.tokens and self._busy else ""

@@ -172,6 +172,18 @@ def test_a_bar_says_documents_speed_and_time_left(monkeypatch: pytest.MonkeyPatc
     assert all(part in last for part in ("50%", "2/4 files", "30 documents", "2,000 tokens/s", "left"))
 
 
+def test_files_that_are_known_already_say_nothing_of_the_time_that_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Resumed half-way: what passes in no time is no measure, and the last file is not either."""
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    with ReadingBar(1000, 8) as bar:
+        bar.advance(500, 4, 30, 0, 0.0)
+        known = sys.stderr.getvalue().split("\r")[-1]
+        bar.advance(90, 1, 30, 6000, 85.0)
+        bar.advance(10, 1, 30, 600, 15.0)
+    assert "? left" in known
+    assert "06:40 left" in sys.stderr.getvalue().split("\r")[-1]
+
+
 def test_where_there_is_no_terminal_a_line_is_written_from_time_to_time(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
