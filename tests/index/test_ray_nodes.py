@@ -1,4 +1,4 @@
-"""A node of a cluster that is killed while it works for a build loses nothing."""
+"""Clusters: one that a build starts ends with it, and a node that is killed while it works for a build loses nothing."""
 
 import os
 import threading
@@ -34,6 +34,12 @@ def nodes() -> Iterator[Cluster]:
     yield cluster
     ray.shutdown()
     cluster.shutdown()
+
+
+def test_a_cluster_of_its_own_has_a_processor_to_parse_and_ends_with_the_build() -> None:
+    with engine._running(engine.Cluster(actors=1)) as actors:
+        assert (actors, ray.cluster_resources()["CPU"]) == (1, 2)
+    assert not ray.is_initialized()
 
 
 def readers_of(raylet: int) -> list[int]:
