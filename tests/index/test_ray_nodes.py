@@ -1,4 +1,4 @@
-"""Clusters: one that a build starts ends with it, and a node that is killed while it works for a build loses nothing."""
+"""Clusters: one that a build starts ends with it; a node that is killed while it works for a build loses nothing."""
 
 import os
 import threading
