@@ -9,9 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from functools import partial
-from itertools import accumulate
 
 import torch
 
@@ -24,6 +22,7 @@ from gritrag.serve.jobs import FairQueue, StoppingError
 from gritrag.serve.limits import Limits
 from gritrag.serve.memory import Memory
 from gritrag.serve.reading import ReadingJob, TextReading, read_whole
+from gritrag.serve.step_plan import StepPlan, place_in_step
 
 logger = logging.getLogger(__name__)
 
@@ -41,44 +40,6 @@ embedding than these."""
 
 FIRST_COST = 1e-3
 """Seconds that a token to embed is taken to cost until it has been measured."""
-
-
-@dataclass
-class Plan:
-    """What one step does: rows of one forward with their owners, and texts that are read whole, each job by itself."""
-
-    rows: list[Row] = field(default_factory=list)
-    owners: list[Generation | tuple[ReadingJob, TextReading]] = field(default_factory=list)
-    whole: list[tuple[ReadingJob, list[TextReading]]] = field(default_factory=list)
-
-    def add(self, row: Row, owner: Generation | tuple[ReadingJob, TextReading]) -> int:
-        """Returns its tokens."""
-        self.rows.append(row)
-        self.owners.append(owner)
-        return row.ids.shape[1]
-
-    def add_texts(self, job: ReadingJob, model: GritModel, budget: int) -> int:
-        """What `budget` tokens allow of a job; returns how many it took."""
-        taken = 0
-        for text in job.texts:
-            row = text.next_row(model, budget - taken) if text.left else None
-            if row is not None:
-                taken += self.add(row, (job, text))
-        return taken
-
-    def add_whole(self, job: ReadingJob, budget: int, batch: int) -> int:
-        """Texts of a job that are read in padded batches, until `budget` tokens are spent; returns how many.
-
-        A batch has up to `batch` tokens, whatever is left of the budget: in bfloat16 a text comes out otherwise in
-        another batch, and must not depend on what else the step does.
-        """
-        taken, left = 0, [text for text in job.texts if text.left]
-        while left and taken < budget:
-            ends = list(accumulate(text.left for text in left))
-            count = max(1, sum(end <= batch for end in ends))
-            self.whole.append((job, left[:count]))
-            taken, left = taken + ends[count - 1], left[count:]
-        return taken
 
 
 class Engine:
@@ -246,15 +207,15 @@ class Engine:
         """Whether texts of any lengths can go through one forward."""
         return self.model.step is not None and self.model.rotation is not None
 
-    def _plan(self, is_busy: bool) -> tuple[Plan, int]:
+    def _plan(self, is_busy: bool) -> tuple[StepPlan, int]:
         """The plan, and how many of its tokens nobody waits for.
 
         Where a prompt is cut depends on nothing but the prompt: in bfloat16 its tokens would come out otherwise. The
         first one goes on in every step, others where they fit.
         """
-        plan = Plan()
+        plan = StepPlan()
         budget, guesses, is_first = self.limits.step_tokens, len(self._running) <= GUESSING_ROWS, True
-        for generation in sorted(self._running, key=_place_in_step):
+        for generation in sorted(self._running, key=place_in_step):
             is_reading = generation.is_reading
             row = generation.next_row(sys.maxsize if is_first else budget, self.limits.step_tokens, guesses)
             if row is not None:
@@ -275,7 +236,7 @@ class Engine:
         self._background.rotate()
         return plan, embedded
 
-    def _add(self, plan: Plan, job: ReadingJob, budget: int) -> int:
+    def _add(self, plan: StepPlan, job: ReadingJob, budget: int) -> int:
         if self._is_ragged and self.model.config.reading == "causal":
             return plan.add_texts(job, self.model, budget)
         return plan.add_whole(job, budget, self.limits.step_tokens)
@@ -291,7 +252,7 @@ class Engine:
         elif self._background:
             self._credit += self.limits.background_share * seconds - embedded * self._token_cost
 
-    def _compute(self, plan: Plan) -> None:
+    def _compute(self, plan: StepPlan) -> None:
         if not self._is_ragged:
             for row, owner in zip(plan.rows, plan.owners, strict=True):
                 assert isinstance(owner, Generation), "texts are read whole by this model"
@@ -345,11 +306,3 @@ class Engine:
             self._running.remove(job)
             job.leave(self._slots)
             job.sink(finished)
-
-
-def _place_in_step(job: Generation) -> tuple[bool, int, int]:
-    """Decoding comes first, and neighbours stand one behind the other: they attend together. Prompts keep the order in
-    which they came."""
-    if job.is_reading or job.slot is None:
-        return (job.is_reading, 0, 0)
-    return (False, id(job.slot.block), job.slot.number)
