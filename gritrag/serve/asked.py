@@ -171,6 +171,10 @@ def question_of(
         raise bad("recompute is for questions without earlier turns", "recompute")
     if extension.recompute and MODES[extension.mode].is_question_first:
         raise bad("recompute is for modes in which the question stands last", "recompute")
+    if extension.rerank is not None and extension.documents is not None:
+        raise bad("rerank ranks what a search found: leave it out, or send no documents", "rerank")
+    if extension.rerank is not None and extension.rerank < extension.k:
+        raise bad(f"rerank is how many candidates are ranked: at least k = {extension.k}", "rerank")
     bias = RELEVANCE_BIAS if extension.relevance_bias is None else extension.relevance_bias
     return Question(
         text,
@@ -186,6 +190,7 @@ def question_of(
         top_logprobs,
         remembers=bool(history),
         recompute=extension.recompute,
+        rerank=extension.rerank,
     )
 
 

@@ -138,6 +138,8 @@ class Extension(BaseModel):
         documents: to answer from instead of a search.
         mode: ``doc-cache`` answers from states, ``doc-query`` reads the documents again.
         k, where, search_mode, relevance_bias, recompute: see `gritrag.RAG`.
+        rerank: so many candidates of the search, at least `k`, are ranked by how probable the question is behind the
+            state of each; the `k` best are kept. Not with `documents`.
     """
 
     index: str | None = None
@@ -148,6 +150,7 @@ class Extension(BaseModel):
     search_mode: SearchMode = "hybrid"
     relevance_bias: float | None = Field(None, ge=0, le=100)
     recompute: float = Field(0.0, ge=0, le=1)
+    rerank: int | None = Field(None, ge=1, le=64)
 
 
 # --- sampling, shared by all that generate ---------------------------------------------------------------------------

@@ -1,4 +1,7 @@
-"""Between the event loop, where requests live, and the engine's thread: streams of events, and a model for an index."""
+"""Between the event loop, where requests live, and the engine's thread: streams of events, and a model for an index.
+
+Shape letters: `N` states.
+"""
 
 import asyncio
 import time
@@ -8,12 +11,14 @@ from typing import Any
 import numpy as np
 
 from gritrag.model.grit import GritModel
-from gritrag.model.state import Reading
+from gritrag.model.state import DocumentState, Reading
 from gritrag.records import Document, Fingerprint
 from gritrag.serve.engine import Engine
 from gritrag.serve.generation import Generation
 from gritrag.serve.jobs import Event, Failed, Finished
+from gritrag.serve.ranking import RankingJob
 from gritrag.serve.reading import Outcome, ReadingJob
+from gritrag.serve.threads import in_thread
 from gritrag.tokens import TokenIds
 
 
@@ -51,6 +56,20 @@ async def read(
     if not prompts:
         return []
     job = ReadingJob(prompts, client, deadline, is_urgent, wants_states)
+    engine.submit(job)
+    return await asyncio.wrap_future(job.future)
+
+
+async def rank(
+    engine: Engine, question: str, states: Sequence[DocumentState], client: str, deadline: float
+) -> np.ndarray:
+    """How probable a question is behind each state: float32 `[N]`, mean log-probability of its tokens in nats.
+
+    Raises:
+        ValueError: the model's states cannot be used, or question and document are too long for it.
+    """
+    scored = await in_thread(engine.model.prompts.scored_question, question)
+    job = RankingJob(scored, states, client, deadline)
     engine.submit(job)
     return await asyncio.wrap_future(job.future)
 

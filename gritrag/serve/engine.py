@@ -21,12 +21,13 @@ from gritrag.serve.generation import Generation
 from gritrag.serve.jobs import FairQueue, StoppingError
 from gritrag.serve.limits import Limits
 from gritrag.serve.memory import Memory
+from gritrag.serve.ranking import RankingJob
 from gritrag.serve.reading import ReadingJob, TextReading, read_whole
 from gritrag.serve.step_plan import StepPlan, place_in_step
 
 logger = logging.getLogger(__name__)
 
-Job = Generation | ReadingJob
+Job = Generation | ReadingJob | RankingJob
 
 GUESSING_ROWS = 4
 """Up to so many texts guess tokens; more fill a forward by themselves."""
@@ -60,7 +61,7 @@ class Engine:
         self._waiting: FairQueue[Generation] = FairQueue()
         self._running: list[Generation] = []
         self._slots = Slots(model.decoder.shape) if self._is_ragged else None
-        self._urgent: FairQueue[ReadingJob] = FairQueue()
+        self._urgent: FairQueue[ReadingJob | RankingJob] = FairQueue()
         self._background: FairQueue[ReadingJob] = FairQueue()
         self._is_stopping = False
         self._token_cost, self._credit = FIRST_COST, 0.0
@@ -145,14 +146,16 @@ class Engine:
         for job in inbox:
             if isinstance(job, Generation):
                 self._waiting.push(job)
+            elif isinstance(job, RankingJob) or job.is_urgent:
+                self._urgent.push(job)
             else:
-                (self._urgent if job.is_urgent else self._background).push(job)
+                self._background.push(job)
 
     def _drop(self) -> None:
         """Let go of everything that nobody waits for: its place and its cache are free for the next."""
         self._waiting.remove(lambda job: job.is_gone())
-        for readings in (self._urgent, self._background):
-            readings.remove(lambda job: job.is_gone())
+        self._urgent.remove(lambda job: job.is_gone())
+        self._background.remove(lambda job: job.is_gone())
         self._leave(lambda job: job.is_gone())
 
     def _leave(self, is_over: Callable[[Generation], bool]) -> None:
@@ -181,12 +184,13 @@ class Engine:
         self._compute(plan)
         for job, texts in plan.whole:
             self._survives(job, partial(read_whole, self.model, texts))
-        for readings in (self._urgent, self._background):
-            for done in readings.remove(lambda job: job.is_done):
-                done.finish()
+        for ranking, states in plan.rankings:
+            self._survives(ranking, partial(ranking.go_on, self.model, states))
+        for done in (*self._urgent.remove(lambda job: job.is_done), *self._background.remove(lambda job: job.is_done)):
+            done.finish()
         seconds = time.perf_counter() - began
         self._account(embedded, seconds, is_busy)
-        self.on_step(len(plan.rows) + len(plan.whole), seconds)
+        self.on_step(len(plan.rows) + len(plan.whole) + len(plan.rankings), seconds)
 
     def _survives(self, job: Job, work: Callable[[], object]) -> bool:
         """Whether it went well. If not, this job has failed, and no other."""
@@ -236,7 +240,9 @@ class Engine:
         self._background.rotate()
         return plan, embedded
 
-    def _add(self, plan: StepPlan, job: ReadingJob, budget: int) -> int:
+    def _add(self, plan: StepPlan, job: ReadingJob | RankingJob, budget: int) -> int:
+        if isinstance(job, RankingJob):
+            return plan.add_ranking(job, budget, self.limits.step_tokens)
         if self._is_ragged and self.model.config.reading == "causal":
             return plan.add_texts(job, self.model, budget)
         return plan.add_whole(job, budget, self.limits.step_tokens)

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -40,7 +40,7 @@ class Question:
         index: to search; None where `hits` are given or nothing is to be found.
         hits: to answer from instead of a search.
         mode: one of `MODES`.
-        k, where, search_mode, relevance_bias, recompute: see `RAG`.
+        k, where, search_mode, relevance_bias, recompute, rerank: see `RAG`.
         history: token ids of what was said before, which stand before the documents.
         top_logprobs: how many likeliest tokens to tell; None for none.
         remembers: whether the conversation is kept for the next turn.
@@ -59,6 +59,7 @@ class Question:
     top_logprobs: int | None = None
     remembers: bool = False
     recompute: float = 0.0
+    rerank: int | None = None
 
 
 @dataclass(frozen=True)
@@ -71,14 +72,32 @@ class Told:
     logprobs: tuple[TokenLogprob, ...] = ()
 
 
+class States(NamedTuple):
+    """States of all hits, the numbers of those that had to be read, and the vectors that reading left."""
+
+    states: list[DocumentState]
+    computed: set[int]
+    vectors: dict[int, np.ndarray]
+
+    def of(self, numbers: Sequence[int]) -> "States":
+        """Of some of the hits, in this order."""
+        place = {number: new for new, number in enumerate(numbers)}
+        return States(
+            [self.states[number] for number in numbers],
+            {place[number] for number in self.computed if number in place},
+            {place[number]: vector for number, vector in self.vectors.items() if number in place},
+        )
+
+
 @dataclass
 class Found:
-    """What a search has found for a question, and what embedding it left."""
+    """What a search has found for a question, what embedding it left, and the states that ranking took."""
 
     hits: list[Hit]
     is_ranked: bool
     state: DocumentState | None = None
     vector: np.ndarray | None = None
+    states: States | None = None
 
 
 class Observer(Protocol):

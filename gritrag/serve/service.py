@@ -1,6 +1,6 @@
 """Service: what a running server holds, and the steps from a question to an answer.
 
-Shape letters: `D` length of a vector.
+Shape letters: `D` length of a vector, `N` hits.
 """
 
 import asyncio
@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from gritrag.index.index import Index
+from gritrag.index.rerank import ranked
 from gritrag.model.context import Context, Part
 from gritrag.model.decode import Sampling
 from gritrag.model.grit import GritModel
@@ -21,7 +22,7 @@ from gritrag.model.state import DocumentState, Reading
 from gritrag.plan import MODES, ContextPlan, Retrieved, plan_context
 from gritrag.records import Answer, Citation, Document, Hit, Timings, Usage, as_hits
 from gritrag.serve.admission import Admission
-from gritrag.serve.bridge import document_prompts, generate, query_prompts, read
+from gritrag.serve.bridge import document_prompts, generate, query_prompts, rank, read
 from gritrag.serve.created import CreatedStores
 from gritrag.serve.engine import Engine
 from gritrag.serve.errors import too_long
@@ -30,7 +31,7 @@ from gritrag.serve.jobs import Finished, Piece
 from gritrag.serve.limits import Limits
 from gritrag.serve.memory import Memory
 from gritrag.serve.metrics import Metrics
-from gritrag.serve.question import Asker, Found, Observer, Question, Told
+from gritrag.serve.question import Asker, Found, Observer, Question, States, Told
 from gritrag.serve.stored import Responses
 from gritrag.serve.tenants import Tenants
 from gritrag.serve.threads import in_thread
@@ -208,13 +209,25 @@ class Service:
             (hits,) = await in_thread(
                 question.index.search_many,
                 [question.text],
-                question.k,
+                question.rerank or question.k,
                 where=question.where,
                 mode=question.search_mode,
                 vectors=None if vector is None else vector[None],
             )
+            states: States | None = None
+            if question.rerank is not None and hits:
+                hits, states = await self._reranked(asker, question, hits)
             unscored = weighs and len(hits) > 1 and not any(hit.score > 0 for hit in hits)
+            return Found(hits, is_ranked, state, vector if unscored else None, states)
         return Found(hits if mode.has_documents else [], is_ranked, state, vector if unscored else None)
+
+    async def _reranked(self, asker: Asker, question: Question, hits: Sequence[Hit]) -> tuple[list[Hit], States]:
+        """The best `k` by how probable the question is behind each of their states, and these states."""
+        states = await self._states(asker, question.index, hits)
+        logs_N = await rank(self.engine, question.text, states.states, asker.client, asker.deadline)
+        kept = ranked(hits, logs_N, question.k)
+        numbers = {id(hit.document): number for number, hit in enumerate(hits)}
+        return kept, states.of([numbers[id(hit.document)] for hit in kept])
 
     async def _plan(self, asker: Asker, question: Question, found: Found, sampling: Sampling) -> ContextPlan:
         mode, hits = MODES[question.mode], found.hits
@@ -222,7 +235,8 @@ class Service:
         computed: set[int] = set()
         vectors: dict[int, np.ndarray] = {}
         if mode.reuses_documents and question.recompute < 1 and hits:  # all of it read again is text
-            states, computed, vectors = await self._states(asker, question.index, hits)
+            loaded = found.states or await self._states(asker, question.index, hits)
+            states, computed, vectors = loaded
         if found.vector is not None:
             hits = await self._scored(question.index, hits, found.vector, vectors)
         retrieved = Retrieved(
@@ -244,10 +258,8 @@ class Service:
         )
         return _behind(question.history, plan) if question.history else plan
 
-    async def _states(
-        self, asker: Asker, index: Index | None, hits: Sequence[Hit]
-    ) -> tuple[list[DocumentState], set[int], dict[int, np.ndarray]]:
-        """States of all hits, the numbers of those that had to be read, and the vectors that reading left."""
+    async def _states(self, asker: Asker, index: Index | None, hits: Sequence[Hit]) -> States:
+        """Loaded from the index, or remembered, or read now."""
         documents = [hit.document for hit in hits]
         states: list[DocumentState | None] = [None] * len(hits)
         vectors: dict[int, np.ndarray] = {}
@@ -255,7 +267,7 @@ class Service:
             states = await in_thread(index.load_states, documents)
         missing = [number for number, state in enumerate(states) if state is None]
         if not missing:
-            return [state for state in states if state is not None], set(), vectors
+            return States([state for state in states if state is not None], set(), vectors)
         salt = asker.tenant.salt
         dressed = await in_thread(document_prompts, self.model, [documents[n] for n in missing])
         prompts = dict(zip(missing, dressed, strict=True))
@@ -274,7 +286,7 @@ class Service:
                 await in_thread(index.store_state, documents[number], outcome.state)
             else:
                 self.memory.keep_document(salt, prompts[number].ids, Reading(outcome.vector, outcome.state))
-        return [state for state in states if state is not None], set(computed), vectors
+        return States([state for state in states if state is not None], set(computed), vectors)
 
     async def _scored(
         self, index: Index | None, hits: Sequence[Hit], vector_D: np.ndarray, vectors: Mapping[int, np.ndarray]

@@ -6,16 +6,19 @@ from itertools import accumulate
 from gritrag.model.grit import GritModel
 from gritrag.model.ragged import Row
 from gritrag.serve.generation import Generation
+from gritrag.serve.ranking import RankingJob
 from gritrag.serve.reading import ReadingJob, TextReading
 
 
 @dataclass
 class StepPlan:
-    """What one step does: rows of one forward with their owners, and texts that are read whole, each job by itself."""
+    """What one step does: rows of one forward with their owners; texts that are read whole, each job by itself; and
+    rankings, with how many states each."""
 
     rows: list[Row] = field(default_factory=list)
     owners: list[Generation | tuple[ReadingJob, TextReading]] = field(default_factory=list)
     whole: list[tuple[ReadingJob, list[TextReading]]] = field(default_factory=list)
+    rankings: list[tuple[RankingJob, int]] = field(default_factory=list)
 
     def add(self, row: Row, owner: Generation | tuple[ReadingJob, TextReading]) -> int:
         """Returns its tokens."""
@@ -45,6 +48,13 @@ class StepPlan:
             self.whole.append((job, left[:count]))
             taken, left = taken + ends[count - 1], left[count:]
         return taken
+
+    def add_ranking(self, job: RankingJob, budget: int, batch: int) -> int:
+        """States of a ranking, in batches of `batch` tokens; returns the tokens."""
+        if budget <= 0:
+            return 0
+        self.rankings.append((job, job.count(batch)))
+        return job.count(batch) * len(job.question.ids)
 
 
 def place_in_step(job: Generation) -> tuple[bool, int, int]:

@@ -146,6 +146,72 @@ def test_answers_together_are_those_of_one_after_the_other(
         assert answer["usage"]["prompt_tokens_details"]["cached_tokens"] == alone.usage.cached_tokens
 
 
+@pytest.mark.parametrize("mode", ["doc-cache", "doc-query", "query-doc-cache"])
+def test_ranking_from_states_is_that_of_rag(mode: str, server: Running, tiny_model: GritModel, tmp_path: Path) -> None:
+    """In `/v1/rag`, chat and responses alike, and in batches of a few states."""
+    server.service.indexes["docs"].export(tmp_path / "copy")
+    with Index.open(tmp_path / "copy", model=tiny_model, mode="r") as index:
+        expected = [RAG(index, mode=mode, k=2, rerank=5).ask(question, max_new_tokens=8) for question in QUESTIONS]
+        plain = [[hit.document.id for hit in index.search(question, k=2)] for question in QUESTIONS]
+    assert [[hit.document.id for hit in answer.hits] for answer in expected] != plain, "ranking changes nothing here"
+    options = {"mode": mode, "k": 2, "rerank": 5}
+    found = together(server, [("/v1/rag", {"question": q, "max_new_tokens": 8, **options}) for q in QUESTIONS])
+    chats = together(
+        server,
+        [
+            (
+                "/v1/chat/completions",
+                {
+                    "model": "rag/docs",
+                    "messages": [{"role": "user", "content": q}],
+                    "max_tokens": 8,
+                    "gritrag": options,
+                },
+            )
+            for q in QUESTIONS
+        ],
+    )
+    for answer, alone in zip(found + [chat["gritrag"] for chat in chats], expected * 2, strict=True):
+        assert [hit["id"] for hit in answer["hits"]] == [hit.document.id for hit in alone.hits]
+        np.testing.assert_allclose([hit["score"] for hit in answer["hits"]], [h.score for h in alone.hits], atol=1e-4)
+        assert answer["text"] == alone.text
+        assert answer["usage"]["prompt_tokens_details"]["cached_tokens"] == alone.usage.cached_tokens
+
+
+def test_a_ranking_reads_missing_states_once_and_goes_on_in_batches(
+    tiny_model: GritModel, make_index: Callable[..., Path], start: Callable[..., Running]
+) -> None:
+    folder = make_index(tiny_model, states="none")
+    with Index.open(folder, model=tiny_model, mode="r") as index:
+        expected = index.search(QUESTIONS[0], k=3, rerank=6)
+    server = start(tiny_model, {"docs": folder}, step_tokens=40)
+    rows: list[int] = []
+    server.service.engine.on_step = lambda count, seconds: rows.append(count)
+    body = {"question": QUESTIONS[0], "k": 3, "rerank": 6, "max_new_tokens": 1}
+    (answer,) = together(server, [("/v1/rag", body)])
+    assert [hit["id"] for hit in answer["hits"]] == [hit.document.id for hit in expected]
+    assert answer["usage"]["prompt_tokens_details"]["cached_tokens"] == 0
+    assert len(rows) > 6, "the ranking took one step"
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"k": 5, "rerank": 4}, {"rerank": 0}, {"rerank": 65}, {"rerank": "many"}, {"rerank": 5, "documents": ["x"]}],
+)
+def test_a_ranking_that_makes_no_sense_is_refused_by_name(wrong: dict[str, Any], server: Running) -> None:
+    with server.client() as client:
+        for path, body in (
+            ("/v1/rag", {"question": "x", **wrong}),
+            (
+                "/v1/chat/completions",
+                {"model": "gritrag", "messages": [{"role": "user", "content": "x"}], "gritrag": wrong},
+            ),
+        ):
+            response = client.post(path, json=body)
+            assert response.status_code == 400
+            assert "rerank" in response.json()["error"]["message"]
+
+
 @pytest.mark.parametrize("share", [0.3, 1.0])
 def test_tokens_are_read_again_as_alone(share: float, server: Running, tiny_model: GritModel, tmp_path: Path) -> None:
     server.service.indexes["docs"].export(tmp_path / "copy")
