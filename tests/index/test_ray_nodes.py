@@ -65,11 +65,13 @@ def test_a_killed_node_loses_nothing(nodes: Cluster, tiny_model: GritModel, tmp_
     listing = list_sources([tmp_path / "notes"])
     [lost] = nodes.worker_nodes
     killed: list[int] = []
+    staged: list[Path] = []
     raylet = lost.all_processes["raylet"][0].process.pid
 
     def kill_when_both_read() -> None:
-        while not (readers_of(raylet) and list((tmp_path / "index" / "staging").glob("parts/*"))):
+        while not (staged and readers_of(raylet)):
             time.sleep(0.02)
+            staged[:] = (tmp_path / "index" / "staging").glob("parts/*")
         killed.extend(readers_of(raylet))
         nodes.remove_node(lost, allow_graceful=False)
 
@@ -82,6 +84,7 @@ def test_a_killed_node_loses_nothing(nodes: Cluster, tiny_model: GritModel, tmp_
         assert not any(os.path.exists(f"/proc/{reader}") for reader in killed)
         assert [node["Alive"] for node in ray.nodes()].count(True) == 1
         expected = [chunk for part in read_files(listing.sources, model.count_tokens, CUTTING) for chunk in part.chunks]
+        assert engine.BATCH * len(staged) < len(expected), "there was more to do"
         assert (built.report.added, built.skipped) == (len(expected), [])
         assert index.get(list(index)) == expected
         assert index.verify() == ([], [])
