@@ -2,7 +2,7 @@
 
 import asyncio
 
-from experiments.serve_load import DOCUMENTS, Timed, abreast, orders, percentile
+from experiments.serving import DOCUMENTS, Timed, abreast, orders, percentile
 
 
 def test_no_set_of_documents_comes_twice() -> None:
