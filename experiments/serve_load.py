@@ -39,10 +39,15 @@ from experiments.serving import (
     process,
     question_about,
     rag,
+    resident_bytes,
 )
 from gritrag import GritModel, Index
 from gritrag.corpus import documents, questions
 from gritrag.evaluate.llama_cpp import find_server, write_gguf
+from gritrag.progress import ProgressBar
+
+WARM = 20
+"""Requests before those that are counted."""
 
 # --- measurements -----------------------------------------------------------------------------------------------------
 
@@ -112,30 +117,55 @@ async def embedding(folder: Path, dtype: str, seconds: float, clients: int) -> d
 
 
 async def combinations(folder: Path, dtype: str, requests: int, clients: int) -> dict[str, Any]:
-    """Hit tokens, and whether the last requests take longer than the first."""
-    with ours(folder, dtype) as url:
+    """Hit tokens, and whether the last tenth of the requests takes longer, or more memory, than the first.
+
+    A request that fails is counted, and stops no other.
+    """
+    window = max(1, requests // 10)
+    done: list[Timed] = []
+    failed: list[str] = []
+    memory: list[int] = []
+    with ours(folder, dtype) as url, ProgressBar(total=requests, unit="request") as bar:
         async with client_of(url) as client:
 
-            def job(chosen: list[int]) -> Callable[[], Awaitable[Timed]]:
-                where = {"number": {"$in": chosen}}
-                return lambda: rag(client, question=question_about(chosen), where=where, max_new_tokens=1)
+            def job(chosen: list[int], counts: bool = True) -> Callable[[], Awaitable[Timed]]:
+                async def ask() -> Timed:
+                    where = {"number": {"$in": chosen}}
+                    timed = Timed(0.0, 0.0, "")
+                    try:
+                        timed = await rag(client, question=question_about(chosen), where=where, max_new_tokens=1)
+                        done.extend([timed] if counts else [])
+                    except httpx.HTTPError as error:
+                        failed.append(f"{type(error).__name__}: {error}")
+                    bar.update(counts)
+                    if counts and len(done) == window and not memory:
+                        memory.append(await resident_bytes(client))
+                    return timed
 
-            jobs = [job(chosen) for chosen in orders(requests, RECORDS)]
-            await abreast(jobs[:20], clients)
-            done, seconds = await abreast(jobs, clients)
-    window = max(1, requests // 10)
+                return ask
+
+            drawn = orders(requests + WARM, RECORDS)
+            await abreast([job(chosen, counts=False) for chosen in drawn[:WARM]], clients)
+            _, seconds = await abreast([job(chosen) for chosen in drawn[WARM:]], clients)
+            memory.append(await resident_bytes(client))
+    if not done:
+        raise ValueError(f"no request was answered: {failed[:3]}")
     p95 = [percentile([timed.total for timed in part], 0.95) for part in (done[:window], done[-window:])]
-    asked = sum(timed.prompt_tokens for timed in done)
-    cached = sum(timed.cached_tokens for timed in done)
-    question = sum(timed.prompt_tokens - timed.cached_tokens for timed in done) / requests
+    reused = sum(timed.cached_tokens for timed in done)
     return {
-        "requests": requests,
-        "requests_per_s": requests / seconds,
-        "cached_share_of_prompt": cached / asked,
-        "tokens_read_per_request": question,
+        "requests": len(done),
+        "failed": len(failed),
+        "first_failures": failed[:5],
+        "requests_per_s": len(done) / seconds,
+        "hit_tokens_share": reused / sum(timed.document_tokens for timed in done),
+        "cached_share_of_prompt": reused / sum(timed.prompt_tokens for timed in done),
+        "tokens_read_per_request": (sum(timed.prompt_tokens for timed in done) - reused) / len(done),
+        "window": window,
         "p95_first_s": p95[0],
         "p95_last_s": p95[1],
         "p95_last_over_first": p95[1] / p95[0],
+        "resident_after_first_bytes": memory[0],
+        "resident_at_end_bytes": memory[-1],
     }
 
 

@@ -27,13 +27,17 @@ RECORDS, RECORD_TOKENS = 60, 200
 
 
 class Timed(NamedTuple):
-    """One request: seconds until the first token and until the end, what was said, and its tokens."""
+    """One request: seconds until the first token and until the end, what was said, and its tokens.
+
+    `document_tokens` of the prompt are documents, of which `cached_tokens` were not read again.
+    """
 
     first: float
     total: float
     text: str
     prompt_tokens: int = 0
     cached_tokens: int = 0
+    document_tokens: int = 0
 
 
 def percentile(values: Sequence[float], share: float) -> float:
@@ -120,7 +124,15 @@ async def rag(client: httpx.AsyncClient, **body: Any) -> Timed:
                     answer = json.loads(line.removeprefix("data: "))
     usage = answer["usage"]
     cached = usage["prompt_tokens_details"]["cached_tokens"]
-    return Timed(first, time.perf_counter() - began, answer["text"], usage["prompt_tokens"], cached)
+    cited = sum(citation["end"] - citation["start"] for citation in answer["citations"])
+    return Timed(first, time.perf_counter() - began, answer["text"], usage["prompt_tokens"], cached, cited)
+
+
+async def resident_bytes(client: httpx.AsyncClient) -> int:
+    """Memory of the server's process, as its metrics tell it, mapped files included."""
+    lines = (await client.get("/metrics")).text.splitlines()
+    (line,) = [line for line in lines if line.startswith("process_resident_memory_bytes ")]
+    return int(float(line.split()[1]))
 
 
 async def completion(client: httpx.AsyncClient, prompt: list[int], tokens: int) -> Timed:

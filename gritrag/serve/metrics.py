@@ -1,7 +1,15 @@
 """What the server counts, for Prometheus. No label says who asked what."""
 
 from fastapi import Response
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    generate_latest,
+)
 
 FIRST_TOKEN = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 STEP = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
@@ -31,6 +39,7 @@ class Metrics:
         self.rows = Counter("gritrag_step_rows", "Rows of all steps.", registry=self.registry)
         self.running = Gauge("gritrag_running", "Texts that are generated now.", registry=self.registry)
         self.waiting = Gauge("gritrag_waiting", "Requests that are waiting or running.", registry=self.registry)
+        ProcessCollector(registry=self.registry)  # memory and time of the process, where the system tells them
         self.memory = Gauge("gritrag_memory_bytes", "Conversations and documents kept.", registry=self.registry)
 
     def step(self, rows: int, seconds: float) -> None:

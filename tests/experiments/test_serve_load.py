@@ -1,8 +1,14 @@
 """The load experiment: its sets of documents, its percentiles, and a run at a size for tests."""
 
 import asyncio
+from pathlib import Path
+from typing import Any
 
-from experiments.serving import DOCUMENTS, Timed, abreast, orders, percentile
+import httpx
+import pytest
+
+from experiments.serve_load import WARM, combinations
+from experiments.serving import DOCUMENTS, Timed, abreast, make_index, orders, percentile, rag
 
 
 def test_no_set_of_documents_comes_twice() -> None:
@@ -32,3 +38,27 @@ def test_clients_ask_one_after_the_other_each() -> None:
     done, _ = asyncio.run(abreast([job] * 20, 3))
     assert len(done) == 20
     assert most == 3
+
+
+def test_combinations_are_counted_to_the_last_request(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A request that fails is counted, and stops no other."""
+    monkeypatch.setattr("experiments.serve_load.RECORDS", 9)
+    asked = 0
+
+    async def fails_once(client: httpx.AsyncClient, **body: Any) -> Timed:
+        nonlocal asked
+        asked += 1
+        return await rag(client, **{**body, "k": 0} if asked == WARM + 15 else body)
+
+    monkeypatch.setattr("experiments.serve_load.rag", fails_once)
+    make_index(tmp_path / "index", "float32", 9)
+    found = asyncio.run(combinations(tmp_path / "index", "float32", 20, 4))
+    assert (found["requests"], found["failed"], found["window"]) == (19, 1, 2)
+    assert "400" in found["first_failures"][0]
+    assert found["hit_tokens_share"] == 1.0
+    assert 0.9 < found["cached_share_of_prompt"] < 1
+    assert 0 < found["resident_after_first_bytes"] <= 1.5 * found["resident_at_end_bytes"]
+    assert found["p95_first_s"] > 0
+    assert "20/20" in capfd.readouterr().err
