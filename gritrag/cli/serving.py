@@ -1,6 +1,7 @@
 """The command that serves indexes over HTTP."""
 
 import os
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -59,9 +60,8 @@ def serve(
     known = tenants.load_tenants(keys, os.environ.get("GRITRAG_API_KEY", ""))
     served = [server.Served.of(each) for each in indexes or ()]
     bounds = limits.Limits(rows=rows, requests=requests, seconds=timeout)
-    service = server.make_service(
-        load_model(model, dtype, device), Path(model).name, served, known, bounds, read_only, data
-    )
+    loaded = serve_part("threads").apart(partial(load_model, model, dtype, device))  # not by this thread, which stays
+    service = server.make_service(loaded, Path(model).name, served, known, bounds, read_only, data)
     if trace:
         service.observer = tracing_part().Tracing(service.model_id)
     typer.echo(f"serving {', '.join(service.indexes) or 'no index'} on http://{host}:{port}", err=True)

@@ -24,6 +24,7 @@ from gritrag.serve.memory import Memory
 from gritrag.serve.ranking import RankingJob
 from gritrag.serve.reading import ReadingJob, TextReading, read_whole
 from gritrag.serve.step_plan import StepPlan, place_in_step
+from gritrag.serve.threads import compute_with
 
 logger = logging.getLogger(__name__)
 
@@ -110,7 +111,7 @@ class Engine:
     # --- the loop -----------------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
-        torch.set_num_threads(self._threads)  # a new thread has as many as the thread that set them last
+        compute_with(self._threads)
         try:
             with torch.inference_mode():
                 while self._wait():

@@ -13,9 +13,31 @@ T = TypeVar("T")
 WORKERS = 4
 
 
+def compute_with(threads: int) -> None:
+    """How many threads torch takes for what the calling thread computes.
+
+    `torch.set_num_threads` sets the number of this thread, and that with which others begin. A thread begins when it
+    first computes or asks for the number: one that has only set it takes over what another thread has set since.
+    """
+    torch.get_num_threads()
+    torch.set_num_threads(threads)
+
+
+def apart(function: Callable[[], T]) -> T:
+    """The outcome of a function, called in a thread that ends with it, and whose OpenMP threads end with it too.
+
+    Every thread that computes has OpenMP threads of its own, as long as it lives. Where there are more of them than
+    processors, libgomp lets each sleep after every product, and waking it takes longer than a product does: a server
+    whose model had been loaded by its main thread took 1.5 times as long for an answer.
+    """
+    with ThreadPoolExecutor(1, thread_name_prefix="apart") as executor:
+        return executor.submit(function).result()
+
+
 def _begin() -> None:
-    # a team of OpenMP threads for each of them would take the cores from the engine, whose threads wait for each other
-    torch.set_num_threads(1)
+    compute_with(
+        1
+    )  # teams of threads for each worker would take the cores from the engine, whose own wait for each other
 
 
 _workers = ThreadPoolExecutor(WORKERS, thread_name_prefix="worker", initializer=_begin)

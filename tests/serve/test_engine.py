@@ -27,6 +27,7 @@ from gritrag.serve.jobs import Event, Finished
 from gritrag.serve.limits import Limits
 from gritrag.serve.memory import Memory
 from gritrag.serve.reading import ReadingJob
+from gritrag.serve.threads import in_thread
 
 HELLO = [{"role": "user", "content": "hello"}]
 
@@ -280,6 +281,24 @@ def test_small_steps_change_nothing(
     np.testing.assert_allclose(found, tiny_model.encode_document(QUESTIONS), atol=1e-5)
     expected = tiny_model.generate(HELLO, max_new_tokens=8)
     assert chat["choices"][0]["message"]["content"] == expected
+
+
+def test_the_engine_computes_with_all_threads_and_workers_with_one(
+    tiny_model: GritModel, make_index: Callable[..., Path], start: Callable[..., Running]
+) -> None:
+    """Whoever begins first: workers that set their number before the engine computes do not set the engine's."""
+    before, seen = torch.get_num_threads(), set[int]()
+    torch.set_num_threads(3)
+    try:
+        server = start(tiny_model, {"docs": make_index(tiny_model)})
+        server.service.engine.on_step = lambda rows, seconds: seen.add(torch.get_num_threads())
+        bodies = [("/v1/rag", {"question": question, "max_new_tokens": 2}) for question in QUESTIONS]
+        together(server, bodies)
+        workers = [asyncio.run(in_thread(torch.get_num_threads)) for _ in range(8)]
+    finally:
+        torch.set_num_threads(before)
+    assert seen == {3}
+    assert set(workers) == {1}
 
 
 def test_when_the_engine_itself_fails_everybody_is_told_and_the_server_can_stop(
