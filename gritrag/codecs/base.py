@@ -55,7 +55,8 @@ class Codec(ABC):
 
     @abstractmethod
     def runs(self, packed: Packed, values_LHTK: torch.Tensor) -> Iterator[tuple[Region, torch.Tensor]]:
-        """Unpack the values into a buffer of any type, and the keys run by run: where they are, float32 `[l, H, t, K]`.
+        """Unpack the values into a buffer of any type, and the keys run by run: where they are, `[l, H, t, K]` in
+        float32, or in the type of 16 bits that they were computed in.
 
         A run is small enough to be found in the processor's cache by what works on it. Its keys are there until the
         next run is asked for; nobody else needs them.

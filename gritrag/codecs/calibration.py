@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import torch
 
-from gritrag.codecs.transform import Basis, Bits, in_blocks
+from gritrag.codecs.transform import Basis, Bits, in_blocks, pick_product
 
 RIDGE = 0.02
 """Of the mean of a head's moments: what no gradient has pointed along counts so much all the same."""
@@ -123,7 +123,7 @@ def _basis(spread: _Spread, bits: Sequence[Bits]) -> Basis:
         sample = weighted_ND[:: -(-len(weighted_ND) // SAMPLE)]
         directions.append(kept_DR)
         steps.append(deviation_R * _steps(sample @ kept_DR / deviation_R, of_block))
-    return Basis(bits, spread.mean, spread.metric, torch.cat(directions, dim=1), torch.cat(steps))
+    return Basis(bits, pick_product(), spread.mean, spread.metric, torch.cat(directions, dim=1), torch.cat(steps))
 
 
 def _steps(coordinates_NR: torch.Tensor, bits: Bits) -> torch.Tensor:

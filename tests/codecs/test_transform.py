@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import xxhash
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -51,6 +52,10 @@ def transform() -> Transform:
     return Transform(keys, values, START)
 
 
+def there_and_back(basis: Basis, given: torch.Tensor) -> torch.Tensor:
+    return basis.unpack(basis.pack(given)).float()
+
+
 def error(kept: torch.Tensor, read: torch.Tensor) -> float:
     return float((kept - read).norm() / (read - read.mean(2, keepdim=True)).norm())
 
@@ -71,7 +76,10 @@ def test_whole_numbers_come_out_of_the_bytes_as_they_went_in(
     joined = bits.join(codes)
     assert joined.dtype == torch.uint8
     assert joined.shape == (3, tokens, bits.bytes)
-    assert torch.equal(bits.part(joined), codes)
+    for joined_TP, codes_TR in zip(joined, codes, strict=True):
+        parted = bits.part(joined_TP.T, rows=2)
+        assert torch.equal(parted[:-2], codes_TR.T.to(torch.uint8))
+        assert (parted[-2:] == 1).all()
 
 
 @given(most=st.integers(0, 200), seed=st.integers(0, 99), spread=st.floats(0, 4))
@@ -100,14 +108,14 @@ def test_bits_go_where_errors_would_cost_most() -> None:
 def test_a_basis_keeps_to_its_bytes(limit: int) -> None:
     basis = fitted(limit, tokens=200)
     assert basis.bytes <= limit
-    assert basis.pack(numbers(5)).shape == (5, basis.bytes)
+    assert basis.pack(numbers(5)).shape == (basis.bytes, 5)
 
 
 def test_more_bytes_lose_less_also_of_documents_that_were_not_fitted() -> None:
     unseen, errors = numbers(50, seed=9), []
     for limit in (0, 4, 8, 16, 32, 64):
         basis = fitted(limit)
-        errors.append(error(basis.unpack(basis.pack(unseen)), unseen))
+        errors.append(error(there_and_back(basis, unseen), unseen))
     assert errors == sorted(errors, reverse=True)
     assert 0.9 < errors[0] < 1.1
     assert errors[-1] < 0.03
@@ -116,7 +124,7 @@ def test_more_bytes_lose_less_also_of_documents_that_were_not_fitted() -> None:
 def test_fewer_blocks_lose_less_for_the_same_bytes() -> None:
     unseen = numbers(50, seed=9)
     bases = [fitted(16, blocks) for blocks in (4, 2, 1)]
-    errors = [error(basis.unpack(basis.pack(unseen)), unseen) for basis in bases]
+    errors = [error(there_and_back(basis, unseen), unseen) for basis in bases]
     assert errors == sorted(errors, reverse=True)
 
 
@@ -124,27 +132,56 @@ def test_what_costs_little_may_be_lost() -> None:
     """The same bytes: less error in channels where it costs, more elsewhere."""
     unseen = numbers(50, seed=9)
     plain, weighted = (fitted(8, of=m) for m in (moments(), moments(100, 100, *[0.01] * 6)))
-    off = {
-        name: basis.unpack(basis.pack(unseen)) - unseen for name, basis in (("plain", plain), ("weighted", weighted))
-    }
+    off = {name: there_and_back(basis, unseen) - unseen for name, basis in (("plain", plain), ("weighted", weighted))}
     assert off["weighted"][..., :2].norm() < 0.9 * off["plain"][..., :2].norm()
     assert off["weighted"][..., 2:].norm() > off["plain"][..., 2:].norm()
 
 
 def test_heads_that_cost_nothing_are_no_trouble() -> None:
     basis = fitted(16, of=moments() * torch.tensor([1.0, 0.0])[:, None, None])
-    assert basis.unpack(basis.pack(numbers(5))).isfinite().all()
+    assert there_and_back(basis, numbers(5)).isfinite().all()
 
 
-@pytest.mark.parametrize("tokens", [1, 2, 127, 128, 129, 300])
-def test_runs_are_all_tokens_in_order(transform: Transform, tokens: int) -> None:
-    packed = transform.pack(numbers(tokens), numbers(tokens, seed=1))
-    runs = list(transform.runs(packed, torch.empty(transform.shape(packed))))
-    assert [token for (_, group), _ in runs for token in range(tokens)[group]] == list(range(tokens))
-    assert all(run.shape == (LAYERS, HEADS, group.stop - group.start, HEAD_DIM) for (_, group), run in runs)
-    keys, values = transform.unpack(packed)
-    assert error(keys, numbers(tokens)) < 0.2 or tokens == 1
-    assert keys.shape == values.shape == (LAYERS, HEADS, tokens, HEAD_DIM)
+@pytest.mark.parametrize("blocks", [1, 2, 4])
+@pytest.mark.parametrize("together", [1, 2, 3, 6])
+@pytest.mark.parametrize("tokens", [1, 2, 255, 256, 257, 600])
+def test_runs_are_all_layers_and_tokens_once(
+    tokens: int, together: int, blocks: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gritrag.codecs.transform.TOGETHER", together)
+    given = torch.stack([numbers(tokens), numbers(tokens, seed=1)])
+    given[:, :, :, :2] = START[:, :, :, : min(2, tokens)]
+    codec = Transform(*fit([numbers(600), numbers(600, seed=1)], [moments(), moments()], 32, blocks), START)
+    packed = codec.pack(*given)
+    values = torch.full(codec.shape(packed), torch.nan)
+    keys, times = torch.full_like(values, torch.nan), torch.zeros(LAYERS, tokens)
+    for (layers, group), run in codec.runs(packed, values):
+        assert run.shape == keys[layers, :, group].shape
+        keys[layers, :, group] = run
+        times[layers, group] += 1
+    assert (times == 1).all()
+    assert torch.equal(torch.stack([keys, values])[:, :, :, :2], START[:, :, :, : min(2, tokens)])
+    for part, (kept, read) in enumerate(zip((keys, values), given, strict=True)):
+        assert torch.equal(kept, codec.unpack(packed)[part])
+        assert tokens < 3 or error(kept[:, :, 2:], read[:, :, 2:]) < 0.2
+
+
+def with_product(basis: Basis, product: torch.dtype) -> Basis:
+    return Basis(basis.bits, product, basis.mean, basis.metric, basis.directions, basis.step)
+
+
+@pytest.mark.parametrize("mean", [0.0, 300.0])
+@pytest.mark.parametrize("limit", [16, 64])
+def test_bfloat16_adds_no_more_than_it_rounds(limit: int, mean: float) -> None:
+    """Also of numbers that are far from zero, for their spread: what is added to all tokens alike is not rounded."""
+    shift = mean * torch.randn(LAYERS, HEADS, 1, HEAD_DIM, generator=torch.Generator().manual_seed(3))
+    (basis,) = fit([numbers(600) + shift], [moments()], limit, blocks=4)
+    given = numbers(200, seed=5) + shift
+    exact, rounded = (there_and_back(with_product(basis, dtype), given) for dtype in (torch.float32, torch.bfloat16))
+    off = rounded - exact
+    spread = (exact - exact.mean(2, keepdim=True)).square().mean(2, keepdim=True).sqrt()
+    assert (off.abs() <= 2**-8 * exact.abs() + 2**-5 * spread).all()
+    assert (off.mean(2).abs() <= 2**-10 * exact.abs().amax(2) + 2**-6 * spread[:, :, 0]).all()
 
 
 def test_numbers_far_from_all_that_was_fitted_are_clipped_and_stay_finite(transform: Transform) -> None:
@@ -197,6 +234,16 @@ def test_what_another_calibration_packed_is_refused(transform: Transform) -> Non
     packed = other.pack(numbers(5), numbers(5, seed=1))
     with pytest.raises(ValueError, match=r"packed with calibration [0-9a-f]{16}, this one is [0-9a-f]{16}"):
         transform.check(packed)
+
+
+def test_what_was_packed_with_the_codes_of_each_block_apart_is_refused(transform: Transform, tmp_path: Path) -> None:
+    """Older versions wrote the same bytes in another order, and knew them by the hash of the calibration alone."""
+    transform.save(tmp_path / "states.safetensors")
+    digest = xxhash.xxh3_64_digest((tmp_path / "states.safetensors").read_bytes())
+    packed = transform.pack(numbers(5), numbers(5, seed=1))
+    transform.check(packed)
+    with pytest.raises(ValueError, match=f"packed with calibration {digest.hex()}, this one is"):
+        transform.check({**packed, "calibration": torch.tensor(list(digest), dtype=torch.uint8)})
 
 
 def test_states_of_another_model_are_refused(transform: Transform) -> None:
