@@ -12,7 +12,7 @@ import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-__all__ = ["compile_filter", "float_of_bits", "metadata_fields"]
+__all__ = ["compile_filter", "float_of_bits", "metadata_fields", "rows_query"]
 
 Compiled = tuple[str, list[Any]]
 """A SQL condition over `documents` that is never NULL, and its parameters."""
@@ -27,6 +27,8 @@ FEW = 100
 MAX_PARAMETERS = 30_000
 FLAT = 30
 """Conditions in a row."""
+IN = "documents.row IN ("
+ONE_CONDITION = f"{IN}SELECT row FROM fields WHERE name = ? AND "
 
 
 def metadata_fields(metadata: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str, Any]]:
@@ -66,6 +68,23 @@ def compile_filter(where: Mapping[str, Any] | None) -> Compiled:
             f"and {MAX_PARAMETERS} fit one query: use $in for many values of one field, or several queries"
         )
     return sql, parameters
+
+
+def rows_query(condition: str) -> str:
+    """SQL for the rows of the documents that satisfy a compiled condition, ascending.
+
+    Where only documents with some field can satisfy it, `fields` alone is asked: of a million documents, finding 10,000
+    in the table of documents takes 50 ms, in an index over rows 13, and none are to be found where there is but one
+    condition: 3 ms.
+    """
+    is_of_fields = "SELECT" in condition and "NOT" not in condition and "(1)" not in condition
+    if not is_of_fields:
+        return f"SELECT row FROM documents WHERE {condition} ORDER BY row"
+    if condition.count(ONE_CONDITION) == 1 and "(0)" not in condition:
+        inner = condition[condition.index(ONE_CONDITION) + len(IN) :]
+        surplus = inner.count(")") - inner.count("(")
+        return f"SELECT DISTINCT{inner[len('SELECT') : -surplus]} ORDER BY row"
+    return f"SELECT DISTINCT row FROM fields AS documents WHERE {condition} ORDER BY row"
 
 
 def _check_depth(where: object) -> None:
@@ -217,7 +236,7 @@ def _wide(value: int) -> float:
 
 
 def _exists(name: str, condition: str, parameters: Sequence[Any]) -> Compiled:
-    return f"documents.row IN (SELECT row FROM fields WHERE name = ? AND {condition})", [name, *parameters]
+    return f"{ONE_CONDITION}{condition})", [name, *parameters]
 
 
 def _negate(compiled: Compiled) -> Compiled:

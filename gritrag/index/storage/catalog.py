@@ -12,7 +12,7 @@ import numpy as np
 import xxhash
 
 from gritrag.index.errors import DamagedIndex
-from gritrag.index.filters import Compiled, metadata_fields
+from gritrag.index.filters import Compiled, metadata_fields, rows_query
 from gritrag.index.storage.connection import Connection
 from gritrag.index.storage.schema import WORDS
 from gritrag.index.words import FORM, match_expression, plain_expression
@@ -223,7 +223,7 @@ class Catalog(Connection):
     def rows(self, where: Compiled = ("1", [])) -> np.ndarray:
         """int64 rows of the documents that satisfy a compiled filter, ascending."""
         sql, parameters = where
-        found = self.execute(f"SELECT row FROM documents WHERE {sql} ORDER BY row", parameters)
+        found = self.execute(rows_query(sql), parameters)
         return np.fromiter((row for (row,) in found), np.int64, len(found))
 
     def vectors(self, rows: np.ndarray, dim: int) -> tuple[np.ndarray, np.ndarray]:
