@@ -24,7 +24,7 @@ CHUNK_SHARE = 500
 """A commit writes the checksums of all pages, so it has at least one document for so many that are there: filling an
 index of N then writes of the order of N bytes, and not of N squared."""
 
-CHUNK_STATE_BYTES = 1 << 29  # states of a chunk wait in memory, in float32 at worst, until their files are written
+CHUNK_STATE_BYTES = 1 << 27  # states of a chunk wait in memory, in float32 at worst, until their files are written
 
 
 class AddReport(NamedTuple):
