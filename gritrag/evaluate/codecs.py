@@ -21,6 +21,7 @@ from gritrag.config import DEFAULT_MODEL
 from gritrag.evaluate import quality, scores, statistics
 from gritrag.evaluate.machine import drop_from_page_cache, machine_of
 from gritrag.evaluate.quality import Asked, gold_contexts
+from gritrag.evaluate.question_rows import Question
 from gritrag.evaluate.report import Section, Table, losing
 from gritrag.evaluate.rows import choose, read_questions
 from gritrag.evaluate.statistics import Spread
@@ -279,6 +280,14 @@ def sections(facts: Mapping[str, Any], rows: Sequence[Row]) -> list[Section]:
     ]
 
 
+def _answered_in(path: Path) -> list[Question]:
+    """Questions that have right answers: others say nothing of codecs."""
+    questions = [question for question in read_questions(path) if question.answers]
+    if not questions:
+        raise ValueError(f"no question of {path} has answers, and codecs are compared by answers; give another file")
+    return questions
+
+
 def main(
     paths: Sequence[Path],
     model: str = DEFAULT_MODEL,
@@ -298,7 +307,7 @@ def main(
         questions=setting.questions, documents=setting.documents, distractors=setting.distractors, seed=setting.seed
     )
     asked = [
-        each for path in paths for each in gold_contexts(choose(read_questions(path), setting.documents), options, path)
+        each for path in paths for each in gold_contexts(choose(_answered_in(path), setting.documents), options, path)
     ]
     loaded = GritModel.from_pretrained(model, dtype=dtype, device=device)
     facts = {

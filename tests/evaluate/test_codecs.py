@@ -104,6 +104,19 @@ def test_questions_of_several_files_are_asked_in_one_table(path: Path, tmp_path:
     assert result.facts["files"] == [path.name, other.name]
 
 
+def test_questions_without_answers_are_left_out(path: Path, tmp_path: Path) -> None:
+    rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+    some = [{**row, "answers": [], "unanswerable": True} if number == 0 else row for number, row in enumerate(rows)]
+    none = [{**row, "answers": [], "unanswerable": True} for row in rows]
+    for name, content in (("some", some), ("none", none)):
+        (tmp_path / name).write_text("\n".join(map(json.dumps, content)), "utf-8")
+    setting = Setting(codecs=("int4",), questions=len(rows), distractors=1, repetitions=1, placed=1, max_new_tokens=2)
+    result = main([tmp_path / "some"], TINY, setting=setting)
+    assert len(result.rows[0]["F1"]) == result.facts["questions_asked"] == len(rows) - 1
+    with pytest.raises(ValueError, match=r"no question of .*none has answers"):
+        main([tmp_path / "none"], "no-such-model", setting=setting)
+
+
 def test_questions_that_a_codec_answers_worse_are_named() -> None:
     figures = {"bytes_per_token": 1.0, "error of keys": 0.0, "error of values": 0.0, "KL": 0.0, "same token": 1.0}
     seconds = {part: [1.0, 2.0] for part in ("encode", "warm", "cold")}
