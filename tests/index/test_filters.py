@@ -114,6 +114,38 @@ def test_sql_and_plain_python_select_the_same(catalog: Catalog, corpus: list, wh
     assert selected(catalog, where) == {str(i) for i, facts in enumerate(corpus) if selects(where, facts)}
 
 
+def test_a_filter_that_was_asked_before_sees_what_changed_since(catalog: Catalog) -> None:
+    """Also what another connection changed, and not what was undone."""
+    fill(catalog, [{"n": 1}, {"n": 2}])
+    assert selected(catalog, {"n": 1}) == {"0"} == selected(catalog, {"n": 1})
+
+    def stopped() -> None:
+        with catalog.transaction():
+            catalog.put([Entry(Document("text", id="new", metadata={"n": 1}), np.zeros(1), np.zeros(1), "key")])
+            assert selected(catalog, {"n": 1}) == {"0", "new"}
+            raise RuntimeError("stop")
+
+    with pytest.raises(RuntimeError, match="stop"):
+        stopped()
+    with catalog.transaction():
+        catalog.remove(catalog.rows(compile_filter({"n": 2})))  # as many generations as the one that was undone
+    assert selected(catalog, {"n": 1}) == {"0"}
+    reader = Catalog(catalog.path, "r")
+    assert selected(reader, {"n": 3}) == set()
+    with catalog.transaction():
+        catalog.put([Entry(Document("text", id="3", metadata={"n": 3}), np.zeros(1), np.zeros(1), "key")])
+    assert selected(reader, {"n": 3}) == {"3"}
+    reader.close()
+
+
+def test_few_filters_are_remembered(catalog: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gritrag.index.storage.catalog.KEPT_ROWS", 5000)
+    fill(catalog, [{"n": 1}])
+    for number in range(50):
+        selected(catalog, {"n": number})
+    assert len(catalog._filtered) == 5
+
+
 def test_dots_reach_into_nested_objects_and_lists_of_objects(catalog: Catalog) -> None:
     fill(catalog, [{"author": {"name": "Ada"}}, {"author": [{"name": "Bob"}, {"name": "Ada"}]}, {"author": "Ada"}])
     assert selected(catalog, {"author.name": "Ada"}) == {"0", "1"}

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from gritrag.index.storage.engines import Scored, faiss, on_gpu
-from gritrag.index.storage.stored_vectors import StoredVectors
+from gritrag.index.storage.stored_vectors import StoredVectors, places_of
 
 __all__ = ["Candidates"]
 
@@ -239,7 +239,7 @@ def _drawn(stored: StoredVectors, count: int) -> np.ndarray:
 
 def _common(rows: np.ndarray, allowed: np.ndarray) -> np.ndarray:
     """What is in both; both are ascending."""
-    places = np.minimum(np.searchsorted(rows, allowed), max(0, len(rows) - 1))
+    places = np.minimum(places_of(rows, allowed), max(0, len(rows) - 1))
     return allowed[rows[places] == allowed] if len(rows) else rows
 
 

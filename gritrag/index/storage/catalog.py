@@ -6,6 +6,9 @@ vectors file, a search in another thread) can be stale but never wrong. `N` docu
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import chain
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,6 +27,9 @@ DELETE = "DELETE FROM documents WHERE"
 COLUMNS = "id, title, text, metadata, token_ids, vector, state_key"
 BOTH = "documents JOIN contents USING (row)"
 AS_BLOBS = ", ".join(f"CAST({column} AS BLOB)" for column in COLUMNS.split(", "))  # damaged text may be no UTF-8
+
+KEPT_ROWS = 2_000_000
+"""Of filters that were asked for, all together: 16 MB."""
 
 
 class StateRow(NamedTuple):
@@ -68,6 +74,19 @@ class Catalog(Connection):
 
     removed = False
     """Whether documents have been, since the log was last emptied of them."""
+
+    def __init__(self, path: Path, mode: str, at_once: bool = False) -> None:
+        super().__init__(path, mode, at_once)
+        self._filtered: dict[str, tuple[int, np.ndarray]] = {}
+        """Generation and rows of filters, that asked for last at the end."""
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        with super().transaction():
+            try:
+                yield
+            finally:
+                self._filtered.clear()  # of a transaction that is undone, no generation tells
 
     _digested = (-1, "")
     """The generation of which `digest` has last been asked, and the answer."""
@@ -221,10 +240,28 @@ class Catalog(Connection):
     # Rows
 
     def rows(self, where: Compiled = ("1", [])) -> np.ndarray:
-        """int64 rows of the documents that satisfy a compiled filter, ascending."""
+        """int64 rows of the documents that satisfy a compiled filter, ascending.
+
+        Those of the last filters are kept until a document changes: most applications ask with the same few filters.
+        """
         sql, parameters = where
+        if sql == "1":
+            return self._rows(sql, parameters)
+        key = xxhash.xxh3_128_hexdigest(repr(where).encode(errors="surrogatepass"))
+        with self.snapshot():
+            generation = self.generation
+            known_for, rows = self._filtered.pop(key, (-1, None))
+            if rows is None or known_for != generation:
+                rows = self._rows(sql, parameters)
+                rows.flags.writeable = False
+            self._filtered[key] = generation, rows
+            while len(self._filtered) > 1 and sum(len(kept) + 1000 for _, kept in self._filtered.values()) > KEPT_ROWS:
+                del self._filtered[next(iter(self._filtered))]
+        return rows
+
+    def _rows(self, sql: str, parameters: Sequence[Any]) -> np.ndarray:
         found = self.execute(rows_query(sql), parameters)
-        return np.fromiter((row for (row,) in found), np.int64, len(found))
+        return np.fromiter(chain.from_iterable(found), np.int64, len(found))
 
     def vectors(self, rows: np.ndarray, dim: int) -> tuple[np.ndarray, np.ndarray]:
         """Those of `rows` (ascending) that still exist, and their vectors float32 `[N, D]`."""
