@@ -72,7 +72,8 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     """Import nothing of what `make quick` leaves out: that alone takes seconds."""
     chosen = config.option.markexpr
     leaves_out = "not slow" in chosen and is_slow(collection_path)
-    return True if leaves_out or ("not ray" in chosen and collection_path.name == "test_ray.py") else None
+    needs_ray = "not ray" in chosen and collection_path.name.startswith("test_ray")
+    return True if leaves_out or needs_ray else None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
