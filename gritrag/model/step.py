@@ -41,6 +41,12 @@ SPARE_COLUMNS = 2 * COLUMN_BLOCK
 """How many more columns than tokens a cache needs for that."""
 
 
+READ_BLOCK = 16
+"""Prompts of many tokens are padded to a multiple of so many. For every number of rows oneDNN makes kernels of its own
+and keeps them: 300 MB after 150 batches, of which no two had one shape."""
+
+MANY_TOKENS = 256
+
 SCORED_TOKENS = 64
 """The logits of so many tokens are there at a time where only the probability of one word each is wanted."""
 
@@ -141,8 +147,11 @@ class Step:
     def read(self, ids_BT: torch.Tensor, cache: Cache | None = None) -> torch.Tensor:
         """Last hidden states `[B, T, D]` of prompts from position 0, padded on the right, read causally."""
         rows, tokens = ids_BT.shape
-        positions_BT = torch.arange(tokens, device=ids_BT.device).expand(rows, -1)
-        return self.hidden(ids_BT, positions_BT, None, cache, tokens)
+        if self.dtype == torch.bfloat16 and ids_BT.device.type == "cpu" and rows * tokens >= MANY_TOKENS:
+            ids_BT = pad(ids_BT, (0, -tokens % READ_BLOCK))
+        width = ids_BT.shape[1]
+        positions_BT = torch.arange(width, device=ids_BT.device).expand(rows, -1)
+        return self.hidden(ids_BT, positions_BT, None, cache, width)[:, :tokens]
 
     def hidden(
         self,
