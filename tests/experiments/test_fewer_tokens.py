@@ -1,11 +1,19 @@
 """States of fewer tokens: which are kept, and where they are placed."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 
 from experiments.fewer_tokens import ALL, FIRST, by_layer, kept, read, side_by_side, ways, with_gaps
 from gritrag.model.grit import GritModel
 from gritrag.model.state import DocumentState
+
+
+@pytest.fixture(scope="module")
+def tiny_model(make_model: Callable[..., GritModel]) -> GritModel:
+    """Its own: transformers leaves hooks in a model that was asked for its attention."""
+    return make_model()
 
 
 @pytest.fixture

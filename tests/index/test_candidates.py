@@ -105,7 +105,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """The sizes at which engines are chosen, made small."""
     monkeypatch.setattr(engines, "HNSW_DOCUMENTS", 100)
     monkeypatch.setattr(engines, "IVF_DOCUMENTS", 300)
-    monkeypatch.setattr(candidates, "EXACT_ROWS", 5)
+    monkeypatch.setattr(candidates, "EXACT_ROWS", {"ivf-pq": 5, "hnsw": 5})
 
 
 def notes(count: int, first: int = 0) -> list[Document]:

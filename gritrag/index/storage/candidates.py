@@ -31,8 +31,9 @@ find 99.6%, and found 89% of what real questions ask for; such means say 87%."""
 TRIED_K = 10
 EFFORTS = (8, 16, 32, 64, 128, 256, 512)
 CANDIDATES = (64, 128, 256)
-EXACT_ROWS = 1000
-"""A filter that allows no more is answered by comparing all that it allows."""
+EXACT_ROWS = {"ivf-pq": 1000, "hnsw": 5000}
+"""A filter that allows no more is answered by comparing all that it allows. A graph takes ten times as long for 1% of
+200,000 as without a filter, and finds 95% of them."""
 
 EXACT_K = 500
 WIDER = 4
@@ -116,7 +117,7 @@ class Candidates:
     def search(self, queries_QD: np.ndarray, k: int, allowed: np.ndarray | None) -> Scored:
         rows = self._rows if allowed is None else _common(self._rows, allowed)
         k = min(k, len(rows))
-        if k == 0 or k > EXACT_K or (allowed is not None and len(rows) <= EXACT_ROWS):
+        if k == 0 or k > EXACT_K or (allowed is not None and len(rows) <= EXACT_ROWS[self.name]):
             return self._exact(queries_QD, k, rows)
         if allowed is None:
             found = self._ranked(queries_QD, self._candidates(queries_QD, k, self.figures["effort"], None), k)
