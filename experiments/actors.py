@@ -33,7 +33,7 @@ def staged(engine: Any, folder: Path, model: GritModel, files: Path, actors: int
         times.extend(sorted(part.stat().st_mtime for part in Path(staging._base, "parts").iterdir()))
         clear(staging)
 
-    Staging.clear = note  # type: ignore[method-assign]
+    Staging.clear = note  # type: ignore[assignment, method-assign]
     try:
         with Index.create(folder, model=model, states="bf16") as index:
             engine.add_files(index, engine.list_places([files]), Cutting(256), engine.Cluster(actors=actors))
