@@ -27,8 +27,9 @@ from experiments.scale_sample import Sample, SampledReader, real_texts
 from experiments.script import run
 from gritrag import Document, GritModel, Index
 from gritrag.index.documents import check_documents
-from gritrag.index.storage.catalog import Catalog, Entry
+from gritrag.index.storage.catalog import Catalog
 from gritrag.index.storage.engines import chosen
+from gritrag.index.storage.entries import Entry
 from gritrag.index.storage.manifest import CATALOG
 from gritrag.index.storage.vectors import VectorIndex
 from gritrag.progress import ProgressBar

@@ -27,7 +27,7 @@ from gritrag.evaluate.rows import choose, read_questions
 from gritrag.evaluate.statistics import Spread
 from gritrag.evaluate.suite import Result, Results, Row, in_turn, run
 from gritrag.evaluate.workload import documents_of
-from gritrag.index.storage.catalog import StateRow
+from gritrag.index.storage.entries import StateRow
 from gritrag.index.storage.packed import encode
 from gritrag.index.storage.states import DocumentState, StateStore, relative_path, state_key
 from gritrag.model.context import Context

@@ -12,7 +12,8 @@ from gritrag.index.documents import Checked
 from gritrag.index.filters import Compiled
 from gritrag.index.parts import Parts
 from gritrag.index.protocol import Reader
-from gritrag.index.storage.catalog import Catalog, Entry, metadata_json, same_metadata
+from gritrag.index.storage.catalog import Catalog
+from gritrag.index.storage.entries import Entry, metadata_json, same_metadata
 from gritrag.index.storage.states import DocumentState
 from gritrag.progress import ProgressBar
 from gritrag.records import Document, Fingerprint

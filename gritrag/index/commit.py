@@ -17,7 +17,7 @@ from gritrag.index.documents import Checked
 from gritrag.index.origins import origin
 from gritrag.index.parts import Parts
 from gritrag.index.staging import Staging
-from gritrag.index.storage.catalog import Entry, StateRow, metadata_json
+from gritrag.index.storage.entries import Entry, StateRow, metadata_json
 from gritrag.index.storage.remote_files import RemoteFile, is_gone, is_url
 from gritrag.progress import ProgressBar
 from gritrag.records import Document

@@ -13,7 +13,7 @@ from gritrag.index.filters import compile_filter
 from gritrag.index.parts import Parts
 from gritrag.index.protocol import Reader
 from gritrag.index.reader import named_reader
-from gritrag.index.storage.catalog import Entry
+from gritrag.index.storage.entries import Entry
 from gritrag.index.storage.states import DocumentState, Reading
 from gritrag.records import Document
 

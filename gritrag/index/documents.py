@@ -8,7 +8,7 @@ import numpy as np
 
 from gritrag.index.filters import metadata_fields
 from gritrag.index.protocol import Reader
-from gritrag.index.storage.catalog import metadata_json, same_metadata
+from gritrag.index.storage.entries import metadata_json, same_metadata
 from gritrag.index.storage.packed import bytes_per_token
 from gritrag.index.storage.states import DocumentState, encoded, state_key
 from gritrag.records import Document, as_documents

@@ -30,7 +30,7 @@ from gritrag.index.index import Index
 from gritrag.index.origins import ids_of
 from gritrag.index.reader import named_reader
 from gritrag.index.staging import Staging
-from gritrag.index.storage.catalog import metadata_json
+from gritrag.index.storage.entries import metadata_json
 from gritrag.index.storage.manifest import Manifest
 from gritrag.index.storage.remote_files import is_url, list_remote
 from gritrag.records import Document

@@ -20,8 +20,8 @@ import torch
 import xxhash
 from safetensors.torch import load, save
 
-from gritrag.index.storage.catalog import StateRow
 from gritrag.index.storage.durable import is_folder, make_folder, replace_files, sync
+from gritrag.index.storage.entries import StateRow
 from gritrag.index.storage.remote_states import OPTIONS, RemoteStates, put, retried
 from gritrag.index.storage.states import Reading, relative_path
 

@@ -1,7 +1,9 @@
 """What the engine is asked for, by whom, and how it answers: jobs, events and the queue that is fair to clients."""
 
+import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
@@ -59,6 +61,29 @@ class Job(Protocol):
 
 
 J = TypeVar("J", bound=Job)
+T = TypeVar("T")
+
+
+class Awaited(Generic[T]):
+    """A job with one outcome, that somebody waits for until a time of `time.monotonic`."""
+
+    future: "Future[T]"
+    deadline: float
+
+    def settle(self, outcome: T) -> None:
+        """Hand the outcome over."""
+        if self.future.set_running_or_notify_cancel():
+            self.future.set_result(outcome)
+
+    def fail(self, error: Exception) -> None:
+        if not self.future.done() and self.future.set_running_or_notify_cancel():
+            self.future.set_exception(error)
+
+    def is_gone(self) -> bool:
+        """Whether nobody waits for it any more; one whose time is over is told so."""
+        if not self.future.done() and time.monotonic() > self.deadline:
+            self.fail(DeadlineError("this request took longer than the server allows"))
+        return self.future.done()
 
 
 @dataclass

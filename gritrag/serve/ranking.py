@@ -3,7 +3,6 @@
 Shape letters: `N` states.
 """
 
-import time
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -13,11 +12,11 @@ import numpy as np
 from gritrag.model.grit import GritModel
 from gritrag.model.likelihood import Scored
 from gritrag.model.state import DocumentState
-from gritrag.serve.jobs import DeadlineError
+from gritrag.serve.jobs import Awaited
 
 
 @dataclass(eq=False)
-class RankingJob:
+class RankingJob(Awaited[np.ndarray]):
     """A job of the engine: a question to read behind states.
 
     Args:
@@ -55,15 +54,4 @@ class RankingJob:
 
     def finish(self) -> None:
         """Hand the outcome over."""
-        if self.future.set_running_or_notify_cancel():
-            self.future.set_result(np.concatenate(self._found))
-
-    def fail(self, error: Exception) -> None:
-        if not self.future.done() and self.future.set_running_or_notify_cancel():
-            self.future.set_exception(error)
-
-    def is_gone(self) -> bool:
-        """Whether nobody waits for it any more; one whose time is over is told so."""
-        if not self.future.done() and time.monotonic() > self.deadline:
-            self.fail(DeadlineError("this request took longer than the server allows"))
-        return self.future.done()
+        self.settle(np.concatenate(self._found))

@@ -3,7 +3,6 @@
 Shape letters: `B` batch, `T` tokens, `D` hidden.
 """
 
-import time
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -16,7 +15,7 @@ from torch.nn.functional import normalize
 from gritrag.model.grit import GritModel
 from gritrag.model.ragged import PADDED, Row, padded
 from gritrag.model.state import DocumentState, PlacedCache, RecordingCache
-from gritrag.serve.jobs import DeadlineError
+from gritrag.serve.jobs import Awaited
 from gritrag.tokens import TokenIds
 
 
@@ -76,7 +75,7 @@ class TextReading:
 
 
 @dataclass(eq=False)
-class ReadingJob:
+class ReadingJob(Awaited["list[Outcome]"]):
     """A job of the engine: texts to embed.
 
     Args:
@@ -104,18 +103,7 @@ class ReadingJob:
 
     def finish(self) -> None:
         """Hand the outcome over."""
-        if self.future.set_running_or_notify_cancel():
-            self.future.set_result([text.outcome for text in self.texts if text.outcome is not None])
-
-    def fail(self, error: Exception) -> None:
-        if not self.future.done() and self.future.set_running_or_notify_cancel():
-            self.future.set_exception(error)
-
-    def is_gone(self) -> bool:
-        """Whether nobody waits for it any more; one whose time is over is told so."""
-        if not self.future.done() and time.monotonic() > self.deadline:
-            self.fail(DeadlineError("this request took longer than the server allows"))
-        return self.future.done()
+        self.settle([text.outcome for text in self.texts if text.outcome is not None])
 
 
 def read_whole(model: GritModel, texts: Sequence[TextReading]) -> None:

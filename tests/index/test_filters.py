@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gritrag.index.filters import compile_filter
-from gritrag.index.storage.catalog import Catalog, Entry
+from gritrag.index.storage.catalog import Catalog
+from gritrag.index.storage.entries import Entry
 from gritrag.records import Document
 
 NAMES = ("year", "a.b", 'quo"te', "it's", "with blank", "back\\slash", "é", "")

@@ -9,19 +9,20 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import xxhash
 
 from gritrag.index.errors import DamagedIndex
-from gritrag.index.filters import Compiled, metadata_fields, rows_query
+from gritrag.index.filters import EVERY, Compiled, metadata_fields, rows_query
 from gritrag.index.storage.connection import Connection
+from gritrag.index.storage.entries import Entry, StateRow, checksum
 from gritrag.index.storage.schema import WORDS
 from gritrag.index.words import FORM, match_expression, plain_expression
 from gritrag.records import Document
 
-__all__ = ["Catalog", "Entry", "StateRow"]
+__all__ = ["Catalog"]
 
 DELETE = "DELETE FROM documents WHERE"
 COLUMNS = "id, title, text, metadata, token_ids, vector, state_key"
@@ -32,48 +33,14 @@ KEPT_ROWS = 2_000_000
 """Of filters that were asked for, all together: 16 MB."""
 
 
-class StateRow(NamedTuple):
-    """What the catalog knows about one state file: size, xxh3-128, codec, tokens, and how useful it has been.
-
-    `uses` is the number of requests for it, of which each halves every so many later ones, as it was at request `used`.
-    """
-
-    key: str
-    bytes: int
-    xxh3: str
-    codec: str
-    tokens: int
-    uses: float = 0.0
-    used: int = 0
-
-
-class Entry(NamedTuple):
-    """One document as the catalog holds it. `token_ids` int32 `[T]`, `vector` float32 `[D]`."""
-
-    document: Document
-    token_ids: np.ndarray
-    vector: np.ndarray
-    state_key: str
-
-    def values(self) -> tuple[Any, ...]:
-        """In the order of `COLUMNS`."""
-        document = self.document
-        return (
-            document.id,
-            document.title,
-            document.text,
-            metadata_json(document),
-            np.ascontiguousarray(self.token_ids, np.int32).tobytes(),
-            np.ascontiguousarray(self.vector, np.float32).tobytes(),
-            self.state_key,
-        )
-
-
 class Catalog(Connection):
     """The tables. What changes them has to happen inside `transaction`."""
 
     removed = False
     """Whether documents have been, since the log was last emptied of them."""
+
+    _digested = (-1, "")
+    """The generation of which `digest` has last been asked, and the answer."""
 
     def __init__(self, path: Path, mode: str, at_once: bool = False) -> None:
         super().__init__(path, mode, at_once)
@@ -87,9 +54,6 @@ class Catalog(Connection):
                 yield
             finally:
                 self._filtered.clear()  # of a transaction that is undone, no generation tells
-
-    _digested = (-1, "")
-    """The generation of which `digest` has last been asked, and the answer."""
 
     # Documents
 
@@ -152,10 +116,10 @@ class Catalog(Connection):
         found = self.execute("SELECT row FROM documents WHERE id = ?", (id,))
         return found[0][0] if found else None
 
-    def ids(self, where: Compiled = ("1", [])) -> list[str]:
+    def ids(self, where: Compiled = EVERY) -> list[str]:
         """Ids of the documents that satisfy a compiled filter, oldest document first."""
-        sql, parameters = where
-        return [id for (id,) in self.execute(f"SELECT id FROM documents WHERE {sql} ORDER BY row", parameters)]
+        found = self.execute(f"SELECT id FROM documents WHERE {where.sql} ORDER BY row", where.parameters)
+        return [id for (id,) in found]
 
     def field(self, name: str) -> list[tuple[str, Any]]:
         """Ids of the documents that have a metadata field, and its value there: a string, a number or None."""
@@ -239,28 +203,27 @@ class Catalog(Connection):
 
     # Rows
 
-    def rows(self, where: Compiled = ("1", [])) -> np.ndarray:
+    def rows(self, where: Compiled = EVERY) -> np.ndarray:
         """int64 rows of the documents that satisfy a compiled filter, ascending.
 
         Those of the last filters are kept until a document changes: most applications ask with the same few filters.
         """
-        sql, parameters = where
-        if sql == "1":
-            return self._rows(sql, parameters)
+        if where == EVERY:
+            return self._rows(where)
         key = xxhash.xxh3_128_hexdigest(repr(where).encode(errors="surrogatepass"))
         with self.snapshot():
             generation = self.generation
             known_for, rows = self._filtered.pop(key, (-1, None))
             if rows is None or known_for != generation:
-                rows = self._rows(sql, parameters)
+                rows = self._rows(where)
                 rows.flags.writeable = False
             self._filtered[key] = generation, rows
             while len(self._filtered) > 1 and sum(len(kept) + 1000 for _, kept in self._filtered.values()) > KEPT_ROWS:
                 del self._filtered[next(iter(self._filtered))]
         return rows
 
-    def _rows(self, sql: str, parameters: Sequence[Any]) -> np.ndarray:
-        found = self.execute(rows_query(sql), parameters)
+    def _rows(self, where: Compiled) -> np.ndarray:
+        found = self.execute(rows_query(where), where.parameters)
         return np.fromiter(chain.from_iterable(found), np.int64, len(found))
 
     def vectors(self, rows: np.ndarray, dim: int) -> tuple[np.ndarray, np.ndarray]:
@@ -276,7 +239,7 @@ class Catalog(Connection):
 
     def match(self, query: str, k: int, where: Compiled | None = None) -> list[tuple[int, float]]:
         """The `k` best rows and BM25 scores (higher is better) for any word of a question, filtered first."""
-        sql, parameters = where or ("1", [])
+        sql, parameters, *_ = where or EVERY
         expression = plain_expression(query) if self.meta("words") is None else match_expression(query)
         found = self.execute(
             "SELECT documents.row, -bm25(words) AS score FROM words JOIN documents ON documents.row = words.rowid "
@@ -329,27 +292,3 @@ class Catalog(Connection):
     def set_meta(self, name: str, value: str) -> None:
         """Inside a transaction."""
         self.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (name, value))
-
-
-def metadata_json(document: Document) -> str:
-    """Metadata as it is stored. Raises TypeError or ValueError where it is not JSON (NaN is not)."""
-    return json.dumps(dict(document.metadata), ensure_ascii=False, allow_nan=False)
-
-
-def same_metadata(one: str, other: str) -> bool:
-    """Whether two JSON texts say the same; the order of names does not count, and 1, 1.0 and true are three things."""
-    return one == other or _sorted(one) == _sorted(other)
-
-
-def _sorted(metadata: str) -> str:
-    return json.dumps(json.loads(metadata), sort_keys=True)
-
-
-def checksum(values: Sequence[Any]) -> str:
-    """xxh3-64 over a row: neither SQLite nor FAISS notices a flipped bit inside a value."""
-    digest = xxhash.xxh3_64()
-    for value in values:
-        data = value.encode() if isinstance(value, str) else value
-        digest.update(len(data).to_bytes(8, "little"))
-        digest.update(data)
-    return digest.hexdigest()

@@ -10,7 +10,8 @@ import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from gritrag.index.storage.catalog import Catalog, Entry, StateRow
+from gritrag.index.storage.catalog import Catalog
+from gritrag.index.storage.entries import Entry, StateRow
 from gritrag.index.storage.packed import bytes_per_token
 from gritrag.index.storage.states import DocumentState, StateFileWarning, StateStore, relative_path
 

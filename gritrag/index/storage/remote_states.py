@@ -26,8 +26,8 @@ try:
 except ImportError:  # an extra: without it there is no S3 either
     BotoCoreError = ConnectionError
 
-from gritrag.index.storage.catalog import StateRow
 from gritrag.index.storage.durable import replace_files
+from gritrag.index.storage.entries import StateRow
 from gritrag.index.storage.states import KEY, Checks, DocumentState, StateStore, encoded, relative_path
 
 __all__ = ["OPTIONS", "RemoteStates", "default_cache", "put", "retried"]

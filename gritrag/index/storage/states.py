@@ -18,8 +18,8 @@ import torch
 import xxhash
 from safetensors.torch import save
 
-from gritrag.index.storage.catalog import StateRow
 from gritrag.index.storage.durable import is_folder, make_folder, open_file, remove_files, replace_files, sync
+from gritrag.index.storage.entries import StateRow
 from gritrag.index.storage.packed import decode, encode
 from gritrag.model.state import DocumentState, Reading
 from gritrag.records import Fingerprint
