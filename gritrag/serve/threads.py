@@ -35,9 +35,8 @@ def apart(function: Callable[[], T]) -> T:
 
 
 def _begin() -> None:
-    compute_with(
-        1
-    )  # teams of threads for each worker would take the cores from the engine, whose own wait for each other
+    # a team of threads for each worker would take the cores from the engine, whose own wait for each other
+    compute_with(1)
 
 
 _workers = ThreadPoolExecutor(WORKERS, thread_name_prefix="worker", initializer=_begin)
