@@ -130,7 +130,7 @@ def test_a_filter_that_was_asked_before_sees_what_changed_since(catalog: Catalog
         stopped()
     with catalog.transaction():
         catalog.remove(catalog.rows(compile_filter({"n": 2})))  # as many generations as the one that was undone
-    assert selected(catalog, {"n": 1}) == {"0"}
+    assert len(catalog.rows(compile_filter({"n": 1}))) == 1, "no row that nobody has"
     reader = Catalog(catalog.path, "r")
     assert selected(reader, {"n": 3}) == set()
     with catalog.transaction():
