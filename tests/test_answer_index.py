@@ -1,5 +1,6 @@
 """RAG and its index: states that are missing, documents that change, others that write, and another reader."""
 
+import errno
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -8,7 +9,8 @@ import pytest
 from ferry import DOCUMENTS, QUESTION
 
 from gritrag import RAG, Answer, Document, GritModel, Index
-from gritrag.model.state import Reading
+from gritrag.index.storage.states import StateFileWarning
+from gritrag.model.state import DocumentState, Reading
 from gritrag.records import as_hits
 
 
@@ -28,6 +30,23 @@ def test_a_missing_state_is_read_used_and_stored(tiny_model: GritModel, index: I
     assert again.text == expected.text
     assert len(list((tmp_path / "index" / "states").glob("*/*.safetensors"))) == 3
     assert RAG(index, k=3).ask(QUESTION, max_new_tokens=8).text == expected.text
+
+
+def test_an_answer_needs_no_room_on_the_disk(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a state that it misses and that cannot be kept there is a warning; `store_state` itself fails."""
+    expected = RAG(index, k=3).ask(QUESTION, max_new_tokens=8)
+    (state,) = index.load_states(index.get(["a"]))
+    assert state is not None
+    monkeypatch.setattr(index._parts.quota, "load", lambda entries: [None for _ in entries])
+
+    def fails(key: str, state: DocumentState) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(index._parts.quota, "put", fails)
+    with pytest.warns(StateFileWarning, match="No space left on device.*make room"):
+        assert RAG(index, k=3).ask(QUESTION, max_new_tokens=8).text == expected.text
+    with pytest.raises(OSError, match="No space left"):
+        index.store_state(DOCUMENTS[0], state)
 
 
 def test_an_index_without_states_and_a_read_only_one_answer_alike(tiny_model: GritModel, tmp_path: Path) -> None:

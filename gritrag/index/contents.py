@@ -1,6 +1,7 @@
 """What an index holds: documents by their ids, and their vectors and states, as they are at one commit."""
 
 import threading
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -14,7 +15,7 @@ from gritrag.index.parts import Parts
 from gritrag.index.protocol import Reader
 from gritrag.index.reader import named_reader
 from gritrag.index.storage.entries import Entry
-from gritrag.index.storage.states import DocumentState, Reading
+from gritrag.index.storage.states import DocumentState, Reading, StateFileWarning
 from gritrag.records import Document
 
 __all__ = ["Contents"]
@@ -126,7 +127,7 @@ class Contents:
         read = self.model.read_documents([documents[number] for number in missing]) if missing else []
         readings = dict(zip(missing, read, strict=True))
         for number, reading in readings.items():
-            self.store_state(documents[number], reading.state)
+            self.keep_state(documents[number], reading.state)
         whole = [readings[n].state if state is None else state for n, state in enumerate(states)]
         return whole, readings
 
@@ -158,3 +159,16 @@ class Contents:
                 if entry is not None:
                     check_state(document, state, entry.token_ids, self._parts.manifest.fingerprint)
                     self._parts.quota.put(entry.state_key, state)
+
+    def keep_state(self, document: Document, state: DocumentState) -> None:
+        """`store_state` for the sake of later answers: where the disk is full, fails or is gone, that is a warning, and
+        this answer is given all the same. Errors are else those of `store_state`."""
+        try:
+            self.store_state(document, state)
+        except OSError as error:
+            warnings.warn(
+                f"the state of document {document.called} was not kept ({error}): the document is read again with the "
+                "next question that finds it; make room on the disk, or open the index for reading",
+                StateFileWarning,
+                stacklevel=3,
+            )

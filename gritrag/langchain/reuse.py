@@ -95,5 +95,5 @@ def _states(model: GritModel, index: Index, held: Mapping[int, Document]) -> tup
         readings = model.read_documents([held[number] for number in missing])
         for number, reading in zip(missing, readings, strict=True):
             states[number] = reading.state
-            index.store_state(held[number], reading.state)
+            index.keep_state(held[number], reading.state)
     return states, set(missing)

@@ -51,6 +51,11 @@ SCORED_TOKENS = 64
 """The logits of so many tokens are there at a time where only the probability of one word each is wanted."""
 
 
+LEFT_BY = "transformers.utils.output_capturing"
+"""Where the hooks are defined that transformers leaves in a model that was once asked for its attention or its hidden
+states. They do nothing but in a forward of transformers that is asked for them again."""
+
+
 class Step:
     """The forward of a Llama-like model, over the weights of its own modules.
 
@@ -65,7 +70,7 @@ class Step:
         if set(getattr(config, "layer_types", None) or [window]) != {"full_attention"}:
             raise ValueError("some of its layers see only a part of the context")
         expect(decoder, {"embed_tokens", "layers", "norm", "rotary_emb"})
-        if any(module._forward_hooks or module._forward_pre_hooks for module in lm.modules()):
+        if any(_has_hooks(module) for module in lm.modules()):
             raise ValueError("it has hooks, which must be called")
         self._table = decoder.embed_tokens.weight
         self._rotary = decoder.rotary_emb
@@ -198,3 +203,9 @@ class Step:
     def rotary(self, like: torch.Tensor, positions_BT: torch.Tensor) -> Rotary:
         """Of tokens at these positions."""
         return Rotary.of(*self._rotary(like, positions_BT))
+
+
+def _has_hooks(module: nn.Module) -> bool:
+    """Whether somebody wants to be called."""
+    called = (*module._forward_pre_hooks.values(), *module._forward_hooks.values())
+    return any(getattr(hook, "__module__", "") != LEFT_BY for hook in called)

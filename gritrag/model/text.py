@@ -1,10 +1,16 @@
 """TextStream: tokens of one row in, text out as soon as it is certain."""
 
+import re
 from collections.abc import Sequence
 
 from transformers import PreTrainedTokenizerBase
+from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 INCOMPLETE = "\ufffd"
+BYTE = re.compile("<0x([0-9A-F]{2})>")
+"""A token of SentencePiece that stands for one byte."""
+BYTES = {character: byte for byte, character in bytes_to_unicode().items()}
+"""Of the characters of which byte-level tokenizers, such as GPT-2's, make their tokens."""
 
 
 class TextStream:
@@ -61,3 +67,14 @@ class TextStream:
             piece, self._held = text[: len(text) - held], text[len(text) - held :]
         self.text += piece
         return piece
+
+
+def token_bytes(tokenizer: PreTrainedTokenizerBase, token_id: int) -> bytes | None:
+    """The UTF-8 bytes that a token stands for, which may be a part of a character; None where nobody can tell."""
+    text = str(tokenizer.decode([token_id], clean_up_tokenization_spaces=False))
+    if INCOMPLETE not in text:
+        return text.encode()
+    token = str(tokenizer.convert_ids_to_tokens(token_id))
+    if byte := BYTE.fullmatch(token):
+        return bytes([int(byte[1], 16)])
+    return bytes(BYTES[character] for character in token) if set(token) <= BYTES.keys() else None

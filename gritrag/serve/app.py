@@ -52,6 +52,7 @@ def create_app(service: Service) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         service.engine.start()
+        stores.go_on_reading(service)
         yield
         await service.finish()
 

@@ -200,7 +200,12 @@ def hits_of(documents: Sequence[str | DocumentBody]) -> list[Hit]:
 
 
 def question_tokens(service: Service, text: str, extension: Extension | None) -> int:
-    """Tokens of a question in its scaffold, before any document."""
+    """Tokens of a question in its scaffold, before any document.
+
+    Raises:
+        ApiError: 413 if the question alone is more than the model takes.
+    """
+    service.check_length(service.model.count_tokens(text), "question")
     has_documents = extension is None or MODES[extension.mode].has_documents
     return len(service.model.prompts.question_ids(text, has_documents))
 

@@ -7,6 +7,7 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
+from gritrag.model.text import token_bytes
 from gritrag.serve.asked import created, messages_of, refuse_unsupported
 from gritrag.serve.bodies import AnswerBody
 from gritrag.serve.errors import ERRORS, bad
@@ -124,8 +125,9 @@ async def _chunks(
 
 def _logprobs(service: Service, tokens: list[TokenLogprob] | tuple[TokenLogprob, ...]) -> ChatLogprobs:
     def told(token_id: int, logprob: float) -> TopLogprob:
+        own = token_bytes(service.model.tokenizer, token_id)
         text = token_text(service, token_id)
-        return TopLogprob(token=text, logprob=logprob, bytes=list(text.encode("utf-8", "replace")))
+        return TopLogprob(token=text, logprob=logprob, bytes=None if own is None else list(own))
 
     return ChatLogprobs(
         content=[

@@ -13,7 +13,7 @@ from gritrag.serve.bodies import DocumentBody, Metadata, Where
 from gritrag.serve.errors import ERRORS, ApiError, bad
 from gritrag.serve.http import Asking, Serving, readable, whole, writable
 from gritrag.serve.service import Service
-from gritrag.serve.threads import in_thread
+from gritrag.serve.threads import in_thread, in_writer
 from gritrag.tokens import chunk_documents
 
 router = APIRouter(tags=["documents"])
@@ -75,7 +75,7 @@ async def add(index: str, body: AddBody, request: Request, service: Serving, ask
     opened = writable(service, asker.tenant, index)
     documents = [d if isinstance(d, str) else Document(d.text, d.id, d.title, d.metadata) for d in body.documents]
     chunks = await in_thread(chunked, service, documents, body.chunk_size, body.overlap)
-    report = await whole(service, asker, request, in_thread(opened.add, chunks, on_conflict=body.on_conflict))
+    report = await whole(service, asker, request, in_writer(opened.add, chunks, on_conflict=body.on_conflict))
     ids = [chunk.id for chunk in chunks]
     return AddedBody(added=report.added, replaced=report.replaced, skipped=report.skipped, ids=ids)
 
@@ -106,7 +106,7 @@ async def delete_document(index: str, id: str, service: Serving, asker: Asking) 
     """Delete one document."""
     opened = writable(service, asker.tenant, index)
     await in_thread(_one, opened, id)
-    return DeletedBody(deleted=await in_thread(opened.delete, ids=[id]))
+    return DeletedBody(deleted=await in_writer(opened.delete, ids=[id]))
 
 
 @router.post("/v1/indexes/{index}/documents:delete", response_model=DeletedBody, responses=ERRORS)
@@ -115,7 +115,7 @@ async def delete_documents(index: str, body: DeleteBody, service: Serving, asker
     opened = writable(service, asker.tenant, index)
     if body.ids is None and not body.where:
         raise bad("say what to delete: ids or where", "ids")
-    return DeletedBody(deleted=await in_thread(opened.delete, ids=body.ids, where=body.where))
+    return DeletedBody(deleted=await in_writer(opened.delete, ids=body.ids, where=body.where))
 
 
 def chunked(service: Service, documents: Sequence[str | Document], chunk_size: int, overlap: int) -> list[Document]:

@@ -1,5 +1,6 @@
 """Errors in the shape of OpenAI's: what happened and what to do, and never a path, a stack or somebody else's data."""
 
+import errno
 import logging
 import re
 from http import HTTPStatus
@@ -90,13 +91,18 @@ def as_api_error(error: Exception) -> ApiError:
         return ApiError(503, str(error), "stopping", retry_after=5)
     if isinstance(error, ValueError):
         return bad(PATH.sub("(a file of the server)", str(error)))
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        logger.error("the disk is full", exc_info=error)
+        return ApiError(507, "the disk of the server is full, and nothing was stored; tell who runs it", "disk_full")
+    if isinstance(error, TimeoutError):  # another process has been writing the index all the time
+        return ApiError(503, "the index is held by another process; ask again later", "index_held", retry_after=5)
     logger.error("a request failed", exc_info=error)
     return ApiError(500, "something went wrong in the server; its log says what", "internal_error")
 
 
 ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorBody, "description": HTTPStatus(status).phrase}
-    for status in (400, 401, 403, 404, 409, 413, 422, 429, 500, 503, 504)
+    for status in (400, 401, 403, 404, 409, 413, 422, 429, 500, 503, 504, 507)
 }
 """For the description of every route."""
 

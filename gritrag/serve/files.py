@@ -8,7 +8,8 @@ from pydantic import BaseModel
 
 from gritrag.serve.errors import ERRORS, ApiError
 from gritrag.serve.http import Asking, Serving, whole
-from gritrag.serve.threads import in_thread
+from gritrag.serve.stores import take_out
+from gritrag.serve.threads import in_thread, in_writer
 from gritrag.serve.uploads import Upload
 
 router = APIRouter(tags=["files"])
@@ -90,6 +91,11 @@ async def get_content(file_id: str, service: Serving, asker: Asking) -> Response
 
 @router.delete("/v1/files/{file_id}", response_model=FileDeleted, responses=ERRORS)
 async def delete_file(file_id: str, service: Serving, asker: Asking) -> FileDeleted:
-    """Delete a file. What vector stores have read of it stays there until it is taken out of them."""
-    await in_thread(service.uploads.delete, service.uploads.get(file_id, asker.tenant.name))
+    """Delete a file, and take it out of all vector stores that this key may write."""
+    record = service.uploads.get(file_id, asker.tenant.name)
+    for store in record.stores:
+        index = service.indexes.get(store)
+        if index is not None and index.writable and asker.tenant.may_write(store):
+            await in_writer(take_out, service, index, store, record)
+    await in_thread(service.uploads.delete, record)
     return FileDeleted(id=file_id)

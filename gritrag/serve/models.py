@@ -75,7 +75,7 @@ async def _index(service: Service, tenant: Tenant, name: str) -> IndexBody:
     stats = await in_thread(index.stats)
     stats.pop("path", None)
     is_writable = index.writable and tenant.may_write(name)
-    return IndexBody(id=name, documents=len(index), writable=is_writable, stats=stats)
+    return IndexBody(id=name, documents=stats["documents"], writable=is_writable, stats=stats)
 
 
 @router.get("/health", response_model=Health, tags=["health"])

@@ -283,7 +283,7 @@ class Service:
         for number, outcome in zip(computed, outcomes, strict=True):
             assert outcome.state is not None
             if index is not None:
-                await in_thread(index.store_state, documents[number], outcome.state)
+                await in_thread(index.keep_state, documents[number], outcome.state)
             else:
                 self.memory.keep_document(salt, prompts[number].ids, Reading(outcome.vector, outcome.state))
         return States([state for state in states if state is not None], set(computed), vectors)

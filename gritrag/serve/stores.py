@@ -34,7 +34,7 @@ from gritrag.serve.store_bodies import (
     StoreList,
 )
 from gritrag.serve.tenants import Tenant
-from gritrag.serve.threads import in_thread
+from gritrag.serve.threads import in_thread, in_writer
 from gritrag.serve.uploads import Attachment, Upload
 
 logger = logging.getLogger(__name__)
@@ -50,7 +50,7 @@ async def create_store(body: NewStore, request: Request, service: Serving, asker
     if not asker.tenant.can_create:
         raise ApiError(403, "this key may create no vector stores", "not_allowed")
     uploads = [service.uploads.get(id, asker.tenant.name) for id in body.file_ids]
-    creating = in_thread(service.stores.create, asker.tenant, body.name or "", body.metadata or {})
+    creating = in_writer(service.stores.create, asker.tenant, body.name or "", body.metadata or {})
     store = await whole(service, asker, request, creating)
     for upload in uploads:
         begin(service, asker, store, upload, {}, body.chunking_strategy)
@@ -73,7 +73,7 @@ async def get_store(store: str, service: Serving, asker: Asking) -> StoreBody:
 async def change_store(store: str, body: StoreChange, service: Serving, asker: Asking) -> StoreBody:
     """Give a store that was created here another name or other metadata."""
     writable(service, asker.tenant, store)
-    await in_thread(service.stores.change, store, body.name, body.metadata)
+    await in_writer(service.stores.change, store, body.name, body.metadata)
     return await _store(service, asker.tenant, store)
 
 
@@ -81,7 +81,7 @@ async def change_store(store: str, body: StoreChange, service: Serving, asker: A
 async def delete_store(store: str, service: Serving, asker: Asking) -> StoreDeleted:
     """Delete a store that was created here. Indexes that the server was started with are never deleted."""
     writable(service, asker.tenant, store)
-    await in_thread(service.stores.delete, store)
+    await in_writer(service.stores.delete, store)
     return StoreDeleted(id=store)
 
 
@@ -165,8 +165,7 @@ async def delete_store_file(store: str, file_id: str, service: Serving, asker: A
     """Take a file out of a store: its documents are deleted there, the file is kept."""
     index = writable(service, asker.tenant, store)
     upload = _attached(service, asker, store, file_id)
-    await in_thread(index.delete, where={FILE_ID: upload.id})
-    await in_thread(service.uploads.detach, upload, store)
+    await in_writer(take_out, service, index, store, upload)
     return StoreFileDeleted(id=file_id)
 
 
@@ -192,11 +191,45 @@ def begin(
         raise bad("chunk_overlap_tokens must be less than max_chunk_size_tokens", "chunking_strategy")
     attachment = Attachment(created_at=int(time.time()), attributes=attributes, chunk_size=size, overlap=overlap)
     service.uploads.attach(upload, store, attachment)
-    service.in_background(in_thread(_read_in, service, service.indexes[store], store, upload, attachment))
+    service.in_background(in_writer(_read_in, service, service.indexes[store], store, upload, attachment))
+
+
+def go_on_reading(service: Service) -> None:
+    """Read what a server that was killed had begun to read; what cannot be read here any more says so."""
+    for upload, store, attachment in service.uploads.unfinished():
+        index = service.indexes.get(store)
+        if index is not None and index.writable:
+            service.in_background(in_writer(_read_in, service, index, store, upload, attachment))
+            continue
+        problem = "this server serves the store for reading only" if index else "this server has no such store"
+        failed = {"status": "failed", "error": f"it had not been read when the server was stopped, and {problem}"}
+        service.uploads.settle(upload, store, attachment.model_copy(update=failed))
+
+
+def take_out(service: Service, index: Index, store: str, upload: Upload) -> None:
+    """In a thread: a file is no longer in a store, and none of its documents is."""
+    service.uploads.detach(upload, store)  # first: whoever reads it now finds that it is to be no longer
+    try:
+        index.delete(where={FILE_ID: upload.id})
+    except OSError:  # of the disk: it can be tried again
+        service.uploads.attach(upload, store, upload.stores[store])
+        raise
 
 
 def _read_in(service: Service, index: Index, store: str, upload: Upload, attachment: Attachment) -> None:
     """In a thread: the file's documents take the place of those that it gave before."""
+    with service.uploads.turn(upload):
+        if not service.uploads.is_current(upload, store, attachment):
+            return
+        done = _read(service, index, upload, attachment)
+        service.uploads.settle(upload, store, attachment.model_copy(update=done))
+        if not service.uploads.is_current(upload, store, attachment) and not index.closed:
+            # taken out while it was read; if it was put in anew, it is read anew behind this one
+            index.delete(where={FILE_ID: upload.id})
+
+
+def _read(service: Service, index: Index, upload: Upload, attachment: Attachment) -> dict[str, Any]:
+    """What is to be noted of it."""
     try:
         metadata = {**attachment.attributes, FILE_ID: upload.id, "filename": upload.name}
         documents, losses = service.uploads.documents(upload, metadata)
@@ -211,7 +244,6 @@ def _read_in(service: Service, index: Index, store: str, upload: Upload, attachm
         outdated = [id for id in index if id.startswith(f"{upload.id}/") and id not in kept]
         index.delete(ids=outdated)
         size = sum(len(chunk.text.encode()) for chunk in chunks)
-        done = {"status": "completed", "chunks": len(chunks), "bytes": size, "error": "; ".join(losses)}
+        return {"status": "completed", "chunks": len(chunks), "bytes": size, "error": "; ".join(losses)}
     except Exception as error:  # nobody waits for it: what went wrong is told in its status
-        done = {"status": "failed", "error": as_api_error(error).message}
-    service.uploads.attach(upload, store, attachment.model_copy(update=done))
+        return {"status": "failed", "error": as_api_error(error).message}

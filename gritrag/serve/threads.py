@@ -11,6 +11,9 @@ import torch
 T = TypeVar("T")
 
 WORKERS = 4
+WRITERS = 8
+"""Threads of calls that write an index. They may take minutes and wait for each other, so they have threads of their
+own: an answer must never wait for one of them."""
 
 
 def compute_with(threads: int) -> None:
@@ -40,8 +43,14 @@ def _begin() -> None:
 
 
 _workers = ThreadPoolExecutor(WORKERS, thread_name_prefix="worker", initializer=_begin)
+_writers = ThreadPoolExecutor(WRITERS, thread_name_prefix="writer", initializer=_begin)
 
 
 async def in_thread(function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
-    """The outcome of a function that is called in a thread."""
+    """The outcome of a function that is called in a thread; what writes an index belongs in `in_writer`."""
     return await asyncio.get_running_loop().run_in_executor(_workers, partial(function, *args, **kwargs))
+
+
+async def in_writer(function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+    """As `in_thread`, for what waits until nobody else writes the same index, and may take long itself."""
+    return await asyncio.get_running_loop().run_in_executor(_writers, partial(function, *args, **kwargs))

@@ -7,11 +7,13 @@ import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path, PurePath
 from typing import Any, BinaryIO, Literal
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from gritrag.documents.read import read_file
 from gritrag.records import Document
@@ -23,8 +25,9 @@ MOST_NAME = 200
 
 
 class Attachment(BaseModel):
-    """A file in a vector store."""
+    """A file in a vector store. Its number tells it from one that took its place while it was read."""
 
+    number: str = Field(default_factory=lambda: uuid.uuid4().hex)
     status: Literal["in_progress", "completed", "failed"] = "in_progress"
     created_at: int
     attributes: dict[str, Any] = {}
@@ -63,6 +66,7 @@ class Uploads:
         self._most = most_bytes
         self._lock = threading.RLock()
         self._records: dict[str, Upload] = {}
+        self._turns: dict[str, threading.Lock] = {}
         for path in sorted(self._folder.glob("file-*.json")):
             record = Upload.model_validate(json.loads(path.read_text("utf-8")))
             self._records[record.id] = record
@@ -76,19 +80,23 @@ class Uploads:
 
         Raises:
             ApiError: 413 if there is no room for it.
+            OSError: the disk is full, or fails; nothing is kept then.
         """
         id = f"file-{uuid.uuid4().hex}"
         path = self._path(id)
-        with path.open("wb") as kept:
-            shutil.copyfileobj(file, kept, CHUNK)
-        size = path.stat().st_size
-        shown = PurePath(name.replace("\\", "/")).name[-MOST_NAME:] or "upload"
-        record = Upload(id=id, name=shown, bytes=size, created_at=int(time.time()), purpose=purpose, owner=owner)
-        with self._lock:
-            if sum(each.bytes for each in self._records.values()) + size > self._most:
-                path.unlink()
-                raise ApiError(413, "there is no room for more files; delete some first", "no_room", "file")
-            self._write(record)
+        try:
+            with path.open("wb") as kept:
+                shutil.copyfileobj(file, kept, CHUNK)
+            size = path.stat().st_size
+            shown = PurePath(name.replace("\\", "/")).name[-MOST_NAME:] or "upload"
+            record = Upload(id=id, name=shown, bytes=size, created_at=int(time.time()), purpose=purpose, owner=owner)
+            with self._lock:
+                if sum(each.bytes for each in self._records.values()) + size > self._most:
+                    raise ApiError(413, "there is no room for more files; delete some first", "no_room", "file")
+                self._write(record)
+        except (OSError, ApiError):  # what has no record would never be deleted
+            path.unlink(missing_ok=True)
+            raise
         return record
 
     def of(self, owner: str) -> list[Upload]:
@@ -115,6 +123,9 @@ class Uploads:
     def documents(self, record: Upload, metadata: dict[str, Any]) -> tuple[list[Document], list[str]]:
         """What a file says, and in words what of it could not be read.
 
+        All ids begin with that of the file: rows of two files may have the same ids, and neither is to take the place
+        of the other, nor of a document that was there before.
+
         Raises:
             ValueError: it is of no known kind, or broken.
         """
@@ -127,24 +138,56 @@ class Uploads:
                     file, f"{record.id}/{record.name}", where=record.name, metadata=metadata, on_loss=losses.append
                 )
             )
+        below = f"{record.id}/"
+        documents = [each if each.id.startswith(below) else replace(each, id=below + each.id) for each in documents]
         return documents, losses
 
     def delete(self, record: Upload) -> None:
         with self._lock:
             self._records.pop(record.id, None)
+            self._turns.pop(record.id, None)
             self._path(record.id).unlink(missing_ok=True)
             self._path(record.id).with_suffix(".json").unlink(missing_ok=True)
 
     def attach(self, record: Upload, store: str, attachment: Attachment) -> None:
-        """Note how a file stands to a vector store."""
+        """Note that a file is in a vector store, in the place of what was noted before."""
         with self._lock:
             current = self._records.get(record.id)
             if current is not None:
                 self._write(current.model_copy(update={"stores": {**current.stores, store: attachment}}))
 
+    def settle(self, record: Upload, store: str, attachment: Attachment) -> None:
+        """Note what came of reading a file into a store, if it has not been taken out or put in anew since."""
+        with self._lock:
+            if self.is_current(record, store, attachment):
+                self.attach(record, store, attachment)
+
+    def is_current(self, record: Upload, store: str, attachment: Attachment) -> bool:
+        """Whether a file still is in a store as it was put in then."""
+        with self._lock:
+            current = self._records.get(record.id)
+        return current is not None and store in current.stores and current.stores[store].number == attachment.number
+
+    def unfinished(self) -> list[tuple[Upload, str, Attachment]]:
+        """Files whose reading into a store has not ended: a server that was killed has left them so."""
+        with self._lock:
+            pairs = [(each, store) for each in self._records.values() for store in each.stores]
+        waiting = [(each, store, each.stores[store]) for each, store in pairs]
+        return [found for found in waiting if found[2].status == "in_progress"]
+
+    @contextmanager
+    def turn(self, record: Upload) -> Iterator[None]:
+        """One thread at a time reads a file."""
+        with self._lock:
+            turn = self._turns.setdefault(record.id, threading.Lock())
+        with turn:
+            yield
+
     def detach(self, record: Upload, store: str) -> None:
         with self._lock:
-            current = self._records.get(record.id, record)
+            current = self._records.get(record.id)
+            if current is None:  # somebody has deleted it
+                return
             stores = {name: each for name, each in current.stores.items() if name != store}
             self._write(current.model_copy(update={"stores": stores}))
 

@@ -35,6 +35,9 @@ class Written:
     answer: Answer | None = None
 
 
+SEEDS = 1 << 64
+"""Of the sampler: whole numbers of 64 bits, with a sign."""
+
 Writer = Callable[[int], AsyncGenerator[Written, None]]
 """The steps of one choice, by its number."""
 
@@ -100,8 +103,10 @@ async def go_on(
 
 
 def of_choice(sampling: Sampling, number: int) -> Sampling:
-    """Each choice draws with a seed of its own."""
-    return sampling if sampling.seed is None else replace(sampling, seed=sampling.seed + number)
+    """Each choice draws with a seed of its own; the greatest of 64 bits is followed by the least."""
+    if sampling.seed is None:
+        return sampling
+    return replace(sampling, seed=(sampling.seed + number + SEEDS // 2) % SEEDS - SEEDS // 2)
 
 
 def usage_of(ends: list[Written]) -> UsageBody:

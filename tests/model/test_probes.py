@@ -179,3 +179,21 @@ def test_products_that_round_by_their_shape_switch_guessing_off(monkeypatch: pyt
     assert found.step is not None
     assert not found.step.guesses_freely
     assert "lookup is off" in found.probes[3].detail
+
+
+def test_hooks_that_transformers_left_are_no_hooks_of_anybody() -> None:
+    """Those of somebody else are, and beside the others too."""
+    lm = make_lm("llama")
+    lm.set_attn_implementation("eager")
+    ids = torch.arange(8)[None]
+    outputs = lm(input_ids=ids, output_attentions=True, output_hidden_states=True)
+    assert len(outputs.attentions) == len(lm.model.layers)
+    assert any(module._forward_hooks for module in lm.modules()), "transformers leaves none any more: so can this"
+    assert probe(lm).probes[3].outcome == "works"
+    again = lm(input_ids=ids, output_attentions=True)
+    assert all(map(torch.equal, again.attentions, outputs.attentions)), "they serve who asks for them"
+    handle = lm.model.layers[0].mlp.register_forward_hook(lambda module, args, output: 2 * output)
+    found = probe(lm).probes[3]
+    assert (found.outcome, "hooks" in found.detail) == ("falls back", True)
+    handle.remove()
+    assert probe(lm).probes[3].outcome == "works"

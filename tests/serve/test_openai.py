@@ -2,6 +2,7 @@
 
 import base64
 from collections.abc import Iterator
+from typing import Any
 
 import httpx
 import numpy as np
@@ -132,6 +133,44 @@ def test_logprobs(client: openai.OpenAI) -> None:
         assert len(token.top_logprobs) == 3
         assert token.logprob == pytest.approx(max(each.logprob for each in token.top_logprobs))
         assert token.logprob <= 0
+
+
+def test_bytes_of_logprobs_make_the_text_though_no_token_is_a_whole_character(http: httpx.Client) -> None:
+    """The tiny model writes bytes, of which most are no text by themselves."""
+    body = {"model": "tiny", "messages": CHAT, "max_tokens": 24, "logprobs": True, "temperature": 1.5, "seed": 11}
+    answer = http.post("/v1/chat/completions", json=body).json()
+    choice = answer["choices"][0]
+    told = choice["logprobs"]["content"]
+    written = b"".join(bytes(token["bytes"]) for token in told if not token["token"].startswith("<|"))  # control tokens
+    assert written.decode(errors="replace") == choice["message"]["content"]
+    assert any(len(token["bytes"]) == 1 and token["bytes"][0] > 127 for token in told)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"temperature": 1e-38},
+        {"temperature": 1e-320, "n": 2},
+        {"temperature": 1.0, "seed": 2**63 - 1, "n": 3},
+        {"temperature": 1.0, "top_p": 1e-300, "top_k": 10**30, "seed": -(2**63)},
+    ],
+)
+def test_numbers_at_the_ends_of_their_ranges_are_answered(fields: dict[str, Any], http: httpx.Client) -> None:
+    answer = http.post("/v1/chat/completions", json={"model": "tiny", "messages": CHAT, "max_tokens": 2, **fields})
+    assert answer.status_code == 200, answer.text
+    if fields["temperature"] < 1e-4:
+        greedy = http.post("/v1/chat/completions", json={"model": "tiny", "messages": CHAT, "max_tokens": 2}).json()
+        assert {choice["message"]["content"] for choice in answer.json()["choices"]} == {
+            greedy["choices"][0]["message"]["content"]
+        }
+
+
+def test_a_question_that_is_too_long_is_413_with_documents_and_without(http: httpx.Client) -> None:
+    messages = [{"role": "user", "content": "word " * 1000}]
+    for model in ("tiny", "rag/docs"):
+        answer = http.post("/v1/chat/completions", json={"model": model, "messages": messages})
+        assert answer.status_code == 413
+        assert answer.json()["error"]["code"] == "context_length_exceeded"
 
 
 def test_unknown_fields_are_ignored_and_what_would_matter_is_refused(http: httpx.Client) -> None:

@@ -146,6 +146,23 @@ def test_file_search_answers_from_an_index_and_cites_it(client: openai.OpenAI, h
     assert [hit["id"] for hit in told.model_extra["gritrag"]["hits"]] == ["bridge"]  # type: ignore[index]
 
 
+@pytest.mark.parametrize("tools", [[], [{"type": "file_search", "vector_store_ids": ["docs"], "max_num_results": 2}]])
+def test_candidates_are_ranked_by_their_states(tools: list[dict[str, Any]], http: httpx.Client) -> None:
+    """As `/v1/rag` ranks them, with the tool or the extension alone."""
+    question = QUESTIONS[3]
+    asked = {"index": "docs", "k": 2}
+    ranked = http.post("/v1/rag", json={"question": question, "max_new_tokens": 1, **asked, "rerank": 6}).json()
+    plain = http.post("/v1/rag", json={"question": question, "max_new_tokens": 1, **asked}).json()
+    body = {"model": "gritrag", "input": question, "max_output_tokens": 1, "tools": tools}
+    answer = http.post("/v1/responses", json={**body, "gritrag": {**asked, "rerank": 6}}).json()
+    found = [(hit["id"], hit["score"]) for hit in answer["gritrag"]["hits"]]
+    assert found == [(hit["id"], hit["score"]) for hit in ranked["hits"]]
+    assert found != [(hit["id"], hit["score"]) for hit in plain["hits"]], "the search alone scores otherwise"
+    refused = http.post("/v1/responses", json={**body, "gritrag": {**asked, "rerank": 1}})
+    assert refused.status_code == 400
+    assert refused.json()["error"]["param"] == "rerank"
+
+
 def test_what_is_not_done_is_refused(client: openai.OpenAI) -> None:
     refused: list[dict[str, Any]] = [
         {"tools": [{"type": "function", "name": "f", "parameters": {}}]},

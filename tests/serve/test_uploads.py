@@ -1,0 +1,210 @@
+"""Uploads: none takes the place of another, none comes back, and nothing is lost when a server or its disk fails."""
+
+import errno
+import json
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from serving import Running, running
+
+from gritrag import GritModel, Index
+from gritrag.index.storage.quota import StateQuota
+from gritrag.serve.limits import Limits
+from gritrag.serve.server import make_service
+from gritrag.serve.tenants import Tenants
+from gritrag.serve.threads import WRITERS
+
+
+@pytest.fixture
+def own(tiny_model: GritModel, make_index: Callable[..., Path], start: Callable[..., Running]) -> Running:
+    """A server that the test may change."""
+    return start(tiny_model, {"docs": make_index(tiny_model)})
+
+
+@pytest.fixture
+def http(own: Running) -> Iterator[httpx.Client]:
+    with own.client() as http:
+        yield http
+
+
+def upload(http: httpx.Client, name: str, content: str) -> str:
+    answer = http.post("/v1/files", files={"file": (name, content.encode())}, data={"purpose": "assistants"})
+    assert answer.status_code == 200, answer.text
+    id: str = answer.json()["id"]
+    return id
+
+
+def put_in(http: httpx.Client, file: str, store: str = "docs", waits: bool = True) -> str:
+    """The status of a file once it is in a store."""
+    status: str = http.post(f"/v1/vector_stores/{store}/files", json={"file_id": file}).json()["status"]
+    return wait_for(http, file, store) if waits else status
+
+
+def wait_for(http: httpx.Client, file: str, store: str = "docs") -> str:
+    status, end = "in_progress", time.monotonic() + 20
+    while status == "in_progress" and time.monotonic() < end:
+        time.sleep(0.01)
+        status = http.get(f"/v1/vector_stores/{store}/files/{file}").json()["status"]
+    return status
+
+
+def texts(http: httpx.Client) -> list[str]:
+    rows = http.get("/v1/indexes/docs/documents", params={"limit": 1000}).json()["data"]
+    return [row["text"] for row in rows]
+
+
+def test_rows_of_two_files_with_the_same_ids_are_rows_of_two_files(http: httpx.Client) -> None:
+    http.post("/v1/indexes/docs/documents", json={"documents": [{"id": "1", "text": "it was there before"}]})
+    rows = {"birds": '{"id": 1, "text": "the wren sings"}', "fish": '{"id": 1, "text": "the pike waits"}'}
+    files = {name: upload(http, f"{name}.jsonl", row) for name, row in rows.items()}
+    for file in files.values():
+        assert put_in(http, file) == "completed"
+    assert {"it was there before", "the wren sings", "the pike waits"} <= set(texts(http))
+    assert put_in(http, files["fish"]) == "completed"
+    assert texts(http).count("the pike waits") == 1, "a second time changes nothing"
+    http.delete(f"/v1/vector_stores/docs/files/{files['fish']}").raise_for_status()
+    left = texts(http)
+    assert {"it was there before", "the wren sings"} <= set(left)
+    assert "the pike waits" not in left
+
+
+@pytest.fixture
+def gate(own: Running, monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+    """Whatever is added to the index waits for it."""
+    opened, index = threading.Event(), own.service.indexes["docs"]
+    add = index.add
+
+    def waits(*args: Any, **options: Any) -> Any:
+        opened.wait(20)
+        return add(*args, **options)
+
+    monkeypatch.setattr(index, "add", waits)
+    yield opened
+    opened.set()
+
+
+def finish(own: Running) -> None:
+    """Wait until nothing is done in the background."""
+    end = time.monotonic() + 20
+    while own.service._tasks and time.monotonic() < end:
+        time.sleep(0.01)
+    assert not own.service._tasks
+
+
+@pytest.mark.parametrize("route", ["/v1/vector_stores/docs/files/{}", "/v1/files/{}"])
+def test_a_file_that_is_deleted_while_it_is_read_leaves_nothing(
+    route: str, own: Running, http: httpx.Client, gate: threading.Event
+) -> None:
+    file = upload(http, "secret.txt", "the cellar holds a secret")
+    assert put_in(http, file, waits=False) == "in_progress"
+    http.delete(route.format(file)).raise_for_status()
+    gate.set()
+    finish(own)
+    assert "the cellar holds a secret" not in texts(http)
+    assert http.get(f"/v1/vector_stores/docs/files/{file}").status_code == 404
+
+
+def test_a_file_that_is_put_in_anew_while_it_is_read_is_read_anew(
+    own: Running, http: httpx.Client, gate: threading.Event
+) -> None:
+    file = upload(http, "long.txt", "\n\n".join(f"line {n} of the poem goes here" for n in range(20)))
+    body: dict[str, Any] = {"file_id": file, "chunking_strategy": {"type": "static"}}
+    for size in (16, 256, 128):
+        body["chunking_strategy"]["static"] = {"max_chunk_size_tokens": size, "chunk_overlap_tokens": 0}
+        http.post("/v1/vector_stores/docs/files", json=body).raise_for_status()
+    gate.set()
+    finish(own)
+    assert wait_for(http, file) == "completed"
+    chunks = [id for id in own.service.indexes["docs"] if id.startswith(file)]
+    assert http.get(f"/v1/vector_stores/docs/files/{file}").json()["chunks"] == len(chunks)
+    lengths = [len(own.service.model.document_token_ids(text)) for text in texts(http) if "poem" in text]
+    assert max(lengths) > 64, "chunks of the last size are left, and no others"
+
+
+def test_a_deleted_file_is_in_no_store_any_more(http: httpx.Client) -> None:
+    store = http.post("/v1/vector_stores", json={"name": "own"}).json()["id"]
+    file = upload(http, "a.txt", "the tide turns at dusk")
+    for each in ("docs", store):
+        assert put_in(http, file, each) == "completed"
+    http.delete(f"/v1/files/{file}").raise_for_status()
+    assert "the tide turns at dusk" not in texts(http)
+    assert http.post(f"/v1/vector_stores/{store}/search", json={"query": "tide"}).json()["data"] == []
+
+
+def test_what_a_killed_server_was_reading_is_read_by_the_next(tiny_model: GritModel, tmp_path: Path) -> None:
+    def served(reads_only: bool = False) -> Any:
+        return running(make_service(tiny_model, "tiny", [], Tenants(), Limits(), reads_only, data=tmp_path / "data"))
+
+    with served() as server, server.client() as http:
+        store = http.post("/v1/vector_stores", json={"name": "kept"}).json()["id"]
+        file, other = upload(http, "a.txt", "the tide turns at dusk"), upload(http, "b.txt", "a kite flies")
+        for each in (file, other):
+            assert put_in(http, each, store) == "completed"
+        http.post(f"/v1/indexes/{store}/documents:delete", json={"where": {"filename": "a.txt"}}).raise_for_status()
+    record = tmp_path / "data" / "files" / f"{file}.json"  # as it is while the file is read
+    written = json.loads(record.read_text("utf-8"))
+    written["stores"][store] |= {"status": "in_progress", "chunks": 0, "bytes": 0}
+    written["stores"]["vs_gone"] = written["stores"][store]
+    record.write_text(json.dumps(written), "utf-8")
+    with served() as server, server.client() as http:
+        assert wait_for(http, file, store) == "completed"
+        found = http.post(f"/v1/vector_stores/{store}/search", json={"query": "when does the tide turn?"}).json()
+        assert found["data"][0]["file_id"] == file
+        assert server.service.uploads.unfinished() == [], "a store that is gone keeps nobody waiting"
+
+
+def test_a_full_disk_is_told_and_leaves_no_half_file(
+    own: Running, http: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(source: Any, target: Any, *args: Any) -> None:
+        target.write(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    folder = own.service.uploads._folder
+    assert folder is not None
+    before = sorted(folder.iterdir())
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "copyfileobj", fails)
+        refused = http.post("/v1/files", files={"file": ("a.txt", b"whole")}, data={"purpose": "assistants"})
+    assert refused.status_code == 507
+    assert refused.json()["error"]["code"] == "disk_full"
+    assert sorted(folder.iterdir()) == before
+    assert put_in(http, upload(http, "a.txt", "whole again")) == "completed"
+
+
+def test_an_answer_needs_no_room_on_the_disk(own: Running, http: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The state that it misses is read for it, and cannot be kept."""
+
+    def fails(quota: StateQuota, *args: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    shutil.rmtree(own.service.indexes["docs"].path / "states")
+    monkeypatch.setattr(StateQuota, "put", fails)
+    answer = http.post("/v1/rag", json={"question": "when does the ferry leave?", "k": 2, "max_new_tokens": 2})
+    assert answer.status_code == 200, answer.text
+    assert len(answer.json()["citations"]) == 2
+
+
+def test_answers_never_wait_for_those_who_write(own: Running, http: httpx.Client) -> None:
+    """Of whom there are more than threads, all waiting for one that has begun."""
+    index: Index = own.service.indexes["docs"]
+    path = "/v1/indexes/docs/documents"
+    with ThreadPoolExecutor(2 * WRITERS) as clients:
+        with index._parts.writing():
+            adding = [
+                clients.submit(http.post, path, json={"documents": [f"text number {n}"]}) for n in range(2 * WRITERS)
+            ]
+            while own.service.admission.taken < len(adding):
+                time.sleep(0.01)
+            body = {"question": "when does the ferry leave?", "max_new_tokens": 1}
+            answer = http.post("/v1/rag", json=body, timeout=20)
+            assert answer.status_code == 200
+            assert not any(each.done() for each in adding)
+        assert [each.result().status_code for each in adding] == [200] * len(adding)
