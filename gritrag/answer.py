@@ -81,12 +81,14 @@ class RAG:
         recompute: float = 0.0,
         rerank: int | None = None,
     ) -> None:
+        if not isinstance(index, Index):
+            raise ValueError(f"RAG answers from an open index, not from {index!r}: RAG(Index.open(path))")
         if mode not in MODES:
             raise ValueError(f"no mode {mode!r}; there are: {', '.join(MODES)}")
         if search_mode not in SEARCH_MODES:
             raise ValueError(f"no search_mode {search_mode!r}; there are: {', '.join(SEARCH_MODES)}")
-        if k < 1:
-            raise ValueError(f"k must be at least 1, got {k}; to answer without documents use mode='no-retrieval'")
+        if not isinstance(k, int) or k < 1:
+            raise ValueError(f"k must be at least 1, got {k!r}; to answer without documents use mode='no-retrieval'")
         check_relevance_bias(relevance_bias)
         check_recompute(recompute)
         check_rerank(rerank, k)

@@ -18,6 +18,7 @@ import gritrag
 from gritrag.answer import RAG
 from gritrag.documents.sections import place_in_words
 from gritrag.index.index import Index
+from gritrag.index.sources import delete_whole, put_whole
 from gritrag.records import Document, Hit
 from gritrag.tokens import chunk_documents
 
@@ -209,16 +210,16 @@ class Tools:
 
         def store() -> Added:
             count_tokens = self._rag.model.count_tokens
-            chunks = list(chunk_documents(given, count_tokens, self._chunk_size))
-            report = self._index.add(chunks)
-            ids = [chunk.id for chunk in chunks]
+            cut = [(each.id, list(chunk_documents([each], count_tokens, self._chunk_size))) for each in given]
+            report = put_whole(self._index, cut)
+            ids = [chunk.id for _, chunks in cut for chunk in chunks]
             return Added(added=report.added, replaced=report.replaced, skipped=report.skipped, ids=ids)
 
         return await self._run(store)
 
     async def delete(self, ids: Annotated[list[str], Field(min_length=1, max_length=10_000)]) -> Deleted:
-        """Delete documents by their ids; unknown ids are no error."""
-        return Deleted(deleted=await self._run(lambda: self._index.delete(ids=ids)))
+        """Delete documents by their ids, with all chunks of those that were cut; unknown ids are no error."""
+        return Deleted(deleted=await self._run(lambda: delete_whole(self._index, ids)))
 
     def _page(self, limit: int, after: str | None) -> Listed:
         with self._index.snapshot():

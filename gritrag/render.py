@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ from gritrag.documents.sections import place_in_words
 from gritrag.records import Answer, Citation, Document, Hit
 
 SNIPPET = 80
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+"""Characters that move the cursor, clear the screen or ring: no document is to drive the terminal of its reader."""
 
 
 def as_json(value: Any) -> str:
@@ -22,19 +25,29 @@ def as_lines(record: Any) -> str:
     return "\n".join(f"{name:<24} {field}" for name, field in _fields("", plain(record)))
 
 
+def harmless(text: str) -> str:
+    """Text without control characters but tabs and line breaks."""
+    return CONTROL.sub("\ufffd", text.replace("\r\n", "\n"))
+
+
 def hit_line(hit: Hit) -> str:
     """Rank, score, id and how the text begins."""
-    return f"{hit.rank:>3}  {hit.score:.4f}  {hit.document.id}  {_snippet(hit.document.text)}"
+    return f"{hit.rank:>3}  {hit.score:.4f}  {_id(hit.document.id)}  {_snippet(hit.document.text)}"
 
 
 def document_line(document: Document) -> str:
     """Id, title if there is one, and how the text begins."""
-    return f"{document.id}  {_snippet(f'{document.title}: {document.text}' if document.title else document.text)}"
+    return f"{_id(document.id)}  {_snippet(f'{document.title}: {document.text}' if document.title else document.text)}"
 
 
 def _snippet(text: str) -> str:
-    line = " ".join(text.split())
+    line = harmless(" ".join(text.split()))
     return line if len(line) <= SNIPPET else f"{line[:SNIPPET]}..."
+
+
+def _id(id: str) -> str:
+    """On one line."""
+    return harmless(id.replace("\n", "\ufffd"))
 
 
 def footer(answer: Answer) -> str:
@@ -49,8 +62,8 @@ def footer(answer: Answer) -> str:
 
 
 def _cited(citation: Citation, place: str) -> str:
-    said = ", ".join(part for part in (citation.title, place) if part)
-    return f"{citation.id} ({said})" if said else citation.id
+    said = harmless(", ".join(part for part in (citation.title, place) if part))
+    return f"{_id(citation.id)} ({said})" if said else _id(citation.id)
 
 
 def plain(value: Any) -> Any:

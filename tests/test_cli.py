@@ -214,8 +214,9 @@ def test_ranking_and_reading_again_can_be_asked_for(built: tuple[str, ...]) -> N
 
 
 def test_chat_answers_each_line_and_ends_with_the_input(built: tuple[str, ...]) -> None:
-    result = run("chat", *built, "--max-new-tokens", 4, stdin="One?\nTwo?\n")
+    result = run("chat", *built, "--max-new-tokens", 4, stdin=f"One?\n{'long ' * 9000}?\nTwo?\n")
     assert result.stderr.count("first token") == 2
+    assert result.stderr.count("not answered: ") == 1
 
 
 def test_estimate_stats_and_verify(built: tuple[str, ...], texts: Path) -> None:

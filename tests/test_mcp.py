@@ -118,6 +118,10 @@ async def test_what_is_added_is_found_and_what_is_deleted_is_gone(server: MCPSer
         assert (again["added"], again["skipped"]) == (0, 1)
         assert content(await client.call_tool("delete", {"ids": ["s", "unknown"]})) == {"deleted": 1}
         assert "s" not in index
+        assert content(await client.call_tool("delete", {"ids": ["l"]})) == {"deleted": len(report["ids"]) - 1}
+        await client.call_tool("add", {"documents": [{"text": long, "id": "l"}]})
+        await client.call_tool("add", {"documents": [{"text": "Short now.", "id": "l"}]})
+        assert [id for id in index if id.partition("#")[0] == "l"] == ["l"]
 
 
 @pytest.mark.parametrize(

@@ -37,6 +37,18 @@ def test_a_hit_is_one_line_whatever_its_text() -> None:
     assert len(line) < 120
 
 
+def test_a_document_does_not_drive_the_terminal() -> None:
+    """Escape sequences can clear the screen, forge lines, and with some terminals do worse; JSON escapes them."""
+    document = Document("\x1b[2Jall \x9b31m gone\r\n\x07", id="a\nb\x1b]0;x\x07", title="\x1b[1mT")
+    hit = Hit(document, 0.5, 1)
+    answer = replace(ANSWER, hits=[hit], citations=[Citation(document.id, document.title, 0, 7)])
+    for line in (render.hit_line(hit), render.document_line(document), render.footer(answer)):
+        assert not {"\x1b", "\x9b", "\x07", "\n", "\r"} & set(line)
+    assert render.harmless("a\r\n\tb é 👩‍👩‍👧 \u200f") == "a\n\tb é 👩‍👩‍👧 \u200f"
+    assert "\x1b" not in render.as_json(hit)
+    assert json.loads(render.as_json(hit))["document"]["text"] == document.text
+
+
 def test_fields_are_lines_with_the_fields_of_inner_records() -> None:
     record = {"index": Path("a/b"), "bytes": {"states": 924}, "seconds": 0.00199455, "problems": []}
     lines = [line.split() for line in render.as_lines(record).splitlines()]

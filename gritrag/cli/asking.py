@@ -92,13 +92,17 @@ def chat(
     dtype: Dtype = "auto",
     device: Device = "auto",
 ) -> None:
-    """Answer question after question, each on its own, until an empty line or the end of the input."""
+    """Answer question after question, each on its own, until an empty line or the end of the input. One that cannot be
+    answered is told, and the next one is asked for."""
     from gritrag import RAG
 
     with open_index(index, model, dtype, device) as opened:
         rag = RAG(opened, mode=mode, k=k, relevance_bias=relevance_bias, rerank=rerank, recompute=recompute)
         while question := _next_question():
-            _stream(rag.stream(question, max_new_tokens=max_new_tokens))
+            try:
+                _stream(rag.stream(question, max_new_tokens=max_new_tokens))
+            except ValueError as error:
+                typer.echo(f"not answered: {error}", err=True)
 
 
 def _next_question() -> str:
@@ -111,7 +115,7 @@ def _next_question() -> str:
 def _stream(events: Iterator[Any]) -> None:
     for event in events:
         if event.text is not None:
-            typer.echo(event.text, nl=False)
+            typer.echo(render.harmless(event.text), nl=False)
         elif event.answer is not None:
             typer.echo()
             typer.echo(render.footer(event.answer), err=True)

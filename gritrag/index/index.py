@@ -306,5 +306,10 @@ class Index(Contents):
         """Copy the index to a new or empty directory as it is at one commit, without garbage; it can be opened at once.
 
         A state that is damaged is left out, and read again there. Neither a model nor the right to write is needed.
+
+        Raises:
+            ValueError: the directory is no place for it: it holds something, or lies in this index.
         """
+        if Path(path).resolve().is_relative_to(Path(self.path).resolve()):
+            raise ValueError(f"{path} lies in the index itself, which holds nothing else: choose one outside")
         export(self._parts.manifest, self._parts.catalog, self._parts.files, Path(path))

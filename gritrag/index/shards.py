@@ -49,8 +49,10 @@ def open_many(
 
     Raises:
         FingerprintMismatch: they were built with different models.
-        ValueError: no path, an id that two shards hold, or what `Index.open` raises.
+        ValueError: no path, one instead of a list, an id that two shards hold, or what `Index.open` raises.
     """
+    if isinstance(paths, str | Path):
+        raise ValueError(f"open_many takes a list of paths, not one: open_many([{str(paths)!r}]), or Index.open")
     reader = None if model is None else given_reader(model, dtype, device)
     with ExitStack() as on_failure:
         indexes = []

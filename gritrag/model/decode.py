@@ -5,6 +5,8 @@ Shape letters: `B` batch, `T` tokens, `V` vocabulary, `S` positions that are cho
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
+from numbers import Real
+from operator import index
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -26,6 +28,9 @@ from gritrag.model.text import TextStream
 
 FinishReason = Literal["stop", "length"]
 
+LEAST_TEMPERATURE = 1e-4
+"""Below it the likeliest token is all that is left to choose."""
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -33,18 +38,18 @@ class Sampling:
 
     Args:
         max_new_tokens: at most this many.
-        temperature: 0 is greedy.
+        temperature: 0 is greedy, and so is what is below `LEAST_TEMPERATURE`: logits divided by it would overflow.
         top_k: choose among the k likeliest; 0 for all.
         top_p: choose among the likeliest that together have this probability.
-        repetition_penalty: over 1 makes generated tokens less likely again.
+        repetition_penalty: over 1 makes generated tokens less likely again; at least 0.01.
         stop: the text ends before the first of these strings.
-        seed: of the sampler; None draws another each time.
+        seed: of the sampler, in 64 bits; None draws another each time.
         lookup: guess several tokens at a time from the context, and keep those that would have been chosen anyway; see
             `Lookup`. Only for one greedy text without penalty. None is True where guesses change no token: in float32,
             and in fewer bits where `gritrag doctor` says that our own step is used.
 
     Raises:
-        ValueError: a value out of its range.
+        ValueError: a value of another kind, or out of its range.
     """
 
     max_new_tokens: int = 64
@@ -57,31 +62,42 @@ class Sampling:
     lookup: bool | None = None
 
     def __post_init__(self) -> None:
+        for name in ("max_new_tokens", "top_k", *(() if self.seed is None else ("seed",))):
+            object.__setattr__(self, name, _whole(name, getattr(self, name)))
+        for name in ("temperature", "top_p", "repetition_penalty"):
+            if not isinstance(value := getattr(self, name), Real):
+                raise ValueError(f"{name} must be a number, not {value!r}")
+        if not all(isinstance(each, str) for each in self.stop):
+            raise ValueError(f"stop must be one string or a list of strings, not {self.stop!r}")
         rules = {
             "max_new_tokens must be at least 1": self.max_new_tokens >= 1,
             "temperature must be at least 0": self.temperature >= 0,
             "top_k must be at least 0": self.top_k >= 0,
             "top_p must be above 0 and at most 1": 0 < self.top_p <= 1,
-            "repetition_penalty must be above 0": self.repetition_penalty > 0,
+            "repetition_penalty must be at least 0.01": self.repetition_penalty >= 0.01,
+            "seed must be a whole number of 64 bits": self.seed is None or -(2**63) <= self.seed < 2**64,
             "stop strings must not be empty": all(self.stop),
         }
         for rule, holds in rules.items():
             if not holds:
                 raise ValueError(f"{rule}; got {self}")
+        if self.temperature < LEAST_TEMPERATURE:
+            object.__setattr__(self, "temperature", 0.0)
 
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> "Sampling":
-        """From keyword options; one stop string may stand for a list of one.
+        """From keyword options, of which None means that it is not given; one stop string may stand for a list of one.
 
         Raises:
-            ValueError: an option that there is not, or a value out of its range.
+            ValueError: an option that there is not, or a value of another kind, or out of its range.
         """
         unknown = sorted(set(options) - {field.name for field in fields(cls)})
         if unknown:
             known = ", ".join(field.name for field in fields(cls))
             raise ValueError(f"no option {', '.join(unknown)}; there are: {known}")
-        stop = options.get("stop") or ()
-        return cls(**{**options, "stop": (stop,) if isinstance(stop, str) else tuple(stop)})
+        given = {name: value for name, value in options.items() if value is not None}
+        stop = given.get("stop", ())
+        return cls(**{**given, "stop": tuple(stop) if isinstance(stop, list | tuple | set) else (stop,)})
 
     def processors(self) -> LogitsProcessorList:
         processors = LogitsProcessorList()
@@ -94,6 +110,14 @@ class Sampling:
         if self.temperature and self.top_p < 1:
             processors.append(TopPLogitsWarper(self.top_p))
         return processors
+
+
+def _whole(name: str, value: Any) -> int:
+    """NumPy's whole numbers are some too."""
+    try:
+        return index(value)
+    except TypeError:
+        raise ValueError(f"{name} must be a whole number, not {value!r}") from None
 
 
 class Completion(NamedTuple):

@@ -27,11 +27,11 @@ def pick_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:
     bfloat16 instructions emulates them, six times slower than float32.
 
     Raises:
-        ValueError: no floating-point dtype of that name.
+        ValueError: another than float32, bfloat16 and float16.
     """
     if dtype != "auto":
         found = dtype if isinstance(dtype, torch.dtype) else getattr(torch, str(dtype), None)
-        if not isinstance(found, torch.dtype) or not found.is_floating_point:
+        if found not in (torch.float32, torch.bfloat16, torch.float16):
             raise ValueError(f"no dtype {dtype!r}; use auto, float32, bfloat16 or float16")
         return found
     return torch.bfloat16 if has_native_bf16(device) else torch.float32

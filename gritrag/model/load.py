@@ -132,7 +132,11 @@ def _load_base(
     except torch.OutOfMemoryError:
         raise
     except (*INNER_ERRORS, StrictDataclassError) as error:
-        raise ValueError(f"transformers cannot load a causal language model from {path} ({told(error)})") from error
+        lacks = not (directory / "tokenizer.json").is_file()
+        remedy = "; it has no tokenizer.json: put the model's own tokenizer files beside its weights" if lacks else ""
+        raise ValueError(
+            f"transformers cannot load a causal language model from {path} ({told(error)}){remedy}"
+        ) from error
     if path.is_file():
         _end_as_the_file_says(tokenizer, lm)
     _drop_tokens_without_a_row(tokenizer, lm, path)

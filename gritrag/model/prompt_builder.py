@@ -158,7 +158,15 @@ def _numbered(texts: Sequence[T]) -> Iterator[tuple[int, T]]:
 
 
 def prompts_of(prompt: Prompt | Sequence[Prompt]) -> tuple[list[Prompt], bool]:
-    """One string or one chat (a list of messages) is one prompt; a list of either is many."""
+    """One string or one chat (a list of messages) is one prompt; a list of either is many.
+
+    Raises:
+        ValueError: it is neither, such as one message without a list around it.
+    """
+    if isinstance(prompt, Mapping) or not isinstance(prompt, Sequence):
+        raise ValueError(
+            f"a prompt is a text, or a list of messages such as [{{'role': ..., 'content': ...}}], not {prompt!r}"
+        )
     if isinstance(prompt, str) or (len(prompt) > 0 and isinstance(prompt[0], Mapping)):
         return [cast(Prompt, prompt)], False
     return list(cast(Sequence[Prompt], prompt)), True

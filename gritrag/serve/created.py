@@ -71,8 +71,12 @@ class CreatedStores:
             raise ApiError(409, "there are too many vector stores; delete some first", "too_many")
         id = f"vs_{uuid.uuid4().hex}"
         record = Created(id=id, name=name, created_at=int(time.time()), owner=tenant.name, metadata=metadata)
-        self._take(record)
-        self._write(record)
+        try:
+            self._take(record)
+            self._write(record)
+        except (OSError, ValueError):  # a full disk, or a name that is no text: what has no record would stay for ever
+            self._drop(record)
+            raise
         return id
 
     def change(self, id: str, name: str | None, metadata: dict[str, str] | None) -> None:
@@ -84,13 +88,16 @@ class CreatedStores:
 
     def delete(self, id: str) -> None:
         """The index with all it holds."""
-        record = self._own(id)
+        self._drop(self._own(id))
+
+    def _drop(self, record: Created) -> None:
         assert self._folder is not None
-        del self._records[id]
-        self._indexes.pop(id).close()
+        self._records.pop(record.id, None)
+        if (index := self._indexes.pop(record.id, None)) is not None:
+            index.close()
         self._rights(record, given=False)
-        (self._folder / f"{id}.json").unlink(missing_ok=True)
-        shutil.rmtree(self._folder / id)
+        (self._folder / f"{record.id}.json").unlink(missing_ok=True)
+        shutil.rmtree(self._folder / record.id, ignore_errors=True)
 
     def _own(self, id: str) -> Created:
         if id not in self._records:

@@ -8,7 +8,8 @@ from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel, Field
 
 from gritrag.index.index import Index
-from gritrag.records import Document
+from gritrag.index.sources import delete_whole, put_whole
+from gritrag.records import Document, as_document
 from gritrag.serve.bodies import DocumentBody, Metadata, Where
 from gritrag.serve.errors import ERRORS, ApiError, bad
 from gritrag.serve.http import Asking, Serving, readable, whole, writable
@@ -71,12 +72,12 @@ class DeletedBody(BaseModel):
 
 @router.post("/v1/indexes/{index}/documents", response_model=AddedBody, responses=ERRORS)
 async def add(index: str, body: AddBody, request: Request, service: Serving, asker: Asking) -> AddedBody:
-    """Read documents into an index; what is unchanged is not read again."""
+    """Read documents into an index; what is unchanged is not read again, and what is replaced leaves no chunk."""
     opened = writable(service, asker.tenant, index)
     documents = [d if isinstance(d, str) else Document(d.text, d.id, d.title, d.metadata) for d in body.documents]
-    chunks = await in_thread(chunked, service, documents, body.chunk_size, body.overlap)
-    report = await whole(service, asker, request, in_writer(opened.add, chunks, on_conflict=body.on_conflict))
-    ids = [chunk.id for chunk in chunks]
+    cut = await in_thread(chunked, service, documents, body.chunk_size, body.overlap)
+    report = await whole(service, asker, request, in_writer(put_whole, opened, cut, body.on_conflict))
+    ids = [chunk.id for _, chunks in cut for chunk in chunks]
     return AddedBody(added=report.added, replaced=report.replaced, skipped=report.skipped, ids=ids)
 
 
@@ -103,34 +104,41 @@ async def get_document(index: str, id: str, service: Serving, asker: Asking) -> 
 
 @router.delete("/v1/indexes/{index}/documents/{id:path}", response_model=DeletedBody, responses=ERRORS)
 async def delete_document(index: str, id: str, service: Serving, asker: Asking) -> DeletedBody:
-    """Delete one document."""
+    """Delete one document, or one chunk; with the id of a document that was cut, all of its chunks."""
     opened = writable(service, asker.tenant, index)
-    await in_thread(_one, opened, id)
-    return DeletedBody(deleted=await in_writer(opened.delete, ids=[id]))
+    if not (deleted := await in_writer(delete_whole, opened, [id])):
+        raise _not_found("id")
+    return DeletedBody(deleted=deleted)
 
 
 @router.post("/v1/indexes/{index}/documents:delete", response_model=DeletedBody, responses=ERRORS)
 async def delete_documents(index: str, body: DeleteBody, service: Serving, asker: Asking) -> DeletedBody:
-    """Delete documents by id or by metadata; unknown ids are no error."""
+    """Delete documents, with all of their chunks, by id or by metadata; unknown ids are no error."""
     opened = writable(service, asker.tenant, index)
     if body.ids is None and not body.where:
         raise bad("say what to delete: ids or where", "ids")
+    if body.where is None:
+        return DeletedBody(deleted=await in_writer(delete_whole, opened, body.ids or []))
     return DeletedBody(deleted=await in_writer(opened.delete, ids=body.ids, where=body.where))
 
 
-def chunked(service: Service, documents: Sequence[str | Document], chunk_size: int, overlap: int) -> list[Document]:
-    """Documents cut into chunks.
+def chunked(
+    service: Service, documents: Sequence[str | Document], chunk_size: int, overlap: int
+) -> list[tuple[str, list[Document]]]:
+    """The id and the chunks of each document.
 
     Raises:
         ValueError: a document has no text, or the overlap leaves no room.
     """
-    return list(chunk_documents(documents, service.model.count_tokens, chunk_size, overlap))
+    count_tokens = service.model.count_tokens
+    given = [as_document(document) for document in documents]
+    return [(each.id, list(chunk_documents([each], count_tokens, chunk_size, overlap))) for each in given]
 
 
 def _page(index: Index, limit: int, after: str | None) -> tuple[list[Document], bool]:
     with index.snapshot():
         if after is not None and after not in index:
-            raise ApiError(404, "there is no document of that id", "document_not_found", "after")
+            raise _not_found("after")
         ids = iter(index)
         if after is not None:
             for id in ids:
@@ -143,5 +151,9 @@ def _page(index: Index, limit: int, after: str | None) -> tuple[list[Document], 
 def _one(index: Index, id: str) -> Document:
     with index.snapshot():
         if id not in index:
-            raise ApiError(404, "there is no document of that id", "document_not_found", "id")
+            raise _not_found("id")
         return index.get([id])[0]
+
+
+def _not_found(param: str) -> ApiError:
+    return ApiError(404, "there is no document of that id", "document_not_found", param)

@@ -114,6 +114,9 @@ def test_what_is_in_two_shards_or_of_two_models_is_refused(make: Make, reader: H
         open_many([tmp_path / "one", tmp_path / "other"])
     with pytest.raises(ValueError, match="no shards"):
         open_many([])
+    for one in (tmp_path / "one", str(tmp_path / "one")):
+        with pytest.raises(ValueError, match="takes a list of paths, not one"):
+            open_many(one, model=reader)
     with pytest.raises(ValueError, match="no index at"):
         open_many([tmp_path / "one", tmp_path / "nowhere"])
     Index.open(tmp_path / "one", model=reader, mode="rw").close()

@@ -178,8 +178,10 @@ def test_an_export_is_the_index_without_its_garbage(tmp_path: Path, mode: str) -
         source.export(tmp_path / "copy")
         with pytest.raises(ValueError, match="already holds an index"):
             source.export(tmp_path / "copy")
-        with pytest.raises(ValueError, match="already holds an index"):
+        with pytest.raises(ValueError, match="lies in the index itself"):
             source.export(tmp_path / "index")
+        with pytest.raises(ValueError, match="lies in the index itself"):
+            source.export(tmp_path / "index" / "copy")
     size = {root: (tmp_path / root / "catalog.sqlite").stat().st_size for root in ("index", "copy")}
     assert size["copy"] < size["index"]
     with (

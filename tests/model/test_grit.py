@@ -168,6 +168,16 @@ def test_nul_and_control_tokens_are_data(tiny_model: GritModel) -> None:
         ([{"role": "user"}], {}, "string role and content"),
         ("hi", {"max_new_tokens": 0}, "at least 1"),
         ("hi", {"temperature": -1}, "temperature must be at least 0"),
+        ("hi", {"repetition_penalty": 1e-40}, "repetition_penalty must be at least 0.01"),
+        ("hi", {"seed": 2**64, "temperature": 1}, "seed must be a whole number of 64 bits"),
+        ("hi", {"max_new_tokens": "3"}, "max_new_tokens must be a whole number, not '3'"),
+        ("hi", {"max_new_tokens": 3.0}, "max_new_tokens must be a whole number, not 3.0"),
+        ("hi", {"seed": 1.5, "temperature": 1}, "seed must be a whole number, not 1.5"),
+        ("hi", {"temperature": "warm"}, "temperature must be a number, not 'warm'"),
+        ("hi", {"stop": 3}, "stop must be one string or a list of strings"),
+        ("hi", {"stop": ["a", 3]}, "stop must be one string or a list of strings"),
+        ({"role": "user", "content": "hi"}, {}, "a prompt is a text, or a list of messages"),
+        (None, {}, "a prompt is a text, or a list of messages"),
         ("hi", {"beam": 3}, "no option beam; there are: max_new_tokens"),
         ("hi" * 300, {}, "this model takes 512"),
     ],
@@ -175,6 +185,11 @@ def test_nul_and_control_tokens_are_data(tiny_model: GritModel) -> None:
 def test_bad_prompts_are_refused(tiny_model: GritModel, prompt: object, options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         tiny_model.generate([prompt] if prompt == [] else prompt, **options)
+
+
+def test_an_option_that_is_none_is_not_given(tiny_model: GritModel) -> None:
+    given = {"max_new_tokens": np.int64(4), "temperature": None, "stop": None, "seed": None, "top_p": None}
+    assert tiny_model.generate("hi", **given) == tiny_model.generate("hi", max_new_tokens=4)
 
 
 def test_rows_that_end_early_do_not_disturb_the_others(tiny_model: GritModel) -> None:

@@ -157,7 +157,7 @@ def test_an_empty_or_ambiguous_directory_is_refused(tmp_path: Path) -> None:
 def test_dtype_by_name() -> None:
     assert pick_dtype("bfloat16", torch.device("cpu")) == torch.bfloat16
     assert pick_dtype("auto", torch.device("cpu")) in (torch.float32, torch.bfloat16)
-    for name in ("int8", "float99", "nn"):
+    for name in ("int8", "float99", "nn", "float64", torch.float64, "float8_e4m3fn"):
         with pytest.raises(ValueError, match="use auto, float32, bfloat16 or float16"):
             pick_dtype(name, torch.device("cpu"))
 
@@ -198,6 +198,13 @@ def test_weights_that_lack_or_cannot_be_hashed_are_refused(saved: Path) -> None:
         GritModel.from_pretrained(saved, dtype="float32")
     file.rename(saved / "pytorch_model.bin")
     with pytest.raises(ValueError, match=r"holds no \.safetensors or \.gguf weights"):
+        GritModel.from_pretrained(saved, dtype="float32")
+
+
+def test_a_model_without_its_tokenizer_says_what_is_missing(saved: Path) -> None:
+    for file in saved.glob("token*"):
+        file.unlink()
+    with pytest.raises(ValueError, match=r"it has no tokenizer\.json: put the model's own tokenizer files beside"):
         GritModel.from_pretrained(saved, dtype="float32")
 
 

@@ -78,6 +78,43 @@ def test_long_documents_are_cut(own: Running) -> None:
         assert http.get("/v1/indexes/docs/documents/long%231").json()["metadata"]["source"] == "long"
 
 
+def test_a_document_that_was_cut_is_replaced_and_deleted_as_a_whole(own: Running) -> None:
+    path = "/v1/indexes/docs/documents"
+    long, other = "the secret word is here. " * 40, "others stay as they are. " * 40
+
+    def stored(http: httpx.Client) -> list[str]:
+        return [row["id"] for row in http.get(path, params={"limit": 1000}).json()["data"] if "#" in row["id"]]
+
+    def add(http: httpx.Client, text: str, **options: object) -> httpx.Response:
+        return http.post(path, json={"documents": [{"id": "long", "text": text}], "chunk_size": 100, **options})
+
+    with own.client() as http:
+        keeps = {"id": "other", "text": other, "metadata": {"kind": "x"}}
+        others = http.post(path, json={"documents": [keeps], "chunk_size": 100}).json()["ids"]
+        hers = {"id": "hers", "text": "of a loader", "metadata": {"source": "long"}}
+        http.post(path, json={"documents": [hers]}).raise_for_status()
+        before = add(http, long).json()["ids"]
+        assert len(before) > 3
+        assert add(http, long * 2, on_conflict="error").status_code == 400
+        report = add(http, long * 2, on_conflict="skip").json()
+        assert (report["added"], report["replaced"]) == (0, 0)
+        assert stored(http) == [*others, *before], "no second half behind the first"
+        fewer = add(http, long[:250]).json()["ids"]
+        assert stored(http) == [*others, *fewer]
+        assert add(http, "short now").json()["ids"] == ["long"]
+        assert stored(http) == others
+        assert add(http, long).json()["ids"] == before
+        assert http.get(f"{path}/long").status_code == 404
+        assert http.delete(f"{path}/long").json() == {"deleted": len(before)}
+        assert http.delete(f"{path}/long").status_code == 404
+        add(http, long)
+        assert http.post(f"{path}:delete", json={"ids": ["long", "none"]}).json() == {"deleted": len(before)}
+        assert stored(http) == others
+        assert http.get(f"{path}/hers").status_code == 200
+        assert http.delete(f"{path}/{others[0].replace('#', '%23')}").json() == {"deleted": 1}
+        assert stored(http) == others[1:]
+
+
 def test_one_bad_row_of_an_upload_is_told_and_the_others_are_found(client: openai.OpenAI) -> None:
     store = client.vector_stores.create(name="Rows")
     rows = b'{"body": "The heron waits at the weir.", "id": 1}\n{"body": \n{"body": "Another of that id.", "id": 1}\n'

@@ -160,6 +160,17 @@ def test_what_a_killed_server_was_reading_is_read_by_the_next(tiny_model: GritMo
         assert server.service.uploads.unfinished() == [], "a store that is gone keeps nobody waiting"
 
 
+def test_a_store_that_cannot_be_noted_is_not_made(own: Running, http: httpx.Client) -> None:
+    before = {each["id"] for each in http.get("/v1/vector_stores").json()["data"]}
+    headers = {"content-type": "application/json"}
+    refused = http.post("/v1/vector_stores", content=r'{"name": "\ud800"}', headers=headers)
+    assert refused.status_code == 400
+    assert {each["id"] for each in http.get("/v1/vector_stores").json()["data"]} == before
+    folder = own.service.stores._folder
+    assert folder is not None
+    assert list(folder.glob("vs_*")) == []
+
+
 def test_a_full_disk_is_told_and_leaves_no_half_file(
     own: Running, http: httpx.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
