@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 import gritrag
-from gritrag import Document, Index
+from gritrag import Document, Index, chunk_documents
 from gritrag.cli import app
 from gritrag.model.grit import GritModel
 
@@ -337,6 +337,11 @@ def test_list_delete_and_compact(built: tuple[str, ...]) -> None:
     assert [row["id"] for row in rows] == ["owl"]
     assert len(run("list", *where, "--limit", 1).stdout.splitlines()) == 1
     run("delete", *where, code=2)
+    with Index.open(built[1], mode="rw") as index:
+        index.add(chunk_documents([Document("a word and " * 40, id="cut")], len, 100))
+        chunks = sum(id.startswith("cut#") for id in index)
+    assert json.loads(run("delete", "cut#1", *where, "--json").stdout) == {"deleted": 1, "documents": chunks + 1}
+    assert json.loads(run("delete", "cut", *where, "--json").stdout) == {"deleted": chunks - 1, "documents": 2}
     assert json.loads(run("delete", "owl", "nobody", *where, "--json").stdout) == {"deleted": 1, "documents": 1}
     stray = Path(built[1]) / "states" / "ab" / "stray"
     stray.parent.mkdir(exist_ok=True)

@@ -107,14 +107,19 @@ def list_documents(
 
 @app.command()
 def delete(
-    ids: Annotated[list[str] | None, typer.Argument(help="Ids of documents, as `gritrag list` shows them.")] = None,
+    ids: Annotated[
+        list[str] | None,
+        typer.Argument(help="Ids of documents, as `gritrag list` shows them; without `#3` all chunks of one."),
+    ] = None,
     index: IndexFolder = DEFAULT_INDEX,
     where: Where = "",
     as_json: Json = False,
 ) -> None:
     """Delete documents by id, by filter, or those that satisfy both; --where '{}' deletes every document."""
+    from gritrag.index.sources import whole_ids
+
     with open_index(index, mode="rw") as opened:
-        deleted = opened.delete(ids=ids or None, where=condition_of(where))
+        deleted = opened.delete(ids=whole_ids(opened, ids) if ids else None, where=condition_of(where))
         show({"deleted": deleted, "documents": len(opened)}, as_json)
 
 

@@ -11,7 +11,7 @@ from gritrag.index.build import AddReport
 from gritrag.index.index import Index
 from gritrag.records import Document
 
-__all__ = ["delete_whole", "put_whole", "stored_as"]
+__all__ = ["delete_whole", "put_whole", "stored_as", "whole_ids"]
 
 
 def stored_as(index: Index, ids: Iterable[str]) -> dict[str, list[str]]:
@@ -58,5 +58,10 @@ def put_whole(
 
 def delete_whole(index: Index, ids: Iterable[str]) -> int:
     """As `Index.delete`, with all chunks of documents that were cut; how many documents and chunks were deleted."""
+    return index.delete(ids=whole_ids(index, ids))
+
+
+def whole_ids(index: Index, ids: Iterable[str]) -> list[str]:
+    """These ids, with those of the chunks of documents that were cut."""
     listed = list(ids)
-    return index.delete(ids={*listed, *(stored for each in stored_as(index, listed).values() for stored in each)})
+    return [*listed, *(stored for each in stored_as(index, listed).values() for stored in each)]

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel, Field
 
 from gritrag.index.index import Index
-from gritrag.index.sources import delete_whole, put_whole
+from gritrag.index.sources import delete_whole, put_whole, whole_ids
 from gritrag.records import Document, as_document
 from gritrag.serve.bodies import DocumentBody, Metadata, Where
 from gritrag.serve.errors import ERRORS, ApiError, bad
@@ -117,9 +117,8 @@ async def delete_documents(index: str, body: DeleteBody, service: Serving, asker
     opened = writable(service, asker.tenant, index)
     if body.ids is None and not body.where:
         raise bad("say what to delete: ids or where", "ids")
-    if body.where is None:
-        return DeletedBody(deleted=await in_writer(delete_whole, opened, body.ids or []))
-    return DeletedBody(deleted=await in_writer(opened.delete, ids=body.ids, where=body.where))
+    ids = None if body.ids is None else await in_thread(whole_ids, opened, body.ids)
+    return DeletedBody(deleted=await in_writer(opened.delete, ids=ids, where=body.where))
 
 
 def chunked(
