@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from gritrag.answer import RAG
-    from gritrag.index.errors import DamagedIndex
+    from gritrag.index.errors import DamagedIndex, ReplacedIndex
     from gritrag.index.index import Index
     from gritrag.index.shards import open_many
     from gritrag.model.decode import Sampling
@@ -39,6 +39,7 @@ __all__ = [
     "Hit",
     "Index",
     "Reading",
+    "ReplacedIndex",
     "Sampling",
     "Timings",
     "Usage",
@@ -52,6 +53,7 @@ _HOMES = {
     "GritModel": "gritrag.model.grit",
     "Index": "gritrag.index.index",
     "Reading": "gritrag.model.state",
+    "ReplacedIndex": "gritrag.index.errors",
     "Sampling": "gritrag.model.decode",
     "chunk_documents": "gritrag.tokens",
     "open_many": "gritrag.index.shards",

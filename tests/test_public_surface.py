@@ -22,6 +22,7 @@ NAMES = [
     "Hit",
     "Index",
     "Reading",
+    "ReplacedIndex",
     "Sampling",
     "Timings",
     "Usage",

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["DamagedIndex", "named_errors"]
+__all__ = ["DamagedIndex", "ReplacedIndex", "named_errors"]
 
 REMEDY = "restore the index from a copy (`gritrag copy` makes one), or build it anew"
 FAILING_DISK = {sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM}
@@ -19,6 +19,13 @@ class DamagedIndex(ValueError):  # noqa: N818 - it says what it found, as KeyErr
         super().__init__(f"{path} is damaged: {problem}; {remedy}")
         self.path = path
         self.problem = problem
+
+
+class ReplacedIndex(ValueError):  # noqa: N818
+    """An index was deleted, or made anew, while it was open: what is read from it is old, what is written is lost."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(f"the index at {root} has been deleted or made anew since it was opened: open it again")
 
 
 @contextmanager

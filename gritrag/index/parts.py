@@ -141,7 +141,7 @@ class Parts:
         """Bring the vectors file up to date (if writable) and let go of everything. A second call does nothing."""
         lock, self.lock = self.lock, None
         try:
-            if lock is not None and lock.is_ours:
+            if lock is not None and lock.is_ours and not self.catalog.is_replaced:
                 self.quota.save_uses()
                 self.vectors.save()
         finally:

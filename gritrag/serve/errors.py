@@ -12,6 +12,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
+from gritrag.index.errors import ReplacedIndex
 from gritrag.serve.jobs import DeadlineError, StoppingError
 
 logger = logging.getLogger(__name__)
@@ -89,6 +90,9 @@ def as_api_error(error: Exception) -> ApiError:
         return ApiError(504, str(error), "timeout")
     if isinstance(error, StoppingError):
         return ApiError(503, str(error), "stopping", retry_after=5)
+    if isinstance(error, ReplacedIndex):
+        logger.error("start the server again", exc_info=error)
+        return ApiError(503, "the index has been deleted or made anew: the server must be started again", "index_gone")
     if isinstance(error, ValueError):
         return bad(PATH.sub("(a file of the server)", str(error)))
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):

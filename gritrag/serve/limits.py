@@ -23,7 +23,7 @@ class Limits:
         body_bytes, upload_bytes, files_bytes: of one request; of one uploaded file; of all of them.
         memory_bytes: of conversations and texts of requests that are kept for the next turn, all tenants together.
         inputs: texts of one embedding or rerank request.
-        responses: that are kept to be gone on from.
+        responses, responses_bytes: that are kept to be gone on from; of all of them, as JSON.
         choices: texts that one request may have written at once.
     """
 
@@ -43,4 +43,5 @@ class Limits:
     memory_bytes: int = 512 * MEBIBYTE
     inputs: int = 2048
     responses: int = 1000
+    responses_bytes: int = 64 * MEBIBYTE
     choices: int = 8

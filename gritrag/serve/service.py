@@ -63,7 +63,7 @@ class Service:
     def __post_init__(self) -> None:
         self.admission = Admission(self.limits)
         self.metrics = Metrics()
-        self.responses = Responses(self.limits.responses)
+        self.responses = Responses(self.limits.responses, self.limits.responses_bytes)
         self._tasks: set[asyncio.Task[None]] = set()
         self.engine.on_step = self.metrics.step
         self.metrics.running.set_function(lambda: self.engine.running)

@@ -19,7 +19,7 @@ import xxhash
 from hash_reader import HashReader
 
 from gritrag.index import build
-from gritrag.index.errors import DamagedIndex
+from gritrag.index.errors import DamagedIndex, ReplacedIndex
 from gritrag.index.index import Index
 from gritrag.index.storage.checksums import first_checksums
 from gritrag.index.storage.states import StateFileWarning
@@ -336,6 +336,40 @@ def test_commits_in_the_log_of_a_dead_writer_are_never_overlooked(public_path: P
         entry.chmod(0o755)
     with Index.open(path, model=reader, mode="rw") as index:
         assert len(index) >= acknowledged
+
+
+@pytest.mark.parametrize("is_made_anew", [True, False])
+def test_an_index_that_is_deleted_while_it_is_open_says_so(
+    make: Make, reader: HashReader, tmp_path: Path, is_made_anew: bool
+) -> None:
+    """Readers would find what is gone for ever, and what a writer acknowledges would be lost."""
+    with make(states="none") as index:
+        index.add(["old"])
+    opened = Index.open(index.path, model=reader)
+    held = opened.search("old", 1)
+    writer = Index.open(index.path, model=reader, mode="rw")
+    shutil.rmtree(index.path)
+    if is_made_anew:
+        with Index.create(index.path, model=reader) as new:
+            new.add(["new"])
+    calls: list[Callable[[], object]] = [
+        lambda: opened.search("old"),
+        lambda: opened.get([held[0].document.id]),
+        lambda: len(opened),
+        lambda: opened.load_states([held[0].document]),
+        lambda: writer.add(["lost"]),
+        lambda: writer.delete(where={}),
+    ]
+    for call in calls:
+        with pytest.raises(ReplacedIndex, match="has been deleted or made anew since it was opened: open it again"):
+            call()
+    writer.close()
+    opened.close()
+    assert index.path.exists() == is_made_anew, "what is closed writes nothing into what has taken its place"
+    if is_made_anew:
+        with Index.open(index.path, model=reader) as now:
+            assert [hit.document.text for hit in now.search("old")] == ["new"]
+            assert now.verify() == ([], [])
 
 
 def test_create_replaces_an_index_only_when_told_and_nothing_else_ever(tmp_path: Path, make: Make, reader) -> None:

@@ -1,13 +1,16 @@
 """The Responses API: what Open Responses asks of a response, its events, and `file_search` over an index."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
 import openai
 import pytest
 from serving import QUESTIONS, Running
+
+from gritrag import GritModel
 
 REQUIRED = [
     "id",
@@ -126,6 +129,25 @@ def test_the_client_streams_and_goes_on(client: openai.OpenAI) -> None:
     unkept = client.responses.create(model="tiny", input="one", store=False, max_output_tokens=2)
     with pytest.raises(openai.NotFoundError):
         client.responses.create(model="tiny", input="two", previous_response_id=unkept.id)
+
+
+def test_responses_that_are_kept_are_bounded_in_bytes(
+    tiny_model: GritModel, make_index: Callable[..., Path], start: Callable[..., Running]
+) -> None:
+    """Whatever the client has sent with them."""
+    server = start(tiny_model, {"docs": make_index(tiny_model)}, responses_bytes=100_000)
+    body = {"model": "tiny", "input": "hi", "max_output_tokens": 1, "metadata": {"x": "y" * 40_000}}
+    with server.client() as http:
+        ids = [http.post("/v1/responses", json=body).json()["id"] for _ in range(6)]
+        kept = [id for id in ids if http.get(f"/v1/responses/{id}").status_code == 200]
+        assert kept == ids[-2:], "the oldest are forgotten"
+        assert server.service.responses.bytes <= 100_000
+        for id in kept:
+            http.delete(f"/v1/responses/{id}").raise_for_status()
+        assert server.service.responses.bytes == 0
+        large = http.post("/v1/responses", json={**body, "metadata": {"x": "y" * 200_000}})
+        assert large.status_code == 200
+        assert http.get(f"/v1/responses/{large.json()['id']}").status_code == 404
 
 
 def test_file_search_answers_from_an_index_and_cites_it(client: openai.OpenAI, http: httpx.Client) -> None:

@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from gritrag.index.errors import DamagedIndex, named_errors
+from gritrag.index.errors import DamagedIndex, ReplacedIndex, named_errors
 from gritrag.index.storage.audit import AT_ONCE_BYTES, Audit
 from gritrag.index.storage.checksums import (
     ChecksumWriter,
@@ -80,11 +80,18 @@ class Connection:
         """Whether `close` has been called."""
         return not self._close.alive
 
+    @property
+    def is_replaced(self) -> bool:
+        """Whether the file has been deleted while it was open, perhaps for another of its name. The system keeps it for
+        those who have it open, so SQLite would go on with it and never say so."""
+        with self.lock:
+            return self._close.alive and os.fstat(self._file).st_nlink == 0
+
     def close(self) -> None:
         """Fold the log in, if writable, and let go of the file. A second call does nothing."""
         with self.lock:
             try:
-                if self._close.alive and os.getpid() == self._pid and self.fold():
+                if self._close.alive and os.getpid() == self._pid and not self.is_replaced and self.fold():
                     self._anchor.close()  # nothing is left to fold, so SQLite may tidy up behind itself
             finally:
                 self._close()
@@ -95,6 +102,7 @@ class Connection:
         if self._audit is not None:
             self._audit.require_whole()
         with self.lock, named_errors(self.path):
+            self._require_own_file()
             return self._connection.execute(sql, parameters).fetchall()
 
     def execute_many(self, sql: str, rows: Iterable[Sequence[Any]]) -> None:
@@ -108,6 +116,7 @@ class Connection:
         assert self._checksums is not None
         self._require_own_process()
         with self.lock, named_errors(self.path):
+            self._require_own_file()
             if self._in_transaction():
                 raise ValueError("a snapshot of this index is open in this thread: write after it has ended")
             self._connection.execute("BEGIN IMMEDIATE")
@@ -169,6 +178,10 @@ class Connection:
 
     def _in_transaction(self) -> bool:
         return self._connection.in_transaction
+
+    def _require_own_file(self) -> None:
+        if self.is_replaced:
+            raise ReplacedIndex(self.path.parent)
 
     def _require_own_process(self) -> None:
         if os.getpid() != self._pid:
