@@ -129,7 +129,9 @@ def condition_of(where: str) -> Mapping[str, Any] | None:
     try:
         condition = json.loads(where) if where else None
     except ValueError as error:
-        raise ValueError(f"--where is not valid JSON ({error}): {where}") from None
+        raise ValueError(
+            f"--where is not valid JSON ({error}): {where}; write --where '{{\"year\": 1999}}', in single quotes"
+        ) from None
     if condition is not None and not isinstance(condition, dict):
         raise ValueError(f'--where must be a JSON object such as {{"year": 1999}}, not {where}')
     return condition

@@ -37,12 +37,12 @@ class GritReranker(BaseDocumentCompressor):
     def compress_documents(
         self, documents: Sequence[LangChainDocument], query: str, callbacks: Callbacks | None = None
     ) -> Sequence[LangChainDocument]:
-        """The best documents, best first, each a copy with its score.
+        """The best documents, best first, each a copy with its score. Those without text are left out.
 
         Raises:
-            ValueError: an empty query, or a document that is empty or too long to be read.
+            ValueError: an empty query, or a document that is too long to be read.
         """
-        given = [from_langchain(document) for document in documents]
+        given = [from_langchain(document) for document in documents if document.page_content.strip()]
         held = [identify(self.index, document) or document for document in given]
         logs = self.index.question_log_likelihoods(query, held)
         order = sorted(range(len(held)), key=lambda number: -logs[number])[: self.top_n]

@@ -32,6 +32,17 @@ def test_documents_come_back_in_the_order_of_the_likelihood(index: Index, tiny_m
     assert len(GritReranker(index=index, top_n=None).compress_documents(found, QUESTION)) == len(TEXTS)
 
 
+def test_a_document_without_text_stops_nothing(index: Index) -> None:
+    """Other retrievers return such pages of scans."""
+    found = GritRetriever(index=index, k=4).invoke(QUESTION)
+    blank = [LangChainDocument(""), LangChainDocument(" \n")]
+    reranker = GritReranker(index=index, top_n=None)
+    assert reranker.compress_documents([blank[0], *found, blank[1]], QUESTION) == reranker.compress_documents(
+        found, QUESTION
+    )
+    assert reranker.compress_documents(blank, QUESTION) == []
+
+
 def test_nothing_is_read_that_has_a_state(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[str] = []
     original = GritModel.read_documents

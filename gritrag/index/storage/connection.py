@@ -53,6 +53,7 @@ class Connection:
                 first_checksums(path)
             self._file = hold(path)
             closing.callback(let_go, self._file)
+            self._has_links = os.fstat(self._file).st_nlink > 0  # which some file systems do not count
             in_background = mode == "r" and not at_once and os.fstat(self._file).st_size > AT_ONCE_BYTES
             checksums = (check_shape if in_background else check_catalog)(path, self._file)
             self._audit = Audit(path, self._file) if in_background else None
@@ -85,7 +86,7 @@ class Connection:
         """Whether the file has been deleted while it was open, perhaps for another of its name. The system keeps it for
         those who have it open, so SQLite would go on with it and never say so."""
         with self.lock:
-            return self._close.alive and os.fstat(self._file).st_nlink == 0
+            return self._close.alive and self._has_links and os.fstat(self._file).st_nlink == 0
 
     def close(self) -> None:
         """Fold the log in, if writable, and let go of the file. A second call does nothing."""
