@@ -11,13 +11,17 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from gritrag.model.context import Context, place
 from gritrag.model.decode import Completion, Decoding, Sampling
 from gritrag.model.forwards import Forwards
+from gritrag.model.layers import needs_dense
 from gritrag.model.likelihood import Scored, log_likelihoods
 from gritrag.model.native_forward import DecodingInTurn, NativeCache
 from gritrag.model.probed import Probed
 from gritrag.model.recompute import recompute
-from gritrag.model.slots import Slot
+from gritrag.model.slots import Slot, size_of
 from gritrag.model.state import CacheShape, DocumentState, PlacedCache
-from gritrag.model.step import SPARE_COLUMNS
+from gritrag.model.step import SPARE_COLUMNS, STEP_TOKENS
+
+ANSWER_TOKENS = 128
+"""Answers of up to so many tokens have a cache of one size, where attention is given all of it."""
 
 
 class ContextDecoder:
@@ -121,8 +125,20 @@ class ContextDecoder:
         buffers = None if slot is None else slot.buffers
         if self._probed.native is not None:
             return NativeCache()
+        width = max(context.cached_tokens for context in contexts)
+        room = self._columns(width + room - sampling.max_new_tokens, sampling.max_new_tokens) - width
         with torch.inference_mode():
-            return place(contexts, self.shape, self._probed.rotation, room + SPARE_COLUMNS, buffers)
+            return place(contexts, self.shape, self._probed.rotation, room, buffers)
+
+    def _columns(self, text: int, new_tokens: int) -> int:
+        """Of a cache for the tokens of a text and an answer.
+
+        Where attention is given all of them, their number follows from the text: a sum over more columns may be rounded
+        otherwise, and an answer must not depend on how long it may become.
+        """
+        if not needs_dense(self.shape):
+            return text + new_tokens + SPARE_COLUMNS
+        return size_of(text + max(new_tokens, ANSWER_TOKENS) + STEP_TOKENS)
 
     def recompute(self, cache: PlacedCache, contexts: Sequence[Context], share: float) -> list[int]:
         """Read a share of the placed tokens again, with all documents in sight; see `gritrag.model.recompute`."""

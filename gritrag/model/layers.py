@@ -12,12 +12,17 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import nn
-from torch.nn.functional import rms_norm, scaled_dot_product_attention, softmax
+from torch.nn.functional import rms_norm, scaled_dot_product_attention, silu, softmax
 from transformers import Cache
+from transformers.activations import ACT2FN
 
 from gritrag.model.context import added
 from gritrag.model.gemm_layout import GemmLayout
 from gritrag.model.packed import Packed
+from gritrag.model.state import CacheShape
+
+SILU = (nn.SiLU, type(ACT2FN["silu"]))
+"""Modules that are called as a function: over a few tokens the call takes longer than what it computes."""
 
 GROUPED_ROWS = 256
 """Up to so many rows per key head, query heads are grouped; a long prompt is better left to the causal kernel."""
@@ -75,15 +80,15 @@ class AttentionMask(NamedTuple):
                 query.transpose(1, 2), key, value, self.bias, is_causal=self.is_causal, scale=scale, enable_gqa=True
             )
             return mixed.transpose(1, 2).reshape(rows, tokens, -1)
-        grouped = query.unflatten(2, (heads, groups)).permute(0, 2, 3, 1, 4).flatten(2, 3)  # [B, H, R, K]
-        if query.dtype == torch.bfloat16 and query.device.type == "cpu":
+        grouped = query.reshape(rows, tokens, heads, groups, size).permute(0, 2, 3, 1, 4).flatten(2, 3)  # [B, H, R, K]
+        if needs_dense(query):
             mixed = _products(grouped, key, value, self.grouped, scale)
         else:
             mixed = scaled_dot_product_attention(grouped, key, value, self.grouped, scale=scale)
         return mixed.view(rows, heads, groups, tokens, size).permute(0, 3, 1, 2, 4).reshape(rows, tokens, -1)
 
 
-def needs_dense(like: torch.Tensor) -> bool:
+def needs_dense(like: torch.Tensor | CacheShape) -> bool:
     """Whether products of such numbers copy whatever is not dense, as oneDNN's do: half of their time over a cache."""
     return like.dtype == torch.bfloat16 and like.device.type == "cpu"
 
@@ -95,7 +100,7 @@ def _products(
     does. Scores are rounded once, with their bias, as in "eager" attention. Keys that are not dense are the first
     factor: for 3 rows over 640 columns that takes half the time of queries first, and gives the same numbers."""
     batch, is_biased = query.shape[:2], int(bias is not None)
-    rows, key = query.flatten(0, 1), key.flatten(0, 1)
+    rows, key, value = query.flatten(0, 1), key.flatten(0, 1), value.flatten(0, 1)
     first = query.new_zeros(()) if bias is None else bias
     if key.is_contiguous():
         scores = torch.baddbmm(_of_batch(first, batch), rows, key.transpose(1, 2), beta=is_biased, alpha=scale)
@@ -103,8 +108,10 @@ def _products(
         first = first.transpose(2, 3) if is_biased else first
         transposed = torch.baddbmm(_of_batch(first, batch), key, rows.transpose(1, 2), beta=is_biased, alpha=scale)
         scores = transposed.transpose(1, 2)
-    attention = softmax(scores.unflatten(0, batch), dim=-1)  # in this shape, those who watch attention see it
-    return torch.bmm(attention.flatten(0, 1), value.flatten(0, 1)).unflatten(0, batch)
+    attention = softmax(
+        scores.view(*batch, *scores.shape[1:]), dim=-1
+    )  # in this shape, those who watch attention see it
+    return torch.bmm(attention.flatten(0, 1), value).view(*batch, rows.shape[1], -1)
 
 
 def _of_batch(bias: torch.Tensor, batch: Sequence[int]) -> torch.Tensor:
@@ -166,12 +173,16 @@ class Projection(NamedTuple):
     Args:
         weights, biases: of each layer, its own.
         packed: all weights together, where they are packed.
+        sizes: numbers of each output.
+        has_bias: whether any layer adds one.
     """
 
     weights: tuple[torch.Tensor, ...]
     biases: tuple[torch.Tensor | None, ...]
     layout: GemmLayout
     packed: Packed | None
+    sizes: list[int]
+    has_bias: bool
 
     @classmethod
     def of(cls, modules: Sequence[Any], products: Products) -> "Projection":
@@ -180,7 +191,8 @@ class Projection(NamedTuple):
                 raise ValueError(f"{type(module).__name__} is no plain linear layer")
         weights = tuple(module.weight for module in modules)
         biases = tuple(module.bias for module in modules)
-        return cls(weights, biases, products.layout, products.pack(weights))
+        has_bias = any(bias is not None for bias in biases)
+        return cls(weights, biases, products.layout, products.pack(weights), list(map(len, weights)), has_bias)
 
     def parts(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """The output of each layer."""
@@ -191,7 +203,10 @@ class Projection(NamedTuple):
         if len(self.weights) == 1:
             outputs: tuple[torch.Tensor, ...] = (products,)
         else:
-            outputs = products.split([len(weight) for weight in self.weights], -1)
+            # not Tensor.split, whose Python takes longer than the split
+            outputs = torch.split_with_sizes(products, self.sizes, -1)
+        if not self.has_bias:
+            return outputs
         return tuple(y if bias is None else y + bias for y, bias in zip(outputs, self.biases, strict=True))
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
@@ -199,9 +214,18 @@ class Projection(NamedTuple):
         (y,) = self.parts(x)
         return y
 
+    def is_joined(self, x: torch.Tensor) -> bool:
+        """Whether one product gives the outputs of all layers over `x`."""
+        return self.packed is not None and not self.has_bias and x.shape[:-1].numel() <= self.packed.most_rows
+
+    def joined(self, x: torch.Tensor) -> torch.Tensor:
+        """The outputs of all layers one behind the other, where `is_joined`."""
+        assert self.packed is not None, "nothing is joined"
+        return self.packed(x)
+
     def plus(self, x: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
         """The output of the only layer, added to `residual`."""
-        if self.packed is None or self.biases[0] is not None or x.shape[:-1].numel() > self.packed.most_rows:
+        if self.packed is None or not self.is_joined(x):
             return residual + self(x)
         return self.packed.plus(x, residual)
 
@@ -239,7 +263,7 @@ class Layer(NamedTuple):
             Norm.of(layer.post_attention_layernorm),
             Projection.of([mlp.gate_proj, mlp.up_proj], products),
             Projection.of([mlp.down_proj], products),
-            mlp.act_fn,
+            silu if isinstance(mlp.act_fn, SILU) else mlp.act_fn,
         )
 
     def project(self, x_BTD: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -255,12 +279,25 @@ class Layer(NamedTuple):
     ) -> torch.Tensor:
         """What the output projection of attention is given, for as many of the last tokens as `frame` is for; keys and
         values of all tokens are left in the cache, as those of layer `number`, rotated by `rotary`."""
-        query, key, value = self.project(x_BTD)
-        key, value = rotary(key).transpose(1, 2), value.transpose(1, 2)
+        query, key, value = self.rotated(x_BTD, rotary, frame)
+        key, value = key.transpose(1, 2), value.transpose(1, 2)
         if cache is not None:
             key, value = cache.update(key, value, number)
-        query = frame.rotary(query[:, -frame.tokens :])
         return frame.mask.attend(query, key, value, self.scale)
+
+    def rotated(
+        self, x_BTD: torch.Tensor, rotary: Rotary, frame: Frame
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """As `project`, queries of the tokens of `frame` only; queries and keys are rotated, together where one product
+        made them: so few numbers take as long as their calls."""
+        if self.norms is not None or frame.rotary is not rotary or not self.inputs.is_joined(x_BTD):
+            query, key, value = self.project(x_BTD)
+            return frame.rotary(query[:, -frame.tokens :]), rotary(key), value
+        heads = self.inputs.joined(self.before_attention(x_BTD)).view(*x_BTD.shape[:2], -1, self.head_dim)
+        values = self.inputs.sizes[2] // self.head_dim
+        both, value = torch.split_with_sizes(heads, [heads.shape[2] - values, values], 2)
+        query, key = torch.split_with_sizes(rotary(both), [both.shape[2] - values, values], 2)
+        return query, key, value
 
     def gated(self, x_BTD: torch.Tensor) -> torch.Tensor:
         """What the last projection of the MLP is given."""

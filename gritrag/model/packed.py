@@ -102,8 +102,9 @@ class Packed:
         if not self._is_bf16:
             product = torch.ops.quantized.linear_dynamic_fp16(x, self._packed)
             return product
-        product = torch.ops.mkldnn._linear_pointwise(_never_alone(x), self._packed, None, "none", [], "")
-        return product[..., : x.shape[-2], :]
+        rows = _never_alone(x)
+        product = torch.ops.mkldnn._linear_pointwise.default(rows, self._packed, None, "none", [], "")
+        return product if rows is x else product[..., : x.shape[-2], :]
 
     def plus(self, x: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
         """`residual + x W^T`, which oneDNN adds before it rounds."""
@@ -111,7 +112,7 @@ class Packed:
             return residual + self(x)
         rows, residual_rows = _never_alone(x), _never_alone(residual)
         total: torch.Tensor = torch.ops.mkldnn._linear_pointwise.binary(rows, residual_rows, self._packed, None, "add")
-        return total[..., : x.shape[-2], :]
+        return total if rows is x else total[..., : x.shape[-2], :]
 
 
 def _never_alone(x: torch.Tensor) -> torch.Tensor:

@@ -185,6 +185,8 @@ class PlacedLayer(CacheLayerMixin):
         self.values[:, :, self.length : end] = value_states
         self.length = end
         shown = max(end, self.shown)
+        if shown == self.keys.shape[2]:
+            return self.keys, self.values
         return self.keys[:, :, :shown], self.values[:, :, :shown]
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
@@ -213,10 +215,21 @@ class PlacedCache(Cache):
         self.buffers, self.bias = (keys, values), bias
         super().__init__(layers=[PlacedLayer(k, v, length) for k, v in zip(keys, values, strict=True)])
 
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args: object, **kwargs: object
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """See `PlacedLayer`: all layers are there from the start."""
+        return self.layers[layer_idx].update(key_states, value_states)  # type: ignore[union-attr]
+
     @property
     def length(self) -> int:
         """Columns that are filled."""
         return self.layers[0].get_seq_length()  # type: ignore[union-attr]
+
+    @property
+    def capacity(self) -> int:
+        """Columns that there are."""
+        return self.buffers[0].shape[3]
 
     @property
     def shown(self) -> int:
@@ -226,7 +239,7 @@ class PlacedCache(Cache):
     @contextmanager
     def showing(self, columns: int) -> Iterator[None]:
         """Meanwhile, attention is given at least so many columns."""
-        assert columns <= self.buffers[0].shape[3], f"the cache holds {self.buffers[0].shape[3]} tokens, not {columns}"
+        assert columns <= self.capacity, f"the cache holds {self.capacity} tokens, not {columns}"
         for layer in self.layers:
             layer.shown = columns  # type: ignore[union-attr]
         try:

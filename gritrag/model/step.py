@@ -22,7 +22,18 @@ from transformers import Cache, PreTrainedModel
 
 from gritrag.model.attention import decoder_stack
 from gritrag.model.gemm_layout import GemmLayout
-from gritrag.model.layers import AttentionMask, Frame, Layer, Norm, Products, Projection, Rotary, expect
+from gritrag.model.layers import (
+    GROUPED_ROWS,
+    AttentionMask,
+    Frame,
+    Layer,
+    Norm,
+    Products,
+    Projection,
+    Rotary,
+    expect,
+    needs_dense,
+)
 from gritrag.model.module_forward import MOST_TOKENS, bias_of, log_probabilities_of
 from gritrag.model.packed import is_packable
 from gritrag.model.state import PlacedCache
@@ -101,6 +112,19 @@ class Step:
         """Whether all steps of decoding have one shape."""
         return self.dtype != torch.float32
 
+    def _sees_all(self, cache: Cache) -> bool:
+        """Whether attention is given all columns of a cache, for what is not dense would be copied."""
+        return isinstance(cache, PlacedCache) and needs_dense(self._table) and cache.buffers[0].shape[1] == 1
+
+    @staticmethod
+    def _over_all(mask: torch.Tensor | None, tokens: int, cache: PlacedCache) -> torch.Tensor:
+        """The mask of one row, over all columns of its cache: `[1, 1, T, C]`."""
+        start, end = cache.length, cache.length + tokens
+        seen = torch.ones(1, 1, tokens, end, dtype=torch.bool, device=cache.buffers[0].device).tril(start)
+        if mask is not None:
+            seen = mask if mask.dim() == 4 else seen & mask[:, None, None]
+        return pad(seen, (0, cache.capacity - end))
+
     def logits(
         self,
         ids_BT: torch.Tensor,
@@ -109,7 +133,13 @@ class Step:
         cache: Cache,
         keep: int = 1,
     ) -> torch.Tensor:
-        return self.words(self.hidden(ids_BT, positions_BT, mask, cache, keep))
+        tokens = ids_BT.shape[1]
+        is_first = mask is None and cache.get_seq_length() == 0
+        if is_first or not self._sees_all(cache) or tokens * self.layers[0].groups > GROUPED_ROWS:
+            return self.words(self.hidden(ids_BT, positions_BT, mask, cache, keep))
+        assert isinstance(cache, PlacedCache), "which is what sees all"
+        with cache.showing(cache.capacity):
+            return self.words(self.hidden(ids_BT, positions_BT, self._over_all(mask, tokens, cache), cache, keep))
 
     def log_probabilities(
         self,
@@ -129,6 +159,8 @@ class Step:
     def most_tokens(self, cache: Cache) -> int:
         if not self.has_fixed_shape:
             return MOST_TOKENS
+        if self._sees_all(cache):
+            return STEP_TOKENS
         return min(STEP_TOKENS, COLUMN_BLOCK - cache.get_seq_length() % COLUMN_BLOCK)
 
     def next_logits(
@@ -142,10 +174,10 @@ class Step:
         start = cache.length
         ids_BT = pad(ids_BT, (0, STEP_TOKENS - tokens))
         positions_BT = positions_BT[:, :1] + torch.arange(STEP_TOKENS, device=ids_BT.device)
-        columns = (start // COLUMN_BLOCK + 1) * COLUMN_BLOCK + COLUMN_BLOCK
+        columns = cache.capacity if self._sees_all(cache) else (start // COLUMN_BLOCK + 2) * COLUMN_BLOCK
         mask = torch.ones(1, 1, STEP_TOKENS, columns, dtype=torch.bool, device=ids_BT.device).tril(start)
         with cache.showing(columns):
-            found = self.logits(ids_BT, positions_BT, mask, cache, STEP_TOKENS)
+            found = self.words(self.hidden(ids_BT, positions_BT, mask, cache, STEP_TOKENS))
         cache.cut(start + tokens)
         return found[:, :tokens]
 

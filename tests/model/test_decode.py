@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -163,6 +164,33 @@ def test_weights_that_change_in_place_are_the_weights_that_are_used(make_model: 
     expected = model.lm.generate(torch.tensor([ids]), max_new_tokens=8, do_sample=False)[0, len(ids) :].tolist()
     assert model.step is not None
     assert model.decoder.complete([ids], Sampling(max_new_tokens=8))[0].token_ids == expected
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
+def test_an_answer_does_not_depend_on_how_long_it_may_become(
+    dtype: torch.dtype, tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In bfloat16 attention is given whole caches, and sums over more columns may be rounded otherwise."""
+    model = GritModel(make_lm("llama").to(dtype), tokenizer, CheckpointConfig())
+    seen: list[tuple[int, int]] = []
+    update = PlacedCache.update
+
+    def watched(self: PlacedCache, *args: Any, **kwargs: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        key, value = update(self, *args, **kwargs)
+        seen.append((key.shape[2], self.capacity))
+        return key, value
+
+    monkeypatch.setattr(PlacedCache, "update", watched)
+    state = model.read_documents(["the river runs past the old mill"])[0].state
+    context = Context.of(state, random_prompt(1))
+    answers = []
+    for most in (4, 8, 100):
+        seen.clear()
+        answers.append(run(model, [context], max_new_tokens=most, lookup=False)[0].completions[0].token_ids)
+        if dtype == torch.bfloat16:
+            assert {columns for columns, _ in seen} == {256} == {capacity for _, capacity in seen}
+    assert answers[2][:8] == answers[1]
+    assert answers[1][:4] == answers[0]
 
 
 # --- guessing ---------------------------------------------------------------------------------------------------------
