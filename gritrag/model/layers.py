@@ -127,10 +127,6 @@ class Frame(NamedTuple):
     rotary: Rotary
     mask: AttentionMask
 
-    @property
-    def tokens(self) -> int:
-        return self.rotary.cos.shape[1]
-
 
 class Norm(NamedTuple):
     """Root mean square normalisation."""
@@ -279,20 +275,20 @@ class Layer(NamedTuple):
     ) -> torch.Tensor:
         """What the output projection of attention is given, for as many of the last tokens as `frame` is for; keys and
         values of all tokens are left in the cache, as those of layer `number`, rotated by `rotary`."""
-        query, key, value = self.rotated(x_BTD, rotary, frame)
+        query, key, value = self.rotated(x_BTD, rotary, frame.rotary)
         key, value = key.transpose(1, 2), value.transpose(1, 2)
         if cache is not None:
             key, value = cache.update(key, value, number)
         return frame.mask.attend(query, key, value, self.scale)
 
     def rotated(
-        self, x_BTD: torch.Tensor, rotary: Rotary, frame: Frame
+        self, x_BTD: torch.Tensor, rotary: Rotary, last: Rotary
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """As `project`, queries of the tokens of `frame` only; queries and keys are rotated, together where one product
-        made them: so few numbers take as long as their calls."""
-        if self.norms is not None or frame.rotary is not rotary or not self.inputs.is_joined(x_BTD):
+        """As `project`, but queries are of the last tokens only, as many as `last` is for, and queries and keys are
+        rotated: together, if one product made them, as a call takes longer than a few numbers."""
+        if self.norms is not None or last is not rotary or not self.inputs.is_joined(x_BTD):
             query, key, value = self.project(x_BTD)
-            return frame.rotary(query[:, -frame.tokens :]), rotary(key), value
+            return last(query[:, -last.cos.shape[1] :]), rotary(key), value
         heads = self.inputs.joined(self.before_attention(x_BTD)).view(*x_BTD.shape[:2], -1, self.head_dim)
         values = self.inputs.sizes[2] // self.head_dim
         both, value = torch.split_with_sizes(heads, [heads.shape[2] - values, values], 2)

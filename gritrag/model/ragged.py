@@ -251,8 +251,7 @@ def ragged(step: Step, rows: Sequence[Row]) -> torch.Tensor:
     groups = attending(rows, step, x_BTD)
     last = step.layers[-1]
     for number, layer in enumerate(step.layers):
-        query, key, value = layer.project(x_BTD)
-        query, key = rotary(query), rotary(key)
+        query, key, value = layer.rotated(x_BTD, rotary, rotary)
         for each in groups:
             each.store(number, key[0, each.part], value[0, each.part])
         parts = [each.kept if layer is last else each.part for each in groups]
