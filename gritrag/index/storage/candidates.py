@@ -29,7 +29,7 @@ documents than these from each other: with documents as questions a search of 50
 find 99.6%, and found 89% of what real questions ask for; such means say 87%."""
 
 TRIED_K = 10
-EFFORTS = (8, 16, 32, 64, 128, 256, 512)
+EFFORTS = (8, 16, 32, 64, 128, 256, 512, 1024)
 CANDIDATES = (64, 128, 256)
 EXACT_ROWS = {"ivf-pq": 1000, "hnsw": 5000}
 """A filter that allows no more is answered by comparing all that it allows. A graph takes ten times as long for 1% of
@@ -52,7 +52,10 @@ SUBVECTOR = 8
 """Numbers that one byte stands for, at most."""
 
 HNSW_LINKS = 32
-HNSW_BUILD_EFFORT = 80
+HNSW_BUILD_EFFORT = 200
+"""Candidates for the links of a new vector. With 80, a search of 200,000 found 94.2% at the effort of 512, with 200 it
+finds 97.7%; making the graph takes twice as long."""
+
 BATCH = 16_384
 
 
