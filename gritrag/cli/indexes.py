@@ -118,6 +118,10 @@ def delete(
     """Delete documents by id, by filter, or those that satisfy both; --where '{}' deletes every document."""
     from gritrag.index.sources import whole_ids
 
+    if not ids and not where:
+        raise ValueError(
+            "say which documents: their ids, or a filter such as --where '{\"year\": 1999}' (--where '{}' deletes all)"
+        )
     with open_index(index, mode="rw") as opened:
         deleted = opened.delete(ids=whole_ids(opened, ids) if ids else None, where=condition_of(where))
         show({"deleted": deleted, "documents": len(opened)}, as_json)

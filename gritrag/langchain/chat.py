@@ -35,7 +35,7 @@ class ChatGritRAG(HoldsModel, BaseChatModel):
     """A GritModel as a LangChain chat model. Given an index, it reuses the states of that index's documents.
 
     A document is known by its text, in any of three ways: quoted anywhere in a message after a `GritRetriever` or
-    `GritVectorStore` of the same `Index` object or path has returned it, so that chains need no change; in a
+    `GritVectorStore` of the same index has returned it, so that chains need no change; in a
     ``text-plain`` block (`docs_to_messages`); or in the call's ``documents=``, strings too, which stand before the
     messages. It stands there as it was indexed, in the model's document template.
     ``usage_metadata["input_token_details"]`` counts under ``cache_read`` the tokens whose state was there, under

@@ -6,11 +6,12 @@ state for it is asked of the index, which compares contents. The query stands in
 search can be found as well.
 """
 
+import os
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from gritrag.index.index import Index
 from gritrag.records import Document, Hit
@@ -118,13 +119,17 @@ def _is_whole(text: str, start: int, end: int) -> bool:
 
 
 _PASSAGES: WeakKeyDictionary[Index, Passages] = WeakKeyDictionary()
+_BY_PATH: WeakValueDictionary[str, Passages] = WeakValueDictionary()
 _LOCK = threading.Lock()
 
 
 def passages_of(index: Index) -> Passages:
-    """The passages of an index: one memory for all that search it and all that answer from it."""
+    """The passages of an index: one memory for all that search it and all that answer from it in this process, whether
+    they hold one open index or several, such as one to write and one to read."""
     with _LOCK:
-        return _PASSAGES.setdefault(index, Passages())
+        if index not in _PASSAGES:
+            _PASSAGES[index] = _BY_PATH.setdefault(os.path.realpath(index.path), Passages())
+        return _PASSAGES[index]
 
 
 def identify(index: Index, document: Document) -> Document | None:

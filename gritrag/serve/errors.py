@@ -91,7 +91,7 @@ def as_api_error(error: Exception) -> ApiError:
     if isinstance(error, StoppingError):
         return ApiError(503, str(error), "stopping", retry_after=5)
     if isinstance(error, ReplacedIndex):
-        logger.error("start the server again", exc_info=error)
+        logger.error("%s: start the server again", error)
         return ApiError(503, "the index has been deleted or made anew: the server must be started again", "index_gone")
     if isinstance(error, ValueError):
         return bad(PATH.sub("(a file of the server)", str(error)))

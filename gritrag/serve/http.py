@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 import time
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
@@ -13,6 +14,7 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from fastapi.sse import EventSourceResponse, format_sse_event
 from pydantic import BaseModel
 
+from gritrag.index.errors import ReplacedIndex
 from gritrag.index.index import Index
 from gritrag.serve.errors import ApiError, as_api_error
 from gritrag.serve.question import Asker
@@ -20,6 +22,8 @@ from gritrag.serve.service import Service
 from gritrag.serve.tenants import Tenant
 
 T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
 
 DONE = format_sse_event(data_str="[DONE]")
 """What ends a stream of OpenAI's."""
@@ -77,6 +81,15 @@ def writable(service: Service, tenant: Tenant, name: str) -> Index:
     if not index.writable:
         raise ApiError(403, f"the index {name!r} is served for reading only", "read_only", "index")
     return index
+
+
+async def present(of_index: Coroutine[Any, Any, T]) -> T | None:
+    """What is said of an index; None for one that has been deleted from the disk, or made anew there."""
+    try:
+        return await of_index
+    except ReplacedIndex as error:
+        logger.error("%s: start the server again", error)
+        return None
 
 
 def new_id(prefix: str) -> str:

@@ -9,7 +9,7 @@ from pydantic import BaseModel
 from gritrag.serve.asked import DEFAULT, RAG, readable_names
 from gritrag.serve.bodies import ModelBody, Models
 from gritrag.serve.errors import ERRORS, ApiError
-from gritrag.serve.http import Asking, Serving, readable
+from gritrag.serve.http import Asking, Serving, present, readable
 from gritrag.serve.service import Service
 from gritrag.serve.tenants import Tenant
 from gritrag.serve.threads import in_thread
@@ -61,8 +61,10 @@ async def get_model(model: str, service: Serving, asker: Asking) -> ModelBody:
 
 @router.get("/v1/indexes", response_model=Indexes, responses=ERRORS, tags=["indexes"])
 async def list_indexes(service: Serving, asker: Asking) -> Indexes:
-    """The indexes that this key may read."""
-    return Indexes(data=[await _index(service, asker.tenant, name) for name in readable_names(service, asker.tenant)])
+    """The indexes that this key may read, but for those that have been deleted from the disk."""
+    names = readable_names(service, asker.tenant)
+    rows = [await present(_index(service, asker.tenant, name)) for name in names]
+    return Indexes(data=[row for row in rows if row is not None])
 
 
 @router.get("/v1/indexes/{index}", response_model=IndexBody, responses=ERRORS, tags=["indexes"])

@@ -12,7 +12,7 @@ from gritrag.records import Hit
 from gritrag.serve.asked import readable_names
 from gritrag.serve.errors import ERRORS, ApiError, as_api_error, bad
 from gritrag.serve.filters import where_of
-from gritrag.serve.http import Asking, Serving, readable, whole, writable
+from gritrag.serve.http import Asking, Serving, present, readable, whole, writable
 from gritrag.serve.question import Asker
 from gritrag.serve.service import Service
 from gritrag.serve.store_bodies import (
@@ -59,8 +59,10 @@ async def create_store(body: NewStore, request: Request, service: Serving, asker
 
 @router.get("/v1/vector_stores", response_model=StoreList, responses=ERRORS)
 async def list_stores(service: Serving, asker: Asking) -> StoreList:
-    """The indexes that this key may read."""
-    stores = [await _store(service, asker.tenant, name) for name in readable_names(service, asker.tenant)]
+    """The indexes that this key may read, but for those that have been deleted from the disk."""
+    names = readable_names(service, asker.tenant)
+    rows = [await present(_store(service, asker.tenant, name)) for name in names]
+    stores = [row for row in rows if row is not None]
     return StoreList(data=stores, first_id=stores[0].id if stores else None, last_id=stores[-1].id if stores else None)
 
 

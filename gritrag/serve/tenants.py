@@ -22,6 +22,9 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 EVERY = "*"
 """Stands for every index."""
 
+OWNER = "owner"
+"""Who has the one key that may do everything."""
+
 
 class KeyEntry(BaseModel):
     """One entry of the file of keys.
@@ -110,8 +113,8 @@ def load_tenants(path: Path | None, key: str = "") -> Tenants:
     """From a file of keys, and one key that may do everything.
 
     Raises:
-        ValueError: a file that cannot be read, is no list of entries, or names no key for one; what it says of keys is
-            not repeated.
+        ValueError: a file that cannot be read, is no list of entries, names no key for one, or one key for two; what it
+            says of keys is not repeated.
     """
     entries: list[KeyEntry] = []
     if path is not None:
@@ -128,8 +131,14 @@ def load_tenants(path: Path | None, key: str = "") -> Tenants:
         for number, entry in enumerate(entries):
             if bool(entry.key) == bool(entry.key_sha256):
                 raise ValueError(f"{path}, entry {number} ({entry.name}): give either key_sha256 or key")
+            if entry.name == OWNER and key:
+                raise ValueError(f"{path}, entry {number}: {OWNER!r} is who has GRITRAG_API_KEY; give another name")
         if not entries:
             raise ValueError(f"{path} holds no keys; leave --keys out to serve without keys on this machine only")
     if key:
-        entries.append(KeyEntry(name="owner", key=key, read=[EVERY], write=[EVERY], create=True))
+        entries.append(KeyEntry(name=OWNER, key=key, read=[EVERY], write=[EVERY], create=True))
+    names = dict[bytes, str]()
+    for entry in entries:
+        if (other := names.setdefault(entry.digest, entry.name)) != entry.name:
+            raise ValueError(f"{other} and {entry.name} have the same key: give each a key of its own")
     return Tenants(entries)

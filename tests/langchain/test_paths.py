@@ -49,6 +49,22 @@ def test_a_chain_made_of_paths_reuses_states(path: str) -> None:
     assert used == sum(len(model.document_token_ids(document)) for document in DOCUMENTS)
 
 
+def test_states_are_reused_by_one_who_has_opened_the_index_otherwise(path: str, folder: Path) -> None:
+    """The retriever reads; what answers holds the index that a store has opened later to write."""
+    retriever = GritRetriever(index=path, k=2)
+    store = GritVectorStore(path, mode="rw")
+    store.add_texts(["The Orne Bridge has three arches."], ids=["bridge"])
+    for chat in (ChatGritRAG(index=path, max_tokens=4), ChatGritRAG(index=Index.open(path, model=store.index.model))):
+        assert chat.index is not retriever.index
+        context = retriever | (lambda found: "\n\n".join(each.page_content for each in found))
+        chain = {"context": context, "question": RunnablePassthrough()} | PROMPT | chat
+        answer = chain.invoke("How many arches has the bridge?", max_tokens=4)
+        found = retriever.invoke("How many arches has the bridge?")
+        used = answer.usage_metadata["input_token_details"]["cache_read"]
+        assert used == sum(len(chat.model.document_token_ids(each.page_content)) for each in found) > 0
+    store.index.close()
+
+
 def test_all_that_name_a_path_hold_one_index_and_one_model(path: str) -> None:
     retriever, chat = GritRetriever(index=path), ChatGritRAG(index=Path(path))
     store, embeddings, chain = GritVectorStore(path), GritEmbeddings(index=path), GritRAGChain(index=path)

@@ -1,6 +1,7 @@
 """Documents, uploads and vector stores: what is sent is found, cited, replaced, and gone when it is deleted."""
 
 import io
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -196,6 +197,25 @@ def test_what_was_created_is_there_after_a_restart(
             assert [(each.id, each.name) for each in client.vector_stores.list()] == [(store.id, "kept")]
             assert client.vector_stores.files.retrieve(file.id, vector_store_id=store.id).status == "completed"
             assert client.vector_stores.search(store.id, query="when does the tide turn?").data[0].file_id == file.id
+
+
+def test_an_index_that_is_deleted_from_the_disk_stops_no_other(
+    tiny_model: GritModel, make_index: Callable[..., Path], start: Callable[..., Running]
+) -> None:
+    """Its documents are in no answer any more, and nothing is acknowledged that would be lost."""
+    folders = {"gone": make_index(tiny_model), "docs": make_index(tiny_model)}
+    with start(tiny_model, folders).client() as http:
+        shutil.rmtree(folders["gone"])
+        for path, body in {
+            "/v1/rag": {"index": "gone", "question": "when does the ferry leave?", "max_new_tokens": 1},
+            "/v1/indexes/gone/documents": {"documents": ["it would be lost"]},
+            "/v1/indexes/gone/documents:delete": {"ids": ["ferry"]},
+        }.items():
+            answer = http.post(path, json=body)
+            assert (answer.status_code, answer.json()["error"]["code"]) == (503, "index_gone"), answer.text
+        assert hits(http, "when does the ferry leave?", index="docs")
+        assert [row["id"] for row in http.get("/v1/indexes").json()["data"]] == ["docs"]
+        assert [row["id"] for row in http.get("/v1/vector_stores").json()["data"]] == ["docs"]
 
 
 def test_indexing_does_not_stop_answers(own: Running) -> None:

@@ -165,6 +165,23 @@ def test_a_broken_file_of_keys_is_told_without_its_keys(text: str, tmp_path: Pat
     assert "secret" not in str(error.value)
 
 
+def test_no_two_share_a_key_and_nobody_has_the_rights_of_the_owner_by_name(tmp_path: Path) -> None:
+    file = tmp_path / "keys.yaml"
+    file.write_text("- {name: owner, key: hers, read: [docs]}\n")
+    mine = load_tenants(file).of_key("hers")
+    assert mine is not None
+    assert not mine.may_write("docs")
+    with pytest.raises(ValueError, match="'owner' is who has GRITRAG_API_KEY; give another name"):
+        load_tenants(file, "the key that may do everything")
+    file.write_text("- {name: a, key: one, read: [x]}\n- {name: b, key: one, read: [y]}\n")
+    with pytest.raises(ValueError, match="a and b have the same key") as error:
+        load_tenants(file)
+    assert "one" not in str(error.value)
+    file.write_text("- {name: a, key: one, read: [x]}\n- {name: a, key: two, read: [y]}\n")
+    both = load_tenants(file)
+    assert both.of_key("one") is both.of_key("two"), "two keys of one tenant"
+
+
 def test_a_server_without_keys_stays_on_this_machine(tiny_model: GritModel) -> None:
     service = make_service(tiny_model, "tiny", [], Tenants(), Limits())
     for host in ("0.0.0.0", "::", "192.168.1.1", "example.org"):
