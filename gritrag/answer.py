@@ -15,6 +15,7 @@ from gritrag.config import RELEVANCE_BIAS, SEARCH_MODE
 from gritrag.index.index import Index
 from gritrag.index.rerank import check_rerank
 from gritrag.index.search import MODES as SEARCH_MODES
+from gritrag.model.answerability import check_unanswerable_above
 from gritrag.model.decode import Completion, Sampling
 from gritrag.model.grit import GritModel
 from gritrag.model.state import Reading
@@ -65,10 +66,14 @@ class RAG:
             relevance bias is used, less by that share.
         rerank: so many candidates of the search are ranked by how probable the question is behind each of their
             states, and the `k` best are kept, with these scores; see `Index.rerank`. None to leave it out.
+        unanswerable_above: where the probability that the documents do not hold the answer (`Answer.unanswerable`) is
+            above this, the answer is ``"not in the documents"``, before a token is sent. 1 for never, None for what
+            the checkpoint says. Only ``"doc-cache"`` without `recompute` is calibrated, on checkpoints that are.
 
     Raises:
         ValueError: an unknown mode, `k` below 1, a negative `relevance_bias`, a `recompute` outside of 0 to 1 or for a
-            model with sliding windows, a `rerank` below `k`, or an index without a model.
+            model with sliding windows, a `rerank` below `k`, an `unanswerable_above` outside of 0 to 1, or an index
+            without a model.
     """
 
     def __init__(
@@ -80,6 +85,7 @@ class RAG:
         relevance_bias: float = RELEVANCE_BIAS,
         recompute: float = 0.0,
         rerank: int | None = None,
+        unanswerable_above: float | None = None,
     ) -> None:
         if not isinstance(index, Index):
             raise ValueError(f"RAG answers from an open index, not from {index!r}: RAG(Index.open(path))")
@@ -92,12 +98,14 @@ class RAG:
         check_relevance_bias(relevance_bias)
         check_recompute(recompute)
         check_rerank(rerank, k)
+        check_unanswerable_above(unanswerable_above)
         if not isinstance(index.model, GritModel):
             raise ValueError(
                 f"answers need an index of a GritModel, and {index.path} is one of a {type(index.model).__name__}"
             )
         self.index, self.model, self.mode, self.k, self.search_mode = index, index.model, MODES[mode], k, search_mode
         self.relevance_bias, self.recompute, self.rerank = relevance_bias, recompute, rerank
+        self.unanswerable_above = unanswerable_above
         if recompute and self.model.decoder.has_window:
             raise ValueError("recompute is not for models with sliding windows; use recompute=0 or mode='doc-query'")
 
@@ -210,7 +218,8 @@ class RAG:
         cache = self.model.decoder.place(contexts, options)
         clock.lap("place")
         again = self.model.decoder.recompute(cache, contexts, self.recompute) if self.recompute else [0] * len(plans)
-        decoding = self.model.decoder.decode_placed(cache, contexts, options)
+        refusals = [plan.refusal for plan in plans]
+        decoding = self.model.decoder.decode_placed(cache, contexts, options, refusals)
         for pieces in decoding:
             clock.first_token()
             yield [Event(text=piece) for piece in pieces]
@@ -271,16 +280,15 @@ class RAG:
             room=options.max_new_tokens,
             relevance_bias=self.relevance_bias,
             recompute=self.recompute,
+            unanswerable_above=self.unanswerable_above,
         )
 
     def _scored(self, hits: Sequence[Hit], vector_D: np.ndarray, readings: Mapping[int, Reading]) -> list[Hit]:
         """The hits with the similarity to the question as score: of vectors that are stored, or have just been read."""
         stored = self.index.load_vectors(hit.document for hit in hits)
         vectors = [readings[n].vector if n in readings else vector for n, vector in enumerate(stored)]
-        return [
-            replace(hit, score=float(vector @ vector_D) if vector is not None else 0.0)
-            for hit, vector in zip(hits, vectors, strict=True)
-        ]
+        found = [None if vector is None else float(vector @ vector_D) for vector in vectors]
+        return [replace(hit, score=each or 0.0, similarity=each) for hit, each in zip(hits, found, strict=True)]
 
     def _answer(
         self,
@@ -293,7 +301,7 @@ class RAG:
     ) -> Answer:
         """`read_again` of the tokens of states were recomputed, those that had just been read perhaps among them."""
         is_read = 0 < read_again == plan.context.cached_tokens and self.model.dtype == torch.float32
-        is_exact = plan.is_exact or is_read
+        is_exact = (plan.is_exact or is_read) and not plan.refuses(completion.unanswerable)
         return Answer(
             text=completion.text.strip(),
             hits=tuple(hits),
@@ -303,4 +311,5 @@ class RAG:
             exact=is_exact and (options.temperature == 0 or not plan.context.states),
             mode=self.mode.name,
             finish_reason=completion.finish_reason,
+            unanswerable=completion.unanswerable,
         )

@@ -84,6 +84,9 @@ class Answered(BaseModel):
 
     text: str
     sources: list[Source]
+    unanswerable: float | None = Field(
+        description="Probability that the passages do not hold the answer; null where the model cannot tell."
+    )
     exact: bool = Field(description="Whether reading the passages again would have given the same text.")
     prompt_tokens: int
     cached_tokens: int = Field(description="Of the prompt, tokens that were not read again.")
@@ -187,6 +190,7 @@ class Tools:
         return Answered(
             text=answered.text,
             sources=[Source(id=c.id, title=c.title, place=places.get(c.id, "")) for c in answered.citations],
+            unanswerable=answered.unanswerable,
             exact=answered.exact,
             prompt_tokens=answered.usage.prompt_tokens,
             cached_tokens=answered.usage.cached_tokens,

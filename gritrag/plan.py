@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from gritrag.model.answerability import Refusal
 from gritrag.model.context import Context, Part
 from gritrag.model.grit import GritModel
 from gritrag.model.recompute import FIRST_TOKENS
@@ -141,12 +142,18 @@ class ContextPlan:
         citations: the documents of the context and their token spans.
         is_exact: whether the uncached run of the same segments would give the same tokens.
         cached_tokens: those of states that were there; a state that was missing has been read for this answer.
+        refusal: when to say that the documents do not hold the answer; None where the model cannot tell.
     """
 
     context: Context
     citations: tuple[Citation, ...]
     is_exact: bool
     cached_tokens: int
+    refusal: Refusal | None = None
+
+    def refuses(self, unanswerable: float | None) -> bool:
+        """Whether that probability made the answer: what the uncached run would have said is not known then."""
+        return self.refusal is not None and self.refusal.is_due(unanswerable)
 
 
 def plan_context(
@@ -157,6 +164,7 @@ def plan_context(
     room: int = 0,
     relevance_bias: float = 0.0,
     recompute: float = 0.0,
+    unanswerable_above: float | None = None,
 ) -> ContextPlan:
     """Documents and question in the order of the mode. Cached and uncached plans are the same token ids.
 
@@ -170,6 +178,7 @@ def plan_context(
             other, and half the bias will do, less by that share. The first tokens of the context have none of it: once
             those of the others have been read again, they alone are the sink of attention, and a context without one
             is answered by chance; see docs/experiments/2026-11-recompute.md.
+        unanswerable_above: see `RAG`.
 
     Raises:
         ValueError: not even one document fits.
@@ -204,7 +213,10 @@ def plan_context(
     context = model.decoder.usable(Context((*before, *placed, *after)))
     new = {id(documents[number].content) for number in retrieved.computed}
     cached = sum(len(each.state) for each in context.states if id(each.state) not in new)
-    return ContextPlan(context, citations, _is_exact(model, context), cached)
+    nearest = max((hit.similarity for hit in hits if hit.similarity is not None), default=None)
+    is_calibrated = mode is MODES["doc-cache"] and not recompute
+    refusal = model.refusal(nearest, unanswerable_above) if is_calibrated else None
+    return ContextPlan(context, citations, _is_exact(model, context), cached, refusal)
 
 
 def _count_fitting(

@@ -151,7 +151,10 @@ class Template:
         return segments
 
 
-BRIEFLY = "Answer with a few words from the documents. If they do not say, reply: not in the documents."
+NOT_FOUND = "not in the documents"
+"""What is said where the documents do not hold the answer: models learn to say it, and evaluation looks for it."""
+
+BRIEFLY = f"Answer with a few words from the documents. If they do not say, reply: {NOT_FOUND}."
 
 CHATML = Template(
     name="chatml",

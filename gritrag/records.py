@@ -173,11 +173,13 @@ class FingerprintMismatch(ValueError):  # noqa: N818 - it says what it found, as
 
 @dataclass(frozen=True)
 class Hit:
-    """A document that a search found. `score` is higher for better; its scale depends on the search mode."""
+    """A document that a search found. `score` is higher for better; its scale depends on the search mode. `similarity`
+    is that of its vector to the question's, where the search has compared them."""
 
     document: Document
     score: float
     rank: int
+    similarity: float | None = field(default=None, compare=False)
 
 
 def as_hits(items: Iterable[str | Document | Hit]) -> list[Hit]:
@@ -235,7 +237,8 @@ class Answer:
     """What `RAG.ask` returns.
 
     `exact` says that this answer is token for token the answer of the uncached run of the same segments: nothing was
-    reused, or one causally read document that stands first was.
+    reused, or one causally read document that stands first was. `unanswerable` is the probability that the documents do
+    not hold the answer; None where the model was not calibrated to tell.
     """
 
     text: str
@@ -246,6 +249,7 @@ class Answer:
     exact: bool
     mode: str
     finish_reason: str
+    unanswerable: float | None = None
 
 
 @dataclass(frozen=True)

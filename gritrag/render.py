@@ -58,7 +58,8 @@ def footer(answer: Answer) -> str:
     reused = (
         f"{usage.cached_tokens} of {usage.prompt_tokens} tokens reused, {'exact' if answer.exact else 'approximate'}"
     )
-    return f"[{cited}; {reused}; first token {times.first_token:.3f} s, all {times.total:.3f} s]"
+    doubt = "" if answer.unanswerable is None else f"; {answer.unanswerable:.0%} likely that they do not say"
+    return f"[{cited}{doubt}; {reused}; first token {times.first_token:.3f} s, all {times.total:.3f} s]"
 
 
 def _cited(citation: Citation, place: str) -> str:

@@ -36,9 +36,9 @@ COMMANDS = {
     "index": "paths --index -i --states --state-quota --states-at --vectors-at --chunk-size --chunk-overlap --encoding "
     f"--text-column --delimiter --root --strict --yes -y --engine --address --actors {MODEL} --json",
     "search": f"question --index -i -k --mode --rerank --where {MODEL} --json",
-    "ask": f"question --index -i --mode -k --relevance-bias --rerank --recompute --where --max-new-tokens "
-    f"{MODEL} --json",
-    "chat": f"--index -i --mode -k --relevance-bias --rerank --recompute --max-new-tokens {MODEL}",
+    "ask": "question --index -i --mode -k --relevance-bias --rerank --recompute --unanswerable-above --where "
+    f"--max-new-tokens {MODEL} --json",
+    "chat": f"--index -i --mode -k --relevance-bias --rerank --recompute --unanswerable-above --max-new-tokens {MODEL}",
     "estimate": f"paths --states --chunk-size --chunk-overlap {MODEL} --plan --json",
     "stats": "--index -i --json",
     "verify": "--index -i --repair --json",
@@ -47,7 +47,7 @@ COMMANDS = {
     "compact": "--index -i --json",
     "copy": "target --index -i",
     "doctor": "--folder --model -m --json",
-    "mcp": f"index --http --port --write --relevance-bias {MODEL}",
+    "mcp": f"index --http --port --write --relevance-bias --unanswerable-above {MODEL}",
     "demo": f"--questions --index -i -k --relevance-bias {MODEL} --json",
     "train": "recipe --set",
     "calibrate": f"paths --out --chunk-size --chunk-overlap {MODEL}",
@@ -55,7 +55,8 @@ COMMANDS = {
     "export": "model folder --dtype",
     "eval": "",
     "eval questions": "path --index -i --questions --documents --distractors -k --states --max-new-tokens --seed "
-    f"--only --dense-weight --relevance-bias --rerank --recompute --compare --answers --out {MODEL} --json",
+    "--only --dense-weight --relevance-bias --rerank --recompute --unanswerable-above --compare --answers --out "
+    f"{MODEL} --json",
     "eval embedding": "paths --train --rows --documents --shots --clusterings --instruction --side --seed --compare "
     f"--out {MODEL} --json",
     "bench": "",

@@ -59,6 +59,11 @@ def test_the_footer_says_what_was_reused_and_whether_that_was_exact() -> None:
     assert render.footer(ANSWER) == "[a; 7 of 10 tokens reused, approximate; first token 0.700 s, all 1.000 s]"
 
 
+def test_the_footer_says_how_likely_the_documents_do_not_say() -> None:
+    footer = render.footer(replace(ANSWER, unanswerable=0.934))
+    assert footer.startswith("[a; 93% likely that they do not say; 7 of 10 tokens")
+
+
 def test_the_footer_names_title_and_page_of_what_it_cites() -> None:
     page = Hit(Document("text", id="a.pdf#page=2", title="Osk", metadata={"page": 2}), score=0.5, rank=1)
     answer = replace(ANSWER, hits=[page], citations=[Citation("a.pdf#page=2", "Osk", 0, 7)])

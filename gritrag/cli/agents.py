@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from gritrag.cli.app import app
-from gritrag.cli.options import Device, Dtype, IndexModel, RelevanceBias, open_index
+from gritrag.cli.options import Device, Dtype, IndexModel, RelevanceBias, UnanswerableAbove, open_index
 from gritrag.config import RELEVANCE_BIAS
 
 
@@ -19,6 +19,7 @@ def mcp(
     port: Annotated[int, typer.Option(help="Port of --http.", min=1, max=65535)] = 8001,
     write: Annotated[bool, typer.Option("--write", help="Offer the tools `add` and `delete` too.")] = False,
     relevance_bias: RelevanceBias = RELEVANCE_BIAS,
+    unanswerable_above: UnanswerableAbove = None,
     model: IndexModel = None,
     dtype: Dtype = "auto",
     device: Device = "auto",
@@ -30,7 +31,7 @@ def mcp(
         raise ValueError(f"{error}; install it with: pip install 'gritrag[mcp]'") from error
 
     with open_index(index, model, dtype, device, "rw" if write else "r") as opened:
-        server = make_server(opened, write, relevance_bias=relevance_bias)
+        server = make_server(opened, write, relevance_bias=relevance_bias, unanswerable_above=unanswerable_above)
         if http:
             typer.echo(f"serving {index} on http://127.0.0.1:{port}/mcp", err=True)
             server.run("streamable-http", host="127.0.0.1", port=port)

@@ -21,6 +21,7 @@ from gritrag.cli.options import (
     RelevanceBias,
     Rerank,
     TopK,
+    UnanswerableAbove,
     Where,
     condition_of,
     open_index,
@@ -60,6 +61,7 @@ def ask(
     relevance_bias: RelevanceBias = RELEVANCE_BIAS,
     rerank: Rerank = None,
     recompute: Recompute = 0.0,
+    unanswerable_above: UnanswerableAbove = None,
     where: Where = "",
     max_new_tokens: MaxNewTokens = 128,
     model: IndexModel = None,
@@ -72,7 +74,7 @@ def ask(
 
     condition = condition_of(where)
     with open_index(index, model, dtype, device) as opened:
-        rag = RAG(opened, mode=mode, k=k, relevance_bias=relevance_bias, rerank=rerank, recompute=recompute)
+        rag = RAG(opened, mode, k, SEARCH_MODE, relevance_bias, recompute, rerank, unanswerable_above)
         if as_json:
             typer.echo(render.as_json(rag.ask(question, where=condition, max_new_tokens=max_new_tokens)))
         else:
@@ -87,6 +89,7 @@ def chat(
     relevance_bias: RelevanceBias = RELEVANCE_BIAS,
     rerank: Rerank = None,
     recompute: Recompute = 0.0,
+    unanswerable_above: UnanswerableAbove = None,
     max_new_tokens: MaxNewTokens = 128,
     model: IndexModel = None,
     dtype: Dtype = "auto",
@@ -97,7 +100,7 @@ def chat(
     from gritrag import RAG
 
     with open_index(index, model, dtype, device) as opened:
-        rag = RAG(opened, mode=mode, k=k, relevance_bias=relevance_bias, rerank=rerank, recompute=recompute)
+        rag = RAG(opened, mode, k, SEARCH_MODE, relevance_bias, recompute, rerank, unanswerable_above)
         while question := _next_question():
             try:
                 _stream(rag.stream(question, max_new_tokens=max_new_tokens))

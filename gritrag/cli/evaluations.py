@@ -20,6 +20,7 @@ from gritrag.cli.options import (
     Rerank,
     Side,
     TopK,
+    UnanswerableAbove,
     bench_part,
     tell,
 )
@@ -47,6 +48,7 @@ def evaluate(
     relevance_bias: RelevanceBias = RELEVANCE_BIAS,
     rerank: Rerank = None,
     recompute: Recomputes = None,
+    unanswerable_above: UnanswerableAbove = None,
     compare: Annotated[
         list[str] | None, typer.Option(help="Another model, on the same questions and contexts.")
     ] = None,
@@ -66,7 +68,7 @@ def evaluate(
     SQuAD's context and answers, query/pos/neg and passages are read too. With --index a row is {"question", "answer"}.
     """
     quality = bench_part("quality")
-    found = (dense_weight, relevance_bias, rerank, tuple(recompute or ()))
+    found = (dense_weight, relevance_bias, rerank, tuple(recompute or ()), unanswerable_above)
     setting = quality.Setting(questions, documents, distractors, k, states, max_new_tokens, seed, only, *found)
     if index is None:
         tell(lambda: quality.main(path, model, compare or (), dtype, device, setting, answers), as_json, out)

@@ -52,6 +52,15 @@ Rerank = Annotated[
 Recompute = Annotated[
     float, typer.Option(help="Share of the documents' tokens that is read again with all in sight: 0 to 1.")
 ]
+UnanswerableAbove = Annotated[
+    float | None,
+    typer.Option(
+        help="Reply 'not in the documents' where it is more probable than this that they do not say; 1: never. The "
+        "checkpoint's own threshold if left out.",
+        min=0,
+        max=1,
+    ),
+]
 Recomputes = Annotated[
     list[float] | None,
     typer.Option("--recompute", help="Also answer with this share of tokens read again; may be given several times."),

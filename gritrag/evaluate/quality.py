@@ -56,6 +56,7 @@ class Setting:
         rerank: so many candidates are ranked from their states, as a way of its own to search, and `retrieved` contexts
             hold the best of these. None to leave it out.
         recompute: shares of the documents' tokens that are read again: each a way of its own to answer.
+        unanswerable_above: see `RAG`.
 
     Raises:
         ValueError: `only` is neither, a number is too small, `dense_weight` or one of `recompute` is outside [0, 1], or
@@ -74,6 +75,7 @@ class Setting:
     relevance_bias: float = RELEVANCE_BIAS
     rerank: int | None = None
     recompute: tuple[float, ...] = ()
+    unanswerable_above: float | None = None
 
     def __post_init__(self) -> None:
         if self.only not in ("", *PARTS):
@@ -198,17 +200,23 @@ def answer_rows(
         scored = [_scored(each, answers[way].text) for each, answers in zip(asked, given, strict=True)]
         values = {score: [each[score] for each in scored] for score in (*ANSWER, "not_found")}
         values["first_token"] = [answers[way].timings.first_token for answers in given]
+        told = [p for answers in given if (p := answers[way].unanswerable) is not None]
+        if len(told) == len(given):
+            values["unanswerable"] = told
         rows.append(_row(name, "answers", way, {**of_model, **about, **values}))
     return rows
 
 
 def answered(index: Index, asked: Sequence[Asked], setting: Setting) -> Iterator[tuple[Asked, dict[str, Answer]]]:
     """Each question with its answers, by way and context."""
-    bias = setting.relevance_bias
+    options: dict[str, Any] = {
+        "relevance_bias": setting.relevance_bias,
+        "unanswerable_above": setting.unanswerable_above,
+    }
     has_states = isinstance(index.model, GritModel) and index.model.decoder.has_states
     modes = MODES if has_states else MODES[:1]  # from text alone
-    rags = {mode: RAG(index, mode=mode, relevance_bias=bias) for mode in ("no-retrieval", *modes)}
-    dials = {way_of(share): RAG(index, relevance_bias=bias, recompute=share) for share in setting.recompute}
+    rags = {mode: RAG(index, mode=mode, **options) for mode in ("no-retrieval", *modes)}
+    dials = {way_of(share): RAG(index, recompute=share, **options) for share in setting.recompute}
     for each in ProgressBar(asked, desc="answering", unit="question", disable=not asked):
         ways: list[tuple[str, RAG, list[Hit]]] = [("no-retrieval", rags["no-retrieval"], [])]
         for context, hits in each.contexts.items():

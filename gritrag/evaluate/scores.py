@@ -14,6 +14,7 @@ from gritrag.evaluate.question_rows import Question
 from gritrag.index.index import Index
 from gritrag.index.search import MODES
 from gritrag.progress import ProgressBar
+from gritrag.prompts import NOT_FOUND
 
 try:
     import ir_measures
@@ -40,9 +41,6 @@ RANKED = "hybrid, ranked from states"
 """The way to search whose candidates are ranked by how probable the question is behind their states."""
 
 ANSWER = ("EM", "F1", "match")
-
-NOT_FOUND = "not in the documents"
-"""What a model says where the documents do not answer; see `gritrag.prompts.BRIEFLY`."""
 
 ARTICLES = re.compile(r"\b(a|an|the)\b")
 NO_PUNCTUATION = str.maketrans("", "", string.punctuation)

@@ -133,6 +133,15 @@ def _quantiles(values_N: Sequence[float], q: float, seed: int) -> np.ndarray:
     return found_R
 
 
+def auc(positive_N: Sequence[float], negative_N: Sequence[float], seed: int) -> Interval:
+    """How often a value of the one sample is above one of the other, ties half: the area under the ROC curve."""
+    positive, negative = np.asarray(positive_N, np.float64), np.asarray(negative_N, np.float64)
+    above_NN = (positive[:, None] > negative) + 0.5 * (positive[:, None] == negative)
+    pairs = zip(draws(len(positive), seed), draws(len(negative), seed + 1), strict=True)
+    resampled_R = np.array([above_NN[rows][:, columns].mean() for rows, columns in pairs])
+    return _interval(float(above_NN.mean()), resampled_R, len(positive) + len(negative))
+
+
 def _interval(estimate: float, resampled_R: np.ndarray, rows: int) -> Interval:
     """95%, by the percentiles of the resamples (Efron 1979)."""
     low, high = np.quantile(resampled_R, (0.025, 0.975)).tolist()

@@ -11,9 +11,10 @@ from typing import Any
 from gritrag.evaluate import statistics
 from gritrag.evaluate.quality import BEST, ONE, ONE_OF_SEVERAL, RECOMPUTE, SEVERAL, UNANSWERABLE
 from gritrag.evaluate.report import Section, Table, losing, ms
-from gritrag.evaluate.scores import ANSWER, NOT_FOUND, RANKING
+from gritrag.evaluate.scores import ANSWER, RANKING
 from gritrag.evaluate.statistics import Interval, Spread
 from gritrag.evaluate.suite import Row
+from gritrag.prompts import NOT_FOUND
 
 KINDS = (ONE, ONE_OF_SEVERAL, SEVERAL)
 READ, CACHED = "doc-query", "doc-cache"
@@ -198,9 +199,26 @@ def _calibration(runs: Sequence[Evaluated], seed: int) -> Section:
                     f"{statistics.mean(told, seed).show()} ({sum(told):.0f} of {len(told)})" if told else "-"
                     for told in (rightly, wrongly)
                 ]
-                lines.append([each.model, way, *shown])
-    columns = ["model", "answers", "rightly, % of unanswerable", "wrongly, % of answerable"]
-    return Section("Calibration", f"How often an answer is “{NOT_FOUND}”.", (), [Table(columns, lines)])
+                lines.append([each.model, way, *shown, *_probabilities(each, way, seed)])
+    columns = ["model", "answers", "rightly, % of unanswerable", "wrongly, % of answerable", "AUC", "Brier"]
+    text = (
+        f"How often an answer is “{NOT_FOUND}”. Of the probability that documents do not hold the answer, where there "
+        "is one: how often it is higher for an unanswerable question than for an answerable one, and its mean squared "
+        "error."
+    )
+    return Section("Calibration", text, (), [Table(columns, lines)])
+
+
+def _probabilities(run: Evaluated, way: str, seed: int) -> tuple[str, str]:
+    """Area under the curve, where there are questions of both kinds, and Brier score."""
+    if "unanswerable" not in run.answers[way]:
+        return "-", "-"
+    without, with_answer = (run.values("unanswerable", way, kinds) for kinds in ([UNANSWERABLE], KINDS))
+    errors = [*((1 - p) ** 2 for p in without), *(p**2 for p in with_answer)]
+    brier = f"{(value := statistics.mean(errors, seed)).mean:.3f} [{value.low:.3f}, {value.high:.3f}]"
+    if not without or not with_answer:
+        return "-", brier
+    return statistics.auc(without, with_answer, seed).show(), brier
 
 
 def _comparisons(runs: Sequence[Evaluated], seed: int) -> Section:

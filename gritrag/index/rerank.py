@@ -4,6 +4,7 @@
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -64,7 +65,7 @@ def ranked(hits: Sequence[Hit], logs_N: np.ndarray, k: int) -> list[Hit]:
         return []
     scores_N = combined(np.array([hit.score for hit in hits], np.float64), logs_N.astype(np.float64))
     order = sorted(range(len(hits)), key=lambda row: (-scores_N[row], row))[:k]
-    return [Hit(hits[row].document, float(scores_N[row]), rank) for rank, row in enumerate(order, start=1)]
+    return [replace(hits[row], score=float(scores_N[row]), rank=rank) for rank, row in enumerate(order, start=1)]
 
 
 def combined(scores_N: np.ndarray, logs_N: np.ndarray) -> np.ndarray:

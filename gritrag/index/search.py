@@ -3,7 +3,7 @@
 `Q` queries, `D` length of a vector, `N` candidates.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
@@ -103,8 +103,8 @@ class Search:
     ) -> list[list[Hit]]:
         """For each query up to `k` of the documents that satisfy `where`, all as they are at one commit."""
         with catalog.snapshot():
-            found = self._rank(catalog, vectors, queries, queries_QD, where)
-            return [_hits(catalog, pairs[: self.k]) for pairs in found]
+            ranked = self._rank(catalog, vectors, queries, queries_QD, where)
+            return [_hits(catalog, pairs[: self.k], dict(dense)) for pairs, dense in ranked]
 
     def _rank(
         self,
@@ -113,19 +113,22 @@ class Search:
         queries: Sequence[str],
         queries_QD: np.ndarray | None,
         where: Compiled | None,
-    ) -> list[Found]:
+    ) -> list[tuple[Found, Found]]:
+        """Rows with their scores, best first, and those that vectors found, with similarities."""
         allowed = None if where is None else catalog.rows(where)
         by_kind: list[list[Found]] = []
+        dense: list[Found] = [[] for _ in queries]
         if self.mode != "sparse":
             assert queries_QD is not None
-            by_kind.append(vectors.search(queries_QD, self.depth, allowed))
+            dense = vectors.search(queries_QD, self.depth, allowed)
+            by_kind.append(dense)
         if self.mode != "dense":
             by_kind.append([catalog.match(query, self.depth, where) for query in queries])
         found = [self._fuse(*each) if self.mode == "hybrid" else each[0] for each in zip(*by_kind, strict=True)]
         if self.mmr is not None:
             assert queries_QD is not None
             found = [self._diversify(catalog, pairs, query_D) for pairs, query_D in zip(found, queries_QD, strict=True)]
-        return found
+        return list(zip(found, dense, strict=True))
 
     def _fuse(self, dense: Found, sparse: Found) -> Found:
         """Both rankings in one. Where the words are found in fewer documents than were asked for, the others hold none
@@ -145,9 +148,10 @@ class Search:
         return [(rows[position], score) for position, score in chosen]
 
 
-def _hits(catalog: Rows, found: Found) -> list[Hit]:
-    pairs = [(document, score) for row, score in found if (document := catalog.document(row)) is not None]
-    return [Hit(document, score, rank) for rank, (document, score) in enumerate(pairs, start=1)]
+def _hits(catalog: Rows, found: Found, similarities: Mapping[int, float]) -> list[Hit]:
+    there = ((catalog.document(row), score, similarities.get(row)) for row, score in found)
+    kept = [(document, score, similarity) for document, score, similarity in there if document is not None]
+    return [Hit(document, score, rank, similarity) for rank, (document, score, similarity) in enumerate(kept, start=1)]
 
 
 def check_query(query: object) -> None:

@@ -22,15 +22,16 @@ the best first, as a retriever gives them)."""
 
 
 class GritRAGChain(RunnableSerializable[Question, dict[str, Any]]):
-    """From a question to ``{"documents", "answer", "citations", "usage"}``, all in the template the model knows best.
+    """From a question to ``{"documents", "answer", "citations", "usage", "unanswerable"}``, all in the template the
+    model knows best.
 
-    ``citations`` name the documents whose tokens were in the context, and where. A stream gives the documents first,
-    then pieces of the answer, citations and usage last; its parts add up to what `invoke` returns. Options of
-    `Sampling` can be given per call. Async methods run in threads.
+    ``citations`` name the documents whose tokens were in the context, and where; ``unanswerable`` is that of `Answer`.
+    A stream gives the documents first, then pieces of the answer, all else last; its parts add up to what `invoke`
+    returns. Options of `Sampling` can be given per call. Async methods run in threads.
 
     Args:
         index: an open index, or the path of one.
-        mode, k, search_mode, relevance_bias, recompute, rerank: see `RAG`.
+        mode, k, search_mode, relevance_bias, recompute, rerank, unanswerable_above: see `RAG`.
         max_tokens: at most so many new tokens.
 
     Raises:
@@ -46,6 +47,7 @@ class GritRAGChain(RunnableSerializable[Question, dict[str, Any]]):
     relevance_bias: float = RELEVANCE_BIAS
     recompute: float = 0.0
     rerank: int | None = None
+    unanswerable_above: float | None = None
     max_tokens: int = 64
 
     def model_post_init(self, context: Any) -> None:
@@ -72,7 +74,8 @@ class GritRAGChain(RunnableSerializable[Question, dict[str, Any]]):
             yield part
 
     def _rag(self) -> RAG:
-        return RAG(self.index, self.mode, self.k, self.search_mode, self.relevance_bias, self.recompute, self.rerank)
+        dials = self.relevance_bias, self.recompute, self.rerank, self.unanswerable_above
+        return RAG(self.index, self.mode, self.k, self.search_mode, *dials)
 
     def _events(self, asked: Question, options: Mapping[str, Any]) -> Iterator[Event]:
         given: Mapping[str, Any] = asked if isinstance(asked, Mapping) else {"question": asked}
@@ -95,7 +98,9 @@ class GritRAGChain(RunnableSerializable[Question, dict[str, Any]]):
             elif event.text is not None:
                 yield AddableDict(answer=event.text)
             elif event.answer is not None:
-                yield AddableDict(citations=[c._asdict() for c in event.answer.citations], usage=_usage(event.answer))
+                answer = event.answer
+                cited = [citation._asdict() for citation in answer.citations]
+                yield AddableDict(citations=cited, usage=_usage(answer), unanswerable=answer.unanswerable)
 
     def _whole(self, asked: Question, **options: Any) -> dict[str, Any]:
         first, *others = self._parts(asked, options)

@@ -5,6 +5,7 @@ from pathlib import Path
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from gritrag.config import FORMAT, CheckpointConfig, Origin
+from gritrag.model.answerability import ANSWERABILITY_FILE, Answerability
 from gritrag.model.identity import hash_files
 from gritrag.model.parts import PARTS_FILE, Parts
 
@@ -19,12 +20,14 @@ def save_checkpoint(
     config: CheckpointConfig,
     parts: Parts,
     identity: tuple[str, str],
+    answerability: Answerability | None = None,
 ) -> None:
     """Write one; see `GritModel.save_pretrained`.
 
     Args:
         folder: made, or written over.
         identity: of the weights and of the adapter, for the fingerprint of the copy.
+        answerability: of the model, if it has one.
     """
     folder.mkdir(parents=True, exist_ok=True)
     lm.save_pretrained(folder / SAVED_MODEL)
@@ -32,6 +35,9 @@ def save_checkpoint(
     parts_file = None if parts.is_empty else PARTS_FILE
     if parts_file is not None:
         parts.save(folder / parts_file)
+    (folder / ANSWERABILITY_FILE).unlink(missing_ok=True)
+    if answerability is not None:
+        answerability.save(folder / ANSWERABILITY_FILE)
     origin = Origin(files=hash_files(folder / SAVED_MODEL), weights=identity[0], adapter=identity[1])
     written = {"format": FORMAT, "base": SAVED_MODEL, "adapter": None, "parts_file": parts_file, "origin": origin}
     config.model_copy(update=written).save(folder)

@@ -6,7 +6,7 @@ Shape letters: `B` batch, `T` tokens, `V` vocabulary, `S` positions that are cho
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from numbers import Real
-from operator import index
+from operator import add, index
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -20,6 +20,7 @@ from transformers import (
     TopPLogitsWarper,
 )
 
+from gritrag.model.answerability import Refusal
 from gritrag.model.context import Context, inputs
 from gritrag.model.lookup import Lookup
 from gritrag.model.module_forward import Forward
@@ -121,11 +122,13 @@ def _whole(name: str, value: Any) -> int:
 
 
 class Completion(NamedTuple):
-    """What was generated: `token_ids` hold the end token where there was one, `text` never does."""
+    """What was generated: `token_ids` hold the end token where there was one, `text` never does. `unanswerable` is what
+    its `Refusal` found; None where there was none."""
 
     text: str
     token_ids: list[int]
     finish_reason: FinishReason
+    unanswerable: float | None = None
 
 
 class Decoding:
@@ -140,6 +143,7 @@ class Decoding:
         cache: one row per context, filled by `context.place`. Afterwards it holds all tokens but the last chosen.
         contexts: each ends with tokens that are still to be read.
         sampling: how to choose and when to stop.
+        refusals: of each context: when to say that its documents do not hold the answer; None for never, or for all.
     """
 
     def __init__(
@@ -150,6 +154,7 @@ class Decoding:
         cache: PlacedCache,
         contexts: Sequence[Context],
         sampling: Sampling,
+        refusals: Sequence[Refusal | None] | None = None,
     ) -> None:
         assert all(context.parts[-1].state is None for context in contexts), "nothing to read"
         self._forward, self._cache, self._sampling, self._contexts = forward, cache, sampling, contexts
@@ -159,6 +164,8 @@ class Decoding:
         self._texts = [TextStream(tokenizer, sampling.stop) for _ in contexts]
         self._generated: list[list[int]] = [[] for _ in contexts]
         self._reasons: list[FinishReason | None] = [None] * len(contexts)
+        self._refusals = refusals or [None] * len(contexts)
+        self._unanswerable: list[float | None] = [None] * len(contexts)
         # what every row was given, those that have ended included
         self._chosen_BT = torch.zeros(len(contexts), 0, dtype=torch.long, device=lm.device)
         self._generator = torch.Generator(device=lm.device)
@@ -174,10 +181,8 @@ class Decoding:
 
     @property
     def completions(self) -> list[Completion]:
-        return [
-            Completion(text.text, ids, reason or "length")
-            for text, ids, reason in zip(self._texts, self._generated, self._reasons, strict=True)
-        ]
+        found = zip(self._texts, self._generated, self._reasons, self._unanswerable, strict=True)
+        return [Completion(text.text, ids, reason or "length", p) for text, ids, reason, p in found]
 
     def __iter__(self) -> Iterator[list[str]]:
         left = self._sampling.max_new_tokens
@@ -185,18 +190,23 @@ class Decoding:
         with torch.inference_mode():  # not around a yield: the mode would leak into the caller
             ids, positions, mask, is_real = inputs(self._contexts, self._device)
             logits_BSV = self._forward.logits(ids, positions, mask, self._cache)
+            told = self._refuse(logits_BSV[:, -1])
+        if all(self._reasons):
+            yield told
+            return
         while True:
             with torch.inference_mode():
                 chosen = self._choose(logits_BSV)
             chosen = self._kept(guess, chosen)
-            pieces, counts = zip(*map(self._take, range(len(chosen)), chosen), strict=True)
+            new, counts = zip(*map(self._take, range(len(chosen)), chosen), strict=True)
+            pieces, told = list(map(add, told, new)), [""] * len(told)
             taken = max(counts)
             self._cache.cut(self._cache.length - 1 - len(guess) + taken)
             left -= taken
             if left == 0 or all(self._reasons):
                 yield [piece + text.flush() for piece, text in zip(pieces, self._texts, strict=True)]
                 return
-            yield list(pieces)
+            yield pieces
             with torch.inference_mode():
                 following = positions[:, -1:] - len(guess) + taken
                 most = min(left, self._forward.most_tokens(self._cache)) - 1
@@ -207,6 +217,18 @@ class Decoding:
                     is_real = torch.cat([is_real, is_real.new_ones(len(is_real), 1)], dim=1)
                 # what comes now sees all that was there
                 logits_BSV = self._forward.next_logits(ids, positions, is_real, self._cache)
+
+    def _refuse(self, logits_BV: torch.Tensor) -> list[str]:
+        """End the rows whose documents hardly hold the answer, saying so; what was said of each row."""
+        pieces = [""] * len(self._refusals)
+        for row, refusal in enumerate(self._refusals):
+            if refusal is not None:
+                self._unanswerable[row], ids = refusal.judge(logits_BV[row], self._sampling.max_new_tokens)
+                pieces[row] = self._take(row, ids)[0]
+                if ids and self._reasons[row] is None:
+                    self._reasons[row] = "length"
+                    pieces[row] += self._texts[row].flush()
+        return pieces
 
     def _choose(self, logits_BSV: torch.Tensor) -> list[list[int]]:
         """`S` tokens for each row: what follows each of the positions."""

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from gritrag.model.answerability import Refusal
 from gritrag.model.context import Context, place
 from gritrag.model.decode import Completion, Decoding, Sampling
 from gritrag.model.forwards import Forwards
@@ -160,10 +161,17 @@ class ContextDecoder:
             )
         return log_likelihoods(self._forwards.best, self.shape, self._probed.rotation, states, scored)
 
-    def decode_placed(self, cache: PlacedCache, contexts: Sequence[Context], sampling: Sampling) -> Decoding:
-        """Read the rest of contexts whose states `place` has placed, and go on."""
-        native = self._probed.native
+    def decode_placed(
+        self,
+        cache: PlacedCache,
+        contexts: Sequence[Context],
+        sampling: Sampling,
+        refusals: Sequence[Refusal | None] | None = None,
+    ) -> Decoding:
+        """Read the rest of contexts whose states `place` has placed, and go on, or refuse; see `Decoding`."""
+        native, lm, tokenizer = self._probed.native, self._lm, self._tokenizer
         if native is not None:
-            own = [Decoding(native, self._lm, self._tokenizer, NativeCache(), [each], sampling) for each in contexts]
+            rows = zip(contexts, refusals or [None] * len(contexts), strict=True)
+            own = [Decoding(native, lm, tokenizer, NativeCache(), [each], sampling, [r]) for each, r in rows]
             return own[0] if len(own) == 1 else DecodingInTurn(own)
-        return Decoding(self._forwards.best, self._lm, self._tokenizer, cache, contexts, sampling)
+        return Decoding(self._forwards.best, lm, tokenizer, cache, contexts, sampling, refusals)

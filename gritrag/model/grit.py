@@ -12,6 +12,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from gritrag.config import DEFAULT_MODEL, CheckpointConfig, PartsConfig, ReadingMode
+from gritrag.model.answerability import Answerability, Refusal
 from gritrag.model.checkpoint import save_checkpoint
 from gritrag.model.context import Context
 from gritrag.model.decode import Sampling
@@ -31,6 +32,7 @@ from gritrag.model.reader import PromptReader
 from gritrag.model.rotation import Rotation
 from gritrag.model.state import DocumentState, Reading
 from gritrag.model.step import Step
+from gritrag.prompts import NOT_FOUND
 from gritrag.records import Document, Fingerprint
 
 
@@ -55,6 +57,7 @@ class GritModel(Embedder):
         config: how to read; see `CheckpointConfig`.
         weights, adapter: identities of the files for the fingerprint; hashed from memory where not given.
         parts: file of the weights of `config.parts`; they begin untrained where None.
+        answerability: tells whether documents hold an answer; None where that is not calibrated.
         probed: what was proved of this model; it is probed where None.
 
     Raises:
@@ -70,6 +73,7 @@ class GritModel(Embedder):
         adapter: str = "none",
         parts: Path | None = None,
         probed: Probed | None = None,
+        answerability: Answerability | None = None,
     ) -> None:
         if probed is None:
             with without_cudnn(lm.device):
@@ -84,6 +88,7 @@ class GritModel(Embedder):
         self.prompts = PromptBuilder(tokenizer, template, self.parts, self.config.instruction, self.context_length)
         self.reader = PromptReader(lm, probed, self.forwards, self.parts, self.prompts.encoder, self.config.reading)
         self.decoder = ContextDecoder(lm, tokenizer, probed, self.forwards, self.context_length)
+        self.answerability = answerability
         self._weights, self._adapter = weights or hash_parameters(lm), adapter
         facts = facts_of(lm, tokenizer, self.config, template, (self._weights, adapter))
         self.fingerprint = Fingerprint(facts if self.parts.is_empty else {**facts, "parts": self.parts.identity})
@@ -138,7 +143,8 @@ class GritModel(Embedder):
         given = {key: value for key, value in asked.items() if value is not None}
         config = loaded.configured(name, given)
         probed = probe_once(loaded.lm, f"{loaded.weights} {loaded.adapter}{' halved' if halved else ''}")
-        model = cls(loaded.lm, loaded.tokenizer, config, loaded.weights, loaded.adapter, loaded.parts, probed)
+        identity = loaded.weights, loaded.adapter
+        model = cls(loaded.lm, loaded.tokenizer, config, *identity, loaded.parts, probed, loaded.answerability)
         if parts is None:  # those would begin untrained again
             path = Path(name)
             model.loaded_as = {"name": str(path.resolve() if path.exists() else name), **given}
@@ -154,7 +160,8 @@ class GritModel(Embedder):
         Args:
             folder: made, or written over.
         """
-        save_checkpoint(Path(folder), self.lm, self.tokenizer, self.config, self.parts, (self._weights, self._adapter))
+        identity = self._weights, self._adapter
+        save_checkpoint(Path(folder), self.lm, self.tokenizer, self.config, self.parts, identity, self.answerability)
 
     # --- what it is -------------------------------------------------------------------------------------------------
 
@@ -185,6 +192,18 @@ class GritModel(Embedder):
             return 0
         shape = self.decoder.shape
         return 2 * shape.layers * shape.heads * shape.head_dim
+
+    def refusal(self, similarity: float | None, above: float | None = None) -> Refusal | None:
+        """When to say that documents do not hold an answer; None where that cannot be told.
+
+        Args:
+            similarity: the greatest of a document's vector to that of the question; None where that is not known.
+            above: the probability above which it is said; that of the checkpoint where None.
+        """
+        if self.answerability is None or similarity is None:
+            return None
+        above = self.answerability.above if above is None else above
+        return Refusal(self.answerability, similarity, above, tuple(self.prompts.answer_ids(NOT_FOUND)))
 
     @property
     def step(self) -> Step | None:

@@ -22,6 +22,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from gritrag.config import CHECKPOINT_FILE, CheckpointConfig
 from gritrag.folders import cache_folder
 from gritrag.model import ternary
+from gritrag.model.answerability import ANSWERABILITY_FILE, Answerability
 from gritrag.model.gguf_file import GgufFile
 from gritrag.model.identity import hash_files
 from gritrag.model.inner_errors import INNER_ERRORS, told
@@ -39,7 +40,8 @@ GGUF_COPIES = "gguf-2"
 class Loaded:
     """A model as it came from disk, with what its fingerprint needs to know of the files.
 
-    `parts` is the file of its parts; None where there is none, so that they begin untrained.
+    `parts` is the file of its parts; None where there is none, so that they begin untrained. `answerability` is None
+    where nothing is calibrated for these weights.
     """
 
     lm: PreTrainedModel
@@ -48,6 +50,7 @@ class Loaded:
     weights: str
     adapter: str
     parts: Path | None = None
+    answerability: Answerability | None = None
 
     def configured(self, name: str | Path, given: Mapping[str, Any]) -> CheckpointConfig:
         """How it reads, with the settings that were given where a checkpoint does not fix them.
@@ -94,7 +97,17 @@ def load(
     elif config.origin is not None and config.origin.files == weights:
         weights, adapter = config.origin.weights, config.origin.adapter
     parts = path / config.parts_file if config.parts_file else None
-    return Loaded(_ready(lm, device, has_half_weights), tokenizer, config, weights, adapter, parts)
+    answerability = _answerability(path / ANSWERABILITY_FILE, adapter)
+    return Loaded(_ready(lm, device, has_half_weights), tokenizer, config, weights, adapter, parts, answerability)
+
+
+def _answerability(path: Path, adapter: str) -> Answerability | None:
+    """What lies in a checkpoint's folder, unless it belongs to weights that lay there before."""
+    found = Answerability.load(path) if path.is_file() else None
+    if found is not None and found.adapter != adapter:
+        logger.warning("%s was fitted to another adapter: answers have no probability of being unanswerable", path)
+        return None
+    return found
 
 
 def _bare_config(name: str, path: Path) -> CheckpointConfig:

@@ -191,6 +191,7 @@ def question_of(
         remembers=bool(history),
         recompute=extension.recompute,
         rerank=extension.rerank,
+        unanswerable_above=extension.unanswerable_above,
     )
 
 

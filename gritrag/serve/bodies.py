@@ -114,6 +114,7 @@ class AnswerBody(BaseModel):
     exact: bool
     mode: str
     finish_reason: str
+    unanswerable: float | None = None
 
     @classmethod
     def of(cls, answer: Answer) -> "AnswerBody":
@@ -127,6 +128,7 @@ class AnswerBody(BaseModel):
             exact=answer.exact,
             mode=answer.mode,
             finish_reason=answer.finish_reason,
+            unanswerable=answer.unanswerable,
         )
 
 
@@ -140,6 +142,8 @@ class Extension(BaseModel):
         k, where, search_mode, relevance_bias, recompute: see `gritrag.RAG`.
         rerank: so many candidates of the search, at least `k`, are ranked by how probable the question is behind the
             state of each; the `k` best are kept. Not with `documents`.
+        unanswerable_above: probability that the documents do not hold the answer, above which the answer says so; see
+            `gritrag.RAG`. Not told behind earlier turns.
     """
 
     index: str | None = None
@@ -151,6 +155,7 @@ class Extension(BaseModel):
     relevance_bias: float | None = Field(None, ge=0, le=100)
     recompute: float = Field(0.0, ge=0, le=1)
     rerank: int | None = Field(None, ge=1, le=64)
+    unanswerable_above: float | None = Field(None, ge=0, le=1)
 
 
 # --- sampling, shared by all that generate ---------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
+from gritrag.model.answerability import Refusal
 from gritrag.model.context import Context, Part, inputs
 from gritrag.model.decode import Completion, FinishReason, Sampling, end_token_ids, stop_token_ids
 from gritrag.model.grit import GritModel
@@ -33,6 +34,7 @@ class Generation:
         salt: of the tenant, under which the conversation is remembered; None where nothing is to be reused or kept.
         top_logprobs: how many likeliest tokens to tell for each place; None to tell nothing.
         recompute: share of the tokens of states that is read again; see `gritrag.model.recompute`.
+        refusal: when to say that the documents do not hold the answer.
         sink: told of every piece and of the end.
     """
 
@@ -43,6 +45,7 @@ class Generation:
     salt: bytes | None = None
     top_logprobs: int | None = None
     recompute: float = 0.0
+    refusal: Refusal | None = None
     sink: Sink = lambda event: None
     is_cancelled: bool = False
     cached_tokens: int = 0
@@ -87,6 +90,7 @@ class Generation:
         self._read, self._guess = 0, list[int]()
         self._columns_before = self._cache.length
         self._generated: list[int] = []
+        self._unanswerable: float | None = None
         self._reason: FinishReason | None = None
         self._text = TextStream(model.tokenizer, self.sampling.stop)
         self._ends = end_token_ids(model.lm, model.tokenizer) | stop_token_ids(model.tokenizer, self.sampling.stop)
@@ -193,6 +197,10 @@ class Generation:
 
     def take(self, logits_SV: torch.Tensor) -> Finished | None:
         """Choose from what its row gave, and tell what became certain. The end is returned, and not yet told."""
+        if self.refusal is not None and not self._generated:
+            self._unanswerable, said = self.refusal.judge(logits_SV[-1], self.sampling.max_new_tokens)
+            if said:
+                return self._told_of([self._push(token) for token in said], [])
         chosen, told = self._choose(logits_SV)
         right = self._count_right(chosen)
         # of a row of guesses the cache holds all: forget those behind the first wrong one
@@ -208,6 +216,10 @@ class Generation:
         if self._lookup is not None:
             self._lookup.extend(chosen[:taken])
         self._guess = []
+        return self._told_of(pieces, told)
+
+    def _told_of(self, pieces: list[str], told: Sequence[TokenLogprob]) -> Finished | None:
+        """Tell what became certain; the end, if this is it, is returned."""
         self._told += told
         if self._reason is None and self._left == 0:
             self._reason = "length"
@@ -217,7 +229,7 @@ class Generation:
             self.sink(Piece(text, tuple(told)))
         if self._reason is None:
             return None
-        completion = Completion(self._text.text, self._generated, self._reason)
+        completion = Completion(self._text.text, self._generated, self._reason, self._unanswerable)
         return Finished(completion, self.cached_tokens, self.place_seconds, tuple(self._told), self.read_again)
 
     def _push(self, token: int) -> str:

@@ -40,7 +40,7 @@ class Question:
         index: to search; None where `hits` are given or nothing is to be found.
         hits: to answer from instead of a search.
         mode: one of `MODES`.
-        k, where, search_mode, relevance_bias, recompute, rerank: see `RAG`.
+        k, where, search_mode, relevance_bias, recompute, rerank, unanswerable_above: see `RAG`.
         history: token ids of what was said before, which stand before the documents.
         top_logprobs: how many likeliest tokens to tell; None for none.
         remembers: whether the conversation is kept for the next turn.
@@ -60,6 +60,7 @@ class Question:
     remembers: bool = False
     recompute: float = 0.0
     rerank: int | None = None
+    unanswerable_above: float | None = None
 
 
 @dataclass(frozen=True)

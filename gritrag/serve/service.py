@@ -165,7 +165,14 @@ class Service:
         parts["load"] = time.perf_counter() - loading
         salt = asker.tenant.salt if question.remembers else None
         job = Generation(
-            plan.context, sampling, asker.client, asker.deadline, salt, question.top_logprobs, question.recompute
+            plan.context,
+            sampling,
+            asker.client,
+            asker.deadline,
+            salt,
+            question.top_logprobs,
+            question.recompute,
+            plan.refusal,
         )
         stream = generate(self.engine, job)
         async with aclosing(stream) as events:
@@ -255,6 +262,7 @@ class Service:
             room=sampling.max_new_tokens + len(question.history),
             relevance_bias=question.relevance_bias,
             recompute=question.recompute,
+            unanswerable_above=question.unanswerable_above,
         )
         return _behind(question.history, plan) if question.history else plan
 
@@ -294,15 +302,18 @@ class Service:
         """The hits with the similarity to the question as score."""
         stored = await in_thread(index.load_vectors, [hit.document for hit in hits]) if index is not None else []
         known = {number: vector for number, vector in enumerate(stored) if vector is not None} | dict(vectors)
-        return [replace(hit, score=float(known[n] @ vector_D) if n in known else 0.0) for n, hit in enumerate(hits)]
+        found = [float(known[number] @ vector_D) if number in known else None for number in range(len(hits))]
+        return [replace(hit, score=each or 0.0, similarity=each) for hit, each in zip(hits, found, strict=True)]
 
 
 def _behind(history: tuple[int, ...], plan: ContextPlan) -> ContextPlan:
-    """The plan behind what was said before: documents and question stand further on."""
+    """The plan behind what was said before: documents and question stand further on. Whether documents hold an answer
+    is calibrated for questions that stand alone."""
     context = plan.context
     moved = replace(context, parts=(Part(history), *context.parts))
     citations = tuple(Citation(c.id, c.title, c.start + len(history), c.end + len(history)) for c in plan.citations)
-    return replace(plan, context=moved, citations=citations, is_exact=plan.is_exact and not context.states)
+    is_exact = plan.is_exact and not context.states
+    return replace(plan, context=moved, citations=citations, is_exact=is_exact, refusal=None)
 
 
 def _answer(
@@ -310,6 +321,7 @@ def _answer(
 ) -> Answer:
     completion, again = finished.completion, finished.read_again
     is_read = 0 < again == plan.context.cached_tokens and dtype == torch.float32
+    is_exact = (plan.is_exact or is_read) and not plan.refuses(completion.unanswerable)
     return Answer(
         text=completion.text.strip(),
         hits=tuple(hits),
@@ -318,9 +330,10 @@ def _answer(
             len(plan.context), max(0, plan.cached_tokens - again) + finished.cached_tokens, len(completion.token_ids)
         ),
         timings=timings,
-        exact=(plan.is_exact or is_read) and (question.sampling.temperature == 0 or not plan.context.states),
+        exact=is_exact and (question.sampling.temperature == 0 or not plan.context.states),
         mode=question.mode,
         finish_reason=completion.finish_reason,
+        unanswerable=completion.unanswerable,
     )
 
 

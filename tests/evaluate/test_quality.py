@@ -295,6 +295,14 @@ def test_questions_are_told_apart_by_what_they_need_and_states_meet_the_better_o
     assert told["Where it loses"] == [["m, x: 3 of 5 questions, q2, q3, q4"]]
 
 
+def test_probabilities_of_being_unanswerable_are_judged() -> None:
+    kinds = [ONE, ONE, UNANSWERABLE, UNANSWERABLE]
+    row = answer_row("doc-cache, x", [1.0] * 4, kinds) | {"unanswerable": [0.0, 0.5, 0.5, 1.0]}
+    told = {line[1]: line[4:] for line in tables([row, answer_row("doc-query, x", [1.0] * 4, kinds)])["Calibration"]}
+    assert [cell.split()[0] for cell in told["doc-cache, x"]] == ["87.5", "0.125"]
+    assert told["doc-query, x"] == ["-", "-"]
+
+
 def test_the_kind_of_a_row_and_its_gold_context(tmp_path: Path) -> None:
     documents = [f"{place} has {n} owls." for n, place in enumerate(PLACES)]
     rows = [

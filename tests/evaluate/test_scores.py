@@ -144,6 +144,8 @@ def test_pairing_sees_a_small_difference_between_systems_that_vary_together() ->
 
 def test_a_ratio_over_nothing_is_none_and_one_over_little_is_finite() -> None:
     assert statistics.ratio([1.0, 0.0], [0.0, 0.0], 0) is None
+    assert statistics.auc([1.0, 3.0], [0.0, 1.0, 2.0, 3.0], 0).mean == pytest.approx((1.5 + 3.5) / 8)
+    assert statistics.auc([2.0, 3.0], [0.0, 1.0], 0) == statistics.Interval(1, 1, 1, 4)
     found = statistics.ratio([1.0, 1.0, 0.0], [1.0, 0.0, 0.0], 0)
     assert found is not None
     assert found.mean == 2

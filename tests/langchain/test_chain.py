@@ -49,7 +49,7 @@ def test_a_stream_gives_documents_first_and_citations_last_and_adds_up(chain: Gr
     assert [set(part) for part in parts] == [
         {"documents", "answer"},
         *[{"answer"}] * (len(parts) - 2),
-        {"citations", "usage"},
+        {"citations", "usage", "unanswerable"},
     ]
     assert len(parts) > 3
     whole = parts[0]

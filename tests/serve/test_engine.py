@@ -16,11 +16,13 @@ from serving import QUESTIONS, Running
 
 from gritrag import RAG, GritModel, Index
 from gritrag.corpus import documents, questions
+from gritrag.model.answerability import Answerability, Refusal
 from gritrag.model.context import Context
 from gritrag.model.decode import Sampling
 from gritrag.model.ragged import Row, ragged
 from gritrag.model.state import PlacedCache
 from gritrag.model.step import Step
+from gritrag.prompts import NOT_FOUND
 from gritrag.serve.engine import Engine
 from gritrag.serve.generation import Generation
 from gritrag.serve.jobs import Event, Finished
@@ -98,6 +100,7 @@ def test_in_bfloat16_nothing_depends_on_who_is_beside_it(real_model_bf16: GritMo
     states = [reading.state for reading in model.read_documents([document.text for document in documents()[:8]])]
     long = model.prompts.prompt_ids(documents()[0].text * 3)
     assert len(long) > 256
+    refusal = Refusal(Answerability(0.9, -0.5, 1.0, 1.0, ""), 0.5, 1.0, (1, 2))
     contexts = [
         Context.of(*states[number % 5 : number % 5 + 2 + number % 3], model.prompts.question_ids(text, True))
         for number, text in enumerate(asked[:6])
@@ -106,7 +109,8 @@ def test_in_bfloat16_nothing_depends_on_who_is_beside_it(real_model_bf16: GritMo
     assert sum(len(prompt.ids) for prompt in prompts[:20]) > 256
 
     def generations() -> list[Generation]:
-        return [Generation(context, Sampling(max_new_tokens=6), "a", end, top_logprobs=1) for context in contexts]
+        sampling = Sampling(max_new_tokens=6)
+        return [Generation(each, sampling, "a", end, top_logprobs=1, refusal=refusal) for each in contexts]
 
     def readings() -> list[ReadingJob]:
         return [ReadingJob([prompt], "a", end, True, number % 2 == 0) for number, prompt in enumerate(prompts)]
@@ -222,6 +226,35 @@ def test_tokens_are_read_again_as_alone(share: float, server: Running, tiny_mode
     for answer, alone in zip(together(server, bodies), expected, strict=True):
         assert (answer["text"], answer["exact"]) == (alone.text, alone.exact)
         assert answer["usage"]["prompt_tokens_details"]["cached_tokens"] == alone.usage.cached_tokens
+
+
+def test_documents_that_hold_no_answer_are_told_as_alone(
+    tiny_model: GritModel,
+    make_index: Callable[..., Path],
+    start: Callable[..., Running],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(tiny_model, "answerability", Answerability(0.9, -1.3, 5.0, 1.0, "none"))
+    folder = make_index(tiny_model)
+    with Index.open(folder, model=tiny_model, mode="r") as index:
+        found = [RAG(index, k=3).ask(question, max_new_tokens=2).unanswerable for question in QUESTIONS]
+        above = float(np.median(found))
+        expected = [RAG(index, k=3, unanswerable_above=above).ask(q, max_new_tokens=32) for q in QUESTIONS]
+    assert [answer.text == NOT_FOUND for answer in expected].count(True) == len(QUESTIONS) // 2
+    options = {"k": 3, "unanswerable_above": above}
+    server = start(tiny_model, {"docs": folder})
+    bodies = [("/v1/rag", {"question": q, "max_new_tokens": 32, **options}) for q in QUESTIONS]
+    for answer, alone in zip(together(server, bodies * 2), expected * 2, strict=True):
+        assert (answer["text"], answer["finish_reason"]) == (alone.text, alone.finish_reason)
+        assert answer["usage"]["completion_tokens"] == alone.usage.generated_tokens
+        assert answer["unanswerable"] == pytest.approx(alone.unanswerable, abs=1e-4)
+    turns = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]
+    chats = [[*before, {"role": "user", "content": QUESTIONS[0]}] for before in ([], turns)]
+    body = {"model": "rag/docs", "max_tokens": 8, "gritrag": {"k": 3, "unanswerable_above": 0.0}}
+    asked = [("/v1/chat/completions", {**body, "messages": messages}) for messages in chats]
+    first, later = (chat["gritrag"] for chat in together(server, asked))
+    assert first["unanswerable"] == pytest.approx(expected[0].unanswerable, abs=1e-4)
+    assert later["unanswerable"] is None, "that is calibrated for questions without earlier turns"
 
 
 @pytest.mark.parametrize(

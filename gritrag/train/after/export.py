@@ -8,6 +8,7 @@ import torch
 from gritrag.config import CheckpointConfig
 from gritrag.model import ternary
 from gritrag.model.adapter import PeftModel, extract
+from gritrag.model.answerability import ANSWERABILITY_FILE
 from gritrag.model.grit import GritModel
 from gritrag.model.parts import PARTS_FILE
 from gritrag.train.config import TrainConfig
@@ -72,6 +73,7 @@ def export(
         )
     if not model.parts.is_empty:
         model.parts.save(folder / PARTS_FILE)
+    (folder / ANSWERABILITY_FILE).unlink(missing_ok=True)  # of the weights that were written over
     CheckpointConfig(
         base=base,
         adapter=name,

@@ -20,6 +20,7 @@ import torch
 
 from gritrag.config import CHECKPOINT_FILE
 from gritrag.folders import check_new
+from gritrag.model.answerability import ANSWERABILITY_FILE
 from gritrag.model.grit import GritModel
 from gritrag.model.names import locate
 from gritrag.model.parts import PARTS_FILE, PROJECTION, save_parts
@@ -111,6 +112,7 @@ def write(name: str, model: GritModel, whitening: Whitening, folder: Path) -> No
     before = weights.get(PROJECTION)
     weights[PROJECTION] = matrix_DD if before is None else matrix_DD @ before.float()
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / ANSWERABILITY_FILE).unlink(missing_ok=True)  # it was fitted to other vectors
     save_parts(weights, folder / PARTS_FILE)
     config.model_copy(update={"parts": parts, "parts_file": PARTS_FILE}).save(folder)
 
