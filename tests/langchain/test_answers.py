@@ -13,7 +13,8 @@ from langchain_core.runnables import Runnable, RunnablePassthrough
 from gritrag import GritModel, Index
 from gritrag.corpus import questions
 from gritrag.demo import is_right
-from gritrag.langchain import ChatGritRAG, GritEmbeddings, GritRetriever, to_langchain
+from gritrag.langchain import ChatGritRAG, GritEmbeddings, GritRAGChain, GritRetriever, to_langchain
+from gritrag.prompts import NOT_FOUND
 
 PROMPT = ChatPromptTemplate.from_template(
     "Answer the question from the following context only.\n\n{context}\n\nQuestion: {question}"
@@ -70,6 +71,17 @@ def test_with_one_letter_edited_that_passage_is_read_again_and_the_answer_still_
     lengths = {str(d.id): len(corpus_index.model.document_token_ids(*corpus_index.get([str(d.id)]))) for d in found}
     assert share == pytest.approx(1 - lengths[document.id] / sum(lengths.values()))
     assert is_right(text, QUESTION.answers)
+
+
+def test_what_the_documents_do_not_hold_is_told_and_what_they_hold_is_answered(corpus_index: Index) -> None:
+    asked = "Which year did Apollo 11 land on the moon?"
+    assert GritRAGChain(index=corpus_index, unanswerable_above=1.0, max_tokens=16).invoke(asked)["answer"] != NOT_FOUND
+    chain = GritRAGChain(index=corpus_index, max_tokens=16)
+    told, answered = chain.invoke(asked), chain.invoke(QUESTION.question)
+    assert told["answer"] == NOT_FOUND
+    assert told["unanswerable"] > 0.8
+    assert is_right(answered["answer"], QUESTION.answers)
+    assert answered["unanswerable"] < 0.5
 
 
 def test_threads_get_what_each_gets_alone(grit: GritModel, corpus_index: Index) -> None:
