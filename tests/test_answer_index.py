@@ -32,6 +32,19 @@ def test_a_missing_state_is_read_used_and_stored(tiny_model: GritModel, index: I
     assert RAG(index, k=3).ask(QUESTION, max_new_tokens=8).text == expected.text
 
 
+def test_answers_that_see_one_commit_are_given_though_states_are_missing(index: Index) -> None:
+    """Inside of a snapshot nothing can be stored; behind it, it is."""
+    expected = RAG(index, k=3).ask(QUESTION, max_new_tokens=8)
+    for file in index.path.glob("states/*/*.safetensors"):
+        file.unlink()
+    with pytest.warns(UserWarning, match="read anew"), index.snapshot():
+        assert RAG(index, k=3).ask(QUESTION, max_new_tokens=8).text == expected.text
+    assert list(index.path.glob("states/*/*.safetensors")) == []
+    with pytest.warns(UserWarning, match="read anew"):
+        assert RAG(index, k=3).ask(QUESTION, max_new_tokens=8).text == expected.text
+    assert len(list(index.path.glob("states/*/*.safetensors"))) == 3
+
+
 def test_an_answer_needs_no_room_on_the_disk(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a state that it misses and that cannot be kept there is a warning; `store_state` itself fails."""
     expected = RAG(index, k=3).ask(QUESTION, max_new_tokens=8)

@@ -11,8 +11,8 @@ import pytest
 from typer.testing import CliRunner, Result
 
 import gritrag
-from gritrag import Document, Index, chunk_documents
-from gritrag.cli import app
+from gritrag import Document, Index, chunk_documents, render
+from gritrag.cli import app, asking
 from gritrag.model.grit import GritModel
 
 
@@ -191,11 +191,13 @@ def test_search_finds_and_filters(built: tuple[str, ...]) -> None:
 
 
 @pytest.mark.parametrize("mode", ["no-retrieval", "doc-query", "doc-cache"])
-def test_ask_streams_what_json_holds(built: tuple[str, ...], mode: str) -> None:
+def test_ask_streams_what_json_holds(built: tuple[str, ...], mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
     question = ("ask", "When does the ferry stop?", *built, "--mode", mode, "--max-new-tokens", 8)
     answer = json.loads(run(*question, "--json").stdout)
     streamed = run(*question)
     assert streamed.stdout.strip() == answer["text"]
+    monkeypatch.setattr(asking, "is_terminal", lambda: True)
+    assert run(*question).stdout.strip() == render.harmless(answer["text"])
     assert "first token" in streamed.stderr
     assert answer["mode"] == mode
     assert (answer["usage"]["cached_tokens"] > 0) == (mode == "doc-cache")

@@ -115,10 +115,15 @@ def _next_question() -> str:
         return ""
 
 
+def is_terminal() -> bool:
+    """Whether somebody reads the answer on a screen; a program gets it as it is."""
+    return sys.stdout.isatty()
+
+
 def _stream(events: Iterator[Any]) -> None:
     for event in events:
         if event.text is not None:
-            typer.echo(render.harmless(event.text), nl=False)
+            typer.echo(render.harmless(event.text) if is_terminal() else event.text, nl=False)
         elif event.answer is not None:
             typer.echo()
             typer.echo(render.footer(event.answer), err=True)

@@ -147,13 +147,13 @@ class Contents:
         """Keep a state that was computed elsewhere, of a document as it was found.
 
         Nothing is stored if the document is no longer here, or not so; if the index is read-only, without states, or
-        full; or while another thread writes, since an answer does not wait for a long `add`. That it was this index's
-        model that computed the state is the caller's promise.
+        full; inside a `snapshot`; or while another thread writes, since an answer does not wait for a long `add`. That
+        it was this index's model that computed the state is the caller's promise.
 
         Raises:
             ValueError: the state was not computed from the tokens of this document, or was read in another way.
         """
-        if self.writable:
+        if self.writable and not self._parts.catalog.in_snapshot:
             with self._parts.writing(waits=False) as is_our_turn:
                 entry = self._parts.catalog.entry_of(document) if is_our_turn else None
                 if entry is not None:

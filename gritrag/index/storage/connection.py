@@ -146,6 +146,12 @@ class Connection:
                 if self._in_transaction():
                     self._connection.execute("ROLLBACK")
 
+    @property
+    def in_snapshot(self) -> bool:
+        """Whether this thread is inside of `snapshot`, where it cannot write."""
+        with self.lock:
+            return self._close.alive and self._in_transaction()
+
     def fold(self) -> bool:
         """Move what the log holds into the file and empty the log; False if a reader's snapshot is in the way."""
         if self._checksums is None:
