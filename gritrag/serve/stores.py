@@ -203,7 +203,7 @@ def go_on_reading(service: Service) -> None:
         if index is not None and index.writable:
             service.in_background(in_writer(_read_in, service, index, store, upload, attachment))
             continue
-        problem = "this server serves the store for reading only" if index else "this server has no such store"
+        problem = "this server has no such store" if index is None else "this server only reads the store"
         failed = {"status": "failed", "error": f"it had not been read when the server was stopped, and {problem}"}
         service.uploads.settle(upload, store, attachment.model_copy(update=failed))
 

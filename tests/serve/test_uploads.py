@@ -17,7 +17,7 @@ from serving import Running, running
 from gritrag import GritModel, Index
 from gritrag.index.storage.quota import StateQuota
 from gritrag.serve.limits import Limits
-from gritrag.serve.server import make_service
+from gritrag.serve.server import Served, make_service
 from gritrag.serve.tenants import Tenants
 from gritrag.serve.threads import WRITERS
 
@@ -139,8 +139,11 @@ def test_a_deleted_file_is_in_no_store_any_more(http: httpx.Client) -> None:
 
 
 def test_what_a_killed_server_was_reading_is_read_by_the_next(tiny_model: GritModel, tmp_path: Path) -> None:
-    def served(reads_only: bool = False) -> Any:
-        return running(make_service(tiny_model, "tiny", [], Tenants(), Limits(), reads_only, data=tmp_path / "data"))
+    Index.create(tmp_path / "empty", model=tiny_model).close()
+
+    def served() -> Any:
+        indexes = [Served("empty", tmp_path / "empty")]
+        return running(make_service(tiny_model, "tiny", indexes, Tenants(), Limits(), True, data=tmp_path / "data"))
 
     with served() as server, server.client() as http:
         store = http.post("/v1/vector_stores", json={"name": "kept"}).json()["id"]
@@ -151,13 +154,16 @@ def test_what_a_killed_server_was_reading_is_read_by_the_next(tiny_model: GritMo
     record = tmp_path / "data" / "files" / f"{file}.json"  # as it is while the file is read
     written = json.loads(record.read_text("utf-8"))
     written["stores"][store] |= {"status": "in_progress", "chunks": 0, "bytes": 0}
-    written["stores"]["vs_gone"] = written["stores"][store]
+    written["stores"] |= dict.fromkeys(("vs_gone", "empty"), written["stores"][store])
     record.write_text(json.dumps(written), "utf-8")
     with served() as server, server.client() as http:
         assert wait_for(http, file, store) == "completed"
         found = http.post(f"/v1/vector_stores/{store}/search", json={"query": "when does the tide turn?"}).json()
         assert found["data"][0]["file_id"] == file
         assert server.service.uploads.unfinished() == [], "a store that is gone keeps nobody waiting"
+        problem = http.get(f"/v1/vector_stores/empty/files/{file}").json()["last_error"]["message"]
+        assert "this server only reads the store" in problem
+        assert "no such store" in json.loads(record.read_text("utf-8"))["stores"]["vs_gone"]["error"]
 
 
 def test_a_store_that_cannot_be_noted_is_not_made(own: Running, http: httpx.Client) -> None:
