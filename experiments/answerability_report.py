@@ -52,6 +52,7 @@ class Fit(NamedTuple):
 def fit(values_NF: np.ndarray, unanswerable_N: np.ndarray, ridge: float = 1.0) -> Fit:
     """By Newton's method. Both classes weigh the same, however many questions each has."""
     mean_F, spread_F = values_NF.mean(0), values_NF.std(0)
+    spread_F[spread_F == 0] = 1  # of a signal that is the same throughout
     scaled_NF = np.column_stack([(values_NF - mean_F) / spread_F, np.ones(len(values_NF))])
     share = unanswerable_N.mean()
     importance_N = np.where(unanswerable_N, 0.5 / share, 0.5 / (1 - share))

@@ -203,8 +203,8 @@ def main(
     _, fitted = regressions(to_fit)["product"]
     of_odds, of_similarity = fitted.weights
     adapter = loaded.fingerprint.parts["adapter"]
-    fit_of = Answerability(of_odds, of_similarity, fitted.bias, threshold(to_fit), adapter)
-    typer.echo(f"\n{fit_of}")
+    fit_of = Answerability(of_odds, of_similarity, fitted.bias, 1.0, adapter)  # whether to refuse is for users to say
+    typer.echo(f"\n{fit_of}; 5% of the answerable training questions are above {threshold(to_fit):.3f}")
     if out is not None:
         fit_of.save(out)
 
