@@ -190,17 +190,14 @@ def plan_context(
     else:
         documents = [Part(state) for state in states]
     start = sum(map(len, before))
-    shares = states is not None and not recompute and model.decoder.takes_biases
     scores = [hit.score for hit in hits]
+    shares = states is not None and not recompute and model.decoder.takes_biases
     shares = shares and any(relevance_biases(scores, relevance_bias))
     ends = list(accumulate(map(len, documents), max if shares else add))
     fitting = _count_fitting(model, hits, documents, ends, start + sum(map(len, after)), room)
-    left = (1 - recompute) / 2 if recompute else 1.0
-    biases = [0.0] * fitting if states is None else relevance_biases(scores[:fitting], relevance_bias * left)
-    biased = [
-        replace(part, relevance_bias=bias, shares_positions=any(biases) and not recompute)
-        for part, bias in zip(documents[:fitting], biases, strict=True)
-    ]
+    biased = documents[:fitting]
+    if states is not None:
+        biased = _biased(biased, relevance_biases(scores[:fitting], relevance_bias), recompute)
     order = range(fitting)[:: -1 if retrieved.is_best_last else 1]
     placed = [biased[number] for number in order]
     if recompute and placed and not before and placed[0].state is not None:
@@ -213,10 +210,24 @@ def plan_context(
     context = model.decoder.usable(Context((*before, *placed, *after)))
     new = {id(documents[number].content) for number in retrieved.computed}
     cached = sum(len(each.state) for each in context.states if id(each.state) not in new)
-    nearest = max((hit.similarity for hit in hits if hit.similarity is not None), default=None)
     is_calibrated = mode is MODES["doc-cache"] and not recompute
-    refusal = model.refusal(nearest, unanswerable_above) if is_calibrated else None
+    refusal = model.refusal(_nearest(hits), unanswerable_above) if is_calibrated else None
     return ContextPlan(context, citations, _is_exact(model, context), cached, refusal)
+
+
+def _biased(documents: Sequence[Part], biases: Sequence[float], recompute: float) -> list[Part]:
+    """States with their relevance bias, side by side where there is any; see `plan_context` for `recompute`."""
+    left = (1 - recompute) / 2 if recompute else 1.0
+    shares = any(biases) and not recompute
+    return [
+        replace(part, relevance_bias=left * bias, shares_positions=shares)
+        for part, bias in zip(documents, biases, strict=True)
+    ]
+
+
+def _nearest(hits: Sequence[Hit]) -> float | None:
+    """The greatest similarity of a hit to the question; None where none is known."""
+    return max((hit.similarity for hit in hits if hit.similarity is not None), default=None)
 
 
 def _count_fitting(

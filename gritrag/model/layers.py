@@ -108,9 +108,8 @@ def _products(
         first = first.transpose(2, 3) if is_biased else first
         transposed = torch.baddbmm(_of_batch(first, batch), key, rows.transpose(1, 2), beta=is_biased, alpha=scale)
         scores = transposed.transpose(1, 2)
-    attention = softmax(
-        scores.view(*batch, *scores.shape[1:]), dim=-1
-    )  # in this shape, those who watch attention see it
+    # in this shape, those who watch attention see it
+    attention = softmax(scores.view(*batch, *scores.shape[1:]), dim=-1)
     return torch.bmm(attention.flatten(0, 1), value).view(*batch, rows.shape[1], -1)
 
 

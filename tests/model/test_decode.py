@@ -182,13 +182,14 @@ def test_an_answer_does_not_depend_on_how_long_it_may_become(
 
     monkeypatch.setattr(PlacedCache, "update", watched)
     state = model.read_documents(["the river runs past the old mill"])[0].state
-    context = Context.of(state, random_prompt(1))
-    answers = []
+    context = Context.of(state, [7, 8, 9, 10, 11] * 38)  # with 100 more it would not fit into as many columns
+    answers, sizes = [], set[int]()
     for most in (4, 8, 100):
         seen.clear()
         answers.append(run(model, [context], max_new_tokens=most, lookup=False)[0].completions[0].token_ids)
-        if dtype == torch.bfloat16:
-            assert {columns for columns, _ in seen} == {256} == {capacity for _, capacity in seen}
+        sizes |= {capacity for _, capacity in seen}
+        assert dtype == torch.float32 or {columns for columns, _ in seen} >= {capacity for _, capacity in seen}
+    assert len(sizes) == (1 if dtype == torch.bfloat16 else 3)
     assert answers[2][:8] == answers[1]
     assert answers[1][:4] == answers[0]
 
