@@ -7,12 +7,13 @@ Shape letters: `B` batch, `T` tokens, `D` hidden, `H` key/value heads, `G` query
 columns of the cache, `R` rows of a product (query heads of one key head, and tokens).
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import nn
-from torch.nn.functional import rms_norm, scaled_dot_product_attention, silu, softmax
+from torch.nn.functional import pad, rms_norm, scaled_dot_product_attention, silu, softmax
 from transformers import Cache
 from transformers.activations import ACT2FN
 
@@ -23,6 +24,9 @@ from gritrag.model.state import CacheShape
 
 SILU = (nn.SiLU, type(ACT2FN["silu"]))
 """Modules that are called as a function: over a few tokens the call takes longer than what it computes."""
+
+CAUSAL_BLOCK = 128
+"""Tokens of a text that attend together: to all before them, and to no column that none of them sees."""
 
 GROUPED_ROWS = 256
 """Up to so many rows per key head, query heads are grouped; a long prompt is better left to the causal kernel."""
@@ -75,6 +79,8 @@ class AttentionMask(NamedTuple):
         """`[B, T, H * G * K]`, from queries `[B, T, H * G, K]`, keys and values `[B, H, C, K]`."""
         (rows, tokens, _, size), heads = query.shape, key.shape[1]
         groups = query.shape[2] // heads
+        if self.is_causal and needs_dense(query):
+            return _causal_products(query, key, value, scale)
         if self.is_causal or groups * tokens > GROUPED_ROWS:
             mixed = scaled_dot_product_attention(
                 query.transpose(1, 2), key, value, self.bias, is_causal=self.is_causal, scale=scale, enable_gqa=True
@@ -111,6 +117,24 @@ def _products(
     # in this shape, those who watch attention see it
     attention = softmax(scores.view(*batch, *scores.shape[1:]), dim=-1)
     return torch.bmm(attention.flatten(0, 1), value).view(*batch, rows.shape[1], -1)
+
+
+def _causal_products(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float) -> torch.Tensor:
+    """Causal attention of texts to themselves, `[B, T, H * G * K]`, in products as those of `_products`: over some
+    hundred tokens they take about half the time of torch's fused kernel. Each block of tokens has its own."""
+    (batch, tokens, _, size), heads = query.shape, key.shape[1]
+    keys, values = key.flatten(0, 1), value.flatten(0, 1)
+    grouped = query.reshape(batch, tokens, heads, -1, size).permute(0, 2, 3, 1, 4)  # [B, H, G, T, K]
+    groups, mixed = grouped.shape[2], []
+    later = query.new_full((min(tokens, CAUSAL_BLOCK),) * 2, -math.inf).triu(1)
+    for start in range(0, tokens, CAUSAL_BLOCK):
+        end = min(start + CAUSAL_BLOCK, tokens)
+        length = end - start
+        bias = pad(later[:length, :length], (start, 0)).repeat(groups, 1)
+        rows = grouped[:, :, :, start:end].reshape(batch * heads, groups * length, size)
+        scores = torch.baddbmm(bias, rows, keys[:, :end].transpose(1, 2), alpha=scale)
+        mixed.append(torch.bmm(softmax(scores, dim=-1), values[:, :end]).view(batch, heads, groups, length, size))
+    return torch.cat(mixed, dim=3).permute(0, 3, 1, 2, 4).reshape(batch, tokens, -1)
 
 
 def _of_batch(bias: torch.Tensor, batch: Sequence[int]) -> torch.Tensor:
