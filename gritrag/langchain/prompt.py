@@ -15,7 +15,6 @@ from gritrag.index.index import Index
 from gritrag.langchain.documents import given_documents
 from gritrag.langchain.passages import identify, passages_of
 from gritrag.model.grit import GritModel
-from gritrag.prompts import Message, chat_segments
 from gritrag.records import Document
 
 __all__ = ["Part", "Prompt", "read_prompt"]
@@ -57,15 +56,9 @@ def read_prompt(
         ValueError: no messages, a message, block or document that is no text, or a model without a chat template.
     """
     filled: list[list[int] | Document] = [document for document in given_documents(documents) if document.text.strip()]
-    contents = [list(_message_parts(message, index)) for message in messages]
-    # The template sees a place-holder for each message; what the messages say never meets it.
-    chat: list[Message] = [{"role": _role(m), "content": str(number)} for number, m in enumerate(messages)]
-    for segment in chat_segments(chat, model.prompts.render):
-        if segment.is_content:
-            filled += _content(model, contents[int(segment.text)])
-        else:
-            filled.append(model.prompts.encoder.scaffold_ids(segment.text))
-    said = [own for own, message in zip(contents, chat, strict=True) if message["role"] == "user"]
+    turns = [(_role(message), list(_message_parts(message, index))) for message in messages]
+    filled += model.prompts.chat_parts(turns)
+    said = [own for role, own in turns if role == "user"]
     asked = " ".join(part for part in (said[-1] if said else ()) if isinstance(part, str))
     return Prompt(filled, asked.strip())
 
@@ -108,19 +101,3 @@ def _split(text: str, index: Index | None) -> Iterator[Part]:
         yield span.document
         position = span.end
     yield text[position:]
-
-
-def _content(model: GritModel, parts: Sequence[Part]) -> Iterator[list[int] | Document]:
-    """As `Encoder.encode` does it for a message, stripped at both ends. A document ends its own line, so the white
-    space behind it goes too.
-    """
-    for number, part in enumerate(parts):
-        if isinstance(part, Document):
-            yield part
-            continue
-        if number == 0 or isinstance(parts[number - 1], Document):
-            part = part.lstrip()
-        if number == len(parts) - 1:
-            part = part.rstrip()
-        if part:
-            yield model.prompts.encoder.content_ids(part, strip=False)

@@ -240,15 +240,23 @@ def inputs(contexts: Sequence[Context], device: torch.device) -> Inputs:
         is_real[row, cached + column :] = True
     mask: torch.Tensor | None = None
     if any(context.is_interleaved for context in contexts):
-        mask = _mask_by_position(contexts, cached, positions, is_real).to(device)
+        mask = mask_by_position(contexts, cached, positions, is_real).to(device)
     real = None if bool(is_real.all()) else is_real.to(device)
     return Inputs(ids.to(device), positions.to(device), real if mask is None else mask, real)
 
 
-def _mask_by_position(
+def mask_by_position(
     contexts: Sequence[Context], cached: int, positions_BT: torch.Tensor, is_real_BK: torch.Tensor
 ) -> torch.Tensor:
-    """Columns lie in the order of the cache, not of the context: who sees whom is asked of their positions."""
+    """Who sees whom, bool `[B, 1, T, K]`. Columns lie in the order of the cache, not of the context, so that is asked
+    of their positions.
+
+    Args:
+        contexts: one for each row.
+        cached: columns of the states, as `cells` has them.
+        positions_BT: of the tokens that are read now.
+        is_real_BK: which columns are no padding.
+    """
     columns_BK = torch.cat([torch.zeros(len(contexts), cached, dtype=torch.long), positions_BT], dim=1)
     for row, columns, placed in cells(contexts):
         columns_BK[row, columns] = torch.arange(placed.position, placed.position + len(placed.state))

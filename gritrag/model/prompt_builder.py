@@ -19,6 +19,8 @@ Prompt = str | Sequence[Message]
 """Raw text to go on from, or a chat."""
 
 T = TypeVar("T", str, str | Document)
+D = TypeVar("D")
+"""Whatever stands for a document in a chat; no string."""
 
 
 class PromptBuilder:
@@ -125,6 +127,40 @@ class PromptBuilder:
         if not ids:
             raise ValueError("the prompt is empty; give it at least one word")
         return ids
+
+    def chat_parts(self, turns: Sequence[tuple[str, Sequence[str | D]]]) -> list[list[int] | D]:
+        """A chat over documents, ready to be answered: runs of token ids, and the documents where they stand.
+
+        Text is tokenised as `prompt_ids` does it, stripped at both ends of its message. A document ends its own line,
+        so the white space behind it goes too. Answers and training alike lay out their chats here.
+
+        Args:
+            turns: of each message its role, and its content: text, and anything but strings for documents.
+
+        Raises:
+            ValueError: no messages, a broken one, or a model without a chat template.
+        """
+        # The template sees a place-holder for each message; what the messages say never meets it.
+        chat: list[Message] = [{"role": role, "content": str(number)} for number, (role, _) in enumerate(turns)]
+        filled: list[list[int] | D] = []
+        for segment in chat_segments(chat, self.render):
+            if segment.is_content:
+                filled += self._content(turns[int(segment.text)][1])
+            else:
+                filled.append(self.encoder.scaffold_ids(segment.text))
+        return filled
+
+    def _content(self, parts: Sequence[str | D]) -> Iterator[list[int] | D]:
+        for number, part in enumerate(parts):
+            if not isinstance(part, str):
+                yield part
+                continue
+            if number == 0 or not isinstance(parts[number - 1], str):
+                part = part.lstrip()
+            if number == len(parts) - 1:
+                part = part.rstrip()
+            if part:
+                yield self.encoder.content_ids(part, strip=False)
 
     def render(self, messages: Sequence[Message], add_generation_prompt: bool = True) -> str:
         """A chat in the tokenizer's own format, or in that of the template where the tokenizer has none."""

@@ -10,7 +10,7 @@ import torch
 from transformers import Cache
 
 from gritrag.model.attention import decoder_stack
-from gritrag.model.context import Context, Part, added, column_biases
+from gritrag.model.context import Context, Part, added, column_biases, mask_by_position
 from gritrag.model.grit import GritModel
 from gritrag.model.kernels import without_cudnn
 from gritrag.model.state import DocumentState
@@ -46,14 +46,8 @@ class Contexts:
         rotation, room = self._model.rotation, max(len(context.fresh_ids) for context in contexts)
         assert rotation is not None, "the loop refuses models whose keys cannot be moved"
         cache = place(contexts, rotation, room) if pool is None else gathering.place(contexts, rotation, room, pool)
-        hidden = self.run(
-            [context.fresh_ids for context in contexts],
-            [context.fresh_positions[0] for context in contexts],
-            cache,
-            [context.cached_tokens for context in contexts],
-            column_biases(contexts),
-        )
-        return self._answer_logits(hidden, answers, [0] * len(answers))
+        hidden = self._behind(contexts, cache)
+        return self._answer_logits(hidden, answers, [answer.tokens_before for answer in answers])
 
     def full(
         self, documents: Sequence[Sequence[int]], answers: Sequence[Prompted]
@@ -64,52 +58,56 @@ class Contexts:
             documents: token ids of all documents of the step.
             answers: their contexts name rows of `documents`.
         """
-        contexts = [[i for row in answer.context for i in documents[row]] for answer in answers]
+        contexts = [answer.context_ids(documents) for answer in answers]
         ids = [c + a.question_ids + a.answer_ids[:-1] for c, a in zip(contexts, answers, strict=True)]
         hidden = self.run(ids, [answer.start for answer in answers])
         return self._answer_logits(hidden, answers, list(map(len, contexts)))
 
-    def run(
-        self,
-        ids: Sequence[Sequence[int]],
-        starts: Sequence[int] | None = None,
-        cache: Cache | None = None,
-        lengths: Sequence[int] | None = None,
-        bias_BC: torch.Tensor | None = None,
-    ) -> torch.Tensor:
+    def run(self, ids: Sequence[Sequence[int]], starts: Sequence[int] | None = None) -> torch.Tensor:
         """Last hidden states `[B, T, D]` of right-padded rows, causal.
 
         Args:
             ids: the rows.
             starts: position of the first token of each; 0 where None.
-            cache: contexts that come before, aligned at the right end.
-            lengths: tokens of each context that are in the cache.
-            bias_BC: added to the attention scores of its columns.
         """
+        firsts = starts or [0] * len(ids)
+        return self._forward(ids, [range(start, start + len(row)) for start, row in zip(firsts, ids, strict=True)])
+
+    def _behind(self, contexts: Sequence[Context], cache: Cache) -> torch.Tensor:
+        """As `run`, of what is still to be read of contexts whose states are in the cache, aligned at its right end."""
+        ids, cached = [context.fresh_ids for context in contexts], cache.get_seq_length()
+        width, device = max(map(len, ids)), self._model.lm.device
+        is_real = torch.ones(len(contexts), cached + width, dtype=torch.bool)
+        for row, context in enumerate(contexts):
+            is_real[row, : cached - context.cached_tokens] = False
+        # nothing sees what pads a row on the right, as that comes after it: only the gap before a context is masked
+        mask = None if bool(is_real.all()) else is_real
+        positions = [context.fresh_positions for context in contexts]
+        is_interleaved = any(context.is_interleaved for context in contexts)
+        if is_interleaved:
+            mask = mask_by_position(contexts, cached, _padded_positions(positions, width), is_real)
+        mask, bias_BC = None if mask is None else mask.to(device), column_biases(contexts)
+        if bias_BC is not None or is_interleaved:
+            like = torch.empty(0, dtype=self._model.lm.dtype, device=device)
+            mask = added(mask, width, cached + width, like, None if bias_BC is None else bias_BC.to(device))
+        return self._forward(ids, positions, cache, mask)
+
+    def _forward(
+        self,
+        ids: Sequence[Sequence[int]],
+        positions: Sequence[Sequence[int]],
+        cache: Cache | None = None,
+        mask: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         width, device = max(map(len, ids)), self._model.lm.device
         input_ids = torch.full((len(ids), width), self._model.prompts.encoder.pad_id, dtype=torch.long)
-        positions = torch.arange(width).repeat(len(ids), 1) + torch.tensor(starts or [0] * len(ids))[:, None]
-        cached = cache.get_seq_length() if cache is not None else 0
-        mask = torch.ones(len(ids), cached + width, dtype=torch.bool)
         for row, new in enumerate(ids):
             input_ids[row, : len(new)] = torch.tensor(new)
-            if lengths is not None:
-                mask[row, : cached - lengths[row]] = False
-        # nothing sees what pads a row on the right, as that comes after it: only the gap before a context is masked
-        seen = None if bool(mask.all()) else mask.to(device)
-        if bias_BC is not None:
-            seen = added(
-                seen,
-                width,
-                cached + width,
-                torch.empty(0, dtype=self._model.lm.dtype, device=device),
-                bias_BC.to(device),
-            )
         with without_cudnn(device):
             output = self._decoder(
                 input_ids=input_ids.to(device),
-                attention_mask=seen,
-                position_ids=positions.to(device),
+                attention_mask=mask,
+                position_ids=_padded_positions(positions, width).to(device),
                 past_key_values=cache,
                 use_cache=cache is not None,
             )
@@ -134,10 +132,20 @@ class Contexts:
         return self.logits(hidden_BTD, picked), target_A
 
 
+def _padded_positions(positions: Sequence[Sequence[int]], width: int) -> torch.Tensor:
+    """Int64 `[B, T]`; what pads a row goes on from its last token."""
+    rows = [(*own, *range(own[-1] + 1, own[-1] + 1 + width - len(own))) for own in positions]
+    return torch.tensor(rows)
+
+
 def _context(states: Sequence[DocumentState], answer: Prompted) -> Context:
-    """States of the context, and the tokens behind them: all of the answer but its last, which predicts nothing."""
+    """States of the context with the tokens before them, and the tokens behind: all of the answer but its last, which
+    predicts nothing."""
     rows = len(answer.context)
     biases, shared = answer.biases or (0.0,) * rows, answer.shares_positions or (False,) * rows
-    placed = zip(answer.context, biases, shared, strict=True)
-    parts = [Part(states[row], bias, shares_positions) for row, bias, shares_positions in placed]
+    before = answer.before_ids or ((),) * rows
+    parts: list[Part] = []
+    for row, bias, shares_positions, ids in zip(answer.context, biases, shared, before, strict=True):
+        parts += [Part(ids)] if ids else []
+        parts.append(Part(states[row], bias, shares_positions))
     return Context((*parts, Part((*answer.question_ids, *answer.answer_ids[:-1]))), answer.start)

@@ -84,14 +84,14 @@ class ReadOnce:
     def chunks(self, step: RetrievalStep, is_full: bool) -> list[list[Prompted]]:
         """A step's answers in chunks of one forward pass, those of like length together.
 
-        Of placed contexts the length of question and answer counts: only their tokens are computed, and a padded one
-        costs as much as many padded columns of a context.
+        Of placed contexts the length of what is read beside the documents counts: only those tokens are computed, and
+        a padded one costs as much as many padded columns of a context.
         """
         lengths = [_length(answer, step.readable) for answer in step.answers]
         if is_full:
             batches = length_sorted_batches(lengths, len(lengths), self.config.chunk_tokens)
             return [[step.answers[row] for row in rows] for rows in batches]
-        new = [len(answer.question_ids) + len(answer.answer_ids) for answer in step.answers]
+        new = [answer.new_tokens for answer in step.answers]
         chunks: list[list[int]] = []
         widest = 0
         for row in sorted(range(len(new)), key=lambda row: -new[row]):
@@ -130,7 +130,7 @@ class ReadOnce:
             reused = queries.states if queries and step.reuses_questions else []
             states = self._quantise(documents.states) if step.is_quantised else documents.states
             losses |= self._answer(step, [*states, *reused])
-            tokens += sum(len(answer.question_ids) + len(answer.answer_ids) for answer in step.answers)
+            tokens += sum(answer.new_tokens for answer in step.answers)
         elif self.config.generative.weight and self.config.generative.contexts == "full":
             losses |= self._answer_in_full(step)
             tokens += sum(_length(answer, step.readable) for answer in step.answers)
@@ -277,5 +277,4 @@ def _tokens(prompts: Sequence[TokenIds]) -> int:
 
 def _length(answer: Prompted, documents: Sequence[TokenIds]) -> int:
     """Tokens of an answer with question and context."""
-    context = sum(len(documents[row].ids) for row in answer.context)
-    return context + len(answer.question_ids) + len(answer.answer_ids)
+    return sum(len(documents[row].ids) for row in answer.context) + answer.new_tokens

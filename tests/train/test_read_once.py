@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import groupby
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from gritrag.train.data.collate import Collator
 from gritrag.train.data.mixture import Mixture
 from gritrag.train.data.rows import Chat
 from gritrag.train.data.steps import ChatStep, Prompted, RetrievalStep
+from gritrag.train.data.wordings import WORDINGS
 from gritrag.train.read_once import ReadOnce
 
 Recipe = Callable[..., TrainConfig]
@@ -23,33 +25,37 @@ MakeModel = Callable[..., GritModel]
 
 def long_forward(model: GritModel, step: RetrievalStep, answer: Prompted) -> torch.Tensor:
     """Loss of one answer's tokens `[A]`, from a single forward under a mask that keeps documents apart."""
-    blocks = [step.readable[row].ids for row in answer.context]
-    ids = [*(i for block in blocks for i in block), *answer.question_ids, *answer.answer_ids[:-1]]
-    length, total = sum(map(len, blocks)), len(ids)
-    seen, positions = torch.ones(total, total).tril().bool(), list(range(answer.start, answer.start + total))
-    scores = torch.zeros(total, total)
-    start = 0
-    for block in blocks:
-        seen[start : start + len(block), :start] = False
-        if model.config.reading == "bidirectional":
-            seen[start : start + len(block), start : start + len(block)] = True
-        start += len(block)
-    if answer.biases:  # documents end together, each has its bias; a question behind them stands where they end
-        widest = max(len(block) for block, together in zip(blocks, answer.shares_positions, strict=True) if together)
-        end, positions = answer.start + widest, []
-        for block, together, bias in zip(blocks, answer.shares_positions, answer.biases, strict=True):
-            first = answer.start + widest - len(block) if together else end
-            scores[length:, len(positions) : len(positions) + len(block)] = bias
-            positions += range(first, first + len(block))
-            end += 0 if together else len(block)
-        positions += range(end, end + total - length)
+    rows = len(answer.context)
+    before, shared = answer.before_ids or ((),) * rows, answer.shares_positions or (False,) * rows
+    biases = answer.biases or (0.0,) * rows
+    parts: list[tuple[list[int], bool, bool, float]] = []  # ids, whether they are a document, together, bias
+    for row, text_ids, together, bias in zip(answer.context, before, shared, biases, strict=True):
+        parts += [(list(text_ids), False, False, 0.0)] if text_ids else []
+        parts.append((step.readable[row].ids, True, together, bias))
+    parts.append(([*answer.question_ids, *answer.answer_ids[:-1]], False, False, 0.0))
+    ids = [i for part in parts for i in part[0]]
+    seen, scores, positions = torch.ones(len(ids), len(ids)).tril().bool(), torch.zeros(len(ids), len(ids)), []
+    end = answer.start
+    for together, group in groupby(parts, key=lambda part: part[2]):
+        own = list(group)
+        widest = max(len(part_ids) for part_ids, *_ in own)
+        for part_ids, is_document, _, bias in own:
+            first = end + widest - len(part_ids) if together else end  # documents that are together end together
+            here = slice(len(positions), len(positions) + len(part_ids))
+            if is_document:
+                seen[here, : here.start] = False
+                seen[here, here] |= torch.tensor(model.config.reading == "bidirectional")
+            scores[here.stop :, here] = bias
+            positions += range(first, first + len(part_ids))
+            end += 0 if together else len(part_ids)
+        end += widest if together else 0
     hidden = decoder_stack(model.lm)(
         input_ids=torch.tensor([ids]),
         attention_mask=scores.masked_fill(~seen, -1e9)[None, None],
         position_ids=torch.tensor([positions]),
         use_cache=False,
     ).last_hidden_state[0]
-    logits = model.lm.get_output_embeddings()(hidden[length + len(answer.question_ids) - 1 :])
+    logits = model.lm.get_output_embeddings()(hidden[-len(answer.answer_ids) :])
     return cross_entropy(logits, torch.tensor(answer.answer_ids), reduction="none")
 
 
@@ -79,7 +85,10 @@ def test_read_once_equals_one_long_masked_forward(
             start=2,
         ),
     ]
-    step = replace(step, answers=[*step.answers, *over_queries, *weighed])
+    collator = Collator(model, config)
+    in_chats = [collator.in_chat(wording, "who?", "no one", (2, 0, 1), start=4) for wording in WORDINGS]
+    in_chats += [replace(each, biases=(-1.0, 0.0, -2.0), shares_positions=together) for each in in_chats]
+    step = replace(step, answers=[*step.answers, *over_queries, *weighed, *in_chats])
     assert step.reuses_questions
     read_once = ReadOnce(model, config)
     assert not read_once.gathers, "a processor copies"
@@ -123,6 +132,19 @@ def test_full_loss_is_that_of_an_ordinary_forward(make_model: MakeModel, recipe:
         loss = model.lm(input_ids=ids, labels=labels, position_ids=positions).loss
         losses += [loss.item()] * len(answer.answer_ids)
     assert done.losses == {"full": pytest.approx(sum(losses) / len(losses), abs=1e-4)}
+
+
+def test_a_chat_that_is_read_anew_has_the_same_tokens(make_model: MakeModel, recipe: Recipe) -> None:
+    """Behind one document at the start, a causal one, a chat is the same from its state; with others it is not."""
+    model = make_model()
+    read_once, collator = ReadOnce(model, recipe()), Collator(model, recipe())
+    step = retrieval_step(model, recipe())
+    states, ids = read_once.read(step.documents).states, [document.ids for document in step.documents]
+    (beside, *_) = [wording for wording in WORDINGS if wording.has_documents_first]
+    for context in ((1,), (1, 2)):
+        answers = [collator.in_chat(beside, "who?", "no one", context)]
+        placed, full = read_once.contexts.placed(states, answers)[0], read_once.contexts.full(ids, answers)[0]
+        assert torch.allclose(placed, full, atol=1e-4) == (len(context) == 1)
 
 
 def test_two_streams_give_the_same_contrastive_loss_and_the_full_one(make_model: MakeModel, recipe: Recipe) -> None:

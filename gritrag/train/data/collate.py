@@ -3,6 +3,7 @@
 import random
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cached_property
 
 from xxhash import xxh3_64_intdigest
 
@@ -14,11 +15,12 @@ from gritrag.tokens import TokenIds
 from gritrag.train.config import TrainConfig
 from gritrag.train.data.cloze import ask
 from gritrag.train.data.config import DataConfig
-from gritrag.train.data.draw import Asked, draw
+from gritrag.train.data.draw import Asked, Drawn, draw
 from gritrag.train.data.rows import Chat, Passage, Question
 from gritrag.train.data.sentences import sentence_ends
 from gritrag.train.data.source import Source
 from gritrag.train.data.steps import ChatStep, Prompted, RetrievalStep
+from gritrag.train.data.wordings import WORDINGS, Wording
 from gritrag.train.objectives.config import GenerativeConfig
 
 
@@ -28,7 +30,11 @@ def identity(text: str) -> int:
 
 
 class Collator:
-    """Rows become token ids: passages cut, questions chosen, contexts drawn, everything in the model's template."""
+    """Rows become token ids: passages cut, questions chosen, contexts drawn, everything in the model's template.
+
+    Raises:
+        ValueError: `p_document_chat` of a model without a chat template.
+    """
 
     def __init__(self, model: GritModel, config: TrainConfig) -> None:
         self._model, self._template, self._encoder = model, model.prompts.template, model.prompts.encoder
@@ -38,6 +44,8 @@ class Collator:
         self._in_batch_negatives = config.contrastive.in_batch_negatives
         self._demonstrations = config.parts.demonstrations
         self._ends = end_token_ids(model.lm, model.tokenizer)
+        if self._generative.p_document_chat and not (model.tokenizer.chat_template or self._template.chat):
+            raise ValueError(f"{config.base} has no chat template to ask in: generative.p_document_chat=0")
 
     def passages(
         self, source: Source, passages: Sequence[Passage], rng: random.Random, is_full: bool = False
@@ -113,18 +121,48 @@ class Collator:
     def _answers(
         self, asked: Sequence[Asked], texts: Sequence[str], documents: Sequence[TokenIds], rng: random.Random
     ) -> list[Prompted]:
-        """Questions in the contexts that are drawn for them; some over the state of their own query."""
-        config, prompts = self._generative, []
+        """Questions in the contexts that are drawn for them."""
         lengths = [len(document.ids) for document in documents]
-        for drawn in draw(asked, texts, lengths, self._data.answers_per_step, config, rng):
+        drawn = draw(asked, texts, lengths, self._data.answers_per_step, self._generative, rng)
+        return [self._prompted(each, len(documents), rng) for each in drawn]
+
+    def _prompted(self, drawn: Drawn, documents: int, rng: random.Random) -> Prompted:
+        """As `RAG` asks; or in a chat over the documents, or over the state of the question's own query."""
+        config = self._generative
+        is_chat = bool(config.p_document_chat) and rng.random() < config.p_document_chat
+        if is_chat:
+            wording = rng.choice(WORDINGS)
+            prompted = self.in_chat(wording, drawn.question, drawn.answer, drawn.context, drawn.start)
+        else:
             prompted = self.prompted(drawn.question, drawn.answer, drawn.context, drawn.start)
-            if drawn.biases:
-                shares = (True,) * len(drawn.context)
-                prompted = replace(prompted, biases=drawn.biases, shares_positions=shares)
-            if drawn.query is not None and config.p_question_state and rng.random() < config.p_question_state:
-                prompted = self._over_query(prompted, len(documents) + drawn.query, is_last=rng.random() < 0.5)
-            prompts.append(prompted)
-        return prompts
+        if drawn.biases:
+            prompted = replace(prompted, biases=drawn.biases, shares_positions=(True,) * len(drawn.context))
+        if drawn.query is None or is_chat or not config.p_question_state or rng.random() >= config.p_question_state:
+            return prompted
+        return self._over_query(prompted, documents + drawn.query, is_last=rng.random() < 0.5)
+
+    def in_chat(
+        self, wording: Wording, question: str, answer: str, context: tuple[int, ...], start: int = 0
+    ) -> Prompted:
+        """A question in a chat over documents, laid out as `ChatGritRAG` does it, and its answer with the end token."""
+        turns = wording.turns(question, context, self._generative.not_found)
+        first = context if wording.has_documents_first else ()
+        before: list[tuple[int, ...]] = []
+        run: list[int] = []
+        for part in (*first, *self._model.prompts.chat_parts(turns)):
+            if isinstance(part, int):
+                before.append(tuple(run))
+                run = []
+            else:
+                run += part
+        answer_ids = [*self._encoder.content_ids(answer), self._chat_end]
+        return Prompted(run, answer_ids, context, start, before_ids=tuple(before))
+
+    @cached_property
+    def _chat_end(self) -> int:
+        """What ends a turn of the assistant."""
+        ids, is_target = self.chat(Chat(({"role": "user", "content": "a"}, {"role": "assistant", "content": "b"})))
+        return [i for i, wanted in zip(ids, is_target, strict=True) if wanted][-1]
 
     def _over_query(self, prompted: Prompted, row: int, is_last: bool) -> Prompted:
         """The question is not read again: its query stands in the context, before or behind the documents."""

@@ -1,5 +1,6 @@
 """Steps: what one step of the optimizer trains on, as token ids."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gritrag.tokens import TokenIds
@@ -12,7 +13,8 @@ class Prompted:
 
     `context` holds rows of `RetrievalStep.readable`, in the order they are placed in, from position `start` on.
     `biases` and `shares_positions` are for each of them as in `gritrag.model.context.Part`; empty for none. Contexts
-    that are read anew have neither.
+    that are read anew have neither. `before_ids` are for each of them token ids that are read before it, as a chat has
+    them around its documents; empty for none.
     """
 
     question_ids: list[int]
@@ -21,6 +23,22 @@ class Prompted:
     start: int = 0
     biases: tuple[float, ...] = ()
     shares_positions: tuple[bool, ...] = ()
+    before_ids: tuple[tuple[int, ...], ...] = ()
+
+    @property
+    def tokens_before(self) -> int:
+        """Tokens of `before_ids`."""
+        return sum(map(len, self.before_ids))
+
+    @property
+    def new_tokens(self) -> int:
+        """Tokens that are read beside the documents."""
+        return self.tokens_before + len(self.question_ids) + len(self.answer_ids)
+
+    def context_ids(self, documents: Sequence[Sequence[int]]) -> list[int]:
+        """All that stands before the question, from the token ids of all documents."""
+        before = self.before_ids or ((),) * len(self.context)
+        return [i for own, row in zip(before, self.context, strict=True) for i in (*own, *documents[row])]
 
 
 @dataclass(frozen=True)

@@ -49,7 +49,10 @@ class GenerativeConfig(Recipe):
         not_found: that answer.
         p_full: share of steps that read the same segments as one ordinary context, so that this stays good.
         p_chat: share of steps on plain chat.
-        p_question_state: share of answers that reuse the state of their own query, before or behind the documents.
+        p_document_chat: share of answers that are asked in a chat over their documents, in one of
+            `gritrag.train.data.wordings`, as LangChain chains ask; the others stand in the template of `gritrag.RAG`.
+        p_question_state: share of answers that reuse the state of their own query, before or behind the documents;
+            none in a chat.
         quantise: codec whose loss placed states are given in training; empty for none. See `gritrag.train.quantise`.
         p_quantise: share of steps with placed states in which they are.
     """
@@ -67,6 +70,7 @@ class GenerativeConfig(Recipe):
     not_found: str = "not in the documents"
     p_full: float = Field(0.15, ge=0, le=1)
     p_chat: float = Field(0.05, ge=0, le=1)
+    p_document_chat: float = Field(0.0, ge=0, le=1)
     p_question_state: float = Field(0.0, ge=0, le=1)
     quantise: str = ""
     p_quantise: float = Field(0.5, ge=0, le=1)
