@@ -54,11 +54,14 @@ class AttentionMask(NamedTuple):
         is_causal: the columns are the tokens, and each sees itself and those before.
         bias: `[1 or B, 1, T, C]`, added to the scores; None where there is nothing to hide, and where `is_causal`.
         grouped: the same for the query heads of one key head, `[1 or B, 1, R, C]`.
+        in_blocks: where `is_causal`, blocks of tokens attend each by itself, if that is faster. It is for texts that are
+            read whole: a text comes out otherwise in the last bits if it is read in several parts.
     """
 
     is_causal: bool
     bias: torch.Tensor | None = None
     grouped: torch.Tensor | None = None
+    in_blocks: bool = False
 
     @classmethod
     def of(
@@ -79,7 +82,7 @@ class AttentionMask(NamedTuple):
         """`[B, T, H * G * K]`, from queries `[B, T, H * G, K]`, keys and values `[B, H, C, K]`."""
         (rows, tokens, _, size), heads = query.shape, key.shape[1]
         groups = query.shape[2] // heads
-        if self.is_causal and needs_dense(query):
+        if self.is_causal and self.in_blocks and needs_dense(query):
             return _causal_products(query, key, value, scale)
         if self.is_causal or groups * tokens > GROUPED_ROWS:
             mixed = scaled_dot_product_attention(

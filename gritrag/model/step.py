@@ -230,6 +230,7 @@ class Step:
         """What layers share of one forward, for the tokens at these positions, the last ones of `end` columns."""
         groups = self.layers[0].groups
         seen = AttentionMask.of(mask, positions_BT.shape[1], end, like, bias_of(cache), groups)
+        seen = seen._replace(in_blocks=not isinstance(cache, PlacedCache))  # else tokens may follow
         return Frame(self.rotary(like, positions_BT), seen)
 
     def rotary(self, like: torch.Tensor, positions_BT: torch.Tensor) -> Rotary:

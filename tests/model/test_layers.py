@@ -21,7 +21,7 @@ def test_causal_attention_is_that_of_one_product_in_float32(tokens: int, rows: i
     query = torch.randn(rows, tokens, HEADS * GROUPS, SIZE).to(dtype)
     key, value = (torch.randn(rows, tokens, HEADS, SIZE).to(dtype).transpose(1, 2) for _ in range(2))
 
-    found = AttentionMask(is_causal=True).attend(query, key, value, SCALE)
+    found = AttentionMask(is_causal=True, in_blocks=True).attend(query, key, value, SCALE)
 
     expected = scaled_dot_product_attention(
         query.float().transpose(1, 2), key.float(), value.float(), is_causal=True, scale=SCALE, enable_gqa=True
@@ -38,11 +38,11 @@ def test_no_token_sees_a_later_one() -> None:
     tokens = 2 * CAUSAL_BLOCK + 3
     query = torch.randn(1, tokens, HEADS * GROUPS, SIZE).bfloat16()
     key, value = (torch.randn(1, HEADS, tokens, SIZE).bfloat16() for _ in range(2))
-    before = AttentionMask(is_causal=True).attend(query, key, value, SCALE)
+    before = AttentionMask(is_causal=True, in_blocks=True).attend(query, key, value, SCALE)
     changed = CAUSAL_BLOCK + 7
     key[:, :, changed:], value[:, :, changed:] = 5.0, -5.0
 
-    after = AttentionMask(is_causal=True).attend(query, key, value, SCALE)
+    after = AttentionMask(is_causal=True, in_blocks=True).attend(query, key, value, SCALE)
 
     assert torch.equal(before[:, :changed], after[:, :changed])
     assert not torch.equal(before[:, changed:], after[:, changed:])
