@@ -54,8 +54,8 @@ class AttentionMask(NamedTuple):
         is_causal: the columns are the tokens, and each sees itself and those before.
         bias: `[1 or B, 1, T, C]`, added to the scores; None where there is nothing to hide, and where `is_causal`.
         grouped: the same for the query heads of one key head, `[1 or B, 1, R, C]`.
-        in_blocks: where `is_causal`, blocks of tokens attend each by itself, if that is faster. It is for texts that are
-            read whole: a text comes out otherwise in the last bits if it is read in several parts.
+        in_blocks: where `is_causal`, blocks of tokens attend each by itself, if that is faster. It is for texts that
+            are read whole: one that is read in several parts comes out otherwise in the last bits.
     """
 
     is_causal: bool
