@@ -15,6 +15,7 @@ from gritrag.tokens import TokenIds
 from gritrag.train.config import TrainConfig
 from gritrag.train.data.cloze import ask
 from gritrag.train.data.config import DataConfig
+from gritrag.train.data.cut_out import cut_out
 from gritrag.train.data.draw import Asked, Drawn, draw
 from gritrag.train.data.rows import Chat, Passage, Question
 from gritrag.train.data.sentences import sentence_ends
@@ -62,6 +63,11 @@ class Collator:
             kept, questions = self.cut(passage)
             questions = rng.sample(questions, min(len(questions), self._data.questions_per_document))
             title = passage.title if rng.random() < self._data.p_title else ""
+            free = self._data.questions_per_document - len(questions)
+            made = ask(kept, min(source.config.cloze_questions, free), rng) if source.config.cloze_questions else []
+            kept, every = self._cut_out(kept, title, [*questions, *made], rng)
+            questions = [question for question in every if not question.is_made]
+            made = [question for question in every if question.is_made]
             row = len(documents)
             evidence, negatives = (questions[0].evidence, questions[0].negatives) if questions else ((), ())
             identities += [identity(known) for known in (passage.identity or passage.text, *evidence, *negatives)]
@@ -71,8 +77,6 @@ class Collator:
             needed, beside = tuple(range(row, row + 1 + len(evidence))), tuple(range(row, len(documents)))
             own.append([row, *beside[len(needed) :]])
             compared = [q for q in questions if q.is_query][: self._data.queries_per_document]
-            free = self._data.questions_per_document - len(questions)
-            made = ask(kept, min(source.config.cloze_questions, free), rng) if source.config.cloze_questions else []
             numbers = {question: len(queries) + number for number, question in enumerate(compared)}
             asked += [Asked(row, numbers.get(q), q, needed[1:], beside[len(needed) :]) for q in questions]
             asked += [Asked(row, None, question) for question in made]
@@ -200,6 +204,16 @@ class Collator:
                 if questions:
                     return kept, questions
         return kept, []
+
+    def _cut_out(
+        self, text: str, title: str, questions: list[Question], rng: random.Random
+    ) -> tuple[str, list[Question]]:
+        """Some passages lose the sentence with an answer, as many another one; see `cut_out`."""
+        share = self._generative.p_answer_cut_out
+        drawn = rng.random() if share else 1.0
+        if drawn >= 2 * share:
+            return text, questions
+        return cut_out(text, title, questions, drawn < share, rng) or (text, questions)
 
     def _fit(self, text: str) -> str:
         """The longest beginning that fits, up to the last end of a sentence in it, if that is not too far back."""

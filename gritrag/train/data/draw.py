@@ -94,6 +94,8 @@ def _drawn(
     question = asked.question
     answer = config.not_found if question.is_unanswerable else question.answer
     needed, others = list(asked.needed), _others(asked, len(texts), config.p_near, rng)
+    if question.is_unanswerable and question.answer:  # its own document has lost it: no other one may tell
+        others = [row for row in others if question.answer.lower() not in texts[row].lower()]
     if not question.is_unanswerable and not asked.evidence and rng.random() < config.p_unanswerable:
         without = [row for row in others if answer.lower() not in texts[row].lower()]
         if without:
@@ -129,10 +131,15 @@ def _with_another(one: Asked, asked: Sequence[Asked], rng: random.Random) -> Ask
 
     def is_short(other: Asked) -> bool:
         question = other.question
-        return bool(question.answer) and not other.evidence and len(question.answer.split()) <= LONGEST_JOINED
+        return (
+            bool(question.answer)
+            and not question.is_unanswerable
+            and not other.evidence
+            and len(question.answer.split()) <= LONGEST_JOINED
+        )
 
     others = [other for other in asked if is_short(other) and other.row != one.row]
-    if not others or not is_short(one) or one.question.is_unanswerable:
+    if not others or not is_short(one):
         return one
     few = rng.sample(others, min(len(others), 3))
     other = min(few, key=lambda candidate: abs(candidate.row - one.row))

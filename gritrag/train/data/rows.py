@@ -48,8 +48,8 @@ class Question(NamedTuple):
         instruction: of the query; the source's where None.
         negatives: further passages of its row, which do not hold the answer.
         is_made: made of the passage itself (see `gritrag.train.data.cloze`): answered, but never a query.
-        is_unanswerable: its passage does not hold the answer; answered with `GenerativeConfig.not_found`, never a
-            query.
+        is_unanswerable: its passage does not hold the answer, which is `answer` where it has been cut out of it;
+            answered with `GenerativeConfig.not_found`, never a query.
         evidence: further passages that the answer needs. With any, the question is never a query.
     """
 

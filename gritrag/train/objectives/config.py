@@ -44,6 +44,9 @@ class GenerativeConfig(Recipe):
         max_context_tokens: distractors that would make a context longer are left out.
         max_start: contexts start at a random position up to this one.
         p_unanswerable: share of questions whose own document is left out; the answer is then `not_found`.
+        p_answer_cut_out: share of passages that lose the sentence with an answer, where no other one tells it, so that
+            they are about the matter and do not hold the answer; as many others lose a sentence that does not matter.
+            See `gritrag.train.data.cut_out`.
         p_two_documents: share of questions that are asked together with one on another document: "A? And B?", with the
             answer "a and b". The context holds both documents.
         not_found: that answer.
@@ -66,6 +69,7 @@ class GenerativeConfig(Recipe):
     max_context_tokens: int = Field(1200, ge=8)
     max_start: int = Field(0, ge=0)
     p_unanswerable: float = Field(0.08, ge=0, le=1)
+    p_answer_cut_out: float = Field(0.0, ge=0, le=0.5)
     p_two_documents: float = Field(0.0, ge=0, le=1)
     not_found: str = "not in the documents"
     p_full: float = Field(0.15, ge=0, le=1)
