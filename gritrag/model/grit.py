@@ -22,9 +22,9 @@ from gritrag.model.forwards import Forwards
 from gritrag.model.hardware import halves_weights, pick_device, pick_dtype
 from gritrag.model.identity import facts_of, hash_parameters
 from gritrag.model.kernels import without_cudnn
-from gritrag.model.load import load, template_for
+from gritrag.model.load import template_for
 from gritrag.model.parts import load_parts
-from gritrag.model.probe_cache import probe_once
+from gritrag.model.prepared import prepare
 from gritrag.model.probed import Probe, Probed
 from gritrag.model.probes import probe
 from gritrag.model.prompt_builder import Prompt, PromptBuilder, prompts_of
@@ -137,12 +137,11 @@ class GritModel(Embedder):
         """
         where = pick_device(device)
         halved = halves_weights(dtype, where)
-        loaded = load(name, pick_dtype(dtype, where), where, trust_remote_code, halved)
+        loaded, probed = prepare(name, pick_dtype(dtype, where), where, trust_remote_code, halved)
         asked: dict[str, object] = {"reading": reading, "pooling": pooling, "template": template}
         asked |= {"instruction": instruction, "link_tokens": link_tokens, "parts": parts}
         given = {key: value for key, value in asked.items() if value is not None}
         config = loaded.configured(name, given)
-        probed = probe_once(loaded.lm, f"{loaded.weights} {loaded.adapter}{' halved' if halved else ''}")
         identity = loaded.weights, loaded.adapter
         model = cls(loaded.lm, loaded.tokenizer, config, *identity, loaded.parts, probed, loaded.answerability)
         if parts is None:  # those would begin untrained again

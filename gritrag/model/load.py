@@ -28,6 +28,7 @@ from gritrag.model.identity import hash_files
 from gritrag.model.inner_errors import INNER_ERRORS, told
 from gritrag.model.names import locate, model_in
 from gritrag.model.packed import round_to_half
+from gritrag.model.weight_copy import WeightCopy
 from gritrag.prompts import CHATML, FITTED, GEMMA, GRITLM, INSTRUCT, PLAIN, TEMPLATES, Template, fitted
 
 logger = logging.getLogger(__name__)
@@ -41,7 +42,7 @@ class Loaded:
     """A model as it came from disk, with what its fingerprint needs to know of the files.
 
     `parts` is the file of its parts; None where there is none, so that they begin untrained. `answerability` is None
-    where nothing is calibrated for these weights.
+    where nothing is calibrated for these weights. `copy` is where the weights may be kept as they are now.
     """
 
     lm: PreTrainedModel
@@ -51,6 +52,7 @@ class Loaded:
     adapter: str
     parts: Path | None = None
     answerability: Answerability | None = None
+    copy: WeightCopy | None = None
 
     def configured(self, name: str | Path, given: Mapping[str, Any]) -> CheckpointConfig:
         """How it reads, with the settings that were given where a checkpoint does not fix them.
@@ -80,25 +82,34 @@ def load(
     """
     path = locate(str(name))
     if not (path / CHECKPOINT_FILE).is_file():
-        lm, tokenizer, weights = _load_base(path, dtype, trust_remote_code)
-        return Loaded(_ready(lm, device, has_half_weights), tokenizer, _bare_config(str(name), path), weights, "none")
-    config = CheckpointConfig.load(path)
-    beside = path / config.base  # a base inside the checkpoint's folder, or next to it
-    base = model_in(beside) if beside.is_dir() else locate(config.base)
-    lm, tokenizer, weights = _load_base(base, dtype, trust_remote_code)
-    adapter = "none"
-    if config.adapter is not None:
-        folder = path / config.adapter
-        adapter = hash_files(folder)
-        if (folder / ternary.TERNARY).is_file():
-            ternary.add(lm, folder / ternary.TERNARY)
-        else:
-            lm = PeftModel.from_pretrained(lm, str(folder)).merge_and_unload()
-    elif config.origin is not None and config.origin.files == weights:
+        base, folder, config = path, None, _bare_config(str(name), path)
+    else:
+        config = CheckpointConfig.load(path)
+        beside = path / config.base  # a base inside the checkpoint's folder, or next to it
+        base = model_in(beside) if beside.is_dir() else locate(config.base)
+        folder = path / config.adapter if config.adapter is not None else None
+    weights, adapter = hash_files(base), "none" if folder is None else hash_files(folder)
+    copy = None
+    if not trust_remote_code and device.type == "cpu":
+        copy = WeightCopy((weights, adapter, str(dtype), "halved" if has_half_weights else ""))
+    lm, tokenizer, is_copy = _load_base(base, weights, dtype, trust_remote_code, copy)
+    if folder is not None and not is_copy:
+        lm = _adapted(lm, folder)
+    lm = _ready(lm, device, has_half_weights and not is_copy)
+    if config.adapter is None and config.origin is not None and config.origin.files == weights:
         weights, adapter = config.origin.weights, config.origin.adapter
     parts = path / config.parts_file if config.parts_file else None
     answerability = _answerability(path / ANSWERABILITY_FILE, adapter)
-    return Loaded(_ready(lm, device, has_half_weights), tokenizer, config, weights, adapter, parts, answerability)
+    return Loaded(lm, tokenizer, config, weights, adapter, parts, answerability, copy)
+
+
+def _adapted(lm: PreTrainedModel, folder: Path) -> PreTrainedModel:
+    """A base with the change of an adapter."""
+    if (folder / ternary.TERNARY).is_file():
+        ternary.add(lm, folder / ternary.TERNARY)
+        return lm
+    merged: PreTrainedModel = PeftModel.from_pretrained(lm, str(folder)).merge_and_unload()
+    return merged
 
 
 def _answerability(path: Path, adapter: str) -> Answerability | None:
@@ -120,26 +131,30 @@ def _bare_config(name: str, path: Path) -> CheckpointConfig:
     return CheckpointConfig(base=name)
 
 
-def _ready(lm: PreTrainedModel, device: torch.device, has_half_weights: bool) -> PreTrainedModel:
-    if has_half_weights:
+def _ready(lm: PreTrainedModel, device: torch.device, is_rounded: bool) -> PreTrainedModel:
+    if is_rounded:
         round_to_half(lm)
     lm.to(device)  # type: ignore[arg-type]  # its decorator hides the signature
     return lm.eval()
 
 
 def _load_base(
-    path: Path, dtype: torch.dtype, trust_remote_code: bool
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, str]:
-    weights = hash_files(path)
+    path: Path, weights: str, dtype: torch.dtype, trust_remote_code: bool, copy: WeightCopy | None
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, bool]:
+    """The model and its tokenizer; and whether its weights are those of the copy, adapted and rounded already."""
     directory = _converted(path, weights) if path.is_file() else path
     try:
         tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=trust_remote_code)
-        lm, info = cast(
-            "tuple[PreTrainedModel, dict[str, Any]]",
-            AutoModelForCausalLM.from_pretrained(
-                directory, dtype=dtype, trust_remote_code=trust_remote_code, output_loading_info=True
-            ),
-        )
+        lm = None if copy is None else copy.load(directory, dtype)
+        is_copy, missing = lm is not None, set[str]()
+        if lm is None:
+            lm, info = cast(
+                "tuple[PreTrainedModel, dict[str, Any]]",
+                AutoModelForCausalLM.from_pretrained(
+                    directory, dtype=dtype, trust_remote_code=trust_remote_code, output_loading_info=True
+                ),
+            )
+            missing = info["missing_keys"]
     except (OSError, SafetensorError) as error:
         raise ValueError(f"cannot load a causal language model from {path}: {error}") from None
     except torch.OutOfMemoryError:
@@ -153,10 +168,10 @@ def _load_base(
     if path.is_file():
         _end_as_the_file_says(tokenizer, lm)
     _drop_tokens_without_a_row(tokenizer, lm, path)
-    if info["missing_keys"]:
-        some = ", ".join(sorted(info["missing_keys"])[:3])
+    if missing:
+        some = ", ".join(sorted(missing)[:3])
         raise ValueError(f"{path} lacks weights that a causal language model of its kind has: {some}")
-    return lm, tokenizer, weights
+    return lm, tokenizer, is_copy
 
 
 def _drop_tokens_without_a_row(tokenizer: PreTrainedTokenizerBase, lm: PreTrainedModel, path: Path) -> None:

@@ -17,6 +17,8 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from gritrag.model.pages import give_back, is_of_file
+
 MOST_ROWS = {torch.float32: 256, torch.bfloat16: 1 << 30}
 """By the dtype of the weights. Above this the product of full weights is as fast or faster: it is bound by arithmetic.
 What oneDNN has laid out was never slower, up to 1,024 rows."""
@@ -51,7 +53,9 @@ def round_to_half(lm: PreTrainedModel) -> None:
     weights = _weights(lm)
     if all(float(weight.abs().max()) <= torch.finfo(torch.float16).max for weight in weights):
         for weight in weights:
-            weight.copy_(weight.half())
+            rounded = weight.half().to(weight.dtype)
+            if not torch.equal(rounded, weight):  # what lies in a mapped file stays there
+                weight.copy_(rounded)
 
 
 def is_packable(lm: PreTrainedModel) -> bool:
@@ -75,6 +79,8 @@ def _weights(lm: PreTrainedModel) -> list[torch.Tensor]:
 class Packed:
     """Weights `[O, I]` of one input, one below the other, in the layout of the kernel.
 
+    They are in memory once: what they were packed from is given back to the system, where it lies in a mapped file.
+
     Args:
         weights: all bfloat16, or all float32 that half precision holds.
     """
@@ -90,11 +96,21 @@ class Packed:
                 if self._is_bf16
                 else torch.ops.quantized.linear_prepack_fp16(joined_OI, None)
             )
+        self.give_back()
 
     @property
     def is_current(self) -> bool:
         """Whether the weights are still what they were when they were packed."""
         return all(state_of(weight) == state for weight, state in self._weights)
+
+    @property
+    def is_of_file(self) -> bool:
+        """Whether the weights lie in a mapped file, and were not written to."""
+        return all(is_of_file(weight) for weight, _ in self._weights)
+
+    def give_back(self) -> None:
+        """Let the system take the pages of the weights, where they come back from a file when they are read."""
+        give_back(weight for weight, _ in self._weights)
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """`x W^T`, `[..., O]`, for `x` of shape `[..., I]` in the dtype of the weights."""

@@ -221,5 +221,5 @@ def test_loading_changes_no_switch_of_the_process(saved: Path, monkeypatch: pyte
     monkeypatch.setattr(torch.backends.cuda, "enable_cudnn_sdp", refuse)
     lm = make_lm("llama")
     monkeypatch.setattr(lm, "to", lambda where: lm)
-    loading._ready(lm, torch.device("cuda"), has_half_weights=False)
+    loading._ready(lm, torch.device("cuda"), is_rounded=False)
     GritModel.from_pretrained(saved, device="cpu").generate("the river", max_new_tokens=2)
