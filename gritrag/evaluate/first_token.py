@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from gritrag.answer import RAG, check_recompute
+from gritrag.evaluate.bounds import KIND, bounds
+from gritrag.evaluate.bounds import told as told_bounds
 from gritrag.evaluate.machine import machine_of
 from gritrag.evaluate.report import Section, Table, losing, ms
 from gritrag.evaluate.statistics import Spread
@@ -107,6 +109,9 @@ def measure(model: GritModel, setting: Setting, folder: Path, results: Results) 
         for (mode, with_search), seconds in found.items()
     ]
     results.write("first-token", rows)
+    asked = len(model.prompts.question_ids(QUESTION, has_documents=True))
+    least = bounds(model, setting.documents * setting.tokens, asked)
+    results.write(KIND, [({}, {**least, "question_tokens": asked})])
 
 
 def ways(index: Index, setting: Setting) -> dict[str, RAG]:
@@ -120,7 +125,9 @@ def ways(index: Index, setting: Setting) -> dict[str, RAG]:
 
 
 def sections(facts: Mapping[str, Any], rows: Sequence[Row]) -> list[Section]:
-    """The table, and how many times sooner states are."""
+    """The table, how many times sooner states are, and what bounds them."""
+    least = [row for row in rows if row["kind"] == KIND]
+    rows = [row for row in rows if row["kind"] != KIND]
     of = {(row["cell"]["mode"], row["cell"]["search"]): row["seconds"] for row in rows}
     lines = [
         [f"{mode}, with search" if with_search else mode, *(ms(seconds[part]) for part in PARTS)]
@@ -145,6 +152,8 @@ def sections(facts: Mapping[str, Any], rows: Sequence[Row]) -> list[Section]:
         f"({rows[0]['state_bytes_per_token']:,.0f} bytes per token), median [quartiles] of {setting['repetitions']} "
         f"rounds. doc-cache against doc-query: {'; '.join(told)}."
     )
+    hits = of[CACHED, False]["first_token"]
+    text = " ".join([text, *(told_bounds(row, hits, row["question_tokens"]) for row in least)])
     columns = ["way", *(f"{part.replace('_', ' ')}, ms" for part in PARTS)]
     return [
         Section("First token", text, (), [Table(columns, lines)]),

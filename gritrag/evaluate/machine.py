@@ -201,7 +201,7 @@ def ceilings(model: GritModel, codec: str, scratch: Path) -> dict[str, Any]:
         "flop_per_token": 2 * sum(weight.numel() for weight in weights),
         "flop_per_pair": 4 * shape.layers * query_heads * shape.head_dim,
         "weight_bytes": sum(weight.nbytes for weight in weights) + head.nbytes,
-        "memory_bytes_per_second": _memory_bandwidth(model.lm.device),
+        "memory_bytes_per_second": memory_bandwidth(model.lm.device),
         "file_bytes_per_second": _file_bandwidth(model, codec, scratch),
     }
 
@@ -214,12 +214,13 @@ def _matmul_flops(weights: Sequence[torch.Tensor], tokens: int) -> float:
             for weight in weights:
                 nn.functional.linear(inputs[weight.shape[1]], weight)
 
-    return 2 * tokens * sum(weight.numel() for weight in weights) / _best(work, weights[0].device)
+    return 2 * tokens * sum(weight.numel() for weight in weights) / fastest(work, weights[0].device)
 
 
-def _memory_bandwidth(device: torch.device) -> float:
+def memory_bandwidth(device: torch.device) -> float:
+    """Bytes a second of reading a buffer larger than the caches, with all threads."""
     numbers = torch.ones(MEMORY_BYTES // 4, device=device)
-    return numbers.nbytes / _best(numbers.sum, device)
+    return numbers.nbytes / fastest(numbers.sum, device)
 
 
 def _file_bandwidth(model: GritModel, codec: str, scratch: Path) -> dict[str, float]:
@@ -241,10 +242,10 @@ def _file_bandwidth(model: GritModel, codec: str, scratch: Path) -> dict[str, fl
         start = perf_counter()
         read()
         cold.append(perf_counter() - start)
-    return {"warm": size / _best(read, torch.device("cpu")), "cold": size / min(cold)}
+    return {"warm": size / fastest(read, torch.device("cpu")), "cold": size / min(cold)}
 
 
-def _best(work: Callable[[], object], device: torch.device) -> float:
+def fastest(work: Callable[[], object], device: torch.device) -> float:
     """Seconds of the fastest of a few runs."""
     seconds = []
     for _ in range(1 + REPETITIONS):

@@ -99,6 +99,11 @@ class Packed:
         self.give_back()
 
     @property
+    def weights(self) -> list[torch.Tensor]:
+        """That were packed, `[O, I]` each."""
+        return [weight for weight, _ in self._weights]
+
+    @property
     def is_current(self) -> bool:
         """Whether the weights are still what they were when they were packed."""
         return all(state_of(weight) == state for weight, state in self._weights)
@@ -106,11 +111,11 @@ class Packed:
     @property
     def is_of_file(self) -> bool:
         """Whether the weights lie in a mapped file, and were not written to."""
-        return all(is_of_file(weight) for weight, _ in self._weights)
+        return all(map(is_of_file, self.weights))
 
     def give_back(self) -> None:
         """Let the system take the pages of the weights, where they come back from a file when they are read."""
-        give_back(weight for weight, _ in self._weights)
+        give_back(self.weights)
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """`x W^T`, `[..., O]`, for `x` of shape `[..., I]` in the dtype of the weights."""

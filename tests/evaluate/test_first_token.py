@@ -9,8 +9,11 @@ from typer.testing import CliRunner
 
 from gritrag.cli import app
 from gritrag.evaluate import first_token, reading, workload
+from gritrag.evaluate.bounds import told
 from gritrag.evaluate.first_token import PARTS, Setting, main, sections
 from gritrag.evaluate.workload import GEOMETRIES, Subject, config_of, documents_of, parameters, random_model, tokenizer
+from gritrag.model import packed as packed_module
+from gritrag.model.packed import can_pack_bf16
 
 TINY = str(Path(__file__).parents[2] / "configs" / "tiny" / "model")
 SIZES = {"smollm2-135m": 134.5e6, "qwen3-0.6b": 596e6, "qwen3-1.7b": 1.72e9, "llama3-8b": 8.03e9, "mistral-7b": 7.25e9}
@@ -18,15 +21,16 @@ SIZES = {"smollm2-135m": 134.5e6, "qwen3-0.6b": 596e6, "qwen3-1.7b": 1.72e9, "ll
 
 def test_every_way_has_a_row_of_every_round_whose_parts_make_the_first_token() -> None:
     result = main(Subject(TINY, "float32"), Setting(documents=2, tokens=40, repetitions=3))
-    cells = [(row["cell"]["mode"], row["cell"]["search"]) for row in result.rows]
+    rows = [row for row in result.rows if row["kind"] == "first-token"]
+    cells = [(row["cell"]["mode"], row["cell"]["search"]) for row in rows]
     assert cells == [(mode, search) for mode in ("doc-query", "doc-cache") for search in (False, True)]
-    for row in result.rows:
+    for row in rows:
         assert tuple(row["seconds"]) == PARTS
         assert {len(values) for values in row["seconds"].values()} == {3}
         for number in range(3):
             parts = [row["seconds"][part][number] for part in PARTS]
             assert sum(parts[:-1]) == pytest.approx(parts[-1], rel=1e-4)
-    spent = {cell: row["seconds"] for cell, row in zip(cells, result.rows, strict=True)}
+    spent = {cell: row["seconds"] for cell, row in zip(cells, rows, strict=True)}
     for mode in ("doc-query", "doc-cache"):
         assert min(spent[mode, True]["retrieve"]) > min(spent[mode, False]["retrieve"]), "hits need no search"
     assert min(spent["doc-cache", False]["load"]) > min(spent["doc-query", False]["load"])
@@ -45,10 +49,31 @@ def test_ratios_are_of_the_same_rounds_and_lost_rounds_are_told() -> None:
     assert lost.tables[0].rows[0][0].startswith("from hits: in 1 of 2 rounds")
 
 
+@pytest.mark.parametrize("packs", [False, True])
+def test_a_first_token_is_told_beside_what_bounds_it(packs: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if packs:
+        monkeypatch.setattr(packed_module, "SMALLEST", 0)
+    dtype = "bfloat16" if packs and can_pack_bf16(torch.device("cpu")) else "float32"
+    subject = Subject(TINY, dtype)
+    model = subject.load()
+    result = main(subject, Setting(documents=2, tokens=40, repetitions=2))
+    (least,) = [row for row in result.rows if row["kind"] == "bound"]
+    linear = {id(m.weight): m.weight for m in model.lm.modules() if isinstance(m, torch.nn.Linear)}
+    assert least["weight_bytes"] == sum(weight.nbytes for weight in linear.values())
+    assert least["state_bytes"] == 2 * 40 * model.state_elements_per_token * model.dtype.itemsize
+    assert least["products_seconds"] > 0
+    row = {**least, "memory_bytes_per_second": (least["weight_bytes"] + least["state_bytes"]) / 0.002}
+    assert "once takes 2.0 ms" in told(row, [0.01, 0.01], 20)
+    assert "takes 5.0 [5.0, 5.0] times as long" in told(row, [0.01, 0.01], 20)
+    assert "for the 20 tokens" in told(row, [0.01, 0.01], 20)
+    assert "which reading a large buffer reaches" in result.sections()[0].text
+
+
 def test_reading_again_and_ranking_are_ways_of_their_own() -> None:
     setting = Setting(documents=2, tokens=40, repetitions=2, recompute=(0.1, 1.0), rerank=6)
     result = main(Subject(TINY, "float32"), setting)
-    cells = {(row["cell"]["mode"], row["cell"]["search"]) for row in result.rows}
+    rows = [row for row in result.rows if row["kind"] == "first-token"]
+    cells = {(row["cell"]["mode"], row["cell"]["search"]) for row in rows}
     shares = {(f"doc-cache, recompute {share}", search) for share in ("0.1", "1") for search in (False, True)}
     plain = {(mode, search) for mode in ("doc-query", "doc-cache") for search in (False, True)}
     assert cells == plain | shares | {("doc-cache, 6 ranked", True)}
@@ -83,7 +108,7 @@ def test_random_weights_are_measured_without_any_file(
     assert result["facts"]["model"] == "random weights of tiny"
     assert result["facts"]["dtype"] == "bfloat16"
     assert result["facts"]["settings"]["storage"] == storage
-    assert len(result["rows"]) == 4
+    assert [row["kind"] for row in result["rows"]] == ["first-token"] * 4 + ["bound"]
     assert list(tmp_path.iterdir()) == [], "no index is left"
 
 

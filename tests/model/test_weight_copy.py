@@ -79,7 +79,7 @@ def plain(load: Load, monkeypatch: pytest.MonkeyPatch) -> GritModel:
 def packed_weights(model: GritModel) -> list[torch.Tensor]:
     assert model.step is not None
     assert model.step.packed
-    return [weight for packed in model.step.packed for weight, _ in packed._weights]
+    return [weight for packed in model.step.packed for weight in packed.weights]
 
 
 def logits(model: GritModel) -> torch.Tensor:
