@@ -69,6 +69,7 @@ COMMANDS = {
     "bench decoding": f"--documents --tokens --new-tokens --repetitions --seed --geometry --out {MODEL} --json",
     "bench peers": "--documents --tokens --new-tokens --repetitions --llama-cpp --seed --geometry --out "
     f"{MODEL} --json",
+    "bench memory": f"--documents --tokens --states --repetitions --seed --geometry --out {MODEL} --json",
     "bench grid": "config --set --folder --out --json",
     "bench table7": f"file --questions -k --states --context --max-new-tokens --seed --folder --out {MODEL} --json",
     "bench steady": f"--requests --documents --tokens -k --mode --states --quota --window --seed --folder --out "

@@ -135,6 +135,26 @@ def peers(
     tell(lambda: peers.main(_subject(model, dtype, device, geometry), setting, llama_cpp), as_json, out)
 
 
+@bench.command("memory")
+def memory(
+    documents: Documents = 10,
+    tokens: Tokens = 500,
+    states: States = "bf16",
+    repetitions: Annotated[int, typer.Option(help="Answers.", min=1)] = 3,
+    seed: Seed = 0,
+    geometry: Geometry = "",
+    out: Out = None,
+    model: Model = DEFAULT_MODEL,
+    dtype: Dtype = "auto",
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Memory of a process that answers: libraries, weights, states and all else, and how long the model loads."""
+    memory = bench_part("memory")
+    setting = memory.Setting(documents, tokens, states, repetitions=repetitions, seed=seed)
+    tell(lambda: memory.main(_subject(model, dtype, device, geometry), setting), as_json, out)
+
+
 @bench.command("grid")
 def grid(
     config: Annotated[Path, typer.Argument(help="YAML file, such as configs/bench/default.yaml.")],

@@ -132,6 +132,11 @@ def how_memory(device: torch.device) -> str:
     return "resident, high water of the whole process so far: later runs inherit the peaks of earlier ones"
 
 
+def resident() -> int:
+    """Bytes of this process that are in memory now; at most so far where the system does not tell."""
+    return _status("VmRSS") if STATUS.is_file() else _high_water()
+
+
 def _status(field: str) -> int:
     """Bytes of a line of `/proc/self/status`."""
     (line,) = [line for line in STATUS.read_text().splitlines() if line.startswith(f"{field}:")]

@@ -42,6 +42,7 @@ REPORTS = {
     "bench steady": "grid",
     "bench report": "grid",
     "bench peers": "peers",
+    "bench memory": "memory",
     "eval questions": "summary",
     "eval embedding": "embedding",
 }

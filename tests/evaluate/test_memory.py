@@ -1,0 +1,56 @@
+"""Memory of answering: its parts make the whole, and it is measured in a process of its own."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from gritrag.cli import app
+from gritrag.evaluate import memory
+from gritrag.evaluate.machine import CAN_RESET
+from gritrag.evaluate.memory import ALLOWED, Setting, main, others, sections
+from gritrag.evaluate.workload import Subject
+
+TINY = str(Path(__file__).parents[2] / "configs" / "tiny" / "model")
+MB = 1e6
+
+
+def test_parts_are_those_of_another_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    ballast = bytearray(os.urandom(1 << 20) * 1024)  # what this process holds is no matter
+    subject, setting = Subject(TINY, "float32"), Setting(documents=2, tokens=40, repetitions=2)
+    result = main(subject, setting)
+    (row,), model = result.rows, subject.load()
+    assert row["weights"] == sum(parameter.nbytes for parameter in model.lm.parameters())
+    assert row["states"] == 2 * 40 * model.state_elements_per_token * 4
+    assert row["files"] > 2 * 40 * model.state_elements_per_token * 2
+    assert 0 < row["libraries"] < row["loaded"] <= row["answering"] < len(ballast)
+    assert row["loading"] >= row["loaded"] or not CAN_RESET
+    assert row["seconds"] > 0
+    parts = ("libraries", "weights", "states", "files")
+    assert others(row) == row["answering"] - sum(row[part] for part in parts)
+
+
+def test_too_much_is_told() -> None:
+    row = {"libraries": 400 * MB, "loading": 900 * MB, "loaded": 700 * MB, "weights": 300 * MB, "states": 100 * MB}
+    row |= {"files": 50 * MB, "seconds": 1.0, "answering": 950 * MB}
+    settings = {"documents": 10, "tokens": 500, "codec": "bf16"}
+    told, lost = sections({"settings": settings}, [row])
+    assert "950 MB are resident at most" in told.text
+    assert "150 MB more, of which 50 MB are state files" in told.text
+    assert ["all else", "100"] in told.tables[0].rows
+    assert not lost.tables[0].rows
+    _, lost = sections({"settings": settings}, [{**row, "answering": 950 * MB + ALLOWED}])
+    assert lost.tables[0].rows == [["250 MB beside libraries, weights and states"]]
+
+
+def test_the_command_prints_it_and_refuses_another_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    options = ["--model", TINY, "--dtype", "float32", "--documents", "1", "--tokens", "40", "--repetitions", "1"]
+    told = CliRunner().invoke(app, ["bench", "memory", *options, "--json"])
+    assert told.exit_code == 0, told.output
+    assert json.loads(told.stdout)["rows"][0]["answering"] > 0
+    monkeypatch.setattr(memory, "pick_device", lambda device: memory.torch.device("cuda"))
+    refused = CliRunner().invoke(app, ["bench", "memory", *options])
+    assert refused.exit_code != 0
+    assert "--device cpu" in refused.output
