@@ -1,7 +1,7 @@
 """A chat model that answers from the states of the documents in its prompt."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 from langchain_core.callbacks import CallbackManagerForLLMRun
 from langchain_core.documents import Document as LangChainDocument
@@ -170,6 +170,20 @@ class ChatGritRAG(HoldsModel, BaseChatModel):
         if run_manager is not None:
             run_manager.on_llm_new_token(chunk.text, chunk=chunk)
         return chunk
+
+    # --- tools ------------------------------------------------------------------------------------------------------
+
+    def bind_tools(self, tools: Sequence[Any], *, tool_choice: str | None = None, **kwargs: Any) -> NoReturn:
+        """Refused, and so is `with_structured_output`, which needs it.
+
+        Raises:
+            NotImplementedError: always, as LangChain's base class does, but with a remedy.
+        """
+        raise NotImplementedError(
+            "ChatGritRAG calls no tools and writes plain text. For answers from documents it needs none: put them into "
+            "the prompt, or use GritRAGChain. For an agent take a chat model that calls tools, and give it "
+            "GritRetriever(index=...).as_tool(...) as one of them"
+        )
 
     # --- tokens -----------------------------------------------------------------------------------------------------
 

@@ -241,3 +241,10 @@ def test_what_is_empty_or_none_is_as_if_it_were_not_there(chat: ChatGritRAG) -> 
     assert chat.plan([MESSAGES[0], HumanMessage(blocks)]).context.token_ids == expected
     answer = chat.invoke(MESSAGES).text
     assert chat.invoke(MESSAGES, documents=None, temperature=None, top_p=None, max_tokens=None).text == answer
+
+
+def test_tools_and_structured_output_are_refused_with_a_remedy(tiny_model: GritModel) -> None:
+    chat = ChatGritRAG(model=tiny_model)
+    for refused in (chat.bind_tools, chat.with_structured_output):
+        with pytest.raises(NotImplementedError, match=r"calls no tools.*GritRAGChain.*GritRetriever\(index=\.\.\.\)"):
+            refused([{"title": "f", "description": "d", "type": "object", "properties": {}}])

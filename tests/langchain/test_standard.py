@@ -35,6 +35,10 @@ class _Chat(_OfOneModel):
     def chat_model_params(self) -> dict[str, Any]:
         return {"model": self.grit}
 
+    @property
+    def has_tool_calling(self) -> bool:
+        return False  # the suite takes any method of that name for tools; ours says that there are none
+
 
 class TestChatUnit(_Chat, ChatModelUnitTests):
     pass
