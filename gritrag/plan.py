@@ -5,7 +5,7 @@ Shape letters: `T` tokens.
 
 import logging
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from operator import add
@@ -168,8 +168,8 @@ def plan_context(
 ) -> ContextPlan:
     """Documents and question in the order of the mode. Cached and uncached plans are the same token ids.
 
-    Documents that do not fit beside question and answer are left out from the end, with a warning: they are hits, but
-    not citations.
+    Documents that do not fit beside question and answer are left out, with a warning: those that are too long on their
+    own, and of the others the last ones. They are hits, but not citations.
 
     Args:
         room: tokens to leave for the answer.
@@ -181,7 +181,7 @@ def plan_context(
         unanswerable_above: see `RAG`.
 
     Raises:
-        ValueError: not even one document fits.
+        ValueError: not one document fits.
     """
     hits, states = retrieved.hits, retrieved.states
     before, after = (mode if hits else NO_RETRIEVAL).frame(model, retrieved.question, retrieved.question_state)
@@ -193,19 +193,18 @@ def plan_context(
     scores = [hit.score for hit in hits]
     shares = states is not None and not recompute and model.decoder.takes_biases
     shares = shares and any(relevance_biases(scores, relevance_bias))
-    ends = list(accumulate(map(len, documents), max if shares else add))
-    fitting = _count_fitting(model, hits, documents, ends, start + sum(map(len, after)), room)
-    biased = documents[:fitting]
+    kept = _fitting(model, hits, documents, max if shares else add, start + sum(map(len, after)), room)
+    biased = [documents[number] for number in kept]
     if states is not None:
-        biased = _biased(biased, relevance_biases(scores[:fitting], relevance_bias), recompute)
-    order = range(fitting)[:: -1 if retrieved.is_best_last else 1]
+        biased = _biased(biased, relevance_biases([scores[number] for number in kept], relevance_bias), recompute)
+    order = range(len(kept))[:: -1 if retrieved.is_best_last else 1]
     placed = [biased[number] for number in order]
     if recompute and placed and not before and placed[0].state is not None:
         placed[0] = replace(placed[0], unbiased=FIRST_TOKENS)
     spans = dict(zip(order, _ends(start, placed), strict=True))
     citations = tuple(
-        Citation(hit.document.id, hit.document.title, spans[number] - len(biased[number]), spans[number])
-        for number, hit in enumerate(hits[:fitting])
+        Citation(hits[own].document.id, hits[own].document.title, spans[number] - len(biased[number]), spans[number])
+        for number, own in enumerate(kept)
     )
     context = model.decoder.usable(Context((*before, *placed, *after)))
     new = {id(documents[number].content) for number in retrieved.computed}
@@ -230,28 +229,46 @@ def _nearest(hits: Sequence[Hit]) -> float | None:
     return max((hit.similarity for hit in hits if hit.similarity is not None), default=None)
 
 
-def _count_fitting(
-    model: GritModel, hits: Sequence[Hit], documents: Sequence[Part], ends: Sequence[int], question: int, room: int
-) -> int:
-    """How many of the documents fit beside `question` tokens and `room` for the answer, by positions.
+def _fitting(
+    model: GritModel,
+    hits: Sequence[Hit],
+    documents: Sequence[Part],
+    together: Callable[[int, int], int],
+    question: int,
+    room: int,
+) -> list[int]:
+    """Numbers of the documents that fit beside `question` tokens and `room` for the answer, by positions: without those
+    that are too long on their own, and of the others as many as there is room for, from the first one on.
 
     Args:
-        ends: how many positions the first one takes, the first two, and so on: documents that share positions take
-            those of the longest.
+        together: how many positions two documents take, from those of each: their sum, or the longer one's where they
+            share them.
 
     Raises:
         ValueError: there are documents, and none fits.
     """
-    fitting = sum(end + question + room <= model.context_length for end in ends)
-    if fitting < len(hits):
-        if fitting == 0:
-            raise ValueError(
-                f"document {hits[0].document.called} has {len(documents[0])} tokens, the question "
-                f"{question} and the answer up to {room}: more than the {model.context_length} this model "
-                "takes; index shorter chunks"
-            )
-        logger.warning("only the first %d of %d documents fit the context; the others are left out", fitting, len(hits))
-    return fitting
+    most = model.context_length - question - room
+    fitting = [number for number, document in enumerate(documents) if len(document) <= most]
+    if hits and not fitting:
+        raise ValueError(
+            f"document {hits[0].document.called} has {len(documents[0])} tokens, the question "
+            f"{question} and the answer up to {room}: more than the {model.context_length} this model "
+            "takes; index shorter chunks"
+        )
+    for number in sorted(set(range(len(hits))) - set(fitting)):
+        logger.warning(
+            "document %s is left out: it has %d tokens, and there is room for %d; index shorter chunks",
+            hits[number].document.called,
+            len(documents[number]),
+            most,
+        )
+    ends = list(accumulate((len(documents[number]) for number in fitting), together))
+    kept = [number for number, end in zip(fitting, ends, strict=True) if end <= most]
+    if len(kept) < len(fitting):
+        logger.warning(
+            "only the first %d of %d documents fit the context; the others are left out", len(kept), len(fitting)
+        )
+    return kept
 
 
 def relevance_biases(scores: Sequence[float], relevance_bias: float) -> list[float]:

@@ -479,6 +479,22 @@ def test_documents_that_do_not_fit_are_no_citations(index: Index, caplog: pytest
         RAG(index).ask(QUESTION, hits=as_hits([huge]), max_new_tokens=4)
 
 
+@pytest.mark.parametrize("mode", ["doc-cache", "doc-query", "query-doc"])
+@pytest.mark.parametrize("relevance_bias", [0.0, 8.0])
+def test_a_document_that_is_too_long_on_its_own_costs_no_answer(
+    index: Index, mode: str, relevance_bias: float, caplog: pytest.LogCaptureFixture
+) -> None:
+    huge, short = Document("moss " * 90, id="huge"), Document("moss grows on stone", id="short")
+    index.add([huge, short])
+    rag = RAG(index, mode=mode, relevance_bias=relevance_bias)
+    hits = [Hit(huge, 0.9, 1), Hit(short, 0.5, 2), Hit(index.get(["a"])[0], 0.4, 3)]
+    answer = rag.ask(QUESTION, hits=hits, max_new_tokens=4)
+    assert [hit.document.id for hit in answer.hits] == ["huge", "short", "a"]
+    assert sorted(citation.id for citation in answer.citations) == ["a", "short"]
+    assert f"document 'huge' is left out: it has {len(index.model.document_token_ids(huge))} tokens" in caplog.text
+    assert answer.text == rag.ask(QUESTION, hits=hits[1:], max_new_tokens=4).text
+
+
 def test_the_stream_gives_hits_then_text_then_the_answer(index: Index) -> None:
     events = list(RAG(index, k=2).stream(QUESTION, max_new_tokens=12))
     assert [h.document.id for h in events[0].hits or []] == [
