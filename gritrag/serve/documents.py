@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel, Field
+from starlette.convertors import Convertor, register_url_convertor
 
 from gritrag.index.index import Index
 from gritrag.index.sources import delete_whole, put_whole, whole_ids
@@ -59,6 +60,23 @@ class DocumentList(BaseModel):
     last_id: str | None
 
 
+class IdConvertor(Convertor[str]):
+    """The rest of a path: slashes, and line breaks, which the one of the name ``path`` stops at."""
+
+    regex = r"[\s\S]*"
+
+    def convert(self, value: str) -> str:
+        """As it is."""
+        return value
+
+    def to_string(self, value: str) -> str:
+        """As it is."""
+        return value
+
+
+register_url_convertor("id", IdConvertor())
+
+
 class DeleteBody(BaseModel):
     """Which documents to delete: by id, by metadata, or those that satisfy both."""
 
@@ -96,13 +114,13 @@ async def list_documents(
     return DocumentList(data=rows, has_more=has_more, last_id=rows[-1].id if rows else None)
 
 
-@router.get("/v1/indexes/{index}/documents/{id:path}", response_model=StoredBody, responses=ERRORS)
+@router.get("/v1/indexes/{index}/documents/{id:id}", response_model=StoredBody, responses=ERRORS)
 async def get_document(index: str, id: str, service: Serving, asker: Asking) -> StoredBody:
     """One document."""
     return StoredBody.of(await in_thread(_one, readable(service, asker.tenant, index), id))
 
 
-@router.delete("/v1/indexes/{index}/documents/{id:path}", response_model=DeletedBody, responses=ERRORS)
+@router.delete("/v1/indexes/{index}/documents/{id:id}", response_model=DeletedBody, responses=ERRORS)
 async def delete_document(index: str, id: str, service: Serving, asker: Asking) -> DeletedBody:
     """Delete one document, or one chunk; with the id of a document that was cut, all of its chunks."""
     opened = writable(service, asker.tenant, index)

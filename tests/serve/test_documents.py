@@ -5,6 +5,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from urllib.parse import quote
 
 import httpx
 import openai
@@ -32,6 +33,16 @@ def client(own: Running) -> Iterator[openai.OpenAI]:
 def hits(http: httpx.Client, question: str, **fields: object) -> list[str]:
     body = {"question": question, "max_new_tokens": 1, "k": 3, **fields}
     return [hit["id"] for hit in http.post("/v1/rag", json=body).json()["hits"]]
+
+
+@pytest.mark.parametrize("id", ["a/b#1", "two\nlines", "ends with one\n", "\r\n", "a?b=%0A", "\u2028", "zoë ☕"])
+def test_whatever_a_document_is_called_it_has_a_route(own: Running, id: str) -> None:
+    with own.client() as http:
+        path = "/v1/indexes/docs/documents"
+        http.post(path, json={"documents": [{"id": id, "text": "an owl sleeps in the barn"}]}).raise_for_status()
+        assert http.get(f"{path}/{quote(id, safe='')}").json()["id"] == id
+        assert http.delete(f"{path}/{quote(id, safe='')}").json() == {"deleted": 1}
+        assert http.get(f"{path}/{quote(id, safe='')}").status_code == 404
 
 
 def test_documents_come_change_and_go(own: Running) -> None:
