@@ -3,6 +3,7 @@
 Run by ``make test-browser``. It needs Debian's chromium and chromium-driver.
 """
 
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -99,6 +100,9 @@ def test_an_answer_streams_and_its_citation_opens_a_marked_passage(page: Page) -
     page.until(lambda: page.all(".stages dt"))
     assert [stage.text for stage in page.all(".stages dt")] == ["retrieve", "load", "place", "forward", "decode"]
     assert "copper dust" in page.one(".answer .text").text
+    lacks = re.search(r"; the passages lack the answer with a probability of (\d+) %$", page.one(".answer .usage").text)
+    assert lacks
+    assert int(lacks[1]) < 50, "they hold it"
     assert page.one("#status").get_attribute("textContent").startswith("Answer: ")
     (citation,) = [button for button in page.all(".cited button") if "Vellamar Strait" in button.text]
     citation.click()
@@ -114,7 +118,9 @@ def test_the_switch_sets_cached_beside_uncached(page: Page) -> None:
     page.until(lambda: page.one("#verdict").is_displayed())
     cached, uncached = page.all(".answer")
     assert "0 of" not in cached.find_element(By.CSS_SELECTOR, ".usage").text
-    assert uncached.find_element(By.CSS_SELECTOR, ".usage").text.startswith("0 of")
+    read_again = uncached.find_element(By.CSS_SELECTOR, ".usage").text
+    assert read_again.startswith("0 of")
+    assert "probability" not in read_again, "only answers from states are calibrated to tell"
     assert page.one("#verdict").text.startswith("The first token came ")
     assert cached.rect["y"] == uncached.rect["y"]
 

@@ -42,7 +42,8 @@ export class Answer {
     const share = Math.round((100 * cached) / result.usage.prompt_tokens);
     this.find(".usage").textContent =
       `${cached} of ${result.usage.prompt_tokens} tokens reused (${share} %), ${result.usage.completion_tokens} written; ` +
-      (cached === 0 ? "nothing reused" : result.exact ? "exact: the text is that of reading again" : "approximate: passages were read one by one");
+      (cached === 0 ? "nothing reused" : result.exact ? "exact: the text is that of reading again" : "approximate: passages were read one by one") +
+      (result.unanswerable == null ? "" : `; the passages lack the answer with a probability of ${Math.round(100 * result.unanswerable)} %`);
     const cited = this.find(".cited");
     for (const citation of result.citations) {
       const rank = result.hits.findIndex((hit) => hit.id === citation.id);
