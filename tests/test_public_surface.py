@@ -67,7 +67,7 @@ COMMANDS = {
     "mine": f"path out --negatives --depth --margin {MODEL} --json",
     "bench codecs": f"--questions-file --codec --questions --documents --repetitions --seed --out {MODEL} --json",
     "bench decoding": f"--documents --tokens --new-tokens --repetitions --seed --geometry --out {MODEL} --json",
-    "bench peers": "--documents --tokens --new-tokens --repetitions --llama-cpp --seed --geometry --out "
+    "bench peers": "--documents --tokens --new-tokens --repetitions --llama-cpp --task --seed --geometry --out "
     f"{MODEL} --json",
     "bench memory": f"--documents --tokens --states --repetitions --seed --geometry --out {MODEL} --json",
     "bench grid": "config --set --folder --out --json",

@@ -121,6 +121,9 @@ def peers(
     llama_cpp: Annotated[
         Path | None, typer.Option(help="Folder of a build of llama.cpp for this machine, with llama-server.")
     ] = None,
+    task: Annotated[
+        list[str] | None, typer.Option(help="first-token, decoding or encoding: only this; may be given several times.")
+    ] = None,
     seed: Seed = 0,
     geometry: Geometry = "",
     out: Out = None,
@@ -132,7 +135,8 @@ def peers(
     """First token, decoding and encoding beside llama.cpp, transformers and sentence-transformers, same weights."""
     peers = bench_part("peers")
     setting = peers.Setting(documents, tokens, new_tokens, repetitions, seed)
-    tell(lambda: peers.main(_subject(model, dtype, device, geometry), setting, llama_cpp), as_json, out)
+    tasks = tuple(each.replace("-", " ") for each in task or peers.TASKS)
+    tell(lambda: peers.main(_subject(model, dtype, device, geometry), setting, llama_cpp, tasks), as_json, out)
 
 
 @bench.command("memory")

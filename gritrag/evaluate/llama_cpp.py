@@ -17,6 +17,7 @@ from typing import Any
 
 import gguf
 import torch
+from gguf import GGMLQuantizationType
 
 from gritrag.model.grit import GritModel
 
@@ -46,7 +47,7 @@ def find_server(folder: Path) -> Path:
 
 
 def write_gguf(model: GritModel, path: Path) -> None:
-    """The model's weights and vocabulary: matrices in bfloat16, norms in float32.
+    """The model's weights and vocabulary: matrices as `number_of` says, norms in float32.
 
     Raises:
         ValueError: an architecture that is not written here, or weights that are not plain matrices any more.
@@ -72,13 +73,22 @@ def write_gguf(model: GritModel, path: Path) -> None:
         if kind in PERMUTED and name.endswith(("q_proj.weight", "k_proj.weight")):
             heads = config.num_attention_heads if "q_proj" in name else config.num_key_value_heads
             tensor = interleaved(tensor, heads)
-        array = tensor.float().cpu().numpy()
-        number = gguf.GGMLQuantizationType.BF16 if array.ndim == 2 else gguf.GGMLQuantizationType.F32
+        number, array = number_of(tensor), tensor.float().cpu().numpy()
         writer.add_tensor(str(known[name]), gguf.quants.quantize(array, number), raw_dtype=number)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
+
+
+def number_of(tensor: torch.Tensor) -> GGMLQuantizationType:
+    """The type that holds a matrix as we compute with it: bfloat16 as such, float32 in half precision where that holds
+    every number, as packed weights are."""
+    if tensor.dim() != 2 or tensor.dtype not in (torch.bfloat16, torch.float32):
+        return GGMLQuantizationType.F32
+    if tensor.dtype == torch.bfloat16:
+        return GGMLQuantizationType.BF16
+    return GGMLQuantizationType.F16 if torch.equal(tensor.half().float(), tensor) else GGMLQuantizationType.F32
 
 
 def interleaved(weight: torch.Tensor, heads: int) -> torch.Tensor:
@@ -101,7 +111,6 @@ def _write_shape(writer: gguf.GGUFWriter, config: Any) -> None:
     writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
     writer.add_vocab_size(config.vocab_size)
-    writer.add_file_type(gguf.LlamaFileType.MOSTLY_BF16)
 
 
 def _write_vocabulary(writer: gguf.GGUFWriter, model: GritModel) -> None:

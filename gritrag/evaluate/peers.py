@@ -41,6 +41,7 @@ except ModuleNotFoundError:
 COMMAND = "bench peers"
 FIRST, DECODING, ENCODING = "first token", "decoding", "encoding"
 UNITS = {FIRST: "ms", DECODING: "tokens/s", ENCODING: "tokens/s"}
+TASKS = tuple(UNITS)
 OURS = {FIRST: "gritrag, states", DECODING: "gritrag", ENCODING: "gritrag, encode_document"}
 """Of each task the way that others are compared with."""
 
@@ -203,8 +204,8 @@ def encoding_ways(model: GritModel, setting: Setting, folder: Path) -> dict[str,
 # --- the suite --------------------------------------------------------------------------------------------------------
 
 
-def measure(model: GritModel, setting: Setting, build: Path | None, results: Results) -> None:
-    """A row for each way of each task; a peer that is not there is a row that says so."""
+def measure(model: GritModel, setting: Setting, build: Path | None, results: Results, tasks: Sequence[str]) -> None:
+    """A row for each way of each of the `tasks`; a peer that is not there is a row that says so."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="gritrag-bench-")))
         server = None
@@ -212,21 +213,28 @@ def measure(model: GritModel, setting: Setting, build: Path | None, results: Res
             server = _started(model, setting, build, folder, stack)
         except ValueError as error:
             _skip(results, "llama.cpp", str(error))
-        if SentenceTransformer is None:
-            _skip(results, "sentence-transformers", "it is not installed; run: pip install 'gritrag[mteb]'")
-        work = Workload.of(model, setting)
-        ways = {**our_first_tokens(work, folder / "index", stack), **transformers_first_tokens(work)}
-        if server is not None:
-            ways |= llama_first_tokens(work, server)
-        _turns(results, FIRST, f"{setting.documents} x {setting.tokens} tokens", ways, setting)
-        for name, decoders in decoding_ways(model, setting, server):
-            _turns(results, DECODING, name, decoders, setting)
-        try:
-            encoders = encoding_ways(model, setting, folder / "exported")
-        except ValueError as error:
-            _skip(results, "sentence-transformers", str(error))
-        else:
-            _turns(results, ENCODING, f"{PASSAGES} documents of {SHORTEST} to {LONGEST} tokens", encoders, setting)
+        if FIRST in tasks:
+            work = Workload.of(model, setting)
+            ways = {**our_first_tokens(work, folder / "index", stack), **transformers_first_tokens(work)}
+            if server is not None:
+                ways |= llama_first_tokens(work, server)
+            _turns(results, FIRST, f"{setting.documents} x {setting.tokens} tokens", ways, setting)
+        if DECODING in tasks:
+            for name, decoders in decoding_ways(model, setting, server):
+                _turns(results, DECODING, name, decoders, setting)
+        if ENCODING in tasks:
+            _encoding(model, setting, folder / "exported", results)
+
+
+def _encoding(model: GritModel, setting: Setting, folder: Path, results: Results) -> None:
+    if SentenceTransformer is None:
+        _skip(results, "sentence-transformers", "it is not installed; run: pip install 'gritrag[mteb]'")
+    try:
+        encoders = encoding_ways(model, setting, folder)
+    except ValueError as error:
+        _skip(results, "sentence-transformers", str(error))
+    else:
+        _turns(results, ENCODING, f"{PASSAGES} documents of {SHORTEST} to {LONGEST} tokens", encoders, setting)
 
 
 def _started(model: GritModel, setting: Setting, build: Path | None, folder: Path, stack: ExitStack) -> Server:
@@ -280,19 +288,25 @@ def sections(facts: Mapping[str, Any], rows: Sequence[Row]) -> list[Section]:
     ]
 
 
-def main(subject: Subject, setting: Setting | None = None, llama_cpp: Path | None = None) -> Result:
+def main(
+    subject: Subject, setting: Setting | None = None, llama_cpp: Path | None = None, tasks: Sequence[str] = TASKS
+) -> Result:
     """Measure a model, or random weights of a geometry.
 
     Args:
         subject, setting: see there.
         llama_cpp: folder of a build with `llama-server`; None where there is none.
+        tasks: some of `TASKS`.
 
     Raises:
-        ValueError: no such model or build, or a model whose keys cannot be moved.
+        ValueError: no such model, build or task, or a model whose keys cannot be moved.
     """
     setting = setting or Setting()
+    for task in tasks:
+        if task not in TASKS:
+            raise ValueError(f"no task {task!r}; there are: {', '.join(TASKS)}")
     if llama_cpp is not None:
         find_server(llama_cpp)
     loaded = subject.load_movable()
     facts = {"model": subject.name, **machine_of(loaded), "llama_cpp": llama_cpp is not None}
-    return run(COMMAND, asdict(setting), facts, lambda results: measure(loaded, setting, llama_cpp, results))
+    return run(COMMAND, asdict(setting), facts, lambda results: measure(loaded, setting, llama_cpp, results, tasks))

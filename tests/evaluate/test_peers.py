@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from gguf import GGMLQuantizationType, GGUFReader
+from gguf.quants import dequantize
 from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
@@ -85,6 +87,32 @@ def test_a_gguf_file_of_our_weights_is_the_same_model(
         torch.testing.assert_close(back(ids).logits, model.lm(ids).logits, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("kind", "number"),
+    [
+        (torch.bfloat16, GGMLQuantizationType.BF16),
+        (torch.float16, GGMLQuantizationType.F16),
+        (torch.float32, GGMLQuantizationType.F32),
+    ],
+)
+def test_a_gguf_file_holds_our_weights_exactly_in_as_few_bits(
+    make_model: Callable[..., GritModel], tmp_path: Path, kind: torch.dtype, number: GGMLQuantizationType
+) -> None:
+    model = make_model("llama")
+    with torch.no_grad():
+        for parameter in model.lm.parameters():
+            parameter.copy_(parameter.to(kind))
+    if kind == torch.bfloat16:
+        model.lm.to(torch.bfloat16)
+    write_gguf(model, tmp_path / "weights.gguf")
+    tensors = {tensor.name: tensor for tensor in GGUFReader(tmp_path / "weights.gguf").tensors}
+    assert {tensor.tensor_type for tensor in tensors.values() if len(tensor.shape) == 2} == {number}
+    assert tensors["output_norm.weight"].tensor_type == GGMLQuantizationType.F32
+    written = tensors["blk.0.ffn_up.weight"]
+    back = torch.from_numpy(dequantize(written.data, written.tensor_type).copy())
+    assert torch.equal(back, model.lm.model.layers[0].mlp.up_proj.weight.float())
+
+
 def test_a_gguf_file_knows_our_tokens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GRITRAG_CACHE", str(tmp_path / "cache"))
     model = random_model("tiny", "float32", "cpu")
@@ -114,6 +142,17 @@ def test_every_peer_has_its_rows_and_those_that_are_not_there_are_told(monkeypat
     assert "sentence-transformers was skipped: it is not installed" in " ".join(
         main(Subject(TINY, "float32"), SMALL).show().split()
     )
+
+
+def test_single_tasks_can_be_measured() -> None:
+    options = ["--documents", "2", "--tokens", "40", "--new-tokens", "4", "--repetitions", "1", "--dtype", "float32"]
+    command = ["bench", "peers", "--model", TINY, *options, "--json", "--task"]
+    told = CliRunner().invoke(app, [*command, "first-token"])
+    assert told.exit_code == 0, told.output
+    assert {row["cell"]["task"] for row in json.loads(told.stdout)["rows"] if row["kind"] == "peers"} == {FIRST}
+    refused = CliRunner().invoke(app, [*command, "singing"])
+    assert refused.exit_code != 0
+    assert "no task 'singing'; there are: first token, decoding, encoding" in " ".join(refused.output.split())
 
 
 def test_llama_cpp_is_asked_for_the_same_tokens(build: Path, tmp_path: Path) -> None:
