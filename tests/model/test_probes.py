@@ -6,17 +6,18 @@ from collections.abc import Callable
 import pytest
 import torch
 from architectures import CONFIGS, make_lm
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from gritrag.config import CheckpointConfig
 from gritrag.doctor import examine_model
-from gritrag.model import state
+from gritrag.model import probes, state
 from gritrag.model.attention import Attention, bidirectional_view, decoder_stack
 from gritrag.model.grit import GritModel
 from gritrag.model.layers import AttentionMask, Rotary
-from gritrag.model.probed import probe_ids
+from gritrag.model.probed import SHIFT, TOKENS, differ, probe_ids, tolerance
 from gritrag.model.probes import probe
 from gritrag.model.rotation import Rotation
+from gritrag.model.state import CacheShape, PlacedCache
 from gritrag.model.step import Step
 from gritrag.model.step_probe import LAYER_TOLERANCE, layer_differs
 
@@ -75,6 +76,48 @@ def test_rounding_that_grows_from_layer_to_layer_is_no_wrong_rotation(layers: in
     before = [len(layer._forward_pre_hooks) for layer in lm.model.layers]
     assert probe(lm).probes[1].outcome == "works"
     assert [len(layer._forward_pre_hooks) for layer in lm.model.layers] == before
+
+
+def _deep(layers: int = 24) -> PreTrainedModel:
+    """Of weights so large that rounding grows from layer to layer, as it does in large models."""
+    config = copy.deepcopy(CONFIGS["llama"])
+    config.num_hidden_layers, config.initializer_range = layers, 0.8
+    torch.manual_seed(3)
+    return AutoModelForCausalLM.from_config(config).eval().bfloat16()
+
+
+def test_rounding_that_grows_from_layer_to_layer_is_no_forgotten_token() -> None:
+    lm = _deep()
+    ids = probe_ids(lm)
+    with torch.no_grad():
+        recorded = probes._record(lm.model, ids[:, :SHIFT], 0).recorded
+        cache = PlacedCache(*_shape(recorded).empty(2, TOKENS), 0)
+        for number, pair in enumerate(recorded):
+            cache.update(*pair, number)
+        positions = torch.arange(SHIFT, TOKENS)[None].expand(2, -1)
+        behind = lm(input_ids=ids[:, SHIFT:], position_ids=positions, past_key_values=cache).logits
+        assert differ(behind, lm(input_ids=ids).logits[:, SHIFT:]) > tolerance(torch.bfloat16), "nothing grows here"
+    assert probe(lm).probes[2].outcome == "works"
+
+
+@pytest.mark.parametrize("number", [1, 11, 22, 23])
+def test_a_single_layer_that_forgets_is_found_in_16_bits(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    update = PlacedCache.update
+
+    def forget(self: PlacedCache, keys: torch.Tensor, values: torch.Tensor, layer: int, *args: object) -> object:
+        if layer == number and self.layers[layer].get_seq_length() == 0:
+            values = values.roll(1, 2)
+        return update(self, keys, values, layer)
+
+    monkeypatch.setattr(PlacedCache, "update", forget)
+    shape, why = probes._states(lm := _deep(), lm.model, probe_ids(lm))
+    assert shape is None
+    assert "does not go on from keys and values" in why
+
+
+def _shape(recorded: list[tuple[torch.Tensor, torch.Tensor]]) -> CacheShape:
+    first, _ = recorded[0]
+    return CacheShape(len(recorded), first.shape[1], first.shape[3], first.dtype, first.device)
 
 
 def test_a_model_that_is_not_causal_is_refused() -> None:
