@@ -42,7 +42,8 @@ class Loaded:
     """A model as it came from disk, with what its fingerprint needs to know of the files.
 
     `parts` is the file of its parts; None where there is none, so that they begin untrained. `answerability` is None
-    where nothing is calibrated for these weights. `copy` is where the weights may be kept as they are now.
+    where nothing is calibrated for these weights. `copy` is where the weights may be kept as they are now; None where
+    they may not, or lie there.
     """
 
     lm: PreTrainedModel
@@ -100,7 +101,7 @@ def load(
         weights, adapter = config.origin.weights, config.origin.adapter
     parts = path / config.parts_file if config.parts_file else None
     answerability = _answerability(path / ANSWERABILITY_FILE, adapter)
-    return Loaded(lm, tokenizer, config, weights, adapter, parts, answerability, copy)
+    return Loaded(lm, tokenizer, config, weights, adapter, parts, answerability, None if is_copy else copy)
 
 
 def _adapted(lm: PreTrainedModel, folder: Path) -> PreTrainedModel:

@@ -20,8 +20,9 @@ def prepare(
     file: in that of the model, or in a copy, which is written at the first load.
     """
     loaded, probed = _proved(name, dtype, device, trust_remote_code, has_half_weights)
-    if loaded.copy is not None and can_give_back():
-        if not all(each.is_of_file for each in _packed(probed)) and loaded.copy.keep(loaded.lm):
+    if can_give_back():
+        is_of_file = all(each.is_of_file for each in _packed(probed))
+        if not is_of_file and loaded.copy is not None and loaded.copy.keep(loaded.lm):
             del loaded, probed
             loaded, probed = _proved(name, dtype, device, trust_remote_code, has_half_weights)
         for each in _packed(probed):  # probes have read them

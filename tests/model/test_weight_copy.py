@@ -12,13 +12,15 @@ import pytest
 import torch
 from architectures import VOCABULARY, make_lm
 from peft import LoraConfig, get_peft_model
-from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 from gritrag.config import CheckpointConfig
 from gritrag.model import hardware, pages, weight_copy
 from gritrag.model import load as loading
 from gritrag.model import packed as packed_module
 from gritrag.model.grit import GritModel
+from gritrag.model.identity import hash_files
 from gritrag.model.packed import can_pack, can_pack_bf16
 from gritrag.model.pages import can_give_back, give_back, is_of_file
 
@@ -166,6 +168,7 @@ def test_a_damaged_copy_is_made_again(
     (file,) = cache.glob("*/*.safetensors")
     data = bytearray(file.read_bytes())
     data[-100] ^= 1
+    file.unlink()
     file.write_bytes(data)
     with caplog.at_level(logging.WARNING):
         assert alike(load(), plain)
@@ -198,7 +201,7 @@ def test_where_nothing_can_be_kept_it_is_as_before(
         monkeypatch.setattr(shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(100, 99, 1))
     else:
 
-        def fails(lm: object, folder: Path) -> None:
+        def fails(lm: object, folder: Path, **given: object) -> None:
             folder.mkdir()
             (folder / "model.safetensors").write_bytes(b"half")
             raise OSError(28, "No space left on device")
@@ -230,6 +233,93 @@ def test_a_file_that_holds_the_weights_as_they_are_needs_no_copy(model: GritMode
     assert all(map(is_of_file, packed_weights(whole)))
     assert not cache.exists()
     assert alike(whole, model)
+
+
+def test_settings_are_those_of_the_model_whatever_lies_in_the_copy(load: Load, checkpoint: Path, cache: Path) -> None:
+    """Which tokens end an answer stands in no file of weights; somebody may change it after the copy was made."""
+    load()
+    (copied,) = cache.iterdir()
+    for name in ("config.json", "generation_config.json"):
+        (copied / name).chmod(0o644)
+        (copied / name).write_text("{broken")
+    settings = checkpoint.parent / "base" / "generation_config.json"
+    settings.write_text('{"eos_token_id": [2, 5], "bos_token_id": 0}')
+    model = load()
+    assert model.lm.generation_config.eos_token_id == [2, 5]
+    assert all(map(is_of_file, packed_weights(model)))
+    settings.unlink()  # then those of the configuration are meant
+    model = load()
+    assert model.lm.generation_config.eos_token_id == 2
+    assert all(map(is_of_file, packed_weights(model)))
+
+
+@pytest.mark.parametrize("lost", ["checksum", "model.safetensors"])
+def test_a_copy_that_lacks_a_file_is_made_again(lost: str, load: Load, cache: Path) -> None:
+    load()
+    (copied,) = cache.iterdir()
+    (copied / lost).unlink()
+    assert all(map(is_of_file, packed_weights(load())))
+    assert (copied / lost).is_file()
+
+
+def test_a_copy_with_other_weights_than_the_model_asks_for_is_made_again(
+    plain: GritModel, load: Load, cache: Path
+) -> None:
+    load()
+    (file,) = cache.glob("*/*.safetensors")
+    weights = load_file(file)
+    del weights["model.norm.weight"]
+    file.unlink()
+    save_file(weights, file, metadata={"format": "pt"})
+    (file.parent / weight_copy.CHECKSUM).unlink()
+    (file.parent / weight_copy.CHECKSUM).write_text(hash_files(file.parent))
+    model = load()
+    assert alike(model, plain)
+    assert all(map(is_of_file, packed_weights(model)))
+
+
+def test_another_process_that_was_faster_has_made_the_copy(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is there once this one has written its own, or even before; then its copy is mapped here too."""
+    written = weight_copy.WeightCopy._write
+
+    def is_beaten(copy: weight_copy.WeightCopy, lm: PreTrainedModel, made: Path) -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(weight_copy.WeightCopy, "_write", written)
+            assert copy.keep(lm)
+        written(copy, lm, made)
+
+    monkeypatch.setattr(weight_copy.WeightCopy, "_write", is_beaten)
+    assert all(map(is_of_file, packed_weights(load())))
+    keep = weight_copy.WeightCopy.keep
+    shutil.rmtree(weight_copy.cache_folder())
+    monkeypatch.setattr(weight_copy.WeightCopy, "_write", written)
+    monkeypatch.setattr(weight_copy.WeightCopy, "keep", lambda self, lm: keep(self, lm) and keep(self, lm))
+    assert all(map(is_of_file, packed_weights(load())))
+
+
+def test_a_model_that_is_not_saved_is_loaded_all_the_same(
+    plain: GritModel, load: Load, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuses(lm: object, folder: Path, **given: object) -> None:
+        raise RuntimeError("shared tensors")
+
+    monkeypatch.setattr("transformers.PreTrainedModel.save_pretrained", refuses)
+    assert alike(load(), plain)
+
+
+def test_nobody_shortens_a_mapped_copy_by_mistake(load: Load, cache: Path) -> None:
+    load()
+    assert all(file.stat().st_mode & 0o222 == 0 for file in cache.glob("*/*"))
+
+
+def test_what_a_killed_process_left_goes(load: Load, cache: Path) -> None:
+    left, writing = cache / f"{weight_copy.SCRATCH}left", cache / f"{weight_copy.SCRATCH}now"
+    for folder in (left, writing):
+        (folder / "model").mkdir(parents=True)
+    os.utime(left, (1e9, 1e9))
+    load()
+    assert not left.exists()
+    assert writing.exists()
 
 
 def test_a_few_copies_are_kept(load: Load, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
