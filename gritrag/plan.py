@@ -190,13 +190,16 @@ def plan_context(
     else:
         documents = [Part(state) for state in states]
     start = sum(map(len, before))
-    scores = [hit.score for hit in hits]
+    question = start + sum(map(len, after))
+    short = _short(model, hits, documents, question, room)
     shares = states is not None and not recompute and model.decoder.takes_biases
-    shares = shares and any(relevance_biases(scores, relevance_bias))
-    kept = _fitting(model, hits, documents, max if shares else add, start + sum(map(len, after)), room)
+    shares = shares and any(relevance_biases([hits[number].score for number in short], relevance_bias))
+    most = model.context_length - question - room
+    kept = _fitting(short, [len(documents[number]) for number in short], max if shares else add, most)
     biased = [documents[number] for number in kept]
     if states is not None:
-        biased = _biased(biased, relevance_biases([scores[number] for number in kept], relevance_bias), recompute)
+        biases = relevance_biases([hits[number].score for number in kept], relevance_bias)
+        biased = _biased(biased, biases, recompute)
     order = range(len(kept))[:: -1 if retrieved.is_best_last else 1]
     placed = [biased[number] for number in order]
     if recompute and placed and not before and placed[0].state is not None:
@@ -210,7 +213,8 @@ def plan_context(
     new = {id(documents[number].content) for number in retrieved.computed}
     cached = sum(len(each.state) for each in context.states if id(each.state) not in new)
     is_calibrated = mode is MODES["doc-cache"] and not recompute
-    refusal = model.refusal(_nearest(hits), unanswerable_above) if is_calibrated else None
+    nearest = _nearest([hits[number] for number in kept])
+    refusal = model.refusal(nearest, unanswerable_above) if is_calibrated else None
     return ContextPlan(context, citations, _is_exact(model, context), cached, refusal)
 
 
@@ -229,44 +233,45 @@ def _nearest(hits: Sequence[Hit]) -> float | None:
     return max((hit.similarity for hit in hits if hit.similarity is not None), default=None)
 
 
-def _fitting(
-    model: GritModel,
-    hits: Sequence[Hit],
-    documents: Sequence[Part],
-    together: Callable[[int, int], int],
-    question: int,
-    room: int,
-) -> list[int]:
-    """Numbers of the documents that fit beside `question` tokens and `room` for the answer, by positions: without those
-    that are too long on their own, and of the others as many as there is room for, from the first one on.
-
-    Args:
-        together: how many positions two documents take, from those of each: their sum, or the longer one's where they
-            share them.
+def _short(model: GritModel, hits: Sequence[Hit], documents: Sequence[Part], question: int, room: int) -> list[int]:
+    """Numbers of the documents that are not too long on their own, beside `question` tokens and `room` for the answer.
 
     Raises:
         ValueError: there are documents, and none fits.
     """
     most = model.context_length - question - room
-    fitting = [number for number, document in enumerate(documents) if len(document) <= most]
-    if hits and not fitting:
+    short = [number for number, document in enumerate(documents) if len(document) <= most]
+    if hits and not short:
         raise ValueError(
             f"document {hits[0].document.called} has {len(documents[0])} tokens, the question "
             f"{question} and the answer up to {room}: more than the {model.context_length} this model "
             "takes; index shorter chunks"
         )
-    for number in sorted(set(range(len(hits))) - set(fitting)):
+    for number in sorted(set(range(len(hits))) - set(short)):
         logger.warning(
             "document %s is left out: it has %d tokens, and there is room for %d; index shorter chunks",
             hits[number].document.called,
             len(documents[number]),
             most,
         )
-    ends = list(accumulate((len(documents[number]) for number in fitting), together))
-    kept = [number for number, end in zip(fitting, ends, strict=True) if end <= most]
-    if len(kept) < len(fitting):
+    return short
+
+
+def _fitting(
+    numbers: Sequence[int], lengths: Sequence[int], together: Callable[[int, int], int], most: int
+) -> list[int]:
+    """Of numbers of documents, as many as `most` positions hold, from the first one on.
+
+    Args:
+        numbers: each document fits on its own.
+        lengths: of these documents, in tokens.
+        together: how many positions two documents take, from those of each: their sum, or the longer one's where they
+            share them.
+    """
+    kept = [number for number, end in zip(numbers, accumulate(lengths, together), strict=True) if end <= most]
+    if len(kept) < len(numbers):
         logger.warning(
-            "only the first %d of %d documents fit the context; the others are left out", len(kept), len(fitting)
+            "only the first %d of %d documents fit the context; the others are left out", len(kept), len(numbers)
         )
     return kept
 

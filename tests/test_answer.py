@@ -495,6 +495,18 @@ def test_a_document_that_is_too_long_on_its_own_costs_no_answer(
     assert answer.text == rag.ask(QUESTION, hits=hits[1:], max_new_tokens=4).text
 
 
+def test_documents_stand_in_a_row_where_only_the_one_left_out_had_another_score(
+    index: Index, placed: list[Context]
+) -> None:
+    """Those of one score have no bias, so they do not share positions, and have to fit together."""
+    huge, *long = [Document("moss " * 90, id="huge"), *(Document("moss " * 40, id=f"long-{n}") for n in range(2))]
+    index.add([huge, *long])
+    hits = [Hit(huge, 0.9, 1), Hit(long[0], 0.5, 2), Hit(long[1], 0.5, 3)]
+    answer = RAG(index, relevance_bias=8.0).ask(QUESTION, hits=hits, max_new_tokens=4)
+    assert [citation.id for citation in answer.citations] == ["long-0"]
+    assert all(len(context) + 4 <= index.model.context_length for context in placed)
+
+
 def test_the_stream_gives_hits_then_text_then_the_answer(index: Index) -> None:
     events = list(RAG(index, k=2).stream(QUESTION, max_new_tokens=12))
     assert [h.document.id for h in events[0].hits or []] == [

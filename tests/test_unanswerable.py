@@ -10,7 +10,7 @@ import pytest
 import torch
 from ferry import DOCUMENTS, QUESTION
 
-from gritrag import RAG, Answer, GritModel, Index
+from gritrag import RAG, Answer, Document, GritModel, Hit, Index
 from gritrag.answer import MODES
 from gritrag.model.answerability import ANSWERABILITY_FILE, Answerability
 from gritrag.plan import Retrieved, plan_context
@@ -170,3 +170,11 @@ def test_a_broken_file_is_named(tmp_path: Path) -> None:
         (tmp_path / "x").write_bytes(broken)
         with pytest.raises(ValueError, match=str(tmp_path / "x")):
             Answerability.load(tmp_path / "x")
+
+
+def test_a_document_that_is_left_out_says_nothing_about_the_answer(index: Index) -> None:
+    """It is too long on its own, and very like the question."""
+    rag, hits = RAG(index, k=2), index.search(QUESTION, k=2)
+    huge = Hit(Document("moss " * 90, id="huge"), 1.0, 0, similarity=1.0)
+    with_it = rag.ask(QUESTION, hits=[huge, *hits], max_new_tokens=2)
+    assert probability(with_it) == pytest.approx(probability(rag.ask(QUESTION, hits=hits, max_new_tokens=2)), abs=1e-6)
