@@ -4,6 +4,7 @@ import platform
 import shutil
 import sqlite3
 import sys
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -11,6 +12,7 @@ from typing import Literal, NamedTuple
 import torch
 
 from gritrag import GritModel
+from gritrag.folders import cache_folder
 from gritrag.model.hardware import halves_weights, has_native_bf16, pick_device
 from gritrag.model.probes import probe as probe_model
 
@@ -40,6 +42,7 @@ def examine(folder: Path) -> list[Finding]:
         faiss({name.lower() for distribution in metadata.distributions() if (name := distribution.metadata["Name"])}),
         sqlite(sqlite3.sqlite_version_info),
         free_disk(folder),
+        cache(),
     ]
 
 
@@ -110,4 +113,15 @@ def free_disk(folder: Path) -> Finding:
     level: Level = "ok" if free >= LOW_DISK_BYTES else "note"
     return Finding(
         "disk", level, f"{free / 1e9:.1f} GB free at {folder.resolve()}; `gritrag estimate` says what a build needs"
+    )
+
+
+def cache() -> Finding:
+    """What the cache folder holds: converted files, weights as they are computed with, states that were fetched."""
+    folder, size = cache_folder(), 0
+    for file in folder.rglob("*"):
+        with suppress(OSError):  # another process may just have removed it
+            size += file.stat().st_size if file.is_file() else 0
+    return Finding(
+        "cache", "ok", f"{size / 1e9:.1f} GB in {folder}; made again where you delete it, and GRITRAG_CACHE moves it"
     )

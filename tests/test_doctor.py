@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from gritrag.doctor import examine, examine_model, faiss, free_disk, sqlite
+from gritrag.doctor import cache, examine, examine_model, faiss, free_disk, sqlite
 from gritrag.model.grit import GritModel
 
 
@@ -29,10 +29,20 @@ def test_free_disk_of_a_folder_that_is_still_to_be_made(tmp_path: Path) -> None:
     assert str(tmp_path) in free_disk(tmp_path / "not" / "there").detail
 
 
+def test_it_tells_how_large_the_cache_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("GRITRAG_CACHE", str(tmp_path / "cache"))
+    assert f"0.0 GB in {tmp_path / 'cache'}" in cache().detail
+    for name in ("gguf-2", "weights-1"):
+        (tmp_path / "cache" / name / "a").mkdir(parents=True)
+        with (tmp_path / "cache" / name / "a" / "model.safetensors").open("wb") as file:
+            file.truncate(600_000_000)  # a hole: nothing is written
+    assert "1.2 GB in" in cache().detail
+
+
 def test_this_installation_has_no_problem(tmp_path: Path) -> None:
     findings = examine(tmp_path)
     assert [finding for finding in findings if finding.level == "problem"] == []
-    assert {"python", "torch", "bfloat16", "faiss", "sqlite", "disk"} == {finding.name for finding in findings}
+    assert {"python", "torch", "bfloat16", "faiss", "sqlite", "disk", "cache"} == {finding.name for finding in findings}
 
 
 def test_every_probe_of_a_model_is_a_finding(tiny_model: GritModel) -> None:
