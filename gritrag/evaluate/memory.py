@@ -22,6 +22,7 @@ from gritrag.evaluate.report import Section, Table, losing
 from gritrag.evaluate.suite import Result, Results, Row, run
 from gritrag.evaluate.workload import Subject, documents_of
 from gritrag.index.index import Index
+from gritrag.model.grit import GritModel
 from gritrag.model.hardware import pick_device
 from gritrag.records import Hit
 
@@ -49,8 +50,8 @@ def answering(subject: Subject, setting: Setting, folder: Path) -> dict[str, flo
 
     Returns:
         Bytes: `libraries` are resident before anything is loaded, `loading` at most while the model is, `loaded` after
-        that, `answering` at most while it answers; `weights`, `states` that are placed, and `files` of states, which
-        are mapped; and `seconds` of loading.
+        that, `answering` at most while it answers; `weights` as `weight_bytes` counts them, `states` that are placed,
+        and `files` of states, which are mapped; and `seconds` of loading.
     """
     libraries, began = resident(), perf_counter()
     with peak_memory(CPU) as while_loading:
@@ -64,17 +65,25 @@ def answering(subject: Subject, setting: Setting, folder: Path) -> dict[str, flo
             rag.ask(QUESTION, hits=hits, max_new_tokens=setting.new_tokens).usage.cached_tokens
             for _ in range(setting.repetitions)
         ]
-    parameters = {id(parameter): parameter for parameter in model.lm.parameters()}.values()
     return {
         "libraries": libraries,
         "loading": while_loading.peak,
         "loaded": loaded,
         "answering": while_answering.peak,
-        "weights": sum(parameter.nbytes for parameter in parameters),
+        "weights": weight_bytes(model),
         "states": max(cached) * model.state_elements_per_token * model.dtype.itemsize,
         "files": sum(file.stat().st_size for file in files_below(folder / "states")),
         "seconds": seconds,
     }
+
+
+def weight_bytes(model: GritModel) -> int:
+    """Bytes of weights that are in memory whatever happens: packed ones in 16 bits, and in their own dtype those that
+    are not packed, or do not lie in a mapped file."""
+    packed = model.step.packed if model.step is not None else []
+    given_back = {id(weight) for each in packed if each.is_of_file for weight in each.weights}
+    kept = sum(parameter.nbytes for parameter in model.lm.parameters() if id(parameter) not in given_back)
+    return kept + sum(2 * weight.numel() for each in packed for weight in each.weights)
 
 
 def others(row: Mapping[str, Any]) -> float:
@@ -96,7 +105,7 @@ def sections(facts: Mapping[str, Any], rows: Sequence[Row]) -> list[Section]:
         ["while the model is loaded, at most", _mb(row["loading"])],
         ["once it is loaded", _mb(row["loaded"])],
         ["while it answers, at most", _mb(row["answering"])],
-        ["of that, weights in the dtype they are computed in", _mb(row["weights"])],
+        ["of that, weights as they are computed with", _mb(row["weights"])],
         ["placed states", _mb(row["states"])],
         ["mapped state files", _mb(row["files"])],
         ["all else", _mb(others(row))],

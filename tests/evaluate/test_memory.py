@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from gritrag.cli import app
@@ -12,9 +13,14 @@ from gritrag.evaluate import memory
 from gritrag.evaluate.machine import CAN_RESET
 from gritrag.evaluate.memory import ALLOWED, Setting, main, others, sections
 from gritrag.evaluate.workload import Subject
+from gritrag.model import hardware
+from gritrag.model import packed as packed_module
+from gritrag.model.packed import can_pack
+from gritrag.model.pages import can_give_back
 
 TINY = str(Path(__file__).parents[2] / "configs" / "tiny" / "model")
 MB = 1e6
+CPU = torch.device("cpu")
 
 
 def test_parts_are_those_of_another_process(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -30,6 +36,21 @@ def test_parts_are_those_of_another_process(monkeypatch: pytest.MonkeyPatch) -> 
     assert row["seconds"] > 0
     parts = ("libraries", "weights", "states", "files")
     assert others(row) == row["answering"] - sum(row[part] for part in parts)
+
+
+@pytest.mark.skipif(not can_pack(CPU), reason="no kernel for packed weights")
+def test_packed_weights_count_as_they_are_packed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Once, in 16 bits, where what they were packed from lies in a file; twice where it does not."""
+    monkeypatch.setenv("GRITRAG_CACHE", str(tmp_path))
+    monkeypatch.setattr(packed_module, "SMALLEST", 0)
+    monkeypatch.setattr(hardware, "has_native_bf16", lambda device: False)
+    model = Subject(TINY, "auto").load()
+    assert model.step is not None
+    packed = [weight for each in model.step.packed for weight in each.weights]
+    numbers, whole = sum(weight.numel() for weight in packed), sum(each.nbytes for each in model.lm.parameters())
+    assert memory.weight_bytes(model) == whole - (2 if can_give_back() else -2) * numbers
+    monkeypatch.setattr("gritrag.model.packed.is_of_file", lambda weight: False)
+    assert memory.weight_bytes(model) == whole + 2 * numbers
 
 
 def test_too_much_is_told() -> None:
