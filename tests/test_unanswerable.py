@@ -1,10 +1,12 @@
 """Whether documents hold the answer: a probability from the first token's logits, and the reply that goes with it."""
 
+import json
 import logging
 import math
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,17 +14,24 @@ from ferry import DOCUMENTS, QUESTION
 
 from gritrag import RAG, Answer, Document, GritModel, Hit, Index
 from gritrag.answer import MODES
-from gritrag.model.answerability import ANSWERABILITY_FILE, Answerability
+from gritrag.model.answerability import ANSWERABILITY_FILE, FORMAT, Answerability
+from gritrag.model.state import PlacedCache
 from gritrag.plan import Retrieved, plan_context
 from gritrag.prompts import NOT_FOUND
 
 QUESTIONS = [QUESTION, "What is the bridge made of?", "What do goats eat?", "Who is the king of Osk?"]
 
 
-@pytest.fixture
-def calibrated(tiny_model: GritModel, monkeypatch: pytest.MonkeyPatch) -> GritModel:
+LAYERS = (2, 1)
+PROBE = tuple(((number * 37) % 64 - 31.5) / 100 for number in range(64))
+"""Weights for the hidden states, of 32 numbers, behind these two layers of the tiny model, which has three."""
+
+
+@pytest.fixture(params=[False, True], ids=["", "probe"])
+def calibrated(tiny_model: GritModel, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> GritModel:
     """The tiny model with numbers that find some questions more answerable than others."""
-    monkeypatch.setattr(tiny_model, "answerability", Answerability(0.9, -1.3, 5.0, 1.0, "none"))
+    probe = (LAYERS, PROBE) if request.param else ()
+    monkeypatch.setattr(tiny_model, "answerability", Answerability(0.9, -1.3, 5.0, 1.0, "none", *probe))
     return tiny_model
 
 
@@ -52,10 +61,15 @@ def test_the_probability_is_a_logistic_regression_on_what_the_whole_text_says(in
     hits = index.search(QUESTION, k=1)
     plan = plan_context(model, MODES["doc-query"], Retrieved(QUESTION, hits))
     with torch.no_grad():
-        logits_V = model.lm(torch.tensor([plan.context.token_ids])).logits[0, -1].float()
-    p = float(logits_V.softmax(-1)[model.prompts.answer_ids(NOT_FOUND)[0]])
+        told = model.lm(torch.tensor([plan.context.token_ids]), output_hidden_states=True)
+    p = float(told.logits[0, -1].float().softmax(-1)[model.prompts.answer_ids(NOT_FOUND)[0]])
     nearest = float((model.encode_document([hits[0].document]) @ model.encode_query([QUESTION])[0]).max())
-    expected = 1 / (1 + math.exp(-(0.9 * math.log(p / (1 - p)) - 1.3 * nearest + 5.0)))
+    score = 0.9 * math.log(p / (1 - p)) - 1.3 * nearest + 5.0
+    assert model.answerability is not None
+    if model.answerability.layers:
+        hidden_D = torch.cat([told.hidden_states[passed][0, -1] for passed in LAYERS])
+        score += float(hidden_D @ torch.tensor(PROBE))
+    expected = 1 / (1 + math.exp(-score))
     assert 0.01 < expected < 0.99
     found = RAG(index, k=1).ask(QUESTION, max_new_tokens=2)
     assert probability(found) == pytest.approx(expected, abs=1e-4)
@@ -86,7 +100,9 @@ def test_the_threshold_is_that_of_the_checkpoint_unless_one_is_given(
     index: Index, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert RAG(index, k=2).ask(QUESTION, max_new_tokens=32).text != NOT_FOUND
-    monkeypatch.setattr(index.model, "answerability", Answerability(0.9, -1.3, 5.0, 0.0, "none"))
+    assert isinstance(index.model, GritModel)
+    assert index.model.answerability is not None
+    monkeypatch.setattr(index.model, "answerability", replace(index.model.answerability, above=0.0))
     assert RAG(index, k=2).ask(QUESTION, max_new_tokens=32).text == NOT_FOUND
     assert RAG(index, k=2, unanswerable_above=1.0).ask(QUESTION, max_new_tokens=32).text != NOT_FOUND
 
@@ -165,8 +181,72 @@ def test_it_is_kept_with_the_checkpoint_and_belongs_to_its_weights(
     assert not (tmp_path / ANSWERABILITY_FILE).exists()
 
 
+@pytest.mark.parametrize(
+    ("layers", "weights", "reason"),
+    [
+        ((1,), 31, "has 31 weights .* behind 1 layers, this model needs 32 for each"),
+        ((1, 2), 32, "has 32 weights .* behind 2 layers"),
+        ((), 32, "has 32 weights .* behind 0 layers"),
+        ((3,), 32, r"probes behind layers \[3\], this model has 3"),
+        ((0,), 32, r"probes behind layers \[0\]"),
+    ],
+)
+def test_a_probe_of_another_model_is_refused(
+    layers: tuple[int, ...], weights: int, reason: str, tiny_model: GritModel, tmp_path: Path
+) -> None:
+    tiny_model.save_pretrained(tmp_path)
+    path = tmp_path / ANSWERABILITY_FILE
+    Answerability(0.9, -1.3, 5.0, 1.0, "none", layers, (0.1,) * weights).save(path)
+    with pytest.raises(ValueError, match=f"{path} {reason}"):
+        GritModel.from_pretrained(tmp_path, dtype="float32")
+
+
+def test_files_without_a_probe_are_read(tmp_path: Path) -> None:
+    fields = {"log_odds": 0.9, "similarity": -1.3, "bias": 5, "above": 1, "adapter": "a"}
+    (tmp_path / "x").write_text(json.dumps({"format": "gritrag-answerability-1", **fields}))
+    assert Answerability.load(tmp_path / "x") == Answerability(0.9, -1.3, 5.0, 1.0, "a")
+
+
+def test_without_what_is_probed_nothing_is_told(calibrated: GritModel) -> None:
+    """The other weights would mean something else."""
+    own, logits_V = calibrated.answerability, torch.zeros(300)
+    refusal = calibrated.refusal(0.5, 0.0)
+    assert own is not None
+    assert refusal is not None
+    watched, (found, said) = refusal.watched(), refusal.judge(logits_V, None, 9)
+    if own.layers:
+        assert watched is not None
+        assert watched.layers == LAYERS
+        assert (found, said) == (None, ())
+    else:
+        assert watched is None
+        assert said
+
+
+def test_later_tokens_are_not_watched(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only the forward that gives the first token keeps hidden states, and only where they are probed."""
+    model = index.model
+    assert isinstance(model, GritModel)
+    assert model.answerability is not None
+    watched: list[bool] = []
+    forward = type(model.forwards.best)
+    own = forward.hidden  # type: ignore[attr-defined]
+
+    def hidden(*given: Any, **named: Any) -> Any:
+        caches = [each for each in (*given, *named.values()) if isinstance(each, PlacedCache)]
+        watched.extend(cache.watched is not None for cache in caches)
+        return own(*given, **named)
+
+    monkeypatch.setattr(forward, "hidden", hidden)
+    RAG(index, k=2).ask(QUESTION, max_new_tokens=4, lookup=False)
+    assert watched == [bool(model.answerability.layers), False, False, False]
+
+
 def test_a_broken_file_is_named(tmp_path: Path) -> None:
-    for broken in (b"no JSON", b"[]", b'{"format": "other"}', b'{"format": "gritrag-answerability-1", "bias": "x"}'):
+    whole = {"log_odds": 0, "similarity": 0, "bias": 0, "above": 1, "adapter": "", "format": FORMAT}
+    texts = ["no JSON", "[]", '{"format": "other"}', '{"format": "gritrag-answerability-1", "bias": "x"}']
+    texts += [json.dumps(whole), json.dumps({**whole, "layers": [1], "hidden": ["x"]})]
+    for broken in map(str.encode, texts):
         (tmp_path / "x").write_bytes(broken)
         with pytest.raises(ValueError, match=str(tmp_path / "x")):
             Answerability.load(tmp_path / "x")

@@ -1,23 +1,27 @@
 """Answerability: how probable it is that the documents of a context do not hold the answer.
 
-Two things tell it. Behind documents that do not answer, the word with which a model says so is rarely the likeliest
-first one, but far likelier than behind documents that do. And the nearest of the documents is farther from the question
-than one that answers. Both are there before anything is said: the logits of the answer's first token, and the vectors
-of a search.
+Three things tell it. Behind documents that do not answer, the word with which a model says so is rarely the likeliest
+first one, but far likelier than behind documents that do. The nearest of the documents is farther from the question
+than one that answers. And the hidden state of the question's last token, in the middle of the model, knows more than
+comes out at its end: a linear probe reads it. All are there before anything is said: the logits of the answer's first
+token, the vectors of a search, and what layers hand on to each other.
 
-Shape letters: `V` vocabulary.
+Shape letters: `V` vocabulary, `D` hidden numbers of all layers that are probed.
 """
 
 import json
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
 
+from gritrag.model.state import Watched
+
 ANSWERABILITY_FILE = "answerability.json"
 """Name of the file inside a checkpoint."""
 
-FORMAT = "gritrag-answerability-1"
+FORMAT, FORMAT_WITHOUT_PROBE = "gritrag-answerability-2", "gritrag-answerability-1"
 
 
 def log_odds(logits_V: torch.Tensor, token_id: int) -> float:
@@ -37,6 +41,8 @@ class Answerability:
         bias: added.
         above: the probability above which nothing else is answered, unless another is asked for; 1 for never.
         adapter: identity of the adapter of the checkpoint.
+        layers: behind how many layers the hidden state of the last token of the question is probed; empty for nowhere.
+        hidden: weights of the probe, for each number of these hidden states as it is, layer behind layer.
     """
 
     log_odds: float
@@ -44,29 +50,74 @@ class Answerability:
     bias: float
     above: float
     adapter: str
+    layers: tuple[int, ...] = ()
+    hidden: tuple[float, ...] = ()
 
-    def unanswerable(self, log_odds: float, similarity: float) -> float:
-        """The probability that the documents do not hold the answer."""
+    @cached_property
+    def _probe(self) -> torch.Tensor:
+        return torch.tensor(self.hidden)
+
+    def unanswerable(self, log_odds: float, similarity: float, hidden_D: torch.Tensor | None = None) -> float | None:
+        """The probability that the documents do not hold the answer.
+
+        Args:
+            log_odds: of the first word of "not in the documents" as the first token of the answer.
+            similarity: of the nearest document.
+            hidden_D: what is probed, float32; None where a forward does not give it.
+
+        Returns:
+            None where `hidden_D` is wanted and not there: without it the other weights mean something else.
+        """
         score = self.log_odds * log_odds + self.similarity * similarity + self.bias
+        if self.layers:
+            if hidden_D is None:
+                return None
+            score += float(hidden_D.cpu() @ self._probe)
         return float(torch.tensor(score, dtype=torch.float64).sigmoid())
 
+    def check_shape(self, size: int, layers: int, path: Path) -> None:
+        """Refuse a model that the probe cannot read.
+
+        Args:
+            size: of a hidden state of the model.
+            layers: of the model.
+            path: of the file that this was read from.
+
+        Raises:
+            ValueError: its hidden states have another size, or it has too few layers.
+        """
+        if len(self.hidden) != size * len(self.layers):
+            raise ValueError(
+                f"{path} has {len(self.hidden)} weights for hidden states behind {len(self.layers)} layers, this model "
+                f"needs {size} for each; take the file that was fitted to this checkpoint, or remove it"
+            )
+        if any(not 0 < passed < layers for passed in self.layers):
+            raise ValueError(
+                f"{path} probes behind layers {list(self.layers)}, this model has {layers}, and the last one cannot be "
+                "probed; take the file that was fitted to this checkpoint, or remove it"
+            )
+
     def save(self, path: Path) -> None:
-        """Write it, as `load` reads it."""
-        path.write_text(json.dumps({"format": FORMAT, **asdict(self)}, indent=2) + "\n", "utf-8")
+        """Write it, as `load` reads it: a line for each field."""
+        fields = {"format": FORMAT, **asdict(self)}
+        lines = ",\n".join(f"  {json.dumps(name)}: {json.dumps(value)}" for name, value in fields.items())
+        path.write_text(f"{{\n{lines}\n}}\n", "utf-8")
 
     @classmethod
     def load(cls, path: Path) -> "Answerability":
         """Read what `save` wrote.
 
         Raises:
-            ValueError: no such file, a broken one, or one of another format.
+            ValueError: no such file, a broken one, or one of another format. One of the format before has no probe.
         """
         try:
             fields = json.loads(path.read_text("utf-8"))
-            if fields["format"] != FORMAT:
+            if fields["format"] not in (FORMAT, FORMAT_WITHOUT_PROBE):
                 raise ValueError(f"format {fields['format']!r}, this version reads {FORMAT!r}")
             odds, similarity, bias, above = (float(fields[n]) for n in ("log_odds", "similarity", "bias", "above"))
-            return cls(odds, similarity, bias, above, str(fields["adapter"]))
+            layers, hidden = (fields[n] if fields["format"] == FORMAT else () for n in ("layers", "hidden"))
+            probe = tuple(map(int, layers)), tuple(map(float, hidden))
+            return cls(odds, similarity, bias, above, str(fields["adapter"]), *probe)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ValueError(f"cannot read when documents hold no answer from {path}: {error}") from None
 
@@ -87,10 +138,25 @@ class Refusal:
     above: float
     token_ids: tuple[int, ...]
 
-    def judge(self, logits_V: torch.Tensor, most: int) -> tuple[float, tuple[int, ...]]:
-        """By the logits of the first token: the probability, and what is to be said, in at most so many tokens; nothing
-        where the model is to answer."""
-        found = self.answerability.unanswerable(log_odds(logits_V, self.token_ids[0]), self.similarity)
+    def watched(self) -> Watched | None:
+        """What the forward that reads the end of the question is to keep; None for nothing."""
+        return Watched(self.answerability.layers) if self.answerability.layers else None
+
+    def judge(
+        self, logits_V: torch.Tensor, hidden_D: torch.Tensor | None, most: int
+    ) -> tuple[float | None, tuple[int, ...]]:
+        """Before the first token.
+
+        Args:
+            logits_V: of the first token.
+            hidden_D: what was `watched`.
+            most: tokens that may be said.
+
+        Returns:
+            The probability, and what is to be said, which is nothing where the model is to answer. Where `hidden_D` is
+            wanted and a forward did not give it, there is no probability, and the model answers.
+        """
+        found = self.answerability.unanswerable(log_odds(logits_V, self.token_ids[0]), self.similarity, hidden_D)
         return found, self.token_ids[:most] if self.is_due(found) else ()
 
     def is_due(self, unanswerable: float | None) -> bool:

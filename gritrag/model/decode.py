@@ -189,6 +189,7 @@ class Decoding:
         guess: list[int] = []
         with torch.inference_mode():  # not around a yield: the mode would leak into the caller
             ids, positions, mask, is_real = inputs(self._contexts, self._device)
+            self._cache.watched = next((each.watched() for each in self._refusals if each is not None), None)
             logits_BSV = self._forward.logits(ids, positions, mask, self._cache)
             told = self._refuse(logits_BSV[:, -1])
         if all(self._reasons):
@@ -221,9 +222,11 @@ class Decoding:
     def _refuse(self, logits_BV: torch.Tensor) -> list[str]:
         """End the rows whose documents hardly hold the answer, saying so; what was said of each row."""
         pieces = [""] * len(self._refusals)
+        hidden_BD = self._cache.end_watch()
         for row, refusal in enumerate(self._refusals):
             if refusal is not None:
-                self._unanswerable[row], ids = refusal.judge(logits_BV[row], self._sampling.max_new_tokens)
+                hidden_D = None if hidden_BD is None else hidden_BD[row]
+                self._unanswerable[row], ids = refusal.judge(logits_BV[row], hidden_D, self._sampling.max_new_tokens)
                 pieces[row] = self._take(row, ids)[0]
                 if ids and self._reasons[row] is None:
                     self._reasons[row] = "length"

@@ -100,7 +100,7 @@ def load(
     if config.adapter is None and config.origin is not None and config.origin.files == weights:
         weights, adapter = config.origin.weights, config.origin.adapter
     parts = path / config.parts_file if config.parts_file else None
-    answerability = _answerability(path / ANSWERABILITY_FILE, adapter)
+    answerability = _answerability(path / ANSWERABILITY_FILE, adapter, lm)
     return Loaded(lm, tokenizer, config, weights, adapter, parts, answerability, None if is_copy else copy)
 
 
@@ -113,12 +113,19 @@ def _adapted(lm: PreTrainedModel, folder: Path) -> PreTrainedModel:
     return merged
 
 
-def _answerability(path: Path, adapter: str) -> Answerability | None:
-    """What lies in a checkpoint's folder, unless it belongs to weights that lay there before."""
+def _answerability(path: Path, adapter: str, lm: PreTrainedModel) -> Answerability | None:
+    """What lies in a checkpoint's folder, unless it belongs to weights that lay there before.
+
+    Raises:
+        ValueError: it cannot be read, or was fitted to a model of another shape.
+    """
     found = Answerability.load(path) if path.is_file() else None
     if found is not None and found.adapter != adapter:
         logger.warning("%s was fitted to another adapter: answers have no probability of being unanswerable", path)
         return None
+    if found is not None:
+        config = lm.config.get_text_config()
+        found.check_shape(config.hidden_size, config.num_hidden_layers, path)
     return found
 
 

@@ -3,13 +3,13 @@
 Shape letters: `B` batch, `T` tokens, `S` tokens that are kept, `V` vocabulary, `C` columns of the cache.
 """
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from transformers import Cache, PreTrainedModel
 
 from gritrag.model.context import added, additive
-from gritrag.model.state import PlacedCache
+from gritrag.model.state import PlacedCache, Watched
 
 MOST_TOKENS = 11
 """Tokens of one step of decoding in float32, where guesses change no token though shapes differ."""
@@ -61,6 +61,19 @@ def bias_of(cache: Cache | None) -> torch.Tensor | None:
     return cache.bias if isinstance(cache, PlacedCache) else None
 
 
+def watched_of(cache: Cache | None) -> Watched | None:
+    """Hidden states that are to be kept of a forward over a cache; None for none."""
+    return cache.watched if isinstance(cache, PlacedCache) else None
+
+
+def keep_watched(cache: Cache, output: Any) -> None:
+    """What a forward of transformers, which was asked for hidden states, has found of those that are watched."""
+    watched = watched_of(cache)
+    if watched is not None:
+        for passed, hidden_BTD in enumerate(output.hidden_states or ()):
+            watched.see(passed, hidden_BTD)
+
+
 class ModuleForward:
     """The forward of transformers, for any architecture."""
 
@@ -87,7 +100,9 @@ class ModuleForward:
             past_key_values=cache,
             use_cache=True,
             logits_to_keep=keep,
+            output_hidden_states=watched_of(cache) is not None,
         )
+        keep_watched(cache, output)
         return output.logits[:, -keep:].float()  # some models ignore `logits_to_keep`
 
     def log_probabilities(

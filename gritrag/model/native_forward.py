@@ -14,7 +14,7 @@ import torch
 from transformers import Cache, PreTrainedModel
 
 from gritrag.model.decode import Completion, Decoding
-from gritrag.model.module_forward import log_probabilities_of
+from gritrag.model.module_forward import keep_watched, log_probabilities_of, watched_of
 from gritrag.model.state import PlacedCache
 
 KEPT_AS = ("past_key_values", "cache_params")
@@ -71,15 +71,19 @@ class NativeForward:
         assert isinstance(cache, NativeCache), "a model without states has no columns to place them in"
         assert len(ids_BT) == 1, "one text at a time"
         cache.token_ids += ids_BT[0].tolist()
+        given: dict[str, Any] = {} if watched_of(cache) is None else {"output_hidden_states": True}
         if not self.kept_as:
-            whole = torch.tensor([cache.token_ids], device=ids_BT.device)
-            return self._lm(input_ids=whole).logits[:, -keep:].float()
+            output = self._lm(input_ids=torch.tensor([cache.token_ids], device=ids_BT.device), **given)
+            keep_watched(cache, output)
+            return output.logits[:, -keep:].float()
         # nothing is given before there is anything: the model makes it in its own form
-        given: dict[str, Any] = {} if cache.kept is None else {self.kept_as: cache.kept}
+        if cache.kept is not None:
+            given[self.kept_as] = cache.kept
         if self._gives_positions:
             given["position_ids"] = positions_BT
         output = self._lm(input_ids=ids_BT, use_cache=True, **given)
         cache.kept = getattr(output, self.kept_as)
+        keep_watched(cache, output)
         return output.logits[:, -keep:].float()
 
     def log_probabilities(

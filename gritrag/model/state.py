@@ -202,6 +202,30 @@ class PlacedLayer(CacheLayerMixin):
         return self.keys.shape[2]
 
 
+class Watched:
+    """What a forward over a `PlacedCache` is to keep beside logits: hidden states of the last token that it reads.
+
+    Args:
+        layers: behind how many layers, from 1 to one less than all.
+    """
+
+    def __init__(self, layers: Sequence[int]) -> None:
+        self.layers = tuple(layers)
+        self._found: dict[int, torch.Tensor] = {}
+
+    def see(self, passed: int, hidden_BTD: torch.Tensor) -> None:
+        """Keep what so many layers have made of the last token of each row, if it is asked for."""
+        if passed in self.layers:
+            self._found[passed] = hidden_BTD[:, -1].clone()  # a view would keep all tokens
+
+    @property
+    def hidden(self) -> torch.Tensor | None:
+        """Of the latest forward, float32 `[B, layers * D]`, one layer behind the other; None of one that keeps none."""
+        if not all(passed in self._found for passed in self.layers):
+            return None
+        return torch.cat([self._found[passed].float() for passed in self.layers], dim=-1)
+
+
 class PlacedCache(Cache):
     """A transformers `Cache` of fixed capacity whose first tokens are placed states.
 
@@ -209,7 +233,12 @@ class PlacedCache(Cache):
         keys, values: buffers `[L, B, H, C, K]` in the model's dtype.
         length: columns that are filled.
         bias: `[B, length]`, added to the attention scores of these columns; None for nothing.
+
+    Attributes:
+        watched: hidden states that a forward is to keep; None for none.
     """
+
+    watched: Watched | None = None
 
     def __init__(self, keys: torch.Tensor, values: torch.Tensor, length: int, bias: torch.Tensor | None = None) -> None:
         self.buffers, self.bias = (keys, values), bias
@@ -253,6 +282,12 @@ class PlacedCache(Cache):
         assert length <= self.length, f"the cache holds {self.length} tokens, fewer than {length}"
         for layer in self.layers:
             layer.length = length  # type: ignore[union-attr]
+
+    def end_watch(self) -> torch.Tensor | None:
+        """What was `watched` of the latest forward, float32 `[B, layers * D]`; None if nothing was. Later forwards keep
+        nothing."""
+        watched, self.watched = self.watched, None
+        return None if watched is None else watched.hidden
 
     def advance(self, tokens: int) -> None:
         """So many tokens more have been written into the buffers, past the layers."""

@@ -34,7 +34,7 @@ from gritrag.model.layers import (
     expect,
     needs_dense,
 )
-from gritrag.model.module_forward import MOST_TOKENS, bias_of, log_probabilities_of
+from gritrag.model.module_forward import MOST_TOKENS, bias_of, log_probabilities_of, watched_of
 from gritrag.model.packed import is_packable
 from gritrag.model.state import PlacedCache
 
@@ -203,7 +203,10 @@ class Step:
         end = self.end(ids_BT.shape[1], cache)
         whole = self.frame(positions_BT, mask, end, cache, x_BTD)
         kept = whole if keep == ids_BT.shape[1] else self.frame(positions_BT[:, -keep:], mask, end, cache, x_BTD)
+        watched = watched_of(cache)
         for number, layer in enumerate(self.layers):
+            if watched is not None:
+                watched.see(number, x_BTD)
             frame = kept if layer is self.layers[-1] else whole
             mixed = layer.attend(x_BTD, whole.rotary, frame, cache, number)
             x_BTD = layer.out.plus(mixed, x_BTD[:, -mixed.shape[1] :])

@@ -87,6 +87,7 @@ class Generation:
         self._ids, self._positions, self._mask = given.ids, given.positions, given.mask
         if self.recompute:
             (self.read_again,) = model.decoder.recompute(self._cache, [self.context], self.recompute)
+        self._cache.watched = None if self.refusal is None else self.refusal.watched()
         self._read, self._guess = 0, list[int]()
         self._columns_before = self._cache.length
         self._generated: list[int] = []
@@ -198,7 +199,9 @@ class Generation:
     def take(self, logits_SV: torch.Tensor) -> Finished | None:
         """Choose from what its row gave, and tell what became certain. The end is returned, and not yet told."""
         if self.refusal is not None and not self._generated:
-            self._unanswerable, said = self.refusal.judge(logits_SV[-1], self.sampling.max_new_tokens)
+            hidden_1D = self._cache.end_watch()
+            hidden_D = None if hidden_1D is None else hidden_1D[0]
+            self._unanswerable, said = self.refusal.judge(logits_SV[-1], hidden_D, self.sampling.max_new_tokens)
             if said:
                 return self._told_of([self._push(token) for token in said], [])
         chosen, told = self._choose(logits_SV)

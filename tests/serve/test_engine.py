@@ -100,7 +100,8 @@ def test_in_bfloat16_nothing_depends_on_who_is_beside_it(real_model_bf16: GritMo
     states = [reading.state for reading in model.read_documents([document.text for document in documents()[:8]])]
     long = model.prompts.prompt_ids(documents()[0].text * 3)
     assert len(long) > 256
-    refusal = Refusal(Answerability(0.9, -0.5, 1.0, 1.0, ""), 0.5, 1.0, (1, 2))
+    probe = (12, 18), (0.001, -0.002) * 576
+    refusal = Refusal(Answerability(0.9, -0.5, 1.0, 1.0, "", *probe), 0.5, 1.0, (1, 2))
     contexts = [
         Context.of(*states[number % 5 : number % 5 + 2 + number % 3], model.prompts.question_ids(text, True))
         for number, text in enumerate(asked[:6])
@@ -228,13 +229,15 @@ def test_tokens_are_read_again_as_alone(share: float, server: Running, tiny_mode
         assert answer["usage"]["prompt_tokens_details"]["cached_tokens"] == alone.usage.cached_tokens
 
 
+@pytest.mark.parametrize("probe", [(), ((2, 1), (0.31, -0.29) * 32)], ids=["", "probe"])
 def test_documents_that_hold_no_answer_are_told_as_alone(
+    probe: tuple[Any, ...],
     tiny_model: GritModel,
     make_index: Callable[..., Path],
     start: Callable[..., Running],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(tiny_model, "answerability", Answerability(0.9, -1.3, 5.0, 1.0, "none"))
+    monkeypatch.setattr(tiny_model, "answerability", Answerability(0.9, -1.3, 5.0, 1.0, "none", *probe))
     folder = make_index(tiny_model)
     with Index.open(folder, model=tiny_model, mode="r") as index:
         found = [RAG(index, k=3).ask(question, max_new_tokens=2).unanswerable for question in QUESTIONS]
