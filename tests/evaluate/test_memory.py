@@ -32,7 +32,7 @@ def test_parts_are_those_of_another_process(monkeypatch: pytest.MonkeyPatch) -> 
     assert row["states"] == 2 * 40 * model.state_elements_per_token * 4
     assert row["files"] > 2 * 40 * model.state_elements_per_token * 2
     assert 0 < row["libraries"] < row["loaded"] <= row["answering"] < len(ballast)
-    assert row["loading"] >= row["loaded"] or not CAN_RESET
+    assert row["loading"] >= row["loaded"] - MB or not CAN_RESET  # which is read a moment later
     assert row["seconds"] > 0
     parts = ("libraries", "weights", "states", "files")
     assert others(row) == row["answering"] - sum(row[part] for part in parts)
