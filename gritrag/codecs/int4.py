@@ -6,6 +6,7 @@ one spread alike, so they are taken in bands of such pairs: `N` of the `B` of ea
 """
 
 from bisect import bisect_left
+from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
@@ -88,9 +89,9 @@ class Int4(Integers):
             size, strides = (tokens, 2, width), (head_dim, half, 1)
             fine = nibbles.unpack(packed["fine"][first:last], tokens * 2 * width).view(-1, *size)
             before = run.start * keys.shape[1]
-            starts = ((heads[n] - before) * tokens * head_dim + bands[n] * width for n in range(first, last))
-            # what `_in_bands` says of one band at a time takes as long as all of this
-            torch._foreach_add_([keys.as_strided(size, strides, start) for start in starts], fine.unbind())
+            starts = [(heads[n] - before) * tokens * head_dim + bands[n] * width for n in range(first, last)]
+            add = add_one_by_one if keys.device.type == "cpu" else add_at_once
+            add(keys, fine, starts, strides)
         return keys
 
     def _unpack_values(self, packed: Packed, run: slice, out_lHtK: torch.Tensor) -> None:
@@ -130,6 +131,24 @@ class Int4(Integers):
 
     def bytes_per_token(self, elements: int) -> float:
         return super().bytes_per_token(elements) + elements / 2 * (REFINED / 2 + 1 / HEAD_DIM)
+
+
+def add_one_by_one(into: torch.Tensor, added: torch.Tensor, starts: Sequence[int], strides: Sequence[int]) -> None:
+    """Add `added[n]` to what begins at `starts[n]` of a contiguous tensor and has these strides; none of them overlap.
+
+    What `_in_bands` says of one band at a time takes as long as all of this.
+    """
+    torch._foreach_add_([into.as_strided(added.shape[1:], strides, start) for start in starts], added.unbind())
+
+
+def add_at_once(into: torch.Tensor, added: torch.Tensor, starts: Sequence[int], strides: Sequence[int]) -> None:
+    """As `add_one_by_one`, in a few large operations: a GPU would spend its time on starting one for each band."""
+    device = into.device
+    places = torch.tensor(starts, device=device).view(-1, *[1] * len(strides))
+    for dim, stride in enumerate(strides, start=1):
+        steps = torch.arange(0, added.shape[dim] * stride, stride, device=device)
+        places = places + steps.view(-1, *[1] * (len(strides) - dim))
+    into.view(-1).index_add_(0, places.flatten(), added.flatten())
 
 
 def _in_bands(numbers: torch.Tensor) -> torch.Tensor:

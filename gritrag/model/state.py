@@ -16,6 +16,7 @@ from transformers.cache_utils import CacheLayerMixin
 
 from gritrag.codecs.base import Region
 from gritrag.model.arena import ARENA
+from gritrag.model.pinned import brought
 from gritrag.model.rotation import Rotation
 
 
@@ -69,8 +70,11 @@ class DocumentState:
 
         A run's keys are there until the next run is asked for.
         """
-        values_LHTK[:] = self.values
-        yield Region(slice(0, len(self.keys)), slice(0, len(self))), self.keys
+        pair, device = {"keys": self.keys, "values": self.values}, values_LHTK.device
+        if self.keys.device.type == "cpu" != device.type:
+            pair = brought(pair, device)
+        values_LHTK[:] = pair["values"]
+        yield Region(slice(0, len(self.keys)), slice(0, len(self))), pair["keys"]
 
     def write(self, keys_LHTK: torch.Tensor, values_LHTK: torch.Tensor, rotation: Rotation | None, start: int) -> None:
         """Into a cache's buffers, rotated to positions `start ...`; as it is where keys cannot be moved."""

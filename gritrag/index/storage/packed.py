@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 import torch
 
 from gritrag.codecs import Cast, Codec, Packed, Region, get_codec
+from gritrag.model.pinned import brought
 from gritrag.model.state import DocumentState
 
 __all__ = ["PackedState", "bytes_per_token", "decode", "encode"]
@@ -52,8 +53,8 @@ class PackedState(DocumentState):
         """The tensors where they are to be unpacked: packed, they take a quarter of the way to a GPU or less."""
         if device.type == "cpu" or not self.codec.unpacks_anywhere:
             return self.packed
-        held = self.codec.held
-        return {name: t if name in held else t.to(device, non_blocking=True) for name, t in self.packed.items()}
+        held = {name: self.packed[name] for name in self.codec.held}
+        return {**brought({name: t for name, t in self.packed.items() if name not in held}, device), **held}
 
     def __getitem__(self, tokens: slice) -> DocumentState:
         return self.dense()[tokens]
