@@ -53,7 +53,7 @@ class PackedState(DocumentState):
         """The tensors where they are to be unpacked: packed, they take a quarter of the way to a GPU or less."""
         if device.type == "cpu" or not self.codec.unpacks_anywhere:
             return self.packed
-        held = {name: self.packed[name] for name in self.codec.held}
+        held = {name: tensor for name, tensor in self.packed.items() if name in self.codec.held}
         return {**brought({name: t for name, t in self.packed.items() if name not in held}, device), **held}
 
     def __getitem__(self, tokens: slice) -> DocumentState:
