@@ -105,6 +105,42 @@ class Int4(Integers):
         rows = packed[part][run.start * heads : run.stop * heads]
         return nibbles.unpack(rows, tokens * head_dim).view(-1, heads, tokens, head_dim)
 
+    def _keys_together(self, packed: Sequence[Packed], document_t: torch.Tensor) -> torch.Tensor:
+        layers, heads, _, head_dim = packed[0]["key_scale"].shape
+        tokens, half, width = len(document_t), head_dim // 2, _width(head_dim)
+        keys = self._rows_together(packed, "keys", head_dim).view(layers, heads, tokens, head_dim)
+        fine = self._rows_together(packed, "fine", 2 * width)
+        if not fine.numel():
+            return keys
+        head_DN, band_DN = torch.stack([each["bands"].long() for each in packed], dim=1)
+        start_ND = (head_DN * tokens * head_dim + band_DN * width).T.to(keys.device)
+        token_t = torch.arange(0, tokens * head_dim, head_dim, device=keys.device)
+        in_band = torch.arange(width, device=keys.device) + torch.tensor([[0], [half]], device=keys.device)
+        places = (start_ND.index_select(1, document_t) + token_t)[:, :, None, None] + in_band
+        keys.view(-1).index_add_(0, places.flatten(), fine.flatten())
+        return keys
+
+    def _values_together(self, packed: Sequence[Packed], document_t: torch.Tensor) -> torch.Tensor:
+        octave, greatest = (
+            torch.cat([each[f"value_{part}"] for each in packed], dim=2) for part in ("octave", "scale")
+        )
+        scale = self._scale(greatest.index_select(2, document_t), octave)
+        layers, heads, _, head_dim = packed[0]["key_scale"].shape
+        numbers = self._rows_together(packed, "values", head_dim)
+        return numbers.view(layers, heads, len(document_t), head_dim).mul_(scale)
+
+    @staticmethod
+    def _rows_together(packed: Sequence[Packed], part: str, per_token: int) -> torch.Tensor:
+        """The rows of nibbles of several documents, one behind the other, float32 `[R, t * per_token]`."""
+        tokens = [each["value_octave"].shape[2] for each in packed]
+        return (
+            torch.cat(
+                [nibbles.unpack(each[part], t * per_token) for each, t in zip(packed, tokens, strict=True)], dim=1
+            )
+            if per_token % nibbles.ALIGNED
+            else nibbles.unpack_joined([each[part] for each in packed])
+        )
+
     def approximate(self, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """What `unpack(pack(...))` leaves, nearly: nothing is packed, so it is computed where the tensors are.
 

@@ -1,5 +1,6 @@
 """A byte for each number; shape letters are those of `gritrag.codecs.integers`."""
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
@@ -31,6 +32,15 @@ class Int8(Integers):
 
     def _unpack_values(self, packed: Packed, run: slice, out_lHtK: torch.Tensor) -> None:
         multiply(packed["values"][run].float(), packed["value_scale"][run].float(), out_lHtK)
+
+    def _keys_together(self, packed: Sequence[Packed], document_t: torch.Tensor) -> torch.Tensor:
+        return torch.cat([each["keys"] for each in packed], dim=2).float()
+
+    def _values_together(self, packed: Sequence[Packed], document_t: torch.Tensor) -> torch.Tensor:
+        numbers, scale = (
+            torch.cat([each[part] for each in packed], dim=2).float() for part in ("values", "value_scale")
+        )
+        return numbers.mul_(scale)
 
     def bytes_per_token(self, elements: int) -> float:
         return super().bytes_per_token(elements) + 2 * elements / 2 / HEAD_DIM

@@ -9,8 +9,8 @@ tokens, `l` layers of a run.
 """
 
 from abc import abstractmethod
-from collections.abc import Iterator
-from itertools import pairwise
+from collections.abc import Iterator, Sequence
+from itertools import accumulate, pairwise
 from typing import ClassVar
 
 import torch
@@ -110,6 +110,44 @@ class Integers(Codec):
                 torch.addcmul(lowest, numbers, distance, out=numbers)
             yield Region(run, slice(first, tokens)), keys
             del keys, parts, numbers  # before the next are asked for: another block of memory is new to the cache
+
+    def together(self, packed: Sequence[Packed]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values of several documents, one behind the other, float32 `[L, H, T, K]` where the tensors are.
+
+        What a GPU computes for one document takes it less time than starting it; here all of them cost one start.
+        """
+        lengths = [int(each["length"]) for each in packed]
+        firsts = [_first(tokens) for tokens in lengths]
+        counts = [each["key_scale"].shape[2] for each in packed]
+        cuts = [cut(*ends) for ends in zip(firsts, lengths, counts, strict=True)]
+        groups = torch.tensor([group.stop - group.start for groups in cuts for group in groups])
+        rest = torch.tensor(lengths) - torch.tensor(firsts)
+        device = packed[0]["key_scale"].device
+        group_t, document_t = (torch.arange(len(each)).repeat_interleave(each).to(device) for each in (groups, rest))
+        is_first = torch.zeros(sum(lengths), dtype=torch.bool)
+        is_first[[start for start, first in zip(accumulate([0, *lengths]), firsts, strict=False) if first]] = True
+        scale, zero = (
+            torch.cat([each[part] for each in packed], dim=2).float().index_select(2, group_t)
+            for part in ("key_scale", "key_zero")
+        )
+        keys = torch.addcmul(zero, self._keys_together(packed, document_t), scale)
+        values = self._values_together(packed, document_t)
+        first = torch.cat([each["first"] for each in packed], dim=3).float()
+        found = []
+        for own, others in zip(first, (keys, values), strict=True):
+            whole = others.new_empty(*others.shape[:2], sum(lengths), others.shape[3])
+            whole.index_copy_(2, is_first.nonzero()[:, 0].to(device), own)
+            whole.index_copy_(2, (~is_first).nonzero()[:, 0].to(device), others)
+            found.append(whole)
+        return found[0], found[1]
+
+    @abstractmethod
+    def _keys_together(self, packed: Sequence[Packed], document_t: torch.Tensor) -> torch.Tensor:
+        """As `_unpack_keys`, of all layers of several documents; `document_t` says of which one each token is."""
+
+    @abstractmethod
+    def _values_together(self, packed: Sequence[Packed], document_t: torch.Tensor) -> torch.Tensor:
+        """The values of all layers of several documents, float32 `[L, H, t, K]`."""
 
     @abstractmethod
     def _unpack_keys(self, packed: Packed, run: slice) -> torch.Tensor:

@@ -4,6 +4,8 @@ That kernel is several times as fast as shifts and masks over tensors. Behind th
 between two numbers and what 0 stands for, in float16 each (Guan et al. 2019, arXiv 1911.02079).
 """
 
+from collections.abc import Sequence
+
 import torch
 
 ALIGNED = 4
@@ -28,8 +30,15 @@ def unpack(rows: torch.Tensor, count: int) -> torch.Tensor:
     return numbers if numbers.shape[1] == count else numbers[:, :count].contiguous()
 
 
-def unpack_by_shifts(rows: torch.Tensor, count: int) -> torch.Tensor:
-    """As `unpack`, on any device: that kernel is for processors only."""
+def unpack_joined(parts: Sequence[torch.Tensor]) -> torch.Tensor:
+    """As `unpack`, of rows each of which goes on in the next part, on any device. No row is filled up, and all have the
+    same step and zero."""
+    behind = parts[0][:, -BEHIND:]
+    return unpack_by_shifts(torch.cat([*(part[:, :-BEHIND] for part in parts), behind], dim=1), None)
+
+
+def unpack_by_shifts(rows: torch.Tensor, count: int | None) -> torch.Tensor:
+    """As `unpack`, on any device: that kernel is for processors only. All numbers where `count` is None."""
     codes, behind = rows[:, :-BEHIND], rows[:, -BEHIND:].contiguous().view(torch.float16).float()
     numbers = torch.stack([codes & 15, codes >> 4], dim=2).flatten(1)[:, :count].float()
     return torch.addcmul(behind[:, 1:], numbers, behind[:, :1])

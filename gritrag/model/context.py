@@ -15,6 +15,9 @@ from torch.nn.functional import pad
 from gritrag.model.rotation import Rotation
 from gritrag.model.state import CacheShape, DocumentState, PlacedCache
 
+TOGETHER = 1 << 26
+"""Numbers of keys that a GPU unpacks and rotates at once, at most: a quarter of a gigabyte in float32."""
+
 
 @dataclass(frozen=True)
 class Part:
@@ -204,10 +207,47 @@ def place(
     if buffers is None:
         keys[:, :, :, width:] = 0
         values[:, :, :, width:] = 0
-    for row, columns, placed in cells(contexts):
-        placed.state.write(keys[:, row, :, columns], values[:, row, :, columns], rotation, placed.position)
+    if shape.device.type == "cpu" or rotation is None:
+        _write(list(cells(contexts)), keys, values, rotation)
+    else:
+        for group in _groups(cells(contexts), shape):
+            _write_together(group, keys, values, rotation)
     bias_BC = column_biases(contexts)
     return PlacedCache(keys, values, width, None if bias_BC is None else bias_BC.to(shape.device, shape.dtype))
+
+
+def _write(group: Sequence[Cell], keys: torch.Tensor, values: torch.Tensor, rotation: Rotation | None) -> None:
+    """State by state."""
+    for row, columns, placed in group:
+        placed.state.write(keys[:, row, :, columns], values[:, row, :, columns], rotation, placed.position)
+
+
+def _groups(given: Iterator[Cell], shape: CacheShape) -> Iterator[list[Cell]]:
+    """Neighbouring cells of one row whose states are of one class, as many as keep a GPU busy and fit its memory."""
+    most = max(1, TOGETHER // (shape.layers * shape.heads * shape.head_dim))
+    group: list[Cell] = []
+    for cell in given:
+        if group:
+            is_alike = cell.row == group[0].row and type(cell.placed.state) is type(group[0].placed.state)
+            if not is_alike or cell.columns.stop - group[0].columns.start > most:
+                yield group
+                group = []
+        group.append(cell)
+    if group:
+        yield group
+
+
+def _write_together(group: Sequence[Cell], keys: torch.Tensor, values: torch.Tensor, rotation: Rotation) -> None:
+    """The states of a group at once, where their class can; what is started once takes a GPU a tenth of the time."""
+    states = [cell.placed.state for cell in group]
+    found = type(states[0]).together(states, keys.device)
+    if found is None:
+        _write(group, keys, values, rotation)
+        return
+    runs = [torch.arange(cell.placed.position, cell.placed.position + len(cell.placed.state)) for cell in group]
+    row, columns = group[0].row, slice(group[0].columns.start, group[-1].columns.stop)
+    keys[:, row, :, columns] = rotation.rotate(found[0].float(), torch.cat(runs).to(keys.device))
+    values[:, row, :, columns] = found[1]
 
 
 class Inputs(NamedTuple):

@@ -15,8 +15,8 @@ from transformers import Cache
 from transformers.cache_utils import CacheLayerMixin
 
 from gritrag.codecs.base import Region
+from gritrag.codecs.pinned import brought
 from gritrag.model.arena import ARENA
-from gritrag.model.pinned import brought
 from gritrag.model.rotation import Rotation
 
 
@@ -75,6 +75,19 @@ class DocumentState:
             pair = brought(pair, device)
         values_LHTK[:] = pair["values"]
         yield Region(slice(0, len(self.keys)), slice(0, len(self))), pair["keys"]
+
+    @classmethod
+    def together(
+        cls, states: Sequence["DocumentState"], device: torch.device
+    ) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """Keys and values of states of this class one behind the other, `[L, H, T, K]` on another device; None where
+        each has to be written by itself."""
+        tensors = {f"{part} {n}": getattr(state, part) for n, state in enumerate(states) for part in ("keys", "values")}
+        if any(tensor.device.type == "cpu" for tensor in tensors.values()):
+            tensors = brought({name: tensor.cpu() for name, tensor in tensors.items()}, device)
+        return tuple(
+            torch.cat([tensors[f"{part} {n}"] for n in range(len(states))], dim=2) for part in ("keys", "values")
+        )  # type: ignore[return-value]
 
     def write(self, keys_LHTK: torch.Tensor, values_LHTK: torch.Tensor, rotation: Rotation | None, start: int) -> None:
         """Into a cache's buffers, rotated to positions `start ...`; as it is where keys cannot be moved."""

@@ -3,12 +3,13 @@
 Shape letters: `L` layers, `H` key/value heads, `T` tokens, `K` head dim.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 
 from gritrag.codecs import Cast, Codec, Packed, Region, get_codec
-from gritrag.model.pinned import brought
+from gritrag.codecs.integers import Integers
+from gritrag.codecs.pinned import brought
 from gritrag.model.state import DocumentState
 
 __all__ = ["PackedState", "bytes_per_token", "decode", "encode"]
@@ -55,6 +56,20 @@ class PackedState(DocumentState):
             return self.packed
         held = {name: tensor for name, tensor in self.packed.items() if name in self.codec.held}
         return {**brought({name: t for name, t in self.packed.items() if name not in held}, device), **held}
+
+    @classmethod
+    def together(
+        cls, states: Sequence[DocumentState], device: torch.device
+    ) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """See `DocumentState.together`; for codecs that compute anywhere."""
+        packed = [state for state in states if isinstance(state, PackedState)]
+        codec = packed[0].codec
+        if not isinstance(codec, Integers) or any(type(state.codec) is not type(codec) for state in packed):
+            return None
+        named = {(n, name): tensor for n, state in enumerate(packed) for name, tensor in state.packed.items()}
+        held = {key: tensor for key, tensor in named.items() if key[1] in codec.held}
+        there = brought({key: tensor for key, tensor in named.items() if key not in held}, device) | held
+        return codec.together([{name: there[n, name] for name in state.packed} for n, state in enumerate(packed)])
 
     def __getitem__(self, tokens: slice) -> DocumentState:
         return self.dense()[tokens]

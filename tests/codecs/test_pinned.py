@@ -2,7 +2,7 @@
 
 import torch
 
-from gritrag.model.pinned import brought
+from gritrag.codecs.pinned import brought
 
 
 def test_tensors_of_every_kind_arrive_as_they_were() -> None:

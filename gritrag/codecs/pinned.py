@@ -2,14 +2,17 @@
 
 from collections.abc import Mapping
 from itertools import accumulate
+from typing import TypeVar
 
 import torch
+
+Name = TypeVar("Name")
 
 ALIGNED = 16
 """Bytes: tensors that are joined begin at a multiple."""
 
 
-def brought(tensors: Mapping[str, torch.Tensor], device: torch.device) -> dict[str, torch.Tensor]:
+def brought(tensors: Mapping[Name, torch.Tensor], device: torch.device) -> dict[Name, torch.Tensor]:
     """Contiguous CPU tensors on another device, in one copy.
 
     What is mapped from a file, or was allocated as usual, reaches a GPU at a quarter of the speed of memory that is
