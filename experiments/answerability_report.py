@@ -103,11 +103,32 @@ def _percent(values_N: np.ndarray) -> str:
     return f"{100 * values_N.mean():.1f}" if len(values_N) else "-"
 
 
+def above(probabilities: Scores, least: float, data: Data) -> str:
+    """Of each kind, how many have that probability or more; and the Brier score."""
+    lines = []
+    for name, p_N in probabilities.items():
+        shares = [_percent(p_N[_is_kind(data, kind)] >= least) for kind in KINDS]
+        lines.append([name, f"{_brier(p_N, data):.3f}", *shares])
+    return aligned([f"% with {least:g} or more", "Brier", *KINDS], lines)
+
+
+def _weighed(scores_N: np.ndarray, data: Data) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Probabilities of the questions that are of some kind, which are unanswerable, and what each weighs: both classes
+    the same."""
+    own_N = np.any([_is_kind(data, kind) for kind in KINDS], axis=0)
+    is_none_N = data.is_unanswerable[own_N]
+    weight_N = np.where(is_none_N, 0.5 / is_none_N.mean(), 0.5 / (1 - is_none_N.mean()))
+    return scores_N[own_N], is_none_N, weight_N
+
+
+def _brier(scores_N: np.ndarray, data: Data) -> float:
+    p_N, is_none_N, weight_N = _weighed(scores_N, data)
+    return float(np.average((p_N - is_none_N) ** 2, weights=weight_N))
+
+
 def calibration(scores_N: np.ndarray, data: Data) -> str:
     """Brier score, both classes weighing the same, and how often questions of each fifth are unanswerable."""
-    own_N = np.any([_is_kind(data, kind) for kind in KINDS], axis=0)
-    p_N, is_none_N = scores_N[own_N], data.is_unanswerable[own_N]
-    weight_N = np.where(is_none_N, 0.5 / is_none_N.mean(), 0.5 / (1 - is_none_N.mean()))
+    p_N, is_none_N, weight_N = _weighed(scores_N, data)
     lines = []
     for low in np.arange(0, 1, 0.2):
         chosen = (p_N >= low) & (p_N < low + 0.2 + 1e-9)
@@ -115,5 +136,5 @@ def calibration(scores_N: np.ndarray, data: Data) -> str:
             continue
         share = float(np.average(is_none_N[chosen], weights=weight_N[chosen]))
         lines.append([f"{low:.1f} to {low + 0.2:.1f}", f"{p_N[chosen].mean():.2f}", f"{share:.2f}", str(chosen.sum())])
-    brier = float(np.average((p_N - is_none_N) ** 2, weights=weight_N))
-    return f"Brier {brier:.3f} (a constant: 0.250)\n\n" + aligned(["said", "mean", "unanswerable", "questions"], lines)
+    told = aligned(["said", "mean", "unanswerable", "questions"], lines)
+    return f"Brier {_brier(scores_N, data):.3f} (a constant: 0.250)\n\n{told}"

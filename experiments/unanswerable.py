@@ -17,7 +17,7 @@ import numpy as np
 import typer
 
 from experiments.answerability_fit import NO_PROBE, Data, judged, probabilities, threshold
-from experiments.answerability_report import by_file, by_kind, calibration, choices
+from experiments.answerability_report import above, by_file, by_kind, calibration, choices
 from experiments.answerability_rows import DEMO, Kept, read_rows
 from experiments.script import run
 from gritrag import GritModel
@@ -26,6 +26,11 @@ from gritrag.config import DEFAULT_MODEL
 from gritrag.evaluate.machine import machine_of
 from gritrag.evaluate.report import header
 from gritrag.model.answerability import Answerability
+
+PROBED = "with hidden states"
+
+SURE = 0.9
+"""A probability above which it may be said that the documents hold no answer."""
 
 LAYERS = [10, 14, 18, 22, 26]
 """Of the 30 of the default model."""
@@ -60,8 +65,8 @@ def main(
     best = max(found, key=lambda each: each.mean)
     typer.echo(choices(found, train))
     fitted = best.choice.fitted(train, loaded.fingerprint.parts["adapter"])
-    above = threshold(best.scores, train)
-    typer.echo(f"\nchosen: layers {best.choice.name}, ridge {best.choice.ridge:g}; 5% of answerable ones: {above:.3f}")
+    least = threshold(best.scores, train)
+    typer.echo(f"\nchosen: layers {best.choice.name}, ridge {best.choice.ridge:g}; 5% of answerable ones: {least:.3f}")
     if out is not None:
         fitted.save(out)
 
@@ -70,12 +75,14 @@ def main(
     rated["log-odds and similarity"] = NO_PROBE.fit(train).probabilities(told.features(()))
     if beside is not None:
         rated[beside.name] = probabilities(Answerability.load(beside), told)
-    rated["with hidden states"] = probabilities(fitted, told)
+    rated[PROBED] = probabilities(fitted, told)
     is_file_N = np.array([row["file"] != DEMO for row in told.rows])
     own = told.where(is_file_N)
     typer.echo(by_kind({name: scores_N[is_file_N] for name, scores_N in rated.items()}, own, seed))
-    typer.echo("\n" + by_file(rated["with hidden states"], above, told, seed))
-    typer.echo("\n" + calibration(rated["with hidden states"][is_file_N], own))
+    typer.echo("\n" + by_file(rated[PROBED], least, told, seed))
+    typer.echo("\n" + calibration(rated[PROBED][is_file_N], own))
+    said = [name for name in rated if name in (PROBED, beside and beside.name)]
+    typer.echo("\n" + above({name: rated[name][is_file_N] for name in said}, SURE, own))
 
 
 if __name__ == "__main__":

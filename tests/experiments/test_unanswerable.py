@@ -20,7 +20,7 @@ from experiments.answerability_fit import (
     threshold,
     told_at,
 )
-from experiments.answerability_report import judge
+from experiments.answerability_report import above, judge
 from experiments.answerability_rows import (
     ANSWERABLE,
     CUT_OUT,
@@ -238,6 +238,13 @@ def test_a_score_is_judged_at_five_in_a_hundred_lost() -> None:
     assert (found.auc.mean, found.told.mean) == (1, 1)
 
 
+def test_shares_above_a_probability_are_of_each_kind() -> None:
+    kinds = [ANSWERABLE] * 4 + [TAKEN_OUT] * 2 + [CUT_OUT]
+    known = Data([{"file": "x", "kind": kind, "found": True} for kind in kinds], np.zeros((7, 1, 1)), (1,))
+    told = above({"all": np.array([0.1, 0.9, 0.2, 0.3, 0.9, 0.89, 1.0])}, 0.9, known).splitlines()
+    assert [cell.strip() for cell in told[-1].split("|")[3:-1]] == ["25.0", "-", "50.0", "100.0"]
+
+
 # --- the command ------------------------------------------------------------------------------------------------------
 
 
@@ -266,6 +273,6 @@ def test_it_goes_on_from_kept_rows_and_writes_what_a_checkpoint_loads(
         assert any(line.startswith(f"| {name} ") for line in lines), name
     again = CliRunner().invoke(application(main), [*arguments, "--beside", str(tmp_path / "fit")])
     assert set(lines) <= set(again.stdout.splitlines())
-    assert any(line.startswith("| fit ") for line in again.stdout.splitlines())
+    assert sum(line.startswith("| fit ") for line in again.stdout.splitlines()) == 2
     assert (tmp_path / "rows").read_text() == kept
     assert Answerability.load(tmp_path / "fit").adapter == "none"
