@@ -59,7 +59,10 @@ def test_a_first_token_is_told_beside_what_bounds_it(packs: bool, monkeypatch: p
     result = main(subject, Setting(documents=2, tokens=40, repetitions=2))
     (least,) = [row for row in result.rows if row["kind"] == "bound"]
     linear = {id(m.weight): m.weight for m in model.lm.modules() if isinstance(m, torch.nn.Linear)}
-    assert least["weight_bytes"] == sum(weight.nbytes for weight in linear.values())
+    assert model.step is not None
+    assert bool(model.step.packed) == packs
+    numbers = sum(weight.numel() for weight in linear.values())
+    assert least["weight_bytes"] == numbers * (2 if packs else 4), "packed weights are read in 16 bits"
     assert least["state_bytes"] == 2 * 40 * model.state_elements_per_token * model.dtype.itemsize
     assert least["products_seconds"] > 0
     row = {**least, "memory_bytes_per_second": (least["weight_bytes"] + least["state_bytes"]) / 0.002}
