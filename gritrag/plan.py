@@ -190,12 +190,8 @@ def plan_context(
     else:
         documents = [Part(state) for state in states]
     start = sum(map(len, before))
-    question = start + sum(map(len, after))
-    short = _short(model, hits, documents, question, room)
-    shares = states is not None and not recompute and model.decoder.takes_biases
-    shares = shares and any(relevance_biases([hits[number].score for number in short], relevance_bias))
-    most = model.context_length - question - room
-    kept = _fitting(short, [len(documents[number]) for number in short], max if shares else add, most)
+    bias = relevance_bias if states is not None and not recompute and model.decoder.takes_biases else 0.0
+    kept = _kept(model, hits, documents, start + sum(map(len, after)), room, bias)
     biased = [documents[number] for number in kept]
     if states is not None:
         biases = relevance_biases([hits[number].score for number in kept], relevance_bias)
@@ -231,6 +227,17 @@ def _biased(documents: Sequence[Part], biases: Sequence[float], recompute: float
 def _nearest(hits: Sequence[Hit]) -> float | None:
     """The greatest similarity of a hit to the question; None where none is known."""
     return max((hit.similarity for hit in hits if hit.similarity is not None), default=None)
+
+
+def _kept(
+    model: GritModel, hits: Sequence[Hit], documents: Sequence[Part], question: int, room: int, relevance_bias: float
+) -> list[int]:
+    """Numbers of the documents that fit beside `question` tokens and `room` for the answer. Where they get a relevance
+    bias, they share positions, and only the longest counts."""
+    short = _short(model, hits, documents, question, room)
+    shares = any(relevance_biases([hits[number].score for number in short], relevance_bias))
+    most = model.context_length - question - room
+    return _fitting(short, [len(documents[number]) for number in short], max if shares else add, most)
 
 
 def _short(model: GritModel, hits: Sequence[Hit], documents: Sequence[Part], question: int, room: int) -> list[int]:
