@@ -35,6 +35,7 @@ from gritrag.index.index import Index
 from gritrag.index.protocol import Reader
 from gritrag.model.grit import GritModel
 from gritrag.model.soft_prompts import Demonstrations
+from gritrag.progress import ProgressBar
 from gritrag.train.config import TrainConfig
 from gritrag.train.loop import Trainer
 
@@ -136,7 +137,8 @@ def answer_scores(model: GritModel, settings: EvaluationConfig) -> dict[str, Sam
         Index.create(Path(folder) / "index", model=model, states=setting.states) as index,
     ):
         index.add([hit.document for each in asked for hit in each.contexts["gold"]], on_conflict="skip")
-        for each, answers in quality.answered(index, asked, setting):
+        given = quality.answered(index, asked, setting)
+        for each, answers in ProgressBar(given, total=len(asked), desc="answering", unit="question"):
             for way, name in WAYS.items():
                 found[name].append(score_answer(answers[way].text, each.question.answers)["F1"])
     return {name: Sampled.mean(values, settings.seed) for name, values in found.items()}

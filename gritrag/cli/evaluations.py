@@ -1,7 +1,7 @@
 """`gritrag eval`: how good."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -22,15 +22,25 @@ from gritrag.cli.options import (
     TopK,
     UnanswerableAbove,
     bench_part,
+    check_out,
     tell,
 )
 from gritrag.config import DEFAULT_MODEL, DENSE_WEIGHT, RELEVANCE_BIAS
 
+if TYPE_CHECKING:
+    from gritrag.evaluate.suite import Result
+
+STOPPED = 130
+"""Exit status of a run that was stopped, as a shell gives it after Ctrl-C."""
+
 
 @evaluation.command("questions")
 def evaluate(
-    path: Annotated[
-        Path, typer.Argument(help="Questions with passages and answers: .jsonl, .json, .csv, .tsv or .parquet.")
+    paths: Annotated[
+        list[Path],
+        typer.Argument(
+            help="Questions with passages and answers: .jsonl, .json, .csv, .tsv or .parquet.", metavar="FILE..."
+        ),
     ],
     index: Annotated[
         Path | None,
@@ -44,6 +54,9 @@ def evaluate(
     max_new_tokens: MaxNewTokens = 32,
     seed: Annotated[int, typer.Option(help="Seed of distractors, their order and resamples.")] = 0,
     only: Annotated[str, typer.Option(help="retrieval or answers; both if left out.")] = "",
+    context: Annotated[
+        str, typer.Option(help="gold (the right passage among others) or retrieved, to answer from; both if left out.")
+    ] = "",
     dense_weight: Annotated[float, typer.Option(help="Weight of vectors in hybrid search, 0 to 1.")] = DENSE_WEIGHT,
     relevance_bias: RelevanceBias = RELEVANCE_BIAS,
     rerank: Rerank = None,
@@ -55,29 +68,65 @@ def evaluate(
     answers: Annotated[
         Path | None, typer.Option(help="Write every answer and its scores here, as JSONL.", metavar="FILE.jsonl")
     ] = None,
+    folder: Annotated[
+        Path | None, typer.Option(help="Keep every answer here: the same command resumes a run that was stopped.")
+    ] = None,
     out: Out = None,
     model: Model = DEFAULT_MODEL,
     dtype: Dtype = "auto",
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
-    """Score retrieval, and answers from text and from states, on a file of questions.
+    """Score retrieval, and answers from text and from states, on files of questions, one by one and together.
 
     A row: {"question": "When does the ferry sail?", "passage": "It sails at noon.", "answers": ["noon"]}
 
     SQuAD's context and answers, query/pos/neg and passages are read too. With --index a row is {"question", "answer"}.
     """
-    quality = bench_part("quality")
-    found = (dense_weight, relevance_bias, rerank, tuple(recompute or ()), unanswerable_above)
-    setting = quality.Setting(questions, documents, distractors, k, states, max_new_tokens, seed, only, *found)
+    check_out(out)
+    found = (dense_weight, relevance_bias, rerank, tuple(recompute or ()), unanswerable_above, context)
+    setting = bench_part("quality").Setting(
+        questions, documents, distractors, k, states, max_new_tokens, seed, only, *found
+    )
+    evaluation = bench_part("evaluation")
+    outputs = evaluation.Outputs(answers, folder, out, None if as_json else _tell_file, _warn)
     if index is None:
-        tell(lambda: quality.main(path, model, compare or (), dtype, device, setting, answers), as_json, out)
-        return
-    if compare:
+        result = evaluation.main(paths, model, compare or (), dtype, device, setting, outputs)
+    elif compare:
         raise ValueError("--compare reads the passages of rows; with --index only the model of the index answers")
-    moved = None if model == DEFAULT_MODEL else model
-    existing = bench_part("existing")
-    tell(lambda: existing.main(path, index, moved, dtype, device, setting, answers), as_json, out)
+    else:
+        moved = None if model == DEFAULT_MODEL else model
+        result = bench_part("existing").main(paths, index, moved, dtype, device, setting, outputs)
+    _tell(result, as_json)
+
+
+def _tell_file(so_far: "Result", file: str) -> None:
+    """Print what is known of one of several files."""
+    typer.echo(bench_part("overview").of_file(so_far, file))
+
+
+def _warn(told: str) -> None:
+    typer.echo(f"error: {told}", err=True)
+
+
+def _tell(result: "Result", as_json: bool) -> None:
+    """The whole result; of several files, which were told before, what they say together. Whatever is missing from it
+    is named last.
+
+    Raises:
+        typer.Exit: the run was stopped.
+        ValueError: some files could not be evaluated.
+    """
+    is_one = "file" in result.facts
+    typer.echo(result.json() if as_json else result.show() if is_one else bench_part("overview").of_all(result))
+    failed = result.facts.get("failed", {})
+    if stopped := result.facts.get("stopped"):
+        typer.echo(f"stopped {stopped}: this is what was known by then", err=True)
+        raise typer.Exit(STOPPED)
+    if failed:
+        told = "; ".join(f"{name}: {error}" for name, error in failed.items())
+        every = len(failed) + len(result.facts["files"])
+        raise ValueError(f"{len(failed)} of {every} files could not be evaluated: {told}")
 
 
 @evaluation.command("embedding")

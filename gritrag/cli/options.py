@@ -88,10 +88,15 @@ def bench_part(name: str) -> Any:
         raise ValueError(str(error)) from error
 
 
-def tell(measure: "Callable[[], Result]", as_json: bool, out: Path | None) -> None:
-    """Measure, print, and write the file, whose name is looked at before anything is measured."""
+def check_out(out: Path | None) -> None:
+    """Raises ValueError where `--out` is not the name of a JSON file."""
     if out is not None and out.suffix != ".json":
         raise ValueError(f"--out takes the name of a .json file, not {out}")
+
+
+def tell(measure: "Callable[[], Result]", as_json: bool, out: Path | None) -> None:
+    """Measure, print, and write the file, whose name is looked at before anything is measured."""
+    check_out(out)
     result = measure()
     if out is not None:
         result.save(out)

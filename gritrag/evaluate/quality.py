@@ -4,32 +4,27 @@ All ways and all models answer the same questions from the same documents in the
 Answers are scored apart by what their question needs: see `kind_of`. `gritrag.evaluate.summary` says what scores mean.
 """
 
-import json
 import random
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from gritrag.answer import RAG, check_recompute, check_relevance_bias
-from gritrag.config import DEFAULT_MODEL, DENSE_WEIGHT, RELEVANCE_BIAS
+from gritrag.config import DENSE_WEIGHT, RELEVANCE_BIAS
+from gritrag.evaluate.kept import Kept, Record
 from gritrag.evaluate.machine import machine, machine_of
 from gritrag.evaluate.question_rows import Question
-from gritrag.evaluate.rows import QuestionSet, choose, evenly, read_questions
+from gritrag.evaluate.rows import QuestionSet, evenly
 from gritrag.evaluate.scores import ANSWER, rank, says_not_found, score_answer
-from gritrag.evaluate.suite import Result, Results, run
 from gritrag.index.index import Index
 from gritrag.index.rerank import check_rerank
-from gritrag.model.encoders import MINILM, Encoder, check_names, load_encoder
+from gritrag.model.encoders import Encoder
 from gritrag.model.grit import GritModel
-from gritrag.model.hardware import pick_device, pick_dtype
-from gritrag.progress import ProgressBar
-from gritrag.records import Answer, Hit, as_hits
+from gritrag.records import Answer, Document, Hit, as_hits
 
-COMMAND = "eval questions"
 PARTS = ("retrieval", "answers")
+GOLD, RETRIEVED = CONTEXTS = ("gold", "retrieved")
 MODES = ("doc-query", "doc-cache")
 RECOMPUTE = "recompute"
 BEST = "best document"
@@ -57,10 +52,11 @@ class Setting:
             hold the best of these. None to leave it out.
         recompute: shares of the documents' tokens that are read again: each a way of its own to answer.
         unanswerable_above: see `RAG`.
+        context: `"gold"` or `"retrieved"`, to answer from; empty for both.
 
     Raises:
-        ValueError: `only` is neither, a number is too small, `dense_weight` or one of `recompute` is outside [0, 1], or
-            `relevance_bias` is below 0.
+        ValueError: `only` or `context` is neither, a number is too small, `dense_weight` or one of `recompute` is
+            outside [0, 1], or `relevance_bias` is below 0.
     """
 
     questions: int = 50
@@ -76,10 +72,13 @@ class Setting:
     rerank: int | None = None
     recompute: tuple[float, ...] = ()
     unanswerable_above: float | None = None
+    context: str = ""
 
     def __post_init__(self) -> None:
         if self.only not in ("", *PARTS):
             raise ValueError(f"evaluate only {' or only '.join(PARTS)}, not {self.only!r}; or leave it out for both")
+        if self.context not in ("", *CONTEXTS):
+            raise ValueError(f"context must be {' or '.join(CONTEXTS)}, not {self.context!r}; or leave it out for both")
         if not 0 <= self.dense_weight <= 1:
             raise ValueError(f"dense_weight must lie in [0, 1] (1: vectors alone), not {self.dense_weight!r}")
         check_relevance_bias(self.relevance_bias)
@@ -93,6 +92,9 @@ class Setting:
     def has(self, part: str) -> bool:
         return self.only in ("", part)
 
+    def has_context(self, name: str) -> bool:
+        return self.context in ("", name)
+
 
 class Asked(NamedTuple):
     """A question, and the hits it is answered from: in a `gold` context in random order and without scores, in a
@@ -105,14 +107,18 @@ class Asked(NamedTuple):
 def gold_contexts(chosen: QuestionSet, setting: Setting, path: Path) -> list[Asked]:
     """The questions to answer, each with its own document among distractors; those that its row names come first.
 
+    Where the setting wants `retrieved` contexts alone, there are none yet.
+
     Raises:
         ValueError: no question has answers, or there are too few documents to draw distractors from.
     """
-    answerable = [question for question in chosen.questions if question.answers or question.is_unanswerable]
+    answerable = [question for question in chosen.questions if can_be_scored(question)]
     if not answerable:
         raise ValueError(
             f"no question chosen from {path} has answers; evaluate only retrieval on it (--only retrieval)"
         )
+    if not setting.has_context(GOLD):
+        return [Asked(question, {}) for question in evenly(answerable, setting.questions)]
     if len(chosen.documents) <= setting.distractors:
         raise ValueError(
             f"a context of 1 + {setting.distractors} documents needs as many, {path} gives {len(chosen.documents)} "
@@ -127,8 +133,13 @@ def gold_contexts(chosen: QuestionSet, setting: Setting, path: Path) -> list[Ask
         others = {other.id: other for other in (*named, *drawn) if other.id not in gold}
         context = [*gold.values(), *list(others.values())[: setting.distractors]]
         draw.shuffle(context)
-        asked.append(Asked(question, {"gold": as_hits(context)}))
+        asked.append(Asked(question, {GOLD: as_hits(context)}))
     return asked
+
+
+def can_be_scored(question: Question) -> bool:
+    """Whether it is known what answers it, or that nothing does."""
+    return bool(question.answers) or question.is_unanswerable
 
 
 def kind_of(question: Question) -> str:
@@ -145,9 +156,9 @@ def evaluate(
     asked: Sequence[Asked],
     setting: Setting,
     folder: Path,
-    out: IO[str] | None = None,
+    kept: Kept | None = None,
 ) -> list[tuple[dict[str, str], dict[str, Any]]]:
-    """Index the documents in `folder`, search and answer.
+    """Index the documents in `folder`, search and answer what is not kept already.
 
     Args:
         model: the model. One that only embeds is not asked to answer.
@@ -157,51 +168,69 @@ def evaluate(
             second model is given what the first one found: answers are compared, not searches.
         setting: see there.
         folder: new or empty.
-        out: gets a line of JSON for each question that is answered.
+        kept: gets scores of the search, and each question that is answered; nothing is kept where None.
 
     Returns:
         a row for each way to search and each way to answer, with one number per question for each score.
     """
-    answers_too = isinstance(model, GritModel) and setting.has("answers")
+    kept = Kept() if kept is None else kept
+    can_answer = isinstance(model, GritModel)
+    answers_too, ranks_too = can_answer and setting.has("answers"), setting.has("retrieval")
+    if (ranks_too and kept.searched is None) or (answers_too and len(kept.records) < len(asked)):
+        has_states = isinstance(model, GritModel) and model.decoder.has_states
+        needs_states = (answers_too and bool(asked) and has_states) or (setting.rerank is not None and can_answer)
+        with Index.create(folder, model=model, states=setting.states if needs_states else "none") as index:
+            index.add(chosen.documents, show_progress_bar=True)
+            rerank = setting.rerank if can_answer else None
+            if ranks_too and kept.searched is None:
+                kept.keep_searched(rank(index, chosen.questions, setting.dense_weight, rerank))
+            if setting.has_context(RETRIEVED):
+                _retrieve(index, asked, setting, rerank)
+            if answers_too:
+                answer(index, asked, setting, kept)
+    return rows_of(name, kept, described(model))
+
+
+def described(model: Encoder) -> dict[str, str]:
+    """What is said of a model in each of its rows."""
     read_by = machine_of(model) if isinstance(model, GritModel) else machine(model.dtype, model.device)
-    of_model = {"dtype": read_by["dtype"], "weights": read_by.get("weights", "")}
-    can_answer = isinstance(model, GritModel) and model.decoder.has_states
-    needs_states = (answers_too and can_answer) or (setting.rerank is not None and isinstance(model, GritModel))
-    with Index.create(folder, model=model, states=setting.states if needs_states else "none") as index:
-        index.add(chosen.documents, show_progress_bar=True)
-        rerank = setting.rerank if isinstance(model, GritModel) else None
-        found = rank(index, chosen.questions, setting.dense_weight, rerank) if setting.has("retrieval") else {}
-        rows = [_row(name, "retrieval", way, {**of_model, **values}) for way, values in found.items()]
-        for each in asked:
-            if "retrieved" not in each.contexts:
-                options: dict[str, Any] = {"mode": "hybrid", "dense_weight": setting.dense_weight, "rerank": rerank}
-                each.contexts["retrieved"] = index.search(each.question.text, setting.k, **options)
-        return rows + answer_rows(index, name, asked, setting, of_model, out) if answers_too else rows
+    return {"dtype": read_by["dtype"], "weights": read_by.get("weights", "")}
+
+
+def _retrieve(index: Index, asked: Sequence[Asked], setting: Setting, rerank: int | None) -> None:
+    """Search for what is to be answered from, of questions that lack it."""
+    options: dict[str, Any] = {"mode": "hybrid", "dense_weight": setting.dense_weight, "rerank": rerank}
+    for each in asked:
+        if RETRIEVED not in each.contexts:
+            each.contexts[RETRIEVED] = index.search(each.question.text, setting.k, **options)
+
+
+def answer(index: Index, asked: Sequence[Asked], setting: Setting, kept: Kept) -> None:
+    """Answer the questions that are not kept, and keep each as soon as it is answered."""
+    missing = [number for number in range(len(asked)) if number not in kept.records]
+    given = answered(index, [asked[number] for number in missing], setting)
+    for number, (each, answers) in zip(missing, given, strict=True):
+        kept.keep(number, record_of(each, answers))
+
+
+def rows_of(name: str, kept: Kept, of_model: Mapping[str, Any]) -> list[tuple[dict[str, str], dict[str, Any]]]:
+    """A row for each way to search and each way to answer, of what is kept."""
+    rows = [_row(name, "retrieval", way, {**of_model, **values}) for way, values in (kept.searched or {}).items()]
+    return rows + answer_rows(name, kept.in_order(), of_model)
 
 
 def answer_rows(
-    index: Index,
-    name: str,
-    asked: Sequence[Asked],
-    setting: Setting,
-    of_model: Mapping[str, Any],
-    out: IO[str] | None = None,
+    name: str, records: Sequence[Record], of_model: Mapping[str, Any]
 ) -> list[tuple[dict[str, str], dict[str, Any]]]:
-    """Answer, and score: a row for each way to answer; see `evaluate`."""
-    given: list[dict[str, Answer]] = []
-    for each, answers in answered(index, asked, setting):
-        given.append(answers)
-        if out is not None:
-            out.write(json.dumps(_line(name, each, answers), ensure_ascii=False) + "\n")
-            out.flush()
-    about = {"ids": [each.question.id for each in asked], "kinds": [kind_of(each.question) for each in asked]}
+    """A row for each way to answer, with one number per question; see `evaluate`."""
+    about = {"ids": [each["id"] for each in records], "kinds": [each["kind"] for each in records]}
     rows = []
-    for way in given[0] if given else ():
-        scored = [_scored(each, answers[way].text) for each, answers in zip(asked, given, strict=True)]
+    for way in records[0]["given"] if records else ():
+        scored = [each["given"][way] for each in records]
         values = {score: [each[score] for each in scored] for score in (*ANSWER, "not_found")}
-        values["first_token"] = [answers[way].timings.first_token for answers in given]
-        told = [p for answers in given if (p := answers[way].unanswerable) is not None]
-        if len(told) == len(given):
+        values["first_token"] = [each["first_token"][way] for each in records]
+        told = [each["unanswerable"][way] for each in records]
+        if None not in told:
             values["unanswerable"] = told
         rows.append(_row(name, "answers", way, {**of_model, **about, **values}))
     return rows
@@ -217,7 +246,7 @@ def answered(index: Index, asked: Sequence[Asked], setting: Setting) -> Iterator
     modes = MODES if has_states else MODES[:1]  # from text alone
     rags = {mode: RAG(index, mode=mode, **options) for mode in ("no-retrieval", *modes)}
     dials = {way_of(share): RAG(index, recompute=share, **options) for share in setting.recompute}
-    for each in ProgressBar(asked, desc="answering", unit="question", disable=not asked):
+    for each in asked:
         ways: list[tuple[str, RAG, list[Hit]]] = [("no-retrieval", rags["no-retrieval"], [])]
         for context, hits in each.contexts.items():
             ways += [
@@ -254,68 +283,27 @@ def _scored(asked: Asked, text: str) -> dict[str, float]:
     return {**score_answer(text, asked.question.answers), "not_found": not_found}
 
 
-def _line(model: str, asked: Asked, answers: Mapping[str, Answer]) -> dict[str, Any]:
+def record_of(asked: Asked, answers: Mapping[str, Answer]) -> Record:
+    """A question, its answers by way with their scores, and all that else is needed to make rows of it."""
     return {
-        "model": model,
         "id": asked.question.id,
         "kind": kind_of(asked.question),
         "question": asked.question.text,
-        "answers": asked.question.answers,
+        "answers": list(asked.question.answers),
         "document": asked.question.passage.id if asked.question.passage is not None else None,
         "contexts": {name: [hit.document.id for hit in hits] for name, hits in asked.contexts.items()},
         "given": {way: {"text": given.text, **_scored(asked, given.text)} for way, given in answers.items()},
+        "found": [[hit.score, hit.similarity] for hit in asked.contexts.get(RETRIEVED, ())],
+        "first_token": {way: given.timings.first_token for way, given in answers.items()},
+        "unanswerable": {way: given.unanswerable for way, given in answers.items()},
     }
 
 
-def main(
-    path: Path,
-    model: str = DEFAULT_MODEL,
-    compare: Sequence[str] = (),
-    dtype: str = "auto",
-    device: str = "auto",
-    setting: Setting | None = None,
-    answers: Path | None = None,
-) -> Result:
-    """Run; what is wrong with the file is said before a model is loaded.
-
-    Args:
-        path: JSONL of questions; see `gritrag.evaluate.rows`.
-        model: to evaluate.
-        compare: others, on the same questions and contexts.
-        dtype, device: see `GritModel.from_pretrained`.
-        setting: see there.
-        answers: gets every answer and its scores, as JSONL.
-
-    Raises:
-        ValueError: a missing file, a broken row, too few documents or answers, `answers` would overwrite the file, or
-            the first model cannot answer.
-    """
-    setting = setting or Setting()
-    if model == MINILM and setting.has("answers"):
-        raise ValueError(f"{MINILM} only embeds: evaluate only retrieval (--only retrieval), or --compare it")
-    chosen = choose(read_questions(path), setting.documents)
-    asked = gold_contexts(chosen, setting, path) if setting.has("answers") else []
-    if answers is not None and answers.exists() and answers.samefile(path):
-        raise ValueError(f"--answers {answers} is the file of questions itself; name another")
-    names = tuple(dict.fromkeys((model, *compare)))
-    check_names(names)
-    where = pick_device(device)
-    facts = {
-        "model": model,
-        "file": path.name,
-        "documents_indexed": len(chosen.documents),
-        "questions_searched": len(chosen.questions) if setting.has("retrieval") else 0,
-        "questions_answered": len(asked),
-        **machine(pick_dtype(dtype, where), where),
-    }
-
-    def work(results: Results) -> None:
-        with answers.open("w", encoding="utf-8") if answers is not None else nullcontext() as lines:
-            for name in names:
-                with tempfile.TemporaryDirectory(prefix="gritrag-eval-") as folder:
-                    loaded = load_encoder(name, dtype, device)
-                    rows = evaluate(loaded, name, chosen, asked, setting, Path(folder) / "index", lines)
-                    del loaded  # the next model needs its memory
-                results.write("questions", rows)
-
-    return run(COMMAND, asdict(setting), facts, work)
+def restore(asked: Sequence[Asked], documents: Sequence[Document], kept: Kept) -> None:
+    """Give questions that are kept what was found for them, so that another model is given it too."""
+    of_id = {document.id: document for document in documents}
+    for number, record in kept.records.items():
+        found = zip(record["contexts"].get(RETRIEVED, ()), record["found"], strict=True)
+        hits = [Hit(of_id[id], score, rank, similar) for rank, (id, (score, similar)) in enumerate(found, start=1)]
+        if hits:
+            asked[number].contexts.setdefault(RETRIEVED, hits)

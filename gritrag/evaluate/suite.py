@@ -43,7 +43,7 @@ REPORTS = {
     "bench report": "grid",
     "bench peers": "peers",
     "bench memory": "memory",
-    "eval questions": "summary",
+    "eval questions": "overview",
     "eval embedding": "embedding",
 }
 """By command the module whose `sections` makes a report of facts and rows."""
