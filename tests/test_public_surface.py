@@ -54,9 +54,9 @@ COMMANDS = {
     "whiten": "paths --out --documents --power --model -m --device",
     "export": "model folder --dtype",
     "eval": "",
-    "eval questions": "path --index -i --questions --documents --distractors -k --states --max-new-tokens --seed "
-    "--only --dense-weight --relevance-bias --rerank --recompute --unanswerable-above --compare --answers --out "
-    f"{MODEL} --json",
+    "eval questions": "paths --index -i --questions --documents --distractors -k --states --max-new-tokens --seed "
+    "--only --context --dense-weight --relevance-bias --rerank --recompute --unanswerable-above --compare --answers "
+    f"--folder --out {MODEL} --json",
     "eval embedding": "paths --train --rows --documents --shots --clusterings --instruction --side --seed --compare "
     f"--out {MODEL} --json",
     "bench": "",

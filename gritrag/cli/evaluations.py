@@ -88,10 +88,9 @@ def evaluate(
     setting = bench_part("quality").Setting(
         questions, documents, distractors, k, states, max_new_tokens, seed, only, *found
     )
-    evaluation = bench_part("evaluation")
-    outputs = evaluation.Outputs(answers, folder, out, None if as_json else _tell_file, _warn)
+    outputs = bench_part("session").Outputs(answers, folder, out, None if as_json else _tell_file, _warn)
     if index is None:
-        result = evaluation.main(paths, model, compare or (), dtype, device, setting, outputs)
+        result = bench_part("evaluation").main(paths, model, compare or (), dtype, device, setting, outputs)
     elif compare:
         raise ValueError("--compare reads the passages of rows; with --index only the model of the index answers")
     else:
@@ -125,8 +124,8 @@ def _tell(result: "Result", as_json: bool) -> None:
         raise typer.Exit(STOPPED)
     if failed:
         told = "; ".join(f"{name}: {error}" for name, error in failed.items())
-        every = len(failed) + len(result.facts["files"])
-        raise ValueError(f"{len(failed)} of {every} files could not be evaluated: {told}")
+        every = {*failed, *result.facts["files"]}
+        raise ValueError(f"{len(failed)} of {len(every)} files could not be evaluated: {told}")
 
 
 @evaluation.command("embedding")

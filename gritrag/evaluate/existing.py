@@ -8,13 +8,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from gritrag.evaluate.evaluation import Outputs, Rows, Session, conduct, read_files
 from gritrag.evaluate.kept import Kept
 from gritrag.evaluate.machine import machine_of
 from gritrag.evaluate.quality import RETRIEVED, Asked, Setting, answer, answer_rows, can_be_scored, described
 from gritrag.evaluate.question_rows import Question
 from gritrag.evaluate.rows import evenly, read_questions
 from gritrag.evaluate.scores import score_answer
+from gritrag.evaluate.session import Outputs, Rows, Session, conduct, read_files
 from gritrag.evaluate.suite import Result
 from gritrag.index.index import Index
 from gritrag.index.search import MODES

@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from gritrag.cli import app
-from gritrag.evaluate.existing import evaluate, holds_answer
+from gritrag.evaluate.existing import evaluate, holds_answer, search
 from gritrag.evaluate.quality import Setting
 from gritrag.evaluate.question_rows import Question
 from gritrag.index.index import Index
@@ -74,7 +74,7 @@ def test_a_model_without_states_answers_from_text(make_model: Callable[..., Grit
     with Index.create(tmp_path / "index", model=make_model("mamba"), states="none") as index:
         index.add([Document(text) for text in DOCUMENTS])
         setting = Setting(questions=1, k=2, max_new_tokens=2)
-        rows = evaluate(index, "mamba", [Question("1", "When?", ("noon",))], setting)
+        rows = evaluate(index, "mamba", search(index, [Question("1", "When?", ("noon",))], setting), setting)
     ways = [cell["way"] for cell, _ in rows if cell["part"] == "answers"]
     assert ways == ["no-retrieval", "doc-query, retrieved", "best document, retrieved"]
 

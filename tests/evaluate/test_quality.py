@@ -10,7 +10,9 @@ from places import PLACES
 from typer.testing import CliRunner
 
 from gritrag.cli import app
-from gritrag.evaluate import quality
+from gritrag.evaluate import evaluation
+from gritrag.evaluate.evaluation import main
+from gritrag.evaluate.kept import Kept
 from gritrag.evaluate.quality import (
     BEST,
     ONE,
@@ -24,10 +26,10 @@ from gritrag.evaluate.quality import (
     evaluate,
     gold_contexts,
     kind_of,
-    main,
 )
 from gritrag.evaluate.rows import QuestionSet, choose, read_questions
 from gritrag.evaluate.scores import RANKING, says_not_found, score_answer
+from gritrag.evaluate.session import Outputs
 from gritrag.evaluate.statistics import Interval
 from gritrag.evaluate.suite import Result
 from gritrag.evaluate.summary import Evaluated, evaluated, pairs, sections
@@ -121,11 +123,10 @@ def test_from_one_lossless_state_answers_do_not_differ_from_those_of_reading_aga
 ) -> None:
     setting = Setting(questions=6, distractors=0, k=1, max_new_tokens=16, states="float32", only="answers")
     asked = gold_contexts(chosen, setting, path)
-    lines = tmp_path / "out.jsonl"
-    with lines.open("w") as out:
-        found = of_rows(evaluate(tiny_model, "tiny", chosen, asked, setting, tmp_path / "index", out))
+    kept = Kept()
+    found = of_rows(evaluate(tiny_model, "tiny", chosen, asked, setting, tmp_path / "index", kept))
     assert found.retrieval == {}
-    rows = [json.loads(line) for line in lines.read_text().splitlines()]
+    rows = kept.in_order()
     for context in ("gold", "retrieved"):
         read, cached = ([row["given"][f"{mode}, {context}"]["text"] for row in rows] for mode in MODES[1:])
         assert any(read), "a model that says nothing would prove nothing"
@@ -224,8 +225,8 @@ def test_only_retrieval_reads_no_states_and_needs_no_answers(path: Path, model_f
     rows = [{**json.loads(line), "answers": []} for line in path.read_text().splitlines()]
     path.write_text("\n".join(map(json.dumps, rows)))
     with pytest.raises(ValueError, match=r"no question chosen from .* has answers; evaluate only retrieval"):
-        main(path, model_folder)
-    told = main(path, model_folder, setting=Setting(only="retrieval", documents=4)).show()
+        main([path], model_folder)
+    told = main([path], model_folder, setting=Setting(only="retrieval", documents=4)).show()
     assert "| sparse    | 100.0 [100.0, 100.0] |" in told
     assert "doc-cache" not in told
     assert "documents_indexed: 4" in told
@@ -236,7 +237,7 @@ def test_an_encoder_is_compared_in_retrieval_and_asked_for_no_answers(
 ) -> None:
     setting = Setting(**SMALL)
     twin = copy_of(model_folder, tmp_path)
-    first, second, minilm = evaluated(main(path, model_folder, [twin, "minilm"], setting=setting).rows)
+    first, second, minilm = evaluated(main([path], model_folder, [twin, "minilm"], setting=setting).rows)
     assert list(minilm.retrieval) == list(first.retrieval)
     for score in RANKING:
         words = first.values(score, "sparse")
@@ -248,8 +249,8 @@ def test_an_encoder_is_compared_in_retrieval_and_asked_for_no_answers(
         ("hybrid", "minilm")
     }
     with pytest.raises(ValueError, match="minilm only embeds"):
-        main(path, "minilm", setting=setting)
-    assert "| minilm" in main(path, "minilm", setting=Setting(only="retrieval")).show()
+        main([path], "minilm", setting=setting)
+    assert "| minilm" in main([path], "minilm", setting=Setting(only="retrieval")).show()
 
 
 def answer_row(way: str, f1: list[float], kinds: list[str], not_found: list[float] | None = None) -> dict[str, Any]:
@@ -341,12 +342,12 @@ def test_what_is_not_there_is_said_in_any_dress() -> None:
 
 def test_mistakes_are_told_before_a_model_is_loaded(path: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"a context of 1 \+ 6 documents needs as many, .* gives 6"):
-        main(path, "no-such-model", setting=Setting(distractors=6))
+        main([path], "no-such-model", setting=Setting(distractors=6))
     with pytest.raises(ValueError, match="is the file of questions itself"):
-        main(path, "no-such-model", answers=path)
+        main([path], "no-such-model", outputs=Outputs(answers=path))
     assert path.read_text(), "and nothing was overwritten"
     with pytest.raises(ValueError, match="cannot read"):
-        main(tmp_path / "none.jsonl", "no-such-model")
+        main([tmp_path / "none.jsonl"], "no-such-model")
     for wrong in (
         {"only": "speed"},
         {"questions": 0},
@@ -354,6 +355,7 @@ def test_mistakes_are_told_before_a_model_is_loaded(path: Path, tmp_path: Path) 
         {"k": 0},
         {"dense_weight": 1.5},
         {"relevance_bias": -2},
+        {"context": "found"},
     ):
         with pytest.raises(ValueError, match=f"{next(iter(wrong.values()))!r}"):
             Setting(**wrong)
@@ -363,7 +365,7 @@ def test_a_misspelt_model_is_found_before_any_is_measured(
     path: Path, model_folder: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     measured: list[str] = []
-    monkeypatch.setattr(quality, "load_encoder", lambda name, *settings: measured.append(name))
+    monkeypatch.setattr(evaluation, "load_encoder", lambda name, *settings: measured.append(name))
     with pytest.raises(ValueError, match=r"no model 'nobody'.*, and minilm, which only embeds"):
-        main(path, model_folder, ("nobody",))
+        main([path], model_folder, ("nobody",))
     assert measured == []
