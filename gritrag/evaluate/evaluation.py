@@ -9,7 +9,7 @@ from gritrag.config import DEFAULT_MODEL
 from gritrag.evaluate.machine import machine
 from gritrag.evaluate.quality import Asked, Setting, can_be_scored, described, evaluate, gold_contexts, restore, rows_of
 from gritrag.evaluate.rows import QuestionSet, choose, read_questions
-from gritrag.evaluate.session import Outputs, Session, conduct, read_files
+from gritrag.evaluate.session import Outputs, Session, conduct, distinct, read_files
 from gritrag.evaluate.suite import Result
 from gritrag.model.encoders import MINILM, Encoder, check_names, load_encoder
 from gritrag.model.hardware import pick_device, pick_dtype
@@ -66,8 +66,9 @@ def main(
     setting, outputs = setting or Setting(), outputs or Outputs()
     if model == MINILM and setting.has("answers"):
         raise ValueError(f"{MINILM} only embeds: evaluate only retrieval (--only retrieval), or --compare it")
-    files, sheets = read_files(paths, lambda path: sheet(path, setting, len(paths) == 1))
     outputs.check(paths)
+    named = distinct(paths)
+    files, sheets = read_files(named, lambda path: sheet(path, setting, len(named) == 1))
     names = tuple(dict.fromkeys((model, *compare)))
     check_names(names)
     where = pick_device(device)

@@ -14,7 +14,7 @@ from gritrag.evaluate.quality import RETRIEVED, Asked, Setting, answer, answer_r
 from gritrag.evaluate.question_rows import Question
 from gritrag.evaluate.rows import evenly, read_questions
 from gritrag.evaluate.scores import score_answer
-from gritrag.evaluate.session import Outputs, Rows, Session, conduct, read_files
+from gritrag.evaluate.session import Outputs, Rows, Session, conduct, distinct, read_files
 from gritrag.evaluate.suite import Result
 from gritrag.index.index import Index
 from gritrag.index.search import MODES
@@ -121,8 +121,8 @@ def main(
     setting, outputs = setting or Setting(), outputs or Outputs()
     if not setting.has_context(RETRIEVED):
         raise ValueError("an index that is there is asked for what it finds: leave out --context, or give retrieved")
-    files, questions = read_files(paths, lambda path: _questions(path, setting))
     outputs.check(paths)
+    files, questions = read_files(distinct(paths), lambda path: _questions(path, setting))
     with Index.open(folder, model=model, dtype=dtype, device=device) as index:
         if not len(index):
             raise ValueError(f"the index {folder} is empty: there is nothing to find")

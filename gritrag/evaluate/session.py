@@ -47,7 +47,8 @@ class Outputs:
 
     def check(self, paths: Iterable[Path]) -> None:
         """Raises ValueError where answers would overwrite one of the files of questions."""
-        if self.answers is not None and self.answers.exists() and any(map(self.answers.samefile, paths)):
+        known = [path for path in paths if path.exists()]
+        if self.answers is not None and self.answers.exists() and any(map(self.answers.samefile, known)):
             raise ValueError(f"--answers {self.answers} is the file of questions itself; name another")
 
     def save(self, result: Result) -> None:
@@ -82,26 +83,29 @@ class Files(NamedTuple):
         return len(self.paths) + len(self.failed) == 1
 
 
-def read_files(paths: Sequence[Path], read: Callable[[Path], T]) -> tuple[Files, dict[str, T]]:
-    """Read all files, and say what is wrong with some. A file is called by its name, or by its path where two have the
-    same; one that is given twice is read once.
+def distinct(paths: Sequence[Path]) -> dict[str, Path]:
+    """Files by what tables call them: their name, or their path where two have the same. One given twice is one."""
+    each = list({path.resolve(): path for path in paths}.values())
+    names = [path.name for path in each]
+    return {path.name if names.count(path.name) == 1 else str(path): path for path in each}
+
+
+def read_files(paths: Mapping[str, Path], read: Callable[[Path], T]) -> tuple[Files, dict[str, T]]:
+    """Read all files, and say what is wrong with some.
 
     Raises:
         ValueError: none can be read.
     """
-    each = list({path.resolve(): path for path in paths}.values())
-    names = [path.name for path in each]
-    by_name = {path.name if names.count(path.name) == 1 else str(path): path for path in each}
     found: dict[str, T] = {}
     failed: dict[str, str] = {}
-    for name, path in by_name.items():
+    for name, path in paths.items():
         try:
             found[name] = read(path)
         except ValueError as error:
             failed[name] = str(error)
     if not found:
         raise ValueError("; ".join(failed.values()))
-    return Files({name: by_name[name] for name in found}, failed), found
+    return Files({name: paths[name] for name in found}, failed), found
 
 
 @dataclass

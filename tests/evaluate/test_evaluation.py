@@ -99,7 +99,10 @@ def test_bad_files_stop_no_other_and_are_told_first_and_last(
     empty = written(tmp_path / "empty.jsonl", [])
     columns = written(tmp_path / "columns.jsonl", [{"text": "x", "label": "y"}])
     bad = [tmp_path / "none.jsonl", empty, columns]
-    told = run(*bad[:1], path, *bad[1:], other, "--model", model_folder, "--out", tmp_path / "out.json")
+    lines = tmp_path / "answers.jsonl"
+    lines.touch()
+    words = ("--model", model_folder, "--out", tmp_path / "out.json", "--answers", lines)
+    told = run(*bad[:1], path, *bad[1:], other, *words)
     assert told.exit_code == 2
     early, _, late = told.stderr.rpartition("3 of 5 files could not be evaluated: ")
     for each, why in zip(bad, ("cannot read", "holds no rows", "lacks the key 'question'"), strict=True):
@@ -151,6 +154,8 @@ def test_files_of_the_same_name_are_told_apart(path: Path, other: Path, model_fo
     twin.write_bytes(other.read_bytes())
     told = run(path, twin, path, "--model", model_folder, "--only", "retrieval", "--json")
     assert json.loads(told.stdout)["facts"]["files"] == [str(path), str(twin)]
+    same = run(path, path, "--model", model_folder, "--only", "retrieval", "--json")
+    assert json.loads(same.stdout)["facts"]["file"] == path.name
 
 
 def test_a_stopped_run_tells_what_it_has_and_goes_on_where_it_was(
