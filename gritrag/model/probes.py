@@ -183,7 +183,7 @@ class _Layers:
 
     def again(self, tokens: slice = ALL) -> None:
         """From now on; layers are given only these tokens of what they were given."""
-        self._given = [hidden[:, tokens] for hidden in self._given]
+        self._given = [hidden[..., tokens, :] for hidden in self._given]  # Gemma 3n has four streams before the batch
         self._replayed = list(self._given)
 
     @property

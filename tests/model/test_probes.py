@@ -6,6 +6,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from architectures import CONFIGS, make_lm
+from causal_lms import tiny_lm
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from gritrag.config import CheckpointConfig
@@ -76,6 +77,11 @@ def test_rounding_that_grows_from_layer_to_layer_is_no_wrong_rotation(layers: in
     before = [len(layer._forward_pre_hooks) for layer in lm.model.layers]
     assert probe(lm).probes[1].outcome == "works"
     assert [len(layer._forward_pre_hooks) for layer in lm.model.layers] == before
+
+
+def test_layers_that_are_given_several_streams_are_compared_in_16_bits_too() -> None:
+    """Gemma 3n hands four of them from layer to layer, `[4, B, T, D]`."""
+    assert [each.outcome for each in probe(tiny_lm("gemma3n_text").bfloat16()).probes[1:3]] == ["works", "works"]
 
 
 def _deep(layers: int = 24) -> PreTrainedModel:
