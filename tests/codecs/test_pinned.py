@@ -1,5 +1,8 @@
 """Tensors that are joined for one copy come out as they were."""
 
+from typing import Any
+
+import pytest
 import torch
 
 from gritrag.codecs.pinned import brought
@@ -23,3 +26,17 @@ def test_tensors_of_every_kind_arrive_as_they_were() -> None:
 
 def test_nothing_can_be_brought() -> None:
     assert brought({}, torch.device("cpu")) == {}
+
+
+def test_memory_that_is_not_pinned_is_read_before_it_goes(monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[bool] = []
+
+    class Watched(torch.Tensor):
+        def to(self, *args: Any, non_blocking: bool = False, **named: Any) -> torch.Tensor:
+            waits.append(not non_blocking)
+            return super().to(*args, non_blocking=non_blocking, **named)
+
+    empty = torch.empty
+    monkeypatch.setattr(torch, "empty", lambda *size, **named: empty(*size, **named).as_subclass(Watched))
+    brought({"numbers": torch.arange(4)}, torch.device("meta"))  # a device to which nothing is copied at all
+    assert waits == [True]
