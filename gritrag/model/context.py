@@ -16,7 +16,8 @@ from gritrag.model.rotation import Rotation
 from gritrag.model.state import CacheShape, DocumentState, PlacedCache
 
 TOGETHER = 1 << 26
-"""Numbers of keys that a GPU unpacks and rotates at once, at most: a quarter of a gigabyte in float32."""
+"""Numbers of keys of several states that a GPU unpacks and rotates at once, at most: a quarter of a gigabyte in
+float32."""
 
 
 @dataclass(frozen=True)
@@ -238,9 +239,10 @@ def _groups(given: Iterator[Cell], shape: CacheShape) -> Iterator[list[Cell]]:
 
 
 def _write_together(group: Sequence[Cell], keys: torch.Tensor, values: torch.Tensor, rotation: Rotation) -> None:
-    """The states of a group at once, where their class can; what is started once takes a GPU a tenth of the time."""
+    """The states of a group at once, where their class can; what is started once takes a GPU a tenth of the time. One
+    that is alone may be of any length, and takes half the memory by itself."""
     states = [cell.placed.state for cell in group]
-    found = type(states[0]).together(states, keys.device)
+    found = type(states[0]).together(states, keys.device) if len(states) > 1 else None
     if found is None:
         _write(group, keys, values, rotation)
         return

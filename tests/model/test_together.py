@@ -51,6 +51,23 @@ def test_together_and_one_by_one_leave_the_same(
         torch.testing.assert_close(own, other, atol=tolerance, rtol=tolerance)
 
 
+def test_a_state_that_is_alone_is_written_by_itself(
+    make_model: Callable[..., GritModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be of any length, and unpacked together with nothing it takes twice the memory."""
+    monkeypatch.setattr(context, "TOGETHER", 1)
+    monkeypatch.setattr(PackedState, "together", lambda *given: pytest.fail("there is nothing to put together"))
+    model = make_model("llama")
+    contexts, rotation = _contexts(model, "int4"), model.rotation
+    assert rotation is not None, "its keys can be moved"
+    buffers = _buffers(model, contexts, torch.float32)
+    groups = list(context._groups(cells(contexts), model.decoder.shape))
+    for group in groups:
+        context._write_together(group, *buffers, rotation)
+    assert [len(group) for group in groups] == [1] * 7
+    assert all(bool(buffer[:, 0].any(1).any(2).all()) for buffer in buffers)
+
+
 def test_a_group_is_of_one_row_and_one_kind(make_model: Callable[..., GritModel]) -> None:
     model = make_model("llama")
     groups = list(context._groups(cells(_contexts(model, "int4")), model.decoder.shape))
