@@ -2,8 +2,9 @@
 
 A file of weights is mapped where it holds them in the dtype that is asked for. No file holds what an adapter, another
 dtype or rounding makes of them: they take memory of their own, beside the form in which they are packed. So they are
-written once, and are those of a file at the next load, which needs no adapter then. Weights are all that is taken from
-a copy: configuration and settings of generation are those of the model's folder, which may change.
+written once, and are those of a file at the next load, which needs no adapter then. Weights are taken from a copy, and
+whether an adapter has parted words that come in from words that go out: configuration and settings of generation are
+those of the model's folder, which may change.
 """
 
 import logging
@@ -62,6 +63,8 @@ class WeightCopy:
             return None
         try:
             config = AutoConfig.from_pretrained(directory)
+            if not getattr(AutoConfig.from_pretrained(self.folder), "tie_word_embeddings", True):
+                config.tie_word_embeddings = False  # peft says so: a fact of the fingerprint
             lm, info = cast(
                 "tuple[PreTrainedModel, dict[str, Any]]",
                 AutoModelForCausalLM.from_pretrained(
@@ -111,6 +114,8 @@ class WeightCopy:
             parent.mkdir(parents=True, exist_ok=True)
             if self._is_whole():
                 return True
+            if self.folder.exists():  # it is somebody else's, and cannot be replaced
+                return False
             self._forget_others()
             if shutil.disk_usage(parent).free < 2 * nbytes:
                 return False

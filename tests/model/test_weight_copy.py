@@ -115,6 +115,32 @@ def test_a_model_is_what_it_was_and_its_weights_are_those_of_a_file(
         assert all(map(is_of_file, packed_weights(model)))  # reading them is no reason to keep them
 
 
+@pytest.mark.parametrize("trained", ["lm_head", "embed_tokens"])
+def test_a_copy_opens_the_indexes_of_an_adapter_that_parts_words_in_from_words_out(
+    trained: str, checkpoint: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    """What was one matrix in the base is two behind such an adapter, and peft says so in the configuration."""
+    config = copy.deepcopy(make_lm("llama").config)
+    config.tie_word_embeddings = True
+    AutoModelForCausalLM.from_config(config).save_pretrained(checkpoint.parent / "base")
+    lora = LoraConfig(r=2, target_modules=["q_proj"], modules_to_save=[trained], task_type="CAUSAL_LM")
+    adapted = get_peft_model(AutoModelForCausalLM.from_pretrained(checkpoint.parent / "base"), lora)
+    for name, parameter in adapted.named_parameters():
+        if "modules_to_save" in name:
+            torch.nn.init.normal_(parameter, std=0.2)
+    adapted.save_pretrained(checkpoint / "adapter")
+    monkeypatch.setattr(hardware, "has_native_bf16", lambda device: False)
+    with monkeypatch.context() as patch:
+        patch.setattr("gritrag.model.prepared.can_give_back", lambda: False)
+        plain = GritModel.from_pretrained(checkpoint, device="cpu")
+    assert not plain.lm.config.tie_word_embeddings
+    for _ in range(2):
+        model = GritModel.from_pretrained(checkpoint, device="cpu")
+        assert all(map(is_of_file, packed_weights(model)))
+        assert alike(model, plain)
+    assert len(list(cache.iterdir())) == 1
+
+
 def test_a_weight_that_is_changed_is_noticed_and_stays_changed(model: GritModel) -> None:
     before, text = logits(model), model.generate("the river", max_new_tokens=8)
     weight = packed_weights(model)[0]
@@ -222,6 +248,19 @@ def test_a_cache_that_is_only_read_is_used(load: Load, monkeypatch: pytest.Monke
     monkeypatch.setattr(os, "utime", refuses)
     monkeypatch.setattr(weight_copy.WeightCopy, "keep", lambda self, lm: pytest.fail("it is there"))
     assert all(map(is_of_file, packed_weights(load())))
+
+
+def test_a_copy_that_is_somebody_else_s_is_not_written_in_vain(
+    plain: GritModel, load: Load, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load()
+
+    def refuses(folder: Path) -> str:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(weight_copy, "hash_files", refuses)
+    monkeypatch.setattr(weight_copy.WeightCopy, "_write", lambda *given: pytest.fail("it cannot take its place"))
+    assert alike(load(), plain)
 
 
 def test_a_file_that_holds_the_weights_as_they_are_needs_no_copy(model: GritModel, cache: Path, tmp_path: Path) -> None:
