@@ -1,5 +1,6 @@
 """Findings: what `gritrag doctor` looks at, machine and installation first, then the probes of a model."""
 
+import os
 import platform
 import shutil
 import sqlite3
@@ -119,9 +120,10 @@ def free_disk(folder: Path) -> Finding:
 def cache() -> Finding:
     """What the cache folder holds: converted files, weights as they are computed with, states that were fetched."""
     folder, size = cache_folder(), 0
-    for file in folder.rglob("*"):
-        with suppress(OSError):  # another process may just have removed it
-            size += file.stat().st_size if file.is_file() else 0
+    for inside, _, names in os.walk(folder):  # which passes over folders that have just gone
+        for name in names:
+            with suppress(OSError):  # another process may just have removed it
+                size += Path(inside, name).stat().st_size
     return Finding(
         "cache", "ok", f"{size / 1e9:.1f} GB in {folder}; made again where you delete it, and GRITRAG_CACHE moves it"
     )

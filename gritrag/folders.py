@@ -5,8 +5,15 @@ from pathlib import Path
 
 
 def cache_folder() -> Path:
-    """Where files are kept that can be made again: `GRITRAG_CACHE`, else `~/.cache/gritrag`."""
-    return Path(os.environ.get("GRITRAG_CACHE", Path.home() / ".cache" / "gritrag"))
+    """Where files are kept that can be made again: `GRITRAG_CACHE`, else `~/.cache/gritrag`.
+
+    Raises:
+        ValueError: neither is known, as in a container for a user that it does not know.
+    """
+    try:
+        return Path(os.environ.get("GRITRAG_CACHE") or "~/.cache/gritrag").expanduser()
+    except RuntimeError:
+        raise ValueError("this user has no home folder; let GRITRAG_CACHE name one for what is kept") from None
 
 
 def check_new(folder: Path) -> None:

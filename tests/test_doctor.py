@@ -1,10 +1,13 @@
 """The doctor tells a broken installation from a merely slow one."""
 
+import os
+import shutil
 from pathlib import Path
 
 import pytest
 
 from gritrag.doctor import cache, examine, examine_model, faiss, free_disk, sqlite
+from gritrag.folders import cache_folder
 from gritrag.model.grit import GritModel
 
 
@@ -37,6 +40,43 @@ def test_it_tells_how_large_the_cache_is(monkeypatch: pytest.MonkeyPatch, tmp_pa
         with (tmp_path / "cache" / name / "a" / "model.safetensors").open("wb") as file:
             file.truncate(600_000_000)  # a hole: nothing is written
     assert "1.2 GB in" in cache().detail
+
+
+def test_a_folder_of_the_cache_may_go_while_it_is_counted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("GRITRAG_CACHE", str(tmp_path))
+    for name in ("gone", "left"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").write_bytes(bytes(2 * 10**8))
+    scan = os.scandir
+
+    def scandir(folder: str | int) -> object:
+        if folder == str(tmp_path / "gone"):
+            monkeypatch.undo()
+            shutil.rmtree(folder)
+        return scan(folder)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    assert "0.2 GB in" in cache().detail
+
+
+@pytest.mark.parametrize(("given", "folder"), [("~/kept", "kept"), ("", ".cache/gritrag"), (None, ".cache/gritrag")])
+def test_the_cache_folder_is_below_the_home_folder_unless_it_is_named(
+    given: str | None, folder: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("GRITRAG_CACHE", raising=False)
+    if given is not None:
+        monkeypatch.setenv("GRITRAG_CACHE", given)
+    assert cache_folder() == tmp_path / folder
+
+
+def test_a_user_without_a_home_folder_is_told_to_name_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # as where nobody knows the user
+    monkeypatch.setenv("GRITRAG_CACHE", str(tmp_path))
+    assert cache_folder() == tmp_path
+    monkeypatch.delenv("GRITRAG_CACHE")
+    with pytest.raises(ValueError, match="GRITRAG_CACHE"):
+        cache_folder()
 
 
 def test_this_installation_has_no_problem(tmp_path: Path) -> None:
