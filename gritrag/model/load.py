@@ -6,7 +6,6 @@ one takes twenty seconds, loading the converted copy less than one.
 
 import json
 import logging
-import shutil
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -95,7 +94,7 @@ def load(
         copy = WeightCopy((weights, adapter, str(dtype), "halved" if has_half_weights else ""))
     lm, tokenizer, is_copy = _load_base(base, weights, dtype, trust_remote_code, copy)
     if folder is not None and not is_copy:
-        lm = _adapted(lm, folder)
+        lm = _adapted(lm, folder, base)
     lm = _ready(lm, device, has_half_weights and not is_copy)
     if config.adapter is None and config.origin is not None and config.origin.files == weights:
         weights, adapter = config.origin.weights, config.origin.adapter
@@ -104,12 +103,24 @@ def load(
     return Loaded(lm, tokenizer, config, weights, adapter, parts, answerability, None if is_copy else copy)
 
 
-def _adapted(lm: PreTrainedModel, folder: Path) -> PreTrainedModel:
-    """A base with the change of an adapter."""
+def _adapted(lm: PreTrainedModel, folder: Path, base: Path) -> PreTrainedModel:
+    """A base with the change of an adapter.
+
+    Raises:
+        ValueError: the adapter is broken, or was trained over another base.
+    """
     if (folder / ternary.TERNARY).is_file():
         ternary.add(lm, folder / ternary.TERNARY)
         return lm
-    merged: PreTrainedModel = PeftModel.from_pretrained(lm, str(folder)).merge_and_unload()
+    try:
+        merged: PreTrainedModel = PeftModel.from_pretrained(lm, str(folder)).merge_and_unload()
+    except torch.OutOfMemoryError:
+        raise
+    except (OSError, SafetensorError, *INNER_ERRORS) as error:
+        raise ValueError(
+            f"the adapter {folder} cannot be merged into {base} ({told(error)}); take the base that it was trained "
+            "over, or fetch the adapter again"
+        ) from error
     return merged
 
 
@@ -215,41 +226,58 @@ def _end_as_the_file_says(tokenizer: PreTrainedTokenizerBase, lm: PreTrainedMode
 
 
 def _converted(gguf: Path, digest: str) -> Path:
-    """The safetensors copy of a GGUF file, made on first use and complete or absent, never half there."""
+    """The safetensors copy of a GGUF file, made on first use and complete or absent, never half there.
+
+    Raises:
+        ValueError: it cannot be converted, or the copy cannot be written.
+    """
     target = cache_folder() / GGUF_COPIES / digest
     if target.is_dir():
         return target
     file = GgufFile(gguf)
     logger.warning("converting %s once, to %s (about half a minute)", gguf.name, target)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
-        try:
-            config = AutoConfig.from_pretrained(gguf.parent, gguf_file=gguf.name)
-            file.correct(config)
-            tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-            lm = AutoModelForCausalLM.from_pretrained(
-                gguf.parent, gguf_file=gguf.name, config=config, dtype=torch.float32
-            )
-        except INNER_ERRORS as error:
-            raise ValueError(
-                f"{gguf} cannot be converted: {told(error)}. Take the same model as safetensors"
-            ) from error
-        split = file.split_tokens(tokenizer)
-        if split:
-            logger.warning(
-                "%s: %d tokens that its file calls whole are cut into pieces here, unlike in llama.cpp: %s",
-                gguf.name,
-                len(split),
-                ", ".join(map(repr, split[:5])),
-            )
-        del lm.config.quantization_config  # the weights are no longer quantised
-        lm.hf_quantizer = None  # type: ignore[assignment]
-        made = Path(scratch) / "model"
-        lm.save_pretrained(made)
-        tokenizer.save_pretrained(made)
-        if not target.is_dir():  # another process may have been faster
-            shutil.move(made, target)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
+            made = Path(scratch) / "model"
+            lm, tokenizer = _read_gguf(file, gguf)
+            lm.save_pretrained(made)
+            tokenizer.save_pretrained(made)
+            made.rename(target)
+    except (OSError, SafetensorError) as error:
+        if target.is_dir():  # another process was faster
+            return target
+        raise ValueError(
+            f"{gguf} cannot be kept in {target.parent} as it was converted ({told(error)}); make room there, or let "
+            "GRITRAG_CACHE name a folder that can be written to"
+        ) from error
     return target
+
+
+def _read_gguf(file: GgufFile, gguf: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """What a GGUF file holds, in float32, no longer quantised.
+
+    Raises:
+        ValueError: transformers cannot read it.
+    """
+    try:
+        config = AutoConfig.from_pretrained(gguf.parent, gguf_file=gguf.name)
+        file.correct(config)
+        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+        lm = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, config=config, dtype=torch.float32)
+    except (OSError, *INNER_ERRORS) as error:
+        raise ValueError(f"{gguf} cannot be converted: {told(error)}. Take the same model as safetensors") from error
+    split = file.split_tokens(tokenizer)
+    if split:
+        logger.warning(
+            "%s: %d tokens that its file calls whole are cut into pieces here, unlike in llama.cpp: %s",
+            gguf.name,
+            len(split),
+            ", ".join(map(repr, split[:5])),
+        )
+    del lm.config.quantization_config  # the weights are no longer quantised
+    lm.hf_quantizer = None  # type: ignore[assignment]
+    return lm, tokenizer
 
 
 def template_for(name: str, tokenizer: PreTrainedTokenizerBase, link_tokens: int = 0) -> Template:

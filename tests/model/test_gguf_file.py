@@ -14,6 +14,7 @@ from transformers import LlamaConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from gritrag import GritModel
+from gritrag.model import load
 from gritrag.model.gguf_file import PLAIN, GgufFile, _is_read
 
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 128}
@@ -162,6 +163,32 @@ def test_a_file_that_is_cut_off_or_something_else_is_named(tmp_path: Path) -> No
         path.write_bytes(data)
         with pytest.raises(ValueError, match=rf"{name}\.gguf cannot be read as a GGUF file.*download it again"):
             GritModel.from_pretrained(path)
+
+
+def test_where_it_cannot_be_kept_the_folder_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GRITRAG_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "cache").write_text("a file where the folder would be")
+    file = write_gguf(tmp_path / "tiny.gguf", tiny_llama())
+    with pytest.raises(ValueError, match=r"tiny\.gguf cannot be kept in .*cache.*let GRITRAG_CACHE name a folder"):
+        GritModel.from_pretrained(file, dtype="float32")
+
+
+def test_another_process_that_was_faster_has_converted_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its copy is taken, and nothing is left of this one."""
+    monkeypatch.setenv("GRITRAG_CACHE", str(tmp_path / "cache"))
+    file = write_gguf(tmp_path / "tiny.gguf", tiny_llama())
+    read = load._read_gguf
+
+    def is_beaten(*given: Any) -> Any:
+        with monkeypatch.context() as patch:
+            patch.setattr(load, "_read_gguf", read)
+            GritModel.from_pretrained(file, dtype="float32")
+        return read(*given)
+
+    monkeypatch.setattr(load, "_read_gguf", is_beaten)
+    GritModel.from_pretrained(file, dtype="float32")
+    (copied,) = (tmp_path / "cache" / load.GGUF_COPIES).iterdir()
+    assert not [each for each in copied.iterdir() if each.is_dir()]
 
 
 def test_an_architecture_that_transformers_does_not_read_is_named(tmp_path: Path) -> None:

@@ -85,6 +85,25 @@ def test_a_checkpoint_is_base_and_adapter(saved: Path, checkpoint: Path) -> None
     assert not any("lora" in name for name, _ in model.lm.named_parameters())  # merged
 
 
+@pytest.mark.parametrize("trouble", ["other base", "torn", "other layers", "no JSON"])
+def test_an_adapter_that_does_not_fit_is_named_with_a_remedy(trouble: str, saved: Path, checkpoint: Path) -> None:
+    adapter = checkpoint / "adapter"
+    weights, settings = adapter / "adapter_model.safetensors", adapter / "adapter_config.json"
+    if trouble == "other base":
+        wider = {name: tensor.repeat_interleave(2, -1) for name, tensor in load_file(weights).items()}
+        save_file(wider, weights)
+    elif trouble == "torn":
+        weights.write_bytes(weights.read_bytes()[:500])
+    elif trouble == "other layers":
+        settings.write_text(settings.read_text().replace("q_proj", "c_attn").replace("v_proj", "c_proj"))
+    else:
+        settings.write_text("{")
+    with pytest.raises(ValueError, match=r"cannot be merged into .* take the base that it was trained over") as raised:
+        GritModel.from_pretrained(checkpoint, dtype="float32")
+    assert str(adapter) in str(raised.value)
+    assert str(saved) in str(raised.value)
+
+
 def test_what_a_checkpoint_fixes_cannot_be_set(checkpoint: Path) -> None:
     with pytest.raises(ValueError, match="fixes reading='causal', so it cannot be 'bidirectional'"):
         GritModel.from_pretrained(checkpoint, reading="bidirectional")
