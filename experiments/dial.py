@@ -1,10 +1,10 @@
 """How near do answers come to those from text, by the share that is read again and the relevance bias beside it?
 
-    python -m experiments.dial nq.validation.jsonl --pairs --half odd --rows rows.jsonl --way 0.02:2 --way 0.2:0.5
+    python -m experiments.dial nq.validation.jsonl --half odd --rows rows.jsonl --way 0.02:2 --way 0.2:2
 
 Each question is answered from 5 documents that hybrid search finds: as text, from states alone as `gritrag.RAG` does,
-and by each way SHARE:BIAS, documents in a row. With `--pairs` each question is asked together with the next one of the
-file ("A? And B?"), so that two documents are needed. Beside F1 stands the mean log-probability of a token of the first
+and by each way SHARE:BIAS, documents in a row. So is each pair of neighbouring questions of the file, asked together
+("A? And B?"), which needs two documents. Beside F1 stands the mean log-probability of a token of the first
 right answer: small models answer so little rightly that F1 says nothing of them. Rows are kept: a run that was stopped
 goes on, and further ways and files join what is there.
 """
@@ -13,9 +13,9 @@ import json
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from itertools import groupby, islice, product
+from itertools import groupby, islice, pairwise, product, zip_longest
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import torch
 import typer
@@ -42,7 +42,7 @@ K, ANSWER_TOKENS = 5, 20
 MOST_ANSWERS = 4
 """Wordings of one question's answer that are joined with those of another's."""
 
-Half = Literal["even", "odd", "all"]
+HALVES = {"even": slice(0, None, 2), "odd": slice(1, None, 2), "all": slice(None)}
 Row = dict[str, Any]
 
 
@@ -71,14 +71,19 @@ class Way(NamedTuple):
         return f"{self.share:g}:{self.bias:g}"
 
 
-def questions_of(path: Path, half: Half, pairs: bool, most: int) -> list[Question]:
-    """Answerable questions of every second row of a file, spread evenly; each with the next one where `pairs`."""
+def questions_of(path: Path, half: str, single: int, pairs: int) -> list[Question]:
+    """So many answerable questions and pairs of such, of every second row of a file, spread evenly and in turn.
+
+    Raises:
+        ValueError: no such half, or a broken file.
+    """
+    if half not in HALVES:
+        raise ValueError(f"half must be one of {', '.join(HALVES)}, not {half!r}")
     read = [question for question in read_questions(path) if question.answers]
-    part = {"even": slice(0, None, 2), "odd": slice(1, None, 2), "all": slice(None)}[half]
-    own = [question._replace(id=str(number)) for number, question in enumerate(read)][part]
-    if pairs:
-        own = [together(one, other) for one, other in zip(own, own[1:], strict=False) if one.document != other.document]
-    return evenly(own, most)
+    own = [question._replace(id=str(number)) for number, question in enumerate(read)][HALVES[half]]
+    joined = [together(one, other) for one, other in pairwise(own) if one.document != other.document]
+    turns = zip_longest(evenly(joined, pairs), evenly(own, single))
+    return [question for turn in turns for question in turn if question is not None]
 
 
 def together(one: Question, other: Question) -> Question:
@@ -162,9 +167,7 @@ class Answering:
 
 def in_a_row(context: Context, bias: float) -> Context:
     """Documents with so many times their bias one behind the other, and none on the first tokens of all."""
-    parts = [
-        replace(part, relevance_bias=bias * part.relevance_bias, shares_positions=False) for part in context.parts
-    ]
+    parts = [replace(part, relevance_bias=bias * part.relevance_bias, shares_positions=False) for part in context.parts]
     return Context((replace(parts[0], unbiased=FIRST_TOKENS), *parts[1:]), context.start)
 
 
@@ -192,7 +195,7 @@ def table(rows: Sequence[Row], ways: Sequence[str], seed: int) -> str:
     of = {(row["way"], row["id"]): row for row in rows}
     ids = [id for id in dict.fromkeys(row["id"] for row in rows) if all((way, id) in of for way in ways)]
     lines = []
-    for way in ways:
+    for way in ways if ids else ():
         f1, text = ([of[name, id]["F1"] for id in ids] for name in (way, TEXT))
         log_p, text_log_p = ([of[name, id]["log p"] for id in ids] for name in (way, TEXT))
         share, change = ratio(f1, text, seed), difference(log_p, text_log_p, seed)
@@ -206,18 +209,18 @@ def table(rows: Sequence[Row], ways: Sequence[str], seed: int) -> str:
             ]
         )
     columns = ["read again: bias", "F1", "% of text", "log p", "against text"]
-    return f"{len(ids)} questions\n\n" + aligned(columns, lines)
+    return f"{len(ids)}\n\n" + aligned(columns, lines)
 
 
 def main(
     path: Annotated[Path, typer.Argument(help="JSONL of questions with their passages and answers.")],
     rows: Annotated[Path, typer.Option(help="Answers are kept here, as JSONL.")],
     way: Annotated[list[str], typer.Option(help="SHARE:BIAS; may be given several times.")],
-    pairs: Annotated[bool, typer.Option(help="Ask each question together with the next one.")] = False,
     half: Annotated[str, typer.Option(help="Rows of the file: even, odd or all.")] = "all",
-    questions: Annotated[int, typer.Option(help="Questions to answer.", min=1)] = 100,
+    questions: Annotated[int, typer.Option(help="Questions to answer, one by one.", min=0)] = 100,
+    pairs: Annotated[int, typer.Option(help="Pairs of questions to answer.", min=0)] = 100,
     documents: Annotated[int, typer.Option(help="Passages to search, at least those that are needed.", min=1)] = 300,
-    stop_after: Annotated[int | None, typer.Option(help="Answer no more than so many further questions.")] = None,
+    stop_after: Annotated[int | None, typer.Option(help="Answer no more than so many further ones.", min=0)] = None,
     label: Annotated[str, typer.Option(help="Kept with the rows, to tell apart what the code was.")] = "",
     seed: Annotated[int, typer.Option(help="Of resamples.")] = 0,
     model: Model = DEFAULT_MODEL,
@@ -225,17 +228,18 @@ def main(
     device: Device = "auto",
 ) -> None:
     """Say how near answers come to those from text."""
-    if half not in ("even", "odd", "all"):
-        raise ValueError(f"half must be even, odd or all, not {half!r}")
     ways = [TEXT, STATES, *dict.fromkeys(str(Way.of(each)) for each in way)]
-    asked = questions_of(path, half, pairs, questions)
+    asked = questions_of(path, half, questions, pairs)
     loaded = GritModel.from_pretrained(model, dtype=dtype, device=device)
-    about = {"model": model, "file": path.stem, "pairs": pairs, "half": half, "dtype": str(loaded.lm.dtype)[6:]}
+    about = {"model": model, "file": path.stem, "half": half, "dtype": str(loaded.lm.dtype).removeprefix("torch.")}
     kept = Kept(rows)
 
-    def missing(question: Question) -> list[str]:
+    def own_rows(**more: Any) -> list[Row]:
         """Text and states alone are what they are, whatever is read again."""
-        have = {row["way"] for row in kept.of(**about, id=question.id) if row["label"] == label or ":" not in row["way"]}
+        return [row for row in kept.of(**about, **more) if row["label"] == label or ":" not in row["way"]]
+
+    def missing(question: Question) -> list[str]:
+        have = {row["way"] for row in own_rows(id=question.id)}
         return [name for name in ways if name not in have]
 
     left = list(islice((question for question in asked if missing(question)), stop_after))
@@ -245,11 +249,12 @@ def main(
         answering = Answering(index)
         for question in ProgressBar(left, desc=path.stem, unit="question", disable=not left):
             found = answering.rows(question, missing(question))
-            kept.add([{**about, "id": question.id, "label": label, **row} for row in found])
+            of = {**about, "pairs": bool(question.needed), "id": question.id, "label": label}
+            kept.add([{**of, **row} for row in found])
     facts = {"file": path.name, **about, "label": label, "documents": documents, "k": K, **machine_of(loaded)}
-    typer.echo(header({**facts, "seed": seed}) + "\n")
-    own = [row for row in kept.of(**about) if row["label"] == label or ":" not in row["way"]]
-    typer.echo(table(own, ways, seed))
+    typer.echo(header({**facts, "seed": seed}))
+    for name, is_pair in (("Pairs of questions", True), ("Questions one by one", False)):
+        typer.echo(f"\n{name}: " + table(own_rows(pairs=is_pair), ways, seed))
 
 
 if __name__ == "__main__":

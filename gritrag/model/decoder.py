@@ -12,11 +12,14 @@ from gritrag.model.answerability import Refusal
 from gritrag.model.context import Context, place
 from gritrag.model.decode import Completion, Decoding, Sampling
 from gritrag.model.forwards import Forwards
+from gritrag.model.kernels import without_cudnn
 from gritrag.model.layers import needs_dense
 from gritrag.model.likelihood import Scored, log_likelihoods
 from gritrag.model.native_forward import DecodingInTurn, NativeCache
 from gritrag.model.probed import Probed
-from gritrag.model.recompute import recompute
+from gritrag.model.recompute import Rereader, recompute
+from gritrag.model.reread_modules import ModuleRereader
+from gritrag.model.reread_step import StepRereader
 from gritrag.model.slots import Slot, size_of
 from gritrag.model.state import CacheShape, DocumentState, PlacedCache
 from gritrag.model.step import SPARE_COLUMNS, STEP_TOKENS
@@ -145,7 +148,10 @@ class ContextDecoder:
         """Read a share of the placed tokens again, with all documents in sight; see `gritrag.model.recompute`."""
         if self._probed.native is not None:
             return [0] * len(contexts)  # nothing is placed
-        return recompute(self._forwards.best, cache, contexts, share)
+        step = self._forwards.step
+        reader: Rereader = ModuleRereader(self._forwards.best) if step is None else StepRereader(step)
+        with without_cudnn(self._lm.device):
+            return recompute(reader, cache, contexts, share)
 
     def log_likelihoods(self, states: Sequence[DocumentState], scored: Scored) -> torch.Tensor:
         """Mean log-probability of tokens behind each state, float32 `[N]`; see `gritrag.model.likelihood`.

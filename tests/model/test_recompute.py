@@ -11,7 +11,8 @@ from gritrag.model.context import Context
 from gritrag.model.decode import Sampling
 from gritrag.model.grit import GritModel
 from gritrag.model.module_forward import ModuleForward
-from gritrag.model.recompute import FIRST_TOKENS, AttentionObserver, attention_of
+from gritrag.model.recompute import FIRST_TOKENS, choosing_layers
+from gritrag.model.reread_modules import AttentionObserver, attention_of
 from gritrag.model.state import DocumentState, PlacedCache
 
 TEXTS = ["the river", "a much longer text about a bridge over the river", "short", "nobody crosses it in the winter"]
@@ -104,7 +105,7 @@ def test_the_first_tokens_of_every_document_come_before_all_others(each: int, ti
 
 
 def attention_by_hand(model: GritModel, context: Context) -> torch.Tensor:
-    """What eager attention of transformers gives away, summed over everything but columns."""
+    """What eager attention of transformers gives away in the middle layers, summed over everything but columns."""
     cache = model.decoder.place([context], SAMPLING)
     lm = model.lm
     before = lm.config._attn_implementation
@@ -120,10 +121,8 @@ def attention_by_hand(model: GritModel, context: Context) -> torch.Tensor:
             )
     finally:
         lm.set_attn_implementation(before)
-    *lower, last = output.attentions
-    # the last layer of our own step computes nothing but what is asked for: what follows the last token
-    asked = last if model.step is None else last[:, :, -1:]
-    return sum(layer.float().sum(dim=(0, 1, 2)) for layer in (*lower, asked))[: context.cached_tokens]
+    counted = (output.attentions[number] for number in choosing_layers(len(output.attentions)))
+    return sum(layer.float().sum(dim=(0, 1, 2)) for layer in counted)[: context.cached_tokens]
 
 
 def test_nothing_to_choose_from_changes_nothing(tiny_model: GritModel) -> None:
@@ -147,7 +146,7 @@ def test_observed_attention_is_what_values_are_weighed_by(is_grouped: bool, mask
         mixed = torch.nn.functional.scaled_dot_product_attention(query, key, value, **told)
     attention = attention_of(query, key, value, **told)
     torch.testing.assert_close(attention @ value.repeat_interleave(4 // value.shape[1], dim=1), mixed)
-    torch.testing.assert_close(observer.total_C, attention[..., :5].sum(dim=(0, 1, 2)))
+    torch.testing.assert_close(observer.calls, [attention[..., :5].sum(dim=(0, 1, 2))])
 
 
 def test_a_first_document_that_lost_bits_may_be_read_again(tiny_model: GritModel) -> None:
