@@ -77,8 +77,8 @@ def _recompute(reader: Rereader, cache: PlacedCache, context: Context, share: fl
     if len(columns_T):
         device = cache.buffers[0].device
         ids_C = torch.tensor(context.token_ids[: context.cached_tokens])
-        own = (each_C[None, columns_T].to(device) for each_C in (ids_C, _positions(context)))
-        reader.overwrite(Again(*own, columns_T), cache)
+        ids, positions = (each_C[None, columns_T].to(device) for each_C in (ids_C, _positions(context)))
+        reader.overwrite(Again(ids, positions, columns_T), cache)
     return len(columns_T)
 
 
