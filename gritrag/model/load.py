@@ -1,12 +1,7 @@
-"""From a name to a causal LM and its tokenizer: hub id, directory, GGUF file, installed package or checkpoint.
-
-A GGUF file is converted once, to safetensors in the cache folder (`GRITRAG_CACHE`, else `~/.cache/gritrag`): parsing
-one takes twenty seconds, loading the converted copy less than one.
-"""
+"""From a name to a causal LM and its tokenizer: hub id, directory, GGUF file, installed package or checkpoint."""
 
 import json
 import logging
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,13 +11,12 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from peft import PeftModel
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from gritrag.config import CHECKPOINT_FILE, CheckpointConfig
-from gritrag.folders import cache_folder
 from gritrag.model import ternary
 from gritrag.model.answerability import ANSWERABILITY_FILE, Answerability
-from gritrag.model.gguf_file import GgufFile
+from gritrag.model.gguf_copy import converted, end_as_the_file_says
 from gritrag.model.identity import hash_files
 from gritrag.model.inner_errors import INNER_ERRORS, told
 from gritrag.model.names import locate, model_in
@@ -31,9 +25,6 @@ from gritrag.model.weight_copy import WeightCopy
 from gritrag.prompts import CHATML, FITTED, GEMMA, GRITLM, INSTRUCT, PLAIN, TEMPLATES, Template, fitted
 
 logger = logging.getLogger(__name__)
-
-GGUF_COPIES = "gguf-2"
-"""Folder of converted files in the cache. Copies in `gguf` had lost how their rotary angles are scaled."""
 
 
 @dataclass(frozen=True)
@@ -161,7 +152,7 @@ def _load_base(
     path: Path, weights: str, dtype: torch.dtype, trust_remote_code: bool, copy: WeightCopy | None
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, bool]:
     """The model and its tokenizer; and whether its weights are those of the copy, adapted and rounded already."""
-    directory = _converted(path, weights) if path.is_file() else path
+    directory = converted(path, weights) if path.is_file() else path
     try:
         tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=trust_remote_code)
         lm = None if copy is None else copy.load(directory, dtype)
@@ -185,7 +176,7 @@ def _load_base(
             f"transformers cannot load a causal language model from {path} ({told(error)}){remedy}"
         ) from error
     if path.is_file():
-        _end_as_the_file_says(tokenizer, lm)
+        end_as_the_file_says(tokenizer, lm)
     _drop_tokens_without_a_row(tokenizer, lm, path)
     if missing:
         some = ", ".join(sorted(missing)[:3])
@@ -215,69 +206,6 @@ def _drop_tokens_without_a_row(tokenizer: PreTrainedTokenizerBase, lm: PreTraine
     for name in dropped:
         setattr(tokenizer, name, None)
     logger.warning("%s: no embedding for %s; not used", path.name, ", ".join(map(repr, sorted(beyond))))
-
-
-def _end_as_the_file_says(tokenizer: PreTrainedTokenizerBase, lm: PreTrainedModel) -> None:
-    """Let the end token of a GGUF file's tokenizer be that of its model: transformers 5.17 took the token that begins a
-    turn for it, and whatever ends with it ended in another token than the model has learnt."""
-    said = lm.config.get_text_config().eos_token_id
-    if isinstance(said, int) and tokenizer.eos_token_id != said:
-        tokenizer.eos_token = tokenizer.convert_ids_to_tokens(said)
-
-
-def _converted(gguf: Path, digest: str) -> Path:
-    """The safetensors copy of a GGUF file, made on first use and complete or absent, never half there.
-
-    Raises:
-        ValueError: it cannot be converted, or the copy cannot be written.
-    """
-    target = cache_folder() / GGUF_COPIES / digest
-    if target.is_dir():
-        return target
-    file = GgufFile(gguf)
-    logger.warning("converting %s once, to %s (about half a minute)", gguf.name, target)
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
-            made = Path(scratch) / "model"
-            lm, tokenizer = _read_gguf(file, gguf)
-            lm.save_pretrained(made)
-            tokenizer.save_pretrained(made)
-            made.rename(target)
-    except (OSError, SafetensorError) as error:
-        if target.is_dir():  # another process was faster
-            return target
-        raise ValueError(
-            f"{gguf} cannot be kept in {target.parent} as it was converted ({told(error)}); make room there, or let "
-            "GRITRAG_CACHE name a folder that can be written to"
-        ) from error
-    return target
-
-
-def _read_gguf(file: GgufFile, gguf: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """What a GGUF file holds, in float32, no longer quantised.
-
-    Raises:
-        ValueError: transformers cannot read it.
-    """
-    try:
-        config = AutoConfig.from_pretrained(gguf.parent, gguf_file=gguf.name)
-        file.correct(config)
-        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-        lm = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, config=config, dtype=torch.float32)
-    except (OSError, *INNER_ERRORS) as error:
-        raise ValueError(f"{gguf} cannot be converted: {told(error)}. Take the same model as safetensors") from error
-    split = file.split_tokens(tokenizer)
-    if split:
-        logger.warning(
-            "%s: %d tokens that its file calls whole are cut into pieces here, unlike in llama.cpp: %s",
-            gguf.name,
-            len(split),
-            ", ".join(map(repr, split[:5])),
-        )
-    del lm.config.quantization_config  # the weights are no longer quantised
-    lm.hf_quantizer = None  # type: ignore[assignment]
-    return lm, tokenizer
 
 
 def template_for(name: str, tokenizer: PreTrainedTokenizerBase, link_tokens: int = 0) -> Template:

@@ -14,7 +14,7 @@ from transformers import LlamaConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from gritrag import GritModel
-from gritrag.model import load
+from gritrag.model import gguf_copy
 from gritrag.model.gguf_file import PLAIN, GgufFile, _is_read
 
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 128}
@@ -177,17 +177,17 @@ def test_another_process_that_was_faster_has_converted_it(tmp_path: Path, monkey
     """Its copy is taken, and nothing is left of this one."""
     monkeypatch.setenv("GRITRAG_CACHE", str(tmp_path / "cache"))
     file = write_gguf(tmp_path / "tiny.gguf", tiny_llama())
-    read = load._read_gguf
+    read = gguf_copy._read
 
     def is_beaten(*given: Any) -> Any:
         with monkeypatch.context() as patch:
-            patch.setattr(load, "_read_gguf", read)
+            patch.setattr(gguf_copy, "_read", read)
             GritModel.from_pretrained(file, dtype="float32")
         return read(*given)
 
-    monkeypatch.setattr(load, "_read_gguf", is_beaten)
+    monkeypatch.setattr(gguf_copy, "_read", is_beaten)
     GritModel.from_pretrained(file, dtype="float32")
-    (copied,) = (tmp_path / "cache" / load.GGUF_COPIES).iterdir()
+    (copied,) = (tmp_path / "cache" / gguf_copy.GGUF_COPIES).iterdir()
     assert not [each for each in copied.iterdir() if each.is_dir()]
 
 

@@ -50,7 +50,7 @@ def test_texts_of_a_gguf_model_end_as_the_model_says(
     file.write_text(json.dumps({**told, "eos_token": wrong}), "utf-8")
     gguf = tmp_path / "tiny.gguf"
     gguf.write_bytes(b"weights")
-    monkeypatch.setattr(loading, "_converted", lambda path, digest: saved)
+    monkeypatch.setattr(loading, "converted", lambda path, digest: saved)
     model = GritModel.from_pretrained(gguf, dtype="float32", template="gritrag")
     assert model.tokenizer.eos_token == right
     assert model.prompts.answer_ids("x")[-1] == model.lm.config.eos_token_id
