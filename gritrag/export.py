@@ -27,7 +27,7 @@ from safetensors.torch import save_file
 from tokenizers import Regex, Tokenizer, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from gritrag.folders import check_new
+from gritrag.folders import check_new, give_usual_rights
 from gritrag.model.attention import bidirectional_view, decoder_stack
 from gritrag.model.grit import GritModel
 from gritrag.model.parts import PROJECTION
@@ -257,6 +257,7 @@ def _write(
     _json(folder / "sentence_bert_config.json", {"max_seq_length": model.max_document_tokens, "do_lower_case": False})
     about = {"prompts": prompts, "default_prompt_name": None, "similarity_fn_name": "cosine"}
     _json(folder / "config_sentence_transformers.json", about)
+    give_usual_rights(folder)
 
 
 def _json(path: Path, value: Any) -> None:

@@ -1,7 +1,11 @@
 """Folders that commands write to, and what tells an index. No heavy import."""
 
 import os
+from contextlib import suppress
 from pathlib import Path
+
+FOR_OWNER = 0o600
+"""Rights to read and write for the owner alone."""
 
 
 def cache_folder() -> Path:
@@ -14,6 +18,22 @@ def cache_folder() -> Path:
         return Path(os.environ.get("GRITRAG_CACHE") or "~/.cache/gritrag").expanduser()
     except RuntimeError:
         raise ValueError("this user has no home folder; let GRITRAG_CACHE name one for what is kept") from None
+
+
+def give_usual_rights(folder: Path) -> None:
+    """Give weights below a folder the rights that a file has which is made there, as the settings beside them have.
+
+    safetensors 0.8.0 writes files that nobody but their owner can read: a server that runs as another user could not
+    load what was trained.
+    """
+    like = folder / f".rights-{os.getpid()}"
+    like.touch()
+    rights = like.stat().st_mode & 0o777
+    like.unlink()
+    for file in folder.rglob("*.safetensors"):
+        if file.stat().st_mode & 0o777 == FOR_OWNER:
+            with suppress(PermissionError):  # it is somebody else's
+                file.chmod(rights)
 
 
 def check_new(folder: Path) -> None:

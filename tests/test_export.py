@@ -61,6 +61,8 @@ def test_a_projection_is_a_layer_of_its_own(make_model: Callable[..., GritModel]
         theirs = loaded(model, tmp_path / pooling)
         assert_same(model, theirs)
         assert theirs.encode_query(TEXTS).shape == (len(TEXTS), 24)
+        files = [file for file in (tmp_path / pooling).rglob("*") if file.is_file()]
+        assert len({file.stat().st_mode for file in files}) == 1  # others can read all of it
 
 
 @pytest.mark.parametrize("architecture", ["llama", "qwen3", "gpt2", "mistral"])

@@ -5,6 +5,7 @@ from pathlib import Path
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from gritrag.config import FORMAT, CheckpointConfig, Origin
+from gritrag.folders import give_usual_rights
 from gritrag.model.answerability import ANSWERABILITY_FILE, Answerability
 from gritrag.model.identity import hash_files
 from gritrag.model.parts import PARTS_FILE, Parts
@@ -41,3 +42,4 @@ def save_checkpoint(
     origin = Origin(files=hash_files(folder / SAVED_MODEL), weights=identity[0], adapter=identity[1])
     written = {"format": FORMAT, "base": SAVED_MODEL, "adapter": None, "parts_file": parts_file, "origin": origin}
     config.model_copy(update=written).save(folder)
+    give_usual_rights(folder)

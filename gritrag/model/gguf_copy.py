@@ -12,7 +12,7 @@ import torch
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from gritrag.folders import cache_folder
+from gritrag.folders import cache_folder, give_usual_rights
 from gritrag.model.gguf_file import GgufFile
 from gritrag.model.inner_errors import INNER_ERRORS, told
 
@@ -44,6 +44,7 @@ def converted(gguf: Path, digest: str) -> Path:
             lm, tokenizer = _read(file, gguf)
             lm.save_pretrained(made)
             tokenizer.save_pretrained(made)
+            give_usual_rights(made)
             made.rename(target)
     except (OSError, SafetensorError) as error:
         if target.is_dir():  # another process was faster

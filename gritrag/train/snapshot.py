@@ -21,6 +21,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from gritrag.folders import give_usual_rights
 from gritrag.model.grit import GritModel
 from gritrag.train.objectives.cross_batch_memory import CrossBatchMemory
 from gritrag.train.sharding import gathered, scattered
@@ -63,6 +64,7 @@ def save(
     save_file(weights, scratch / WEIGHTS)
     remembered = {f"{MEMORY}/{name}": tensor for name, tensor in memory.tensors().items()}
     save_file(moments | remembered, scratch / OPTIMIZER)
+    give_usual_rights(scratch)
     (scratch / STATE).write_text(json.dumps({"format": FORMAT, **progress._asdict()}), "utf-8")
     for file in scratch.iterdir():
         with file.open("rb") as stream:

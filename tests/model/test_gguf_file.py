@@ -189,6 +189,7 @@ def test_another_process_that_was_faster_has_converted_it(tmp_path: Path, monkey
     GritModel.from_pretrained(file, dtype="float32")
     (copied,) = (tmp_path / "cache" / gguf_copy.GGUF_COPIES).iterdir()
     assert not [each for each in copied.iterdir() if each.is_dir()]
+    assert len({each.stat().st_mode for each in copied.iterdir()}) == 1  # whoever shares the cache can read all of it
 
 
 def test_an_architecture_that_transformers_does_not_read_is_named(tmp_path: Path) -> None:

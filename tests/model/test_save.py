@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from gritrag import RAG, GritModel, Index
 from gritrag.config import CheckpointConfig, PartsConfig
+from gritrag.folders import give_usual_rights
 
 MakeModel = Callable[..., GritModel]
 TEXTS = ["the river", "a bridge over the river"]
@@ -84,3 +85,15 @@ def test_trained_parts_are_saved_too(tokenizer: object, tmp_path: Path) -> None:
     again = GritModel.from_pretrained(tmp_path / "whole", dtype="float32")
     assert again.fingerprint == model.fingerprint
     np.testing.assert_array_equal(again.encode_document(TEXTS), model.encode_document(TEXTS))
+
+
+def test_others_can_read_weights_as_they_can_read_settings(checkpoint: Path, tmp_path: Path) -> None:
+    """safetensors 0.8.0 writes files that only their owner can read."""
+    model = GritModel.from_pretrained(checkpoint, dtype="float32")
+    model.save_pretrained(tmp_path / "whole")
+    settings, weights = tmp_path / "whole" / "gritrag.json", tmp_path / "whole" / "model" / "model.safetensors"
+    assert weights.stat().st_mode == settings.stat().st_mode
+    weights.chmod(0o640)  # whoever says so keeps it
+    give_usual_rights(tmp_path / "whole")
+    assert weights.stat().st_mode & 0o777 == 0o640
+    assert not list((tmp_path / "whole").glob(".rights*"))

@@ -122,6 +122,7 @@ def test_the_checkpoint_loads_and_reads_as_the_trained_model_did(
     printed = capsys.readouterr().out
     assert "negatives per anchor" in printed
     assert ("extracted" in printed) == (adapter["method"] == "full" and "embeddings" not in adapter)
+    assert len({file.stat().st_mode for file in folder.rglob("*") if file.is_file()}) == 1  # others can read all of it
 
 
 def test_embeddings_and_norms_stay_as_they_were_unless_asked(recipe: Recipe) -> None:
@@ -137,6 +138,7 @@ def test_snapshots_are_few_and_a_half_written_one_is_not_seen(recipe: Recipe) ->
     found = snapshots(trainer.run)
     assert [folder.name for folder in found] == ["step-00000005", "step-00000006"]
     assert load_file(found[-1] / "weights.safetensors").keys() == trainer.parameters.keys()
+    assert len({file.stat().st_mode for file in found[-1].iterdir()}) == 1
     (found[-1] / "state.json").unlink()
     resumed = Trainer(trainer.config)
     resumed.train()

@@ -79,6 +79,7 @@ def test_the_checkpoint_has_other_vectors_and_the_same_states(folder: Path, tmp_
     expected = expected @ again.matrix
     np.testing.assert_allclose(twice, expected / np.linalg.norm(expected, axis=1, keepdims=True), atol=1e-5)
     assert (tmp_path / "two" / "README.md").read_text() == "A card."
+    assert len({file.stat().st_mode for file in (tmp_path / "two").iterdir()}) == 1  # others can read all of it
 
 
 def test_a_checkpoint_finds_its_base_from_where_it_was_copied_to(folder: Path, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 from gritrag.config import CheckpointConfig
+from gritrag.folders import give_usual_rights
 from gritrag.model import ternary
 from gritrag.model.adapter import PeftModel, extract
 from gritrag.model.answerability import ANSWERABILITY_FILE
@@ -85,4 +86,5 @@ def export(
         parts=config.parts,
         parts_file=None if model.parts.is_empty else PARTS_FILE,
     ).save(folder)
+    give_usual_rights(folder)
     return f"{folder}: {told}"

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from gritrag.config import CHECKPOINT_FILE
-from gritrag.folders import check_new
+from gritrag.folders import check_new, give_usual_rights
 from gritrag.model.answerability import ANSWERABILITY_FILE
 from gritrag.model.grit import GritModel
 from gritrag.model.names import locate
@@ -115,6 +115,7 @@ def write(name: str, model: GritModel, whitening: Whitening, folder: Path) -> No
     (folder / ANSWERABILITY_FILE).unlink(missing_ok=True)  # it was fitted to other vectors
     save_parts(weights, folder / PARTS_FILE)
     config.model_copy(update={"parts": parts, "parts_file": PARTS_FILE}).save(folder)
+    give_usual_rights(folder)
 
 
 def _spread(groups: Sequence[np.ndarray]) -> np.ndarray:
