@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from xxhash import xxh3_64_intdigest
@@ -30,6 +30,25 @@ def identity(text: str) -> int:
     return xxh3_64_intdigest(text.encode("utf-8")) >> 1
 
 
+@dataclass
+class _Batch:
+    """What the passages of a step have given so far; see `RetrievalStep`.
+
+    Args:
+        texts: of the documents.
+        asked: questions that may be answered.
+        compared: of the row of each passage, the rows that its questions are compared with where others do not count.
+    """
+
+    documents: list[TokenIds] = field(default_factory=list)
+    texts: list[str] = field(default_factory=list)
+    queries: list[TokenIds] = field(default_factory=list)
+    positives: list[int] = field(default_factory=list)
+    compared: dict[int, list[int]] = field(default_factory=dict)
+    asked: list[Asked] = field(default_factory=list)
+    identities: list[int] = field(default_factory=list)
+
+
 class Collator:
     """Rows become token ids: passages cut, questions chosen, contexts drawn, everything in the model's template.
 
@@ -52,54 +71,54 @@ class Collator:
         self, source: Source, passages: Sequence[Passage], rng: random.Random, is_full: bool = False
     ) -> RetrievalStep:
         """Cut one batch of passages and make token ids of them with their questions and negatives."""
-        documents: list[TokenIds] = []
-        texts: list[str] = []
-        queries: list[TokenIds] = []
-        positives: list[int] = []
-        own: list[list[int]] = []  # negatives of each document's questions
-        asked: list[Asked] = []
-        identities: list[int] = []
+        batch = _Batch()
         for passage in passages:
-            kept, questions = self.cut(passage)
-            questions = rng.sample(questions, min(len(questions), self._data.questions_per_document))
-            title = passage.title if rng.random() < self._data.p_title else ""
-            free = self._data.questions_per_document - len(questions)
-            made = ask(kept, min(source.config.cloze_questions, free), rng) if source.config.cloze_questions else []
-            kept, every = self._cut_out(kept, title, [*questions, *made], rng)
-            questions = [question for question in every if not question.is_made]
-            made = [question for question in every if question.is_made]
-            row = len(documents)
-            evidence, negatives = (questions[0].evidence, questions[0].negatives) if questions else ((), ())
-            identities += [identity(known) for known in (passage.identity or passage.text, *evidence, *negatives)]
-            for text in [Document(kept, title=title).content, *evidence, *negatives]:
-                texts.append(text)
-                documents.append(self.document(text))
-            needed, beside = tuple(range(row, row + 1 + len(evidence))), tuple(range(row, len(documents)))
-            own.append([row, *beside[len(needed) :]])
-            compared = [q for q in questions if q.is_query][: self._data.queries_per_document]
-            numbers = {question: len(queries) + number for number, question in enumerate(compared)}
-            asked += [Asked(row, numbers.get(q), q, needed[1:], beside[len(needed) :]) for q in questions]
-            asked += [Asked(row, None, question) for question in made]
-            for question in compared:
-                instruction = question.instruction or source.config.instruction or self._instruction
-                queries.append(self.query(question.text, instruction))
-                positives.append(row)
-        own_rows = {rows[0]: rows for rows in own}
+            self._add(batch, source, passage, rng)
         in_batch = self._in_batch_negatives and source.config.in_batch_negatives
-        candidates = None if in_batch else [own_rows[row] for row in positives]
-        answers = self._answers(asked, texts, documents, rng)
-        shown = self._shown(positives, rng) if self._demonstrations else None
+        answers = self._answers(batch.asked, batch.texts, batch.documents, rng)
+        shown = self._shown(batch.positives, rng) if self._demonstrations else None
         return RetrievalStep(
             source.name,
-            documents,
-            queries,
-            positives,
-            candidates,
+            batch.documents,
+            batch.queries,
+            batch.positives,
+            None if in_batch else [batch.compared[row] for row in batch.positives],
             answers,
             is_full,
             shown,
-            identities=tuple(identities),
+            identities=tuple(batch.identities),
         )
+
+    def _add(self, batch: _Batch, source: Source, passage: Passage, rng: random.Random) -> None:
+        """A passage with its questions, and the documents that belong to them."""
+        kept, title, every = self._drawn_from(source, passage, rng)
+        questions = [question for question in every if not question.is_made]
+        row = len(batch.documents)
+        evidence, negatives = (questions[0].evidence, questions[0].negatives) if questions else ((), ())
+        batch.identities += [identity(known) for known in (passage.identity or passage.text, *evidence, *negatives)]
+        for text in [Document(kept, title=title).content, *evidence, *negatives]:
+            batch.texts.append(text)
+            batch.documents.append(self.document(text))
+        needed, beside = tuple(range(row, row + 1 + len(evidence))), tuple(range(row, len(batch.documents)))
+        batch.compared[row] = [row, *beside[len(needed) :]]
+        compared = [q for q in questions if q.is_query][: self._data.queries_per_document]
+        numbers = {question: len(batch.queries) + number for number, question in enumerate(compared)}
+        batch.asked += [Asked(row, numbers.get(q), q, needed[1:], beside[len(needed) :]) for q in questions]
+        batch.asked += [Asked(row, None, question) for question in every if question.is_made]
+        for question in compared:
+            instruction = question.instruction or source.config.instruction or self._instruction
+            batch.queries.append(self.query(question.text, instruction))
+            batch.positives.append(row)
+
+    def _drawn_from(self, source: Source, passage: Passage, rng: random.Random) -> tuple[str, str, list[Question]]:
+        """What is kept of a passage, its title, and the questions that are drawn or made of it."""
+        kept, questions = self.cut(passage)
+        questions = rng.sample(questions, min(len(questions), self._data.questions_per_document))
+        title = passage.title if rng.random() < self._data.p_title else ""
+        free = self._data.questions_per_document - len(questions)
+        made = ask(kept, min(source.config.cloze_questions, free), rng) if source.config.cloze_questions else []
+        kept, every = self._cut_out(kept, title, [*questions, *made], rng)
+        return kept, title, every
 
     def document(self, text: str) -> TokenIds:
         """A document in the model's template."""
