@@ -21,7 +21,8 @@ def cache_folder() -> Path:
 
 
 def give_usual_rights(folder: Path) -> None:
-    """Give weights below a folder the rights that a file has which is made there, as the settings beside them have.
+    """Give weights in a folder, and in the folders in it, the rights that a file has which is made there, as the settings
+    beside them have.
 
     safetensors 0.8.0 writes files that nobody but their owner can read: a server that runs as another user could not
     load what was trained.
@@ -30,7 +31,7 @@ def give_usual_rights(folder: Path) -> None:
     like.touch()
     rights = like.stat().st_mode & 0o777
     like.unlink()
-    for file in folder.rglob("*.safetensors"):
+    for file in [*folder.glob("*.safetensors"), *folder.glob("*/*.safetensors")]:  # it may be a home folder
         if file.stat().st_mode & 0o777 == FOR_OWNER:
             with suppress(PermissionError):  # it is somebody else's
                 file.chmod(rights)
