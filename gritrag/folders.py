@@ -21,8 +21,8 @@ def cache_folder() -> Path:
 
 
 def give_usual_rights(folder: Path) -> None:
-    """Give weights in a folder, and in the folders in it, the rights that a file has which is made there, as the settings
-    beside them have.
+    """Give weights in a folder, and in the folders in it, the rights of any file that is made there: those of the
+    settings beside them.
 
     safetensors 0.8.0 writes files that nobody but their owner can read: a server that runs as another user could not
     load what was trained.
