@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import torch
 from semantic_text_splitter import TextSplitter
-from tokenizers import AddedToken
+from tokenizers import AddedToken, Tokenizer
 from transformers import PreTrainedTokenizerBase
 
 from gritrag.prompts import Segment
@@ -155,8 +155,8 @@ class Encoder:
 def _without_control(tokenizer: PreTrainedTokenizerBase, markers: Sequence[AddedToken]) -> Callable[[str], list[int]]:
     """A tokenizer of its own for content, that takes every marker for plain text.
 
-    It must be a copy: whether control tokens are split is a switch on the tokenizer itself, and a thread that flips it
-    would change what the others see.
+    It must be another one: whether control tokens are split is a switch on the tokenizer itself, and a thread that
+    flips it would change what the others see.
     """
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
@@ -164,12 +164,27 @@ def _without_control(tokenizer: PreTrainedTokenizerBase, markers: Sequence[Added
         return lambda text: copied(text, add_special_tokens=False, split_special_tokens=True, verbose=False)[
             "input_ids"
         ]
-    backend = copy.deepcopy(backend)
-    backend.no_padding()
-    backend.no_truncation()
+    backend = _beside(backend)
     backend.add_special_tokens([AddedToken(marker.content, special=True) for marker in markers])
     backend.encode_special_tokens = True
     return lambda text: backend.encode(text, add_special_tokens=False).ids
+
+
+def _beside(backend: Tokenizer) -> Tokenizer:
+    """Another tokenizer that makes the same tokens, with no padding and no truncation.
+
+    It has switches and added tokens of its own and shares the vocabulary, a copy of which takes 16 MB and a tenth of a
+    second for 49,152 tokens.
+    """
+    other = Tokenizer(backend.model)
+    for part in ("normalizer", "pre_tokenizer", "post_processor", "decoder"):
+        if (shared := getattr(backend, part)) is not None:
+            setattr(other, part, shared)
+    added = backend.get_added_tokens_decoder()
+    for _, token in sorted(added.items()):
+        (other.add_special_tokens if token.special else other.add_tokens)([token])
+    assert other.get_added_tokens_decoder() == added, "tokens that are added in order have the same numbers"
+    return other
 
 
 def length_sorted_batches(lengths: Sequence[int], batch_size: int, token_budget: int) -> Iterator[list[int]]:
