@@ -23,6 +23,7 @@ from gritrag.model.hardware import halves_weights, pick_device, pick_dtype
 from gritrag.model.identity import facts_of, hash_parameters
 from gritrag.model.kernels import without_cudnn
 from gritrag.model.load import template_for
+from gritrag.model.pages import give_back_heap
 from gritrag.model.parts import load_parts
 from gritrag.model.prepared import prepare
 from gritrag.model.probed import Probe, Probed
@@ -147,6 +148,7 @@ class GritModel(Embedder):
         if parts is None:  # those would begin untrained again
             path = Path(name)
             model.loaded_as = {"name": str(path.resolve() if path.exists() else name), **given}
+        give_back_heap()
         return model
 
     def save_pretrained(self, folder: str | Path) -> None:

@@ -6,7 +6,7 @@ import torch
 
 from gritrag.model.load import Loaded, load
 from gritrag.model.packed import Packed
-from gritrag.model.pages import can_give_back, give_back_heap
+from gritrag.model.pages import can_give_back
 from gritrag.model.probe_cache import probe_once
 from gritrag.model.probed import Probed
 
@@ -27,7 +27,6 @@ def prepare(
             loaded, probed = _proved(name, dtype, device, trust_remote_code, has_half_weights)
         for each in _packed(probed):  # probes have read them
             each.give_back()
-    give_back_heap()
     return loaded, probed
 
 

@@ -87,6 +87,18 @@ def test_a_model_that_would_lose_something_is_not_packed() -> None:
     assert not is_packable(wide)
 
 
+@needs_kernel
+@pytest.mark.parametrize("number", [0, 99, -1])
+def test_each_number_is_asked_for(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packed_module, "COMPARED_AT_ONCE", 100)
+    lm = make_lm("llama")
+    round_to_half(lm)
+    assert is_packable(lm)
+    with torch.no_grad():
+        lm.get_output_embeddings().weight.view(-1)[number] = 1 + 2**-12
+    assert not is_packable(lm)
+
+
 def test_bfloat16_loses_nothing() -> None:
     assert is_packable(make_lm("llama").to(torch.bfloat16)) == can_pack_bf16(CPU)
 

@@ -8,10 +8,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from gritrag.model import pages
+from gritrag.model import grit, pages
+from gritrag.model.identity import facts_of
 from gritrag.model.pages import PAGEMAP, PRESENT, can_give_back, give_back, give_back_heap, is_of_file
 
 needs_pagemap = pytest.mark.skipif(not can_give_back(), reason="this system does not tell whose pages are whose")
+TINY = Path(__file__).parents[2] / "configs" / "tiny" / "model"
 NUMBERS = 64 * mmap.PAGESIZE
 
 
@@ -80,3 +82,12 @@ def test_a_system_that_tells_nothing_keeps_everything(
     give_back([mapped["a"]])
     give_back_heap()
     assert torch.equal(mapped["a"], expected)
+
+
+def test_what_loading_has_freed_is_given_back_once_the_model_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Building it frees memory too: tokenizers and hashes of their vocabulary."""
+    built: list[bool] = []
+    monkeypatch.setattr(grit, "facts_of", lambda *of: built.append(True) or facts_of(*of))
+    monkeypatch.setattr(grit, "give_back_heap", lambda: built.append(False))
+    grit.GritModel.from_pretrained(TINY)
+    assert built == [True, False]
