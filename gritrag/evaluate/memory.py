@@ -1,7 +1,8 @@
 """Memory of answering: what a process holds at most, and what of it libraries, weights and states are.
 
 It is measured in a process that does nothing else: it loads the model, opens an index that is there already, and
-answers. What libraries take is what is resident once they are imported.
+answers, from documents that are given and from those of a search. What libraries take is what is resident once they are
+imported.
 """
 
 import tempfile
@@ -24,6 +25,7 @@ from gritrag.evaluate.workload import Subject, documents_of
 from gritrag.index.index import Index
 from gritrag.model.grit import GritModel
 from gritrag.model.hardware import pick_device
+from gritrag.model.packed import Packed
 from gritrag.records import Hit
 
 COMMAND = "bench memory"
@@ -35,7 +37,8 @@ ALLOWED = 150e6
 
 @dataclass(frozen=True)
 class Setting:
-    """`documents` of `tokens` each are answered from, `repetitions` times, each time up to `new_tokens` are written."""
+    """`documents` of `tokens` each are answered from, `repetitions` times as hits and as often as a search finds them;
+    each time up to `new_tokens` are written."""
 
     documents: int = 10
     tokens: int = 500
@@ -50,8 +53,9 @@ def answering(subject: Subject, setting: Setting, folder: Path) -> dict[str, flo
 
     Returns:
         Bytes: `libraries` are resident before anything is loaded, `loading` at most while the model is, `loaded` after
-        that, `answering` at most while it answers; `weights` as `weight_bytes` counts them, `states` that are placed,
-        and `files` of states, which are mapped; and `seconds` of loading.
+        that, `answering` at most while it answers; `weights` as `weight_bytes` counts them, `spare` of which they leave
+        unused where they are packed, `states` that are placed, and `files` of states, which are mapped; and `seconds`
+        of loading.
     """
     libraries, began = resident(), perf_counter()
     with peak_memory(CPU) as while_loading:
@@ -62,8 +66,9 @@ def answering(subject: Subject, setting: Setting, folder: Path) -> dict[str, flo
     with Index.open(folder, model=model) as index, peak_memory(CPU) as while_answering:
         rag = RAG(index, k=setting.documents)
         cached = [
-            rag.ask(QUESTION, hits=hits, max_new_tokens=setting.new_tokens).usage.cached_tokens
+            rag.ask(QUESTION, hits=given, max_new_tokens=setting.new_tokens).usage.cached_tokens
             for _ in range(setting.repetitions)
+            for given in (hits, None)
         ]
     return {
         "libraries": libraries,
@@ -71,6 +76,7 @@ def answering(subject: Subject, setting: Setting, folder: Path) -> dict[str, flo
         "loaded": loaded,
         "answering": while_answering.peak,
         "weights": weight_bytes(model),
+        "spare": sum(each.spare_bytes for each in packed_of(model)),
         "states": max(cached) * model.state_elements_per_token * model.dtype.itemsize,
         "files": sum(file.stat().st_size for file in files_below(folder / "states")),
         "seconds": seconds,
@@ -80,14 +86,20 @@ def answering(subject: Subject, setting: Setting, folder: Path) -> dict[str, flo
 def weight_bytes(model: GritModel) -> int:
     """Bytes of weights that are in memory whatever happens: packed ones in 16 bits, and in their own dtype those that
     are not packed, or do not lie in a mapped file."""
-    packed = model.step.packed if model.step is not None else []
+    packed = packed_of(model)
     given_back = {id(weight) for each in packed if each.is_of_file for weight in each.weights}
     kept = sum(parameter.nbytes for parameter in model.lm.parameters() if id(parameter) not in given_back)
     return kept + sum(2 * weight.numel() for each in packed for weight in each.weights)
 
 
+def packed_of(model: GritModel) -> list[Packed]:
+    """Its weights as they are packed; none where they are not."""
+    return model.step.packed if model.step is not None else []
+
+
 def others(row: Mapping[str, Any]) -> float:
-    """Bytes at the peak that are neither libraries, weights, placed states nor their files."""
+    """Bytes at the peak that are neither libraries, weights, placed states nor their files: what packed weights leave
+    unused is among them."""
     return float(row["answering"] - sum(row[part] for part in ("libraries", "weights", "states", "files")))
 
 
@@ -109,6 +121,7 @@ def sections(facts: Mapping[str, Any], rows: Sequence[Row]) -> list[Section]:
         ["placed states", _mb(row["states"])],
         ["mapped state files", _mb(row["files"])],
         ["all else", _mb(others(row))],
+        ["of that, unused beside packed weights", _mb(row.get("spare", 0))],
     ]
     lost = [f"{_mb(others(row))} MB beside libraries, weights and states"] if others(row) > ALLOWED else []
     return [

@@ -8,14 +8,16 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from gritrag.answer import RAG
 from gritrag.cli import app
 from gritrag.evaluate import memory
 from gritrag.evaluate.machine import CAN_RESET
 from gritrag.evaluate.memory import ALLOWED, Setting, main, others, sections
 from gritrag.evaluate.workload import Subject
+from gritrag.index.index import Index
 from gritrag.model import hardware
 from gritrag.model import packed as packed_module
-from gritrag.model.packed import can_pack
+from gritrag.model.packed import Packed, can_pack
 from gritrag.model.pages import can_give_back
 
 TINY = str(Path(__file__).parents[2] / "configs" / "tiny" / "model")
@@ -53,14 +55,42 @@ def test_packed_weights_count_as_they_are_packed(monkeypatch: pytest.MonkeyPatch
     assert memory.weight_bytes(model) == whole + 2 * numbers
 
 
+@pytest.mark.skipif(not can_pack(CPU) or not can_give_back(), reason="packed weights of FBGEMM on Linux only")
+def test_what_packed_weights_leave_unused_is_told() -> None:
+    """That is what they take, as the system tells, beyond 16 bits a number."""
+    weight = torch.randn(32768, 576).half().float()
+    before = memory.resident()
+    packed = Packed([weight])
+    assert packed.spare_bytes == 2 * 32768 * (1024 - 576)
+    assert memory.resident() - before == pytest.approx(2 * weight.numel() + packed.spare_bytes, rel=0.1)
+    assert Packed([torch.randn(40, 512).half().float()]).spare_bytes == 0
+    assert Packed([torch.randn(size, 24).half().float() for size in (40, 8, 9)]).spare_bytes == 2 * 64 * (512 - 24)
+
+
+def test_answers_are_those_of_hits_and_of_searches(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    asked: list[object] = []
+    subject, setting = Subject(TINY, "float32"), Setting(documents=2, tokens=40, repetitions=2)
+    model = subject.load()
+    with Index.create(tmp_path / "index", model=model, states=setting.codec) as index:
+        index.add(memory.documents_of(model, setting.tokens, setting.documents, setting.seed))
+    ask = RAG.ask
+    monkeypatch.setattr(
+        RAG, "ask", lambda rag, question, hits, **k: asked.append(hits) or ask(rag, question, hits=hits)
+    )
+    found = memory.answering(subject, setting, tmp_path / "index")
+    assert [given is None for given in asked] == [False, True] * setting.repetitions
+    assert found["states"] == 2 * 40 * model.state_elements_per_token * 4
+
+
 def test_too_much_is_told() -> None:
     row = {"libraries": 400 * MB, "loading": 900 * MB, "loaded": 700 * MB, "weights": 300 * MB, "states": 100 * MB}
     row |= {"files": 50 * MB, "seconds": 1.0, "answering": 950 * MB}
+    row |= {"spare": 30 * MB}
     settings = {"documents": 10, "tokens": 500, "codec": "bf16"}
     told, lost = sections({"settings": settings}, [row])
     assert "950 MB are resident at most" in told.text
     assert "150 MB more, of which 50 MB are state files" in told.text
-    assert ["all else", "100"] in told.tables[0].rows
+    assert told.tables[0].rows[-2:] == [["all else", "100"], ["of that, unused beside packed weights", "30"]]
     assert not lost.tables[0].rows
     _, lost = sections({"settings": settings}, [{**row, "answering": 950 * MB + ALLOWED}])
     assert lost.tables[0].rows == [["250 MB beside libraries, weights and states"]]
