@@ -165,8 +165,8 @@ class Session:
         try:
             yield
         except (KeyboardInterrupt, ValueError, OSError) as error:
-            if not self.rows.get(file):  # of a second model only whole files can be compared
-                self.rows[file] = {model: partly()}
+            if not self.rows.get(file) and (known := partly()):  # of a second model only whole files can be compared
+                self.rows[file] = {model: known}
             if isinstance(error, KeyboardInterrupt) or self.files.is_one:
                 raise
             self.failed[file] = str(error)
@@ -214,7 +214,7 @@ def conduct(
     def tell(session: Session, file: str) -> None:
         listed[:] = session.listed()
         told.add(file)
-        if not files.is_one:
+        if not files.is_one and file in session.rows:
             outputs.say_done(result({**facts, "settings": asdict(setting)}), file)
 
     def work(results: Results) -> None:

@@ -195,6 +195,32 @@ def test_a_stopped_run_tells_what_it_has_and_goes_on_where_it_was(
     assert asked.count == 0
 
 
+@pytest.mark.parametrize(("error", "status"), [(KeyboardInterrupt(), 130), (OSError("No space left"), 2)])
+def test_a_file_of_which_nothing_is_known_yet_is_not_told(
+    path: Path,
+    other: Path,
+    model_folder: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    error: BaseException,
+    status: int,
+) -> None:
+    add, calls = Index.add, []
+
+    def failing_second(*args: Any, **options: Any) -> Any:
+        calls.append(args)
+        if len(calls) == 2:
+            raise error
+        return add(*args, **options)
+
+    monkeypatch.setattr(Index, "add", failing_second)
+    told = run(path, other, "--model", model_folder, "--folder", tmp_path / "run")
+    assert told.exit_code == status, told.output
+    assert f"# {other.name}\n" not in told.stdout
+    assert "## Answers of all files\n" in told.stdout
+    assert set(by_file(Result.load(tmp_path / "run" / REPORT))) == {path.name}
+
+
 def test_a_second_model_goes_on_with_what_the_first_one_found(
     path: Path, model_folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
