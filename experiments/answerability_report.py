@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from experiments.answerability_fit import Data, Judged, told_at
-from experiments.answerability_rows import ANSWERABLE, DEMO, KINDS
+from experiments.answerability_rows import ANSWERABLE, DEMO, KINDS, TAKEN_OUT
 from gritrag.evaluate.report import aligned
 from gritrag.evaluate.statistics import Interval, auc, draws
 from gritrag.evaluate.statistics import mean as interval
@@ -28,7 +28,12 @@ def choices(found: Sequence[Judged], data: Data) -> str:
         told = [f"{100 * told_at(*_apart(each.scores, data, kind)):.0f}" for kind in kinds]
         cells = [cell for pair in zip(own, told, strict=True) for cell in pair]
         lines.append([each.choice.name, f"{each.choice.ridge:g}", f"{100 * each.mean:.1f}", *cells])
-    columns = ["layers", "ridge", "mean AUC", *(f"{kind}: {what}" for kind in kinds for what in ("AUC", "told"))]
+    columns = [
+        "hidden states, attention",
+        "ridge",
+        "mean AUC",
+        *(f"{kind}: {what}" for kind in kinds for what in ("AUC", "told")),
+    ]
     return aligned(columns, lines)
 
 
@@ -77,7 +82,7 @@ def by_file(scores_N: np.ndarray, above: float, data: Data, seed: int) -> str:
     all."""
     files = [file for file in data.files if file != DEMO]
     is_above_N, told_N = scores_N > above, data.values("told")
-    f1_N = np.array([row.get("F1", 0.0) for row in data.rows])
+    f1_N = np.array([row.get("F1", np.nan) for row in data.rows])
     lines = []
     for name, members in [*((file, [file]) for file in files), ("all", files), (DEMO, [DEMO])]:
         is_own_N = np.array([row["file"] in members for row in data.rows])
@@ -100,14 +105,30 @@ def _told(now_N: np.ndarray, is_above_N: np.ndarray, seed: int) -> list[str]:
 
 
 def _percent(values_N: np.ndarray) -> str:
-    return f"{100 * values_N.mean():.1f}" if len(values_N) else "-"
+    """Mean of those that are known."""
+    known_N = values_N[~np.isnan(values_N)]
+    return f"{100 * known_N.mean():.1f}" if len(known_N) else "-"
+
+
+def losses(scores_N: np.ndarray, thresholds: Sequence[float], data: Data) -> str:
+    """Of each file, how many answerable questions are above each threshold, and how many whose passage is gone."""
+    lines = []
+    for name, members in [*((file, [file]) for file in data.files), ("all", data.files)]:
+        is_own_N = np.array([row["file"] in members for row in data.rows])
+        line = [name]
+        for kind in (ANSWERABLE, TAKEN_OUT):
+            own_N = scores_N[is_own_N & _is_kind(data, kind)]
+            line += [str(len(own_N)), *(_percent((own_N > each).astype(float)) for each in thresholds)]
+        lines.append(line)
+    named = [cell for kind in (ANSWERABLE, TAKEN_OUT) for cell in (kind, *(f"above {t:.3f}, %" for t in thresholds))]
+    return aligned(["file", *named], lines)
 
 
 def above(probabilities: Scores, least: float, data: Data) -> str:
     """Of each kind, how many have that probability or more; and the Brier score."""
     lines = []
     for name, p_N in probabilities.items():
-        shares = [_percent(p_N[_is_kind(data, kind)] >= least) for kind in KINDS]
+        shares = [_percent((p_N[_is_kind(data, kind)] >= least).astype(float)) for kind in KINDS]
         lines.append([name, f"{_brier(p_N, data):.3f}", *shares])
     return aligned([f"% with {least:g} or more", "Brier", *KINDS], lines)
 

@@ -1,17 +1,20 @@
 """Rows of the experiment on unanswerable questions: what an engine knows of each before the first token.
 
-Shape letters: `N` questions, `W` layers that are watched, `D` hidden.
+Shape letters: `N` questions, `W` layers that are watched, `T` tokens of a question, `D` hidden, `L` layers, `H` heads,
+`C` columns of a cache.
 """
 
 import json
 import random
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
+from torch.nn.functional import scaled_dot_product_attention
+from torch.overrides import TorchFunctionMode
 
 from gritrag import RAG, Document, GritModel, Index
 from gritrag.evaluate.question_rows import Question
@@ -20,6 +23,7 @@ from gritrag.evaluate.scores import says_not_found, score_answer
 from gritrag.model.answerability import log_odds
 from gritrag.model.context import inputs
 from gritrag.model.decode import Sampling
+from gritrag.model.recompute import attention_of
 from gritrag.model.state import Watched
 from gritrag.plan import MODES, Retrieved, plan_context
 from gritrag.progress import ProgressBar
@@ -30,6 +34,8 @@ from gritrag.train.data.rows import Question as TrainingQuestion
 
 TRAIN = (
     "adversarialqa",
+    "qamr",
+    "medquad",
     "ares-hotpotqa",
     "ares-nq",
     "ares-wow",
@@ -42,26 +48,53 @@ TRAIN = (
     "sgd-dialogue",
     "tatqa",
     "wikitables",
+    "squad2-backtranslated",
+    "openstax-glossary",
 )
-"""Files NAME.train.jsonl with answers that stand in passages of several sentences. Of two groups there is none here,
-so that they show what the probe makes of other texts: timeqa and dolly."""
+"""Files NAME.train.jsonl. Of four groups there is none here, so that they show what the probe makes of other texts:
+timeqa, dolly, boolq and docs-questions."""
 
-VALIDATION = ("timeqa", "sgd-dialogue", "nq", "fairytale", "dolly-context")
-"""Files NAME.validation.jsonl with answers."""
+VALIDATION = (
+    "timeqa",
+    "nq",
+    "dolly-context",
+    "fairytale",
+    "sgd-dialogue",
+    "docs-questions",
+    "squad2-backtranslated",
+    "boolq",
+    "medquad",
+    "openstax-qa",
+    "selqa",
+    "wikitables",
+)
+"""Files NAME.validation.jsonl."""
 
 DEMO = "demo"
 """The questions of the package."""
 
 ANSWERABLE, MARKED, TAKEN_OUT, CUT_OUT = KINDS = ("answerable", "marked", "taken out", "cut out")
 K, RUN_OF_WORDS = 5, 8
-QUESTIONS, CUT = 2, 20
+QUESTIONS, CUT = 3, 8
 """Questions of a passage, and passages of a file without the answer of a question, at most."""
 
-ANSWER_TOKENS, REFUSAL_TOKENS = 24, 8
+PLACES = END, WORD, WORDS = "end", "word", "words"
+"""Where hidden states are taken: of the last token before the answer, of the question's last one, and the mean of all
+of the question's."""
+
+GREATEST, SUM = "greatest", "sum"
+"""The attention that the last token before the answer pays to the documents, markers aside: to that token of them which
+gets most, and to all."""
+
+LEAST = 1e-4
+"""Attention is told as a logarithm, after adding this."""
+
+ANSWER_TOKENS, REFUSAL_TOKENS = 24, 6
 NUMBER = "number"
 """Name in the metadata by which a passage is taken out of a search."""
 
 Row = dict[str, Any]
+T = TypeVar("T")
 
 
 class Case(NamedTuple):
@@ -134,10 +167,73 @@ def without_answer(question: Question) -> Document | None:
 
 
 class Seen(NamedTuple):
-    """What is known of one case: its row, and hidden states `[W, D]`."""
+    """What is known of one case: its row, and arrays by name: hidden states `[W, D]` of each place, attention
+    `[L * H]`."""
 
     row: Row
-    hidden: np.ndarray
+    arrays: dict[str, np.ndarray]
+
+
+class WatchedTokens(Watched):
+    """What a forward over one context is to keep: hidden states of all the tokens that it reads."""
+
+    def __init__(self, layers: Sequence[int]) -> None:
+        super().__init__(layers)
+        self.of_layer: dict[int, torch.Tensor] = {}
+
+    def see(self, passed: int, hidden_BTD: torch.Tensor) -> None:
+        """Keep what so many layers have made of each token, if it is asked for."""
+        if passed in self.layers:
+            self.of_layer[passed] = hidden_BTD[0].float()
+
+    def places(self, is_word_T: torch.Tensor) -> dict[str, np.ndarray]:
+        """Hidden states `[W, D]` of each place.
+
+        Args:
+            is_word_T: which of the tokens are the question's own, not the template's.
+
+        Raises:
+            ValueError: the model has not so many layers.
+        """
+        if not {*self.layers} <= {*self.of_layer}:
+            raise ValueError(f"no hidden states behind layers {[*self.layers]}; the last one cannot be watched")
+        hidden_WTD = torch.stack([self.of_layer[layer] for layer in self.layers])
+        words_WTD = hidden_WTD[:, is_word_T]
+        found = {END: hidden_WTD[:, -1], WORD: words_WTD[:, -1], WORDS: words_WTD.mean(1)}
+        return {place: each.cpu().numpy() for place, each in found.items()}
+
+
+class LastAttention(TorchFunctionMode):
+    """Attention `[H, C]` of the last token of one context, of each call of torch's attention while it is entered.
+
+    Args:
+        heads: for queries; heads that share keys may be rows of one product.
+    """
+
+    def __init__(self, heads: int) -> None:
+        super().__init__()
+        self._heads = heads
+        self.of_call: list[torch.Tensor] = []
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if function is scaled_dot_product_attention:
+            attention_HTC = attention_of(*args, **kwargs)[0]
+            apart = attention_HTC.unflatten(1, (self._heads // len(attention_HTC), -1))
+            self.of_call.append(apart[:, :, -1].flatten(0, 1))
+        return function(*args, **kwargs)
+
+    def to(self, lengths: Sequence[int], markers: int) -> dict[str, np.ndarray]:
+        """Log of the attention to documents, `[L * H]`; see `GREATEST` and `SUM`.
+
+        Args:
+            lengths: tokens of each document, which stand first, one behind the other.
+            markers: tokens of the template before the text of each, which are left out.
+        """
+        attention_LHC = torch.stack(self.of_call)[..., : sum(lengths)]
+        own = [part[..., markers:] for part in attention_LHC.split(list(lengths), -1)]
+        greatest, total = (function(torch.cat(own, -1)) for function in (lambda a: a.amax(-1), lambda a: a.sum(-1)))
+        return {name: (each + LEAST).log().flatten().numpy() for name, each in ((GREATEST, greatest), (SUM, total))}
 
 
 @torch.inference_mode()
@@ -152,12 +248,10 @@ def look(index: Index, case: Case, layers: Sequence[int], with_answer: bool) -> 
     sampling = Sampling(max_new_tokens=new_tokens, stop=model.prompts.template.stop)
     cache = model.decoder.place([plan.context], sampling)
     given, placed = inputs([plan.context], model.device), cache.length
-    cache.watched = Watched(layers)
-    logits_V = model.forwards.best.logits(given.ids, given.positions, given.mask, cache)[0, -1]
-    hidden_1D = cache.end_watch()
-    if hidden_1D is None:
-        raise ValueError(f"no hidden states behind layers {list(layers)}; the model has {model.decoder.shape.layers}")
-    hidden = hidden_1D.view(len(layers), -1).cpu().numpy()
+    watched = cache.watched = WatchedTokens(layers)
+    with LastAttention(model.lm.config.get_text_config().num_attention_heads) as attention:
+        logits_V = model.forwards.best.logits(given.ids, given.positions, given.mask, cache)[0, -1]
+    cache.end_watch()
     first = model.prompts.answer_ids(NOT_FOUND)[0]
     nearest = max((hit.similarity for hit in case.hits if hit.similarity is not None), default=0.0)
     row: Row = {"kind": case.kind, "found": case.is_found, "log_odds": log_odds(logits_V, first), "similarity": nearest}
@@ -168,9 +262,18 @@ def look(index: Index, case: Case, layers: Sequence[int], with_answer: bool) -> 
             pass
         answer = decoding.completions[0].text.strip()
         row["told"] = float(says_not_found(answer))
-        if case.kind == ANSWERABLE:
+        if case.kind == ANSWERABLE and case.question.answers:
             row |= score_answer(answer, case.question.answers)
-    return Seen(row, hidden)
+    lengths = [len(part) for part in plan.context.parts if part.state is not None]
+    markers = model.prompts.document("x").is_pooled.index(True)
+    return Seen(row, watched.places(_is_word(model, case.question.text)) | attention.to(lengths, markers))
+
+
+def _is_word(model: GritModel, question: str) -> torch.Tensor:
+    """Which tokens of a question behind documents are its own, bool `[T]`."""
+    prompts = model.prompts
+    prompt = prompts.encoder.encode(prompts.template.question_segments(question, has_documents=True))
+    return torch.tensor(prompt.is_pooled, device=model.device)
 
 
 def seen_of(
@@ -180,34 +283,53 @@ def seen_of(
     with tempfile.TemporaryDirectory() as folder, Index.create(Path(folder) / "index", model=model) as index:
         index.add(library.documents, show_progress_bar=True)
         for case in ProgressBar(library.cases(index, chosen), desc=name, unit="case"):
-            found = look(index, case, layers, with_answer)
-            yield Seen({"file": name} | found.row, found.hidden)
+            if case.hits:
+                found = look(index, case, layers, with_answer)
+                yield Seen({"file": name} | found.row, found.arrays)
 
 
-def chosen_of(path: Path, passages: int, others: int) -> tuple[list[Question], list[Document]]:
-    """Questions on so many passages that answer them, on as many that are marked not to, and further documents."""
+def chosen_of(path: Path, passages: int, others: int, part: int = 0) -> tuple[list[Question], list[Document]]:
+    """Questions on so many passages that answer them, on as many that are marked not to, and further documents.
+
+    Args:
+        part: 0 for passages from all over the file, more for neighbours in it, which are about the same matter.
+    """
     read = read_questions(path, needs_passages=False)
     asked = [each._replace(id=str(n)) for n, each in enumerate(read) if each.passage is not None]
-    answered = of_passages([question for question in asked if question.answers], passages)
-    chosen = [*answered, *of_passages([question for question in asked if question.is_unanswerable], passages)]
+    answering = _of_passages([question for question in asked if not question.is_unanswerable])
+    shuffled = _shuffled(answering, 0)
+    if part:
+        first = {own[0].document.id for own in shuffled[:passages]}
+        line = [own for own in answering if own[0].document.id not in first]
+        start = random.Random(part).randrange(max(1, len(line) - passages - others))
+        shuffled = line[start : start + passages + others]
+    marked = _shuffled(_of_passages([question for question in asked if question.is_unanswerable]), 0)
+    own = [*shuffled[:passages], *marked[part * passages :][:passages]]
+    chosen = [question for each in own for question in evenly(each, QUESTIONS)]
     known = {question.document.id for question in chosen}
-    further = {question.document.id: question.document for question in asked if question.document.id not in known}
-    return chosen, evenly(list(further.values()), others)
+    further = {each[0].document.id: each[0].document for each in shuffled if each[0].document.id not in known}
+    return chosen, _shuffled(list(further.values()), part)[:others]
 
 
-def of_passages(questions: Sequence[Question], passages: int) -> list[Question]:
-    """Some questions on each of so many passages: a passage takes longer to read than a question."""
+def _shuffled(each: Sequence[T], seed: int) -> list[T]:
+    found = list(each)
+    random.Random(seed).shuffle(found)
+    return found
+
+
+def _of_passages(questions: Sequence[Question]) -> list[list[Question]]:
+    """Those of each passage."""
     of_each: dict[str, list[Question]] = {}
     for question in questions:
         of_each.setdefault(question.document.id, []).append(question)
-    return [question for own in evenly(list(of_each.values()), passages) for question in evenly(own, QUESTIONS)]
+    return list(of_each.values())
 
 
 class Kept:
-    """Rows of finished files, and their hidden states beside them as float16: a run that was stopped goes on.
+    """Rows of finished parts of files, and their arrays beside them as float16: a run that was stopped goes on.
 
     Args:
-        path: of the rows, as JSONL. Hidden states of a file are in PATH.NAME.npz, by layer.
+        path: of the rows, as JSONL. Arrays of a part are in PATH.NAME.PART.npz.
         layers: behind which hidden states are kept.
     """
 
@@ -217,53 +339,64 @@ class Kept:
         if path.exists():
             self.rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
 
-    def __contains__(self, name: str) -> bool:
-        return any(row["file"] == name for row in self.rows)
+    def __contains__(self, part: tuple[str, int]) -> bool:
+        return part in self._parts
 
-    def add(self, name: str, seen: Sequence[Seen]) -> None:
-        """All of one file; the rows last, which say that it is whole."""
-        hidden_NWD = np.stack([each.hidden for each in seen]).astype(np.float16)
-        of_layers = {str(layer): hidden_NWD[:, number] for number, layer in enumerate(self.layers)}
-        np.savez(self._hidden_of(name), allow_pickle=False, **of_layers)
-        rows = [each.row for each in seen]
+    @property
+    def _parts(self) -> list[tuple[str, int]]:
+        return list(dict.fromkeys((row["file"], row["part"]) for row in self.rows))
+
+    def add(self, name: str, part: int, seen: Sequence[Seen]) -> None:
+        """All of one part of a file; the rows last, which say that it is whole."""
+        arrays = {key: np.stack([each.arrays[key] for each in seen]).astype(np.float16) for key in seen[0].arrays}
+        np.savez(self._arrays_of(name, part), allow_pickle=False, layers=np.array(self.layers), **arrays)
+        rows = [each.row | {"part": part} for each in seen]
         with self.path.open("a", encoding="utf-8") as file:
             file.writelines(json.dumps(row) + "\n" for row in rows)
         self.rows += rows
 
-    def hidden(self) -> np.ndarray:
-        """float32 `[N, W, D]` of all rows.
+    def arrays(self) -> dict[str, np.ndarray]:
+        """float32, of all rows: hidden states `[N, W, D]` of each place, attention `[N, L * H]`.
 
         Raises:
             ValueError: they were kept of other layers.
         """
-        files = dict.fromkeys(row["file"] for row in self.rows)
-        return np.concatenate([self._hidden(self._hidden_of(name)) for name in files])
+        found = [self._load(self._arrays_of(*part)) for part in self._parts]
+        return {key: np.concatenate([each[key] for each in found]) for key in (*PLACES, GREATEST, SUM)}
 
-    def _hidden(self, path: Path) -> np.ndarray:
-        with np.load(path) as of_layers:
-            if not {*map(str, self.layers)} <= {*of_layers}:
-                raise ValueError(f"{path} holds layers {', '.join(of_layers)}, not {self.layers}; choose among those")
-            return np.stack([of_layers[str(layer)] for layer in self.layers], axis=1).astype(np.float32)
+    def _load(self, path: Path) -> dict[str, np.ndarray]:
+        with np.load(path) as kept:
+            layers = kept["layers"].tolist()
+            if not {*self.layers} <= {*layers}:
+                raise ValueError(
+                    f"{path} holds layers {', '.join(map(str, layers))}, not {self.layers}; choose among those"
+                )
+            own = [layers.index(layer) for layer in self.layers]
+            found = {place: kept[place][:, own].astype(np.float32) for place in PLACES}
+            return found | {name: kept[name].astype(np.float32) for name in (GREATEST, SUM)}
 
-    def _hidden_of(self, name: str) -> Path:
-        return self.path.with_name(f"{self.path.name}.{name}.npz")
+    def _arrays_of(self, name: str, part: int) -> Path:
+        return self.path.with_name(f"{self.path.name}.{name}.{part}.npz")
 
 
-def read_rows(model: GritModel, folder: Path, found: Kept, sizes: Mapping[str, tuple[int, int]]) -> None:
-    """Add the rows of all files that are not there yet.
+def read_rows(model: GritModel, folder: Path, found: Kept, passages: int, others: int, parts: int) -> None:
+    """Add the rows of all parts that are not there yet: first one part of each file, so that a run that is stopped has
+    some of all.
 
     Args:
-        sizes: passages with questions, and further ones, of a file, by split.
+        passages: with questions, in a part.
+        others: further ones that are searched.
+        parts: of a training file; the others have one.
     """
-    names = {"train": TRAIN, "validation": VALIDATION}
-    for split, (passages, others) in sizes.items():
-        for name in names[split]:
-            path = folder / f"{name}.{split}.jsonl"
-            if path.stem not in found:
-                chosen, further = chosen_of(path, passages, others)
-                library = Library(chosen, further)
-                seen = seen_of(model, path.stem, library, chosen, found.layers, split == "validation")
-                found.add(path.stem, list(seen))
-    if DEMO not in found:
+    files = [(f"{name}.train", 0) for name in TRAIN] + [(f"{name}.validation", 0) for name in VALIDATION]
+    files += [(f"{name}.train", part) for part in range(1, parts) for name in TRAIN]
+    for name, part in files:
+        if (name, part) not in found:
+            chosen, further = chosen_of(folder / f"{name}.jsonl", passages, others, part)
+            if not chosen:
+                continue  # a short file
+            library = Library(chosen, further)
+            found.add(name, part, list(seen_of(model, name, library, chosen, found.layers, ".validation" in name)))
+    if (DEMO, 0) not in found:
         chosen = invented_questions()
-        found.add(DEMO, list(seen_of(model, DEMO, Library(chosen), chosen, found.layers, True)))
+        found.add(DEMO, 0, list(seen_of(model, DEMO, Library(chosen), chosen, found.layers, True)))
