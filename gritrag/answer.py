@@ -63,7 +63,7 @@ class RAG:
             documents in sight: the first few of each document, then those that the question attends to most. For models
             that were not trained on states 0.02 makes most of the difference. 0 is fastest; 1 is ``"doc-query"``.
             Stored states stay as they are. With any `recompute`, documents stand one behind the other, and half the
-            relevance bias is used, less by that share.
+            relevance bias is used: less the more is read again, a quarter at 0.2, and none from 0.4 on.
         rerank: so many candidates of the search are ranked by how probable the question is behind each of their
             states, and the `k` best are kept, with these scores; see `Index.rerank`. None to leave it out.
         unanswerable_above: where the probability that the documents do not hold the answer (`Answer.unanswerable`) is

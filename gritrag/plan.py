@@ -34,6 +34,9 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
+UNBIASED_SHARE = 0.4
+"""Of tokens that are read again: then what matters has been read with all documents in sight, as text is."""
+
 
 @dataclass(frozen=True)
 class Mode:
@@ -175,9 +178,9 @@ def plan_context(
         room: tokens to leave for the answer.
         relevance_bias: of states of documents; see `RAG`. Those that have one share their positions.
         recompute: share of tokens that will be read again, with all documents in sight: so these stand one behind the
-            other, and half the bias will do, less by that share. The first tokens of the context have none of it: once
-            those of the others have been read again, they alone are the sink of attention, and a context without one
-            is answered by chance; see docs/experiments/2026-11-recompute.md.
+            other, and half the bias will do, less by that share: none from `UNBIASED_SHARE` on. The first tokens of the
+            context have none of it: once those of the others have been read again, they alone are the sink of
+            attention, and a context without one is answered by chance; see docs/experiments/2026-11-recompute.md.
         unanswerable_above: see `RAG`.
 
     Raises:
@@ -216,7 +219,7 @@ def plan_context(
 
 def _biased(documents: Sequence[Part], biases: Sequence[float], recompute: float) -> list[Part]:
     """States with their relevance bias, side by side where there is any; see `plan_context` for `recompute`."""
-    left = (1 - recompute) / 2 if recompute else 1.0
+    left = max(0.0, 1 - recompute / UNBIASED_SHARE) / 2 if recompute else 1.0
     shares = any(biases) and not recompute
     return [
         replace(part, relevance_bias=left * bias, shares_positions=shares)

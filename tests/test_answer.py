@@ -327,13 +327,23 @@ def test_with_tokens_read_again_half_the_bias_is_left_and_the_first_tokens_have_
         for share in (0.0, 0.1)
     ]
     whole, less = ([placed.relevance_bias for placed in context.states] for context in plans)
-    assert less == pytest.approx([bias * 0.45 for bias in whole])
+    assert less == pytest.approx([bias * 0.375 for bias in whole])
     assert less[0] < 0
     biases = column_biases(plans[1:])
     assert biases is not None
     worst = len(plans[1].states[0].state)
     assert biases[0, :worst].tolist() == pytest.approx([0.0] * 4 + [less[0]] * (worst - 4))
     assert biases[0, worst] == pytest.approx(less[1]), "other documents have it from their first token on"
+
+
+@pytest.mark.parametrize("share, left", [(0.02, 0.475), (0.2, 0.25), (0.4, 0.0), (0.9, 0.0)])
+def test_the_more_is_read_again_the_less_bias_is_left(share: float, left: float, tiny_model: GritModel) -> None:
+    states = [reading.state for reading in tiny_model.read_documents(DOCUMENTS)]
+    hits = [Hit(document, 1 / rank, rank) for rank, document in enumerate(DOCUMENTS, start=1)]
+    given = Retrieved(QUESTION, hits, states)
+    plan = plan_context(tiny_model, MODES["doc-cache"], given, relevance_bias=8.0, recompute=share)
+    least = min(placed.relevance_bias for placed in plan.context.states)
+    assert least == pytest.approx(left * 8 * (1 / len(DOCUMENTS) - 1))
 
 
 def test_with_our_template_a_question_is_embedded_in_the_words_in_which_it_is_asked(
