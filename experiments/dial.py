@@ -212,7 +212,7 @@ def table(rows: Sequence[Row], ways: Sequence[str], seed: int) -> str:
     return f"{len(ids)}\n\n" + aligned(columns, lines)
 
 
-def main(
+def command(
     path: Annotated[Path, typer.Argument(help="JSONL of questions with their passages and answers.")],
     rows: Annotated[Path, typer.Option(help="Answers are kept here, as JSONL.")],
     way: Annotated[list[str], typer.Option(help="SHARE:BIAS; may be given several times.")],
@@ -258,4 +258,4 @@ def main(
 
 
 if __name__ == "__main__":
-    run(main)
+    run(command)

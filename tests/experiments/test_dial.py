@@ -1,0 +1,65 @@
+"""The dial's experiment: which questions are asked, with which bias, and what is kept."""
+
+import json
+from pathlib import Path
+
+import pytest
+from places import PLACES
+from typer.testing import CliRunner
+
+from experiments.dial import Way, command, in_a_row, questions_of
+from experiments.script import application
+from gritrag.model.context import Context, Part
+from gritrag.model.grit import GritModel
+
+TINY = str(Path(__file__).parents[2] / "configs" / "tiny" / "model")
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> Path:
+    path = tmp_path / "rows.jsonl"
+    made = [
+        {"question": f"How many owls has {p}?", "passage": f"{p} has {n} owls.", "answers": [f"{n} owls", f"{n}"]}
+        for n, p in enumerate(PLACES[:6])
+    ]
+    path.write_text("\n".join(map(json.dumps, made)))
+    return path
+
+
+def test_neighbours_of_a_half_are_asked_together(rows: Path) -> None:
+    asked = questions_of(rows, "odd", single=2, pairs=2)
+    assert [question.id for question in asked] == ["1+3", "1", "3+5", "3"]
+    assert asked[0].text == f"How many owls has {PLACES[1]}? And How many owls has {PLACES[3]}?"
+    assert asked[0].answers == ("1 owls and 3 owls", "1 owls and 3", "1 and 3 owls", "1 and 3")
+    assert [document.text[: len(PLACES[1])] for document in asked[0].gold][0] == PLACES[1]
+    with pytest.raises(ValueError, match="half must be one of"):
+        questions_of(rows, "upper", 1, 1)
+
+
+def test_a_way_is_a_share_and_a_bias() -> None:
+    assert str(Way.of("0.20:2.0")) == "0.2:2"
+    for wrong in ("0.2", "2:1", "0.2:-1", "a:b"):
+        with pytest.raises(ValueError, match=r"SHARE:BIAS|recompute|relevance_bias"):
+            Way.of(wrong)
+
+
+def test_documents_in_a_row_have_so_many_times_their_bias(tiny_model: GritModel) -> None:
+    states = [reading.state for reading in tiny_model.read_documents(["an owl", "a bridge"])]
+    context = Context((*(Part(state, -0.5, shares_positions=True) for state in states), Part((1, 2))))
+    found = in_a_row(context, 4.0)
+    assert [(placed.relevance_bias, placed.unbiased) for placed in found.states] == [(-2.0, 4), (-2.0, 0)]
+    assert found.states[1].position == len(states[0])
+
+
+def test_rows_are_kept_and_further_ways_join_them(rows: Path, tmp_path: Path) -> None:
+    kept, given = tmp_path / "kept.jsonl", ["--model", TINY, "--dtype", "float32", "--questions", "1", "--pairs", "1"]
+    for ways, lines in ((["--way", "0.2:1"], 6), (["--way", "0.2:1", "--way", "1:0"], 8)):
+        done = CliRunner().invoke(application(command), [str(rows), "--rows", str(kept), *given, *ways])
+        assert done.exit_code == 0, done.output
+        found = [json.loads(line) for line in kept.read_text().splitlines()]
+        assert len(found) == lines
+    of = {(row["id"], row["way"]): row["log p"] for row in found}
+    for id in {row["id"] for row in found}:
+        assert of[id, "1:0"] == pytest.approx(of[id, "text"], abs=1e-4), "all of it read again is text"
+        assert of[id, "0.2:1"] != pytest.approx(of[id, "text"], abs=1e-6)
+    assert "Pairs of questions: 1" in done.output
