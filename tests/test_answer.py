@@ -336,7 +336,7 @@ def test_with_tokens_read_again_half_the_bias_is_left_and_the_first_tokens_have_
     assert biases[0, worst] == pytest.approx(less[1]), "other documents have it from their first token on"
 
 
-@pytest.mark.parametrize("share, left", [(0.02, 0.475), (0.2, 0.25), (0.4, 0.0), (0.9, 0.0)])
+@pytest.mark.parametrize(("share", "left"), [(0.02, 0.475), (0.2, 0.25), (0.4, 0.0), (0.9, 0.0)])
 def test_the_more_is_read_again_the_less_bias_is_left(share: float, left: float, tiny_model: GritModel) -> None:
     states = [reading.state for reading in tiny_model.read_documents(DOCUMENTS)]
     hits = [Hit(document, 1 / rank, rank) for rank, document in enumerate(DOCUMENTS, start=1)]
