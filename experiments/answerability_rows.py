@@ -23,7 +23,7 @@ from gritrag.evaluate.scores import says_not_found, score_answer
 from gritrag.model.answerability import log_odds
 from gritrag.model.context import inputs
 from gritrag.model.decode import Sampling
-from gritrag.model.recompute import attention_of
+from gritrag.model.reread_modules import attention_of
 from gritrag.model.state import Watched
 from gritrag.plan import MODES, Retrieved, plan_context
 from gritrag.progress import ProgressBar
