@@ -96,7 +96,7 @@ def measure(model: GritModel, asked: Sequence[Asked], setting: Setting, folder: 
     documents = {hit.document.id: hit.document for each in asked for hit in each.contexts["gold"]}
     states = _read(model, list(documents.values()))
     stored = {codec: Stored.write(folder / "asked" / str(n), codec, states, model) for n, codec in enumerate(codecs)}
-    answered = {codec: _answers(model, codec, stored[codec], states, asked, setting) for codec in codecs}
+    answered = _answers(model, stored, states, asked, setting)
     timed = _timed(model, codecs, setting, folder / "timed")
     read = {"documents_read": len(states), "tokens_read": sum(map(len, states.values()))}
     rows = [
@@ -109,7 +109,7 @@ def measure(model: GritModel, asked: Sequence[Asked], setting: Setting, folder: 
                 "seconds": timed[codec],
                 "ids": [each.question.id for each in asked],
                 "F1": answered[codec].f1,
-                **_agreement(answered[codec].logits, answered[REFERENCE].logits),
+                **answered[codec].agreement(),
             },
         )
         for codec in codecs
@@ -141,34 +141,55 @@ def _errors(stored: Stored, states: Mapping[str, DocumentState]) -> dict[str, fl
 
 
 class Answered(NamedTuple):
-    """F1 of each question, and log-probabilities `[A, V]` of the next token along its right answer."""
+    """F1 of each question; and of each, for each token of its right answer `[A]`, the divergence from the reference in
+    nats, and whether both find the same token likeliest."""
 
     f1: list[float]
-    logits: list[torch.Tensor]
+    divergences: list[torch.Tensor]
+    same: list[torch.Tensor]
+
+    def agreement(self) -> dict[str, float]:
+        """Mean KL divergence from the reference in nats, and the share of tokens that both find likeliest."""
+        divergence_A, same_A = torch.cat(self.divergences), torch.cat(self.same)
+        return {"KL": divergence_A.mean().item(), "same token": same_A.float().mean().item(), "tokens": len(same_A)}
 
 
 def _answers(
     model: GritModel,
-    codec: str,
-    stored: Stored,
+    stored: Mapping[str, Stored],
     states: Mapping[str, DocumentState],
     asked: Sequence[Asked],
     setting: Setting,
-) -> Answered:
-    store, found = StateStore(stored.folder), Answered([], [])
-    options = Sampling(max_new_tokens=setting.max_new_tokens, stop=model.prompts.template.stop)
-    for each in ProgressBar(asked, desc=f"answering, {codec}", unit="question"):
-        hits = each.contexts["gold"]
-        loaded = _loaded(store, stored, [hit.document.id for hit in hits], states)
-        retrieved = Retrieved(each.question.text, hits, loaded)
-        plan = plan_context(model, MODES["doc-cache"], retrieved, room=setting.max_new_tokens)
-        decoding = model.decoder.decode([plan.context], options)
-        for _ in decoding:
-            pass
-        text = decoding.completions[0].text.strip()
-        found.f1.append(scores.score_answer(text, each.question.answers)["F1"])
-        found.logits.append(_along(model, plan.context, model.prompts.encoder.content_ids(each.question.answers[0])))
+) -> dict[str, Answered]:
+    """Of each codec. One question after the other, each from all codecs: the log-probabilities of hundreds of questions
+    over a whole vocabulary would not fit a small machine."""
+    stores = {codec: StateStore(each.folder) for codec, each in stored.items()}
+    found = {codec: Answered([], [], []) for codec in stored}
+    for each in ProgressBar(asked, desc="answering", unit="question"):
+        theirs_AV: torch.Tensor | None = None
+        for codec in stored:
+            ids = [hit.document.id for hit in each.contexts["gold"]]
+            f1, ours_AV = _answer(model, each, _loaded(stores[codec], stored[codec], ids, states), setting)
+            theirs_AV = ours_AV if theirs_AV is None else theirs_AV  # the reference comes first
+            found[codec].f1.append(f1)
+            found[codec].divergences.append((theirs_AV.exp() * (theirs_AV - ours_AV)).sum(-1))
+            found[codec].same.append(ours_AV.argmax(-1) == theirs_AV.argmax(-1))
     return found
+
+
+def _answer(
+    model: GritModel, asked: Asked, states: Sequence[DocumentState], setting: Setting
+) -> tuple[float, torch.Tensor]:
+    """F1 of the greedy answer from these states, and log-probabilities `[A, V]` along the right one."""
+    options = Sampling(max_new_tokens=setting.max_new_tokens, stop=model.prompts.template.stop)
+    retrieved = Retrieved(asked.question.text, asked.contexts["gold"], states)
+    plan = plan_context(model, MODES["doc-cache"], retrieved, room=setting.max_new_tokens)
+    decoding = model.decoder.decode([plan.context], options)
+    for _ in decoding:
+        pass
+    text, right = decoding.completions[0].text.strip(), asked.question.answers
+    along_AV = _along(model, plan.context, model.prompts.encoder.content_ids(right[0]))
+    return scores.score_answer(text, right)["F1"], along_AV
 
 
 def _along(model: GritModel, context: Context, answer_ids: Sequence[int]) -> torch.Tensor:
@@ -186,14 +207,6 @@ def _along(model: GritModel, context: Context, answer_ids: Sequence[int]) -> tor
             logits_to_keep=len(answer_ids),
         ).logits[0]
     return logits.float().log_softmax(-1).cpu()
-
-
-def _agreement(found: Sequence[torch.Tensor], reference: Sequence[torch.Tensor]) -> dict[str, float]:
-    """Mean KL divergence from the reference in nats, and the share of tokens that both find likeliest."""
-    ours_AV, theirs_AV = torch.cat(list(found)), torch.cat(list(reference))
-    divergence_A = (theirs_AV.exp() * (theirs_AV - ours_AV)).sum(-1)
-    same_A = ours_AV.argmax(-1) == theirs_AV.argmax(-1)
-    return {"KL": divergence_A.mean().item(), "same token": same_A.float().mean().item(), "tokens": len(same_A)}
 
 
 # --- seconds ----------------------------------------------------------------------------------------------------------
