@@ -1,14 +1,16 @@
 """`gritrag bench codecs` end to end on a tiny random model: what must hold however badly a model answers."""
 
 import json
+import weakref
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from gritrag.cli import app
-from gritrag.evaluate import statistics
+from gritrag.evaluate import codecs, statistics
 from gritrag.evaluate.codecs import Setting, main, measure, sections
 from gritrag.evaluate.quality import Asked, gold_contexts
 from gritrag.evaluate.quality import Setting as Asking
@@ -55,6 +57,25 @@ def test_more_bits_cost_more_and_lose_less(tiny_model: GritModel, asked: list[As
     assert 0 <= rows["int8"]["KL"] < rows["int4"]["KL"]
     assert {tuple(row["ids"]) for row in rows.values()} == {("q0", "q3")}
     assert all(len(values) == 2 for row in rows.values() for values in (row["F1"], *row["seconds"].values()))
+
+
+def test_log_probabilities_of_one_question_are_held_at_a_time(
+    tiny_model: GritModel, asked: list[Asked], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[weakref.ref[torch.Tensor]] = []
+    held: list[int] = []
+    along = codecs._along
+
+    def watched(*args: Any) -> torch.Tensor:
+        found = along(*args)
+        made.append(weakref.ref(found))
+        held.append(sum(each() is not None for each in made))
+        return found
+
+    monkeypatch.setattr(codecs, "_along", watched)
+    rows = measured(tiny_model, asked, tmp_path / "files")
+    assert len(held) == len(rows) * len(asked)
+    assert max(held) <= 3  # the reference's, those of one codec, and the new ones
 
 
 def test_bytes_are_those_of_the_files(tiny_model: GritModel, asked: list[Asked], tmp_path: Path) -> None:
