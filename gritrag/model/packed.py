@@ -11,6 +11,7 @@ Shape letters: `I` and `O` numbers that go into and come out of a projection.
 """
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -36,6 +37,14 @@ compared."""
 
 SMALLEST = 1 << 20
 """Models with fewer numbers in their linear layers than this are not packed: they stay in the processor's cache."""
+
+MOST_AT_ONCE = 4
+"""So many weights are compared or packed at a time: more take more memory, and memory is no faster."""
+
+
+def at_once() -> ThreadPoolExecutor:
+    """Threads to compare or pack weights: the kernels themselves use one each."""
+    return ThreadPoolExecutor(min(MOST_AT_ONCE, torch.get_num_threads()), thread_name_prefix="gritrag-pack")
 
 
 def can_pack(device: torch.device) -> bool:
@@ -73,7 +82,10 @@ def is_packable(lm: PreTrainedModel) -> bool:
         return False
     if all(weight.dtype == torch.bfloat16 for weight in weights):
         return can_pack_bf16(weights[0].device)
-    return can_pack(weights[0].device) and all(map(_is_of_half, weights))
+    if not can_pack(weights[0].device):
+        return False
+    with at_once() as threads:
+        return all(threads.map(_is_of_half, weights))
 
 
 def _is_of_half(weight: torch.Tensor) -> bool:

@@ -35,7 +35,7 @@ from gritrag.model.layers import (
     needs_dense,
 )
 from gritrag.model.module_forward import MOST_TOKENS, bias_of, log_probabilities_of, watched_of
-from gritrag.model.packed import is_packable
+from gritrag.model.packed import at_once, is_packable
 from gritrag.model.state import PlacedCache
 
 MEASURED_LAYERS = 4
@@ -87,9 +87,11 @@ class Step:
         self._rotary = decoder.rotary_emb
         measured = [module.weight for module in decoder.layers[:MEASURED_LAYERS].modules() if type(module) is nn.Linear]
         products = Products(GemmLayout(measured), is_packable(lm))
-        self.layers = [Layer.of(layer, products) for layer in decoder.layers]
+        with at_once() as threads:
+            head = threads.submit(Projection.of, [lm.get_output_embeddings()], products)
+            self.layers = list(threads.map(lambda layer: Layer.of(layer, products), decoder.layers))
+            self.head = head.result()
         self.norm = Norm.of(decoder.norm)
-        self.head = Projection.of([lm.get_output_embeddings()], products)
         self.packed = products.packed
         self.dtype: torch.dtype = lm.dtype
         self.guesses_freely = True  # until the probe finds out
