@@ -15,7 +15,7 @@ import torch
 from gritrag import GritModel
 from gritrag.config import CheckpointConfig
 from gritrag.model import ternary
-from gritrag.model.adapter import Extraction, linear_layers
+from gritrag.model.weight_change import Extraction, linear_layers
 
 
 def mean(first: str, second: str, out: Path, share: float = 0.5) -> Extraction:

@@ -102,3 +102,12 @@ def test_commands_and_their_options() -> None:
 def test_help_and_import_load_no_torch() -> None:
     code = "import sys, gritrag, gritrag.cli; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_what_only_some_need_is_not_imported_before_it_is_needed(model_folder: str) -> None:
+    code = (
+        "import sys; from gritrag import RAG, GritModel, Index; GritModel.from_pretrained(sys.argv[1]); "
+        "sys.exit(', '.join({'peft', 'gguf', 'qdrant_client'} & sys.modules.keys()) or None)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, model_folder], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

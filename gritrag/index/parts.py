@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 from uuid import uuid4
 
 from gritrag.codecs import get_codec
@@ -20,12 +20,6 @@ from gritrag.index.storage.quota import StateQuota
 from gritrag.index.storage.remote_states import RemoteStates
 from gritrag.index.storage.states import Checks, StateStore
 from gritrag.index.storage.vectors import VectorIndex
-
-QdrantVectors: Any
-try:
-    from gritrag.index.storage.qdrant import QdrantVectors
-except ImportError:  # an extra
-    QdrantVectors = None
 
 __all__ = ["Parts"]
 
@@ -42,10 +36,11 @@ def _collection(location: str | None) -> tuple[str, str] | None:
 def _vectors(root: Path, catalog: Catalog, manifest: Manifest, writable: bool) -> VectorIndex:
     if manifest.vectors_at is None:
         return VectorIndex(root, catalog, manifest.dim)
-    if QdrantVectors is None:
-        raise ValueError(f"the vectors of {root} are in Qdrant: install 'gritrag[qdrant]'")
-    vectors: VectorIndex = QdrantVectors(root, catalog, manifest.dim, *manifest.vectors_at, writable)
-    return vectors
+    try:  # here, as an extra that takes a second to import
+        from gritrag.index.storage.qdrant import QdrantVectors
+    except ImportError as error:
+        raise ValueError(f"the vectors of {root} are in Qdrant: install 'gritrag[qdrant]'") from error
+    return QdrantVectors(root, catalog, manifest.dim, *manifest.vectors_at, writable)
 
 
 class Parts:

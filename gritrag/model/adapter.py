@@ -4,41 +4,22 @@ Both leave a folder in peft's format, which `load` merges into the base.
 """
 
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import save_file
-from torch import nn
 from transformers import PreTrainedModel
 
-__all__ = ["ADAPTER_WEIGHTS", "Extraction", "PeftModel", "attach", "extract", "input_moments", "linear_layers"]
+from gritrag.model.weight_change import Extraction, linear_layers
+
+__all__ = ["ADAPTER_WEIGHTS", "PeftModel", "attach", "extract"]
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 
 RIDGE = 1e-3
 """Of the mean second moment: directions that inputs hardly took still count a little."""
-
-
-class Extraction(NamedTuple):
-    """What an extracted adapter is and what it lost: norms of the loss over norms of the change.
-
-    `output_error` is of what the layers put out for the inputs that were measured (equal to `weight_error` where none
-    were).
-    """
-
-    nbytes: int
-    weight_error: float
-    output_error: float
-
-
-def linear_layers(lm: nn.Module) -> dict[str, nn.Linear]:
-    """Every linear layer but the LM head, by name."""
-    head = lm.get_output_embeddings() if isinstance(lm, PreTrainedModel) else None
-    return {name: m for name, m in lm.named_modules() if isinstance(m, nn.Linear) and m is not head}
 
 
 def attach(lm: PreTrainedModel, rank: int, alpha: int, init: Path | None = None) -> PeftModel:
@@ -57,26 +38,6 @@ def attach(lm: PreTrainedModel, rank: int, alpha: int, init: Path | None = None)
     config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=list(linear_layers(lm)), task_type="CAUSAL_LM")
     wrapper: PeftModel = get_peft_model(lm, config)
     return wrapper
-
-
-@contextmanager
-def input_moments(lm: PreTrainedModel) -> Iterator[dict[str, torch.Tensor]]:
-    """Sums of `x x'` over the inputs `x` of every linear layer, float32 `[in, in]`, while the context is open."""
-    moments: dict[str, torch.Tensor] = {}
-
-    def watch(name: str) -> Any:
-        def add(layer: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
-            rows = inputs[0].detach().flatten(0, -2).float()
-            moments[name] = moments.get(name, 0) + rows.T @ rows
-
-        return add
-
-    handles = [layer.register_forward_pre_hook(watch(name)) for name, layer in linear_layers(lm).items()]
-    try:
-        yield moments
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def extract(
@@ -99,7 +60,7 @@ def extract(
         rank: of every layer; less where a layer has not as many dimensions.
         folder: created where it does not exist.
         name: of the base model, for the record.
-        moments: from `input_moments`.
+        moments: from `gritrag.model.weight_change.input_moments`.
     """
     tensors: dict[str, torch.Tensor] = {}
     sums = torch.zeros(4, dtype=torch.float64)  # weights lost, weights changed, outputs lost, outputs changed

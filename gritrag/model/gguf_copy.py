@@ -7,14 +7,17 @@ loading the converted copy less than one.
 import logging
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from gritrag.folders import cache_folder, give_usual_rights
-from gritrag.model.gguf_file import GgufFile
 from gritrag.model.inner_errors import INNER_ERRORS, told
+
+if TYPE_CHECKING:
+    from gritrag.model.gguf_file import GgufFile
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +38,8 @@ def converted(gguf: Path, digest: str) -> Path:
     target = cache_folder() / GGUF_COPIES / digest
     if target.is_dir():
         return target
+    from gritrag.model.gguf_file import GgufFile  # what parses them takes a quarter of a second to import
+
     file = GgufFile(gguf)
     logger.warning("converting %s once, to %s (about half a minute)", gguf.name, target)
     try:
@@ -56,7 +61,7 @@ def converted(gguf: Path, digest: str) -> Path:
     return target
 
 
-def _read(file: GgufFile, gguf: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def _read(file: "GgufFile", gguf: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """What a GGUF file holds, in float32, no longer quantised.
 
     Raises:

@@ -9,7 +9,6 @@ from typing import Any, cast
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from peft import PeftModel
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -103,6 +102,8 @@ def _adapted(lm: PreTrainedModel, folder: Path, base: Path) -> PreTrainedModel:
     if (folder / ternary.TERNARY).is_file():
         ternary.add(lm, folder / ternary.TERNARY)
         return lm
+    from peft import PeftModel  # half a second, where hardly a model needs it
+
     try:
         merged: PreTrainedModel = PeftModel.from_pretrained(lm, str(folder)).merge_and_unload()
     except torch.OutOfMemoryError:

@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from transformers import PreTrainedModel
 
-from gritrag.model.adapter import Extraction, linear_layers
+from gritrag.model.weight_change import Extraction, linear_layers
 
 TERNARY = "ternary.safetensors"
 FORMAT = "gritrag-ternary-1"
@@ -46,7 +46,7 @@ def write(
         lm: the trained model.
         base: weights it started from, by name, as in its state dict.
         folder: created where it does not exist.
-        moments: of the layers' inputs, to tell what is lost of what layers put out; see `adapter.input_moments`.
+        moments: of the layers' inputs, to tell what is lost of what layers put out; see `input_moments`.
     """
     tensors: dict[str, torch.Tensor] = {}
     sums = torch.zeros(4, dtype=torch.float64)  # weights lost, weights changed, outputs lost, outputs changed

@@ -17,9 +17,9 @@ import torch
 from torch import nn
 from torch.nn.functional import linear
 
-from gritrag.model.adapter import linear_layers
 from gritrag.model.hardware import has_native_bf16
 from gritrag.model.packed import state_of
+from gritrag.model.weight_change import linear_layers
 
 MOST_TOKENS = 4096
 """Of a backward pass, whose gradients and activations are kept until a weight's gradient is computed: 2 GB of a model

@@ -16,8 +16,8 @@ import torch
 import yaml
 from accelerate import Accelerator
 
-from gritrag.model.adapter import input_moments
 from gritrag.model.grit import GritModel
+from gritrag.model.weight_change import input_moments
 from gritrag.progress import ProgressBar
 from gritrag.train.after.export import export, load_base
 from gritrag.train.config import TrainConfig

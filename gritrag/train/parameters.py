@@ -4,8 +4,9 @@ from pathlib import Path
 
 from transformers import PreTrainedModel
 
-from gritrag.model.adapter import PeftModel, attach, linear_layers
+from gritrag.model.adapter import PeftModel, attach
 from gritrag.model.low_rank import sum_layers
+from gritrag.model.weight_change import linear_layers
 from gritrag.train.config import AdapterConfig
 
 __all__ = ["choose_parameters"]

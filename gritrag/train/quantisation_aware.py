@@ -9,8 +9,8 @@ from contextlib import contextmanager
 
 from transformers import PreTrainedModel
 
-from gritrag.model.adapter import linear_layers
 from gritrag.model.ternary import rounded
+from gritrag.model.weight_change import linear_layers
 
 
 class QuantisationAware:

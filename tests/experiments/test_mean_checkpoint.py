@@ -9,7 +9,7 @@ from experiments.mean_checkpoint import mean
 from gritrag import GritModel
 from gritrag.config import CheckpointConfig
 from gritrag.model import ternary
-from gritrag.model.adapter import linear_layers
+from gritrag.model.weight_change import linear_layers
 
 BASE = str(Path(__file__).parents[2] / "configs" / "tiny" / "model")
 

@@ -9,7 +9,8 @@ from architectures import make_lm
 from peft import PeftModel
 from safetensors.torch import load_file
 
-from gritrag.model.adapter import ADAPTER_WEIGHTS, attach, extract, input_moments, linear_layers
+from gritrag.model.adapter import ADAPTER_WEIGHTS, attach, extract
+from gritrag.model.weight_change import input_moments, linear_layers
 
 
 def changed_by(rank: int) -> tuple[torch.nn.Module, dict[str, torch.Tensor]]:

@@ -8,9 +8,9 @@ from architectures import make_lm
 from safetensors.torch import load_file, save_file
 
 from gritrag.config import CheckpointConfig
-from gritrag.model.adapter import linear_layers
 from gritrag.model.grit import GritModel
 from gritrag.model.ternary import FORMAT, TERNARY, add, write
+from gritrag.model.weight_change import linear_layers
 
 
 def changed(size: float = 0.01) -> tuple[torch.nn.Module, dict[str, torch.Tensor]]:

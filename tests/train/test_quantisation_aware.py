@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from gritrag.model import ternary
-from gritrag.model.adapter import linear_layers
 from gritrag.model.grit import GritModel
+from gritrag.model.weight_change import linear_layers
 from gritrag.train.config import TrainConfig
 from gritrag.train.data.steps import RetrievalStep
 from gritrag.train.loop import Trainer
