@@ -3,6 +3,7 @@
 #     make demo TORCH_FLAGS="--index-url https://download.pytorch.org/whl/cpu"
 
 TORCH_FLAGS ?=
+WORKERS ?= 2
 export TORCH_FLAGS
 EXTRAS := faiss,train,eval,mteb,langchain,serve,qdrant,s3,site,documents,mcp,otel,dev
 PIP := .venv/bin/python -m pip --disable-pip-version-check install --quiet
@@ -13,8 +14,9 @@ PIP := .venv/bin/python -m pip --disable-pip-version-check install --quiet
 demo: .venv/.installed-faiss
 	.venv/bin/gritrag demo
 
+# Two processes, each with all files that it began. Threads that wait give their core to the other process.
 test: .venv/.installed-$(EXTRAS)
-	.venv/bin/python -m pytest
+	OMP_WAIT_POLICY=PASSIVE .venv/bin/python -m pytest --numprocesses $(WORKERS) --dist loadfile
 
 # The page in Debian's Chromium: apt install chromium chromium-driver
 test-browser: .venv/.installed-$(EXTRAS)

@@ -31,8 +31,8 @@ KINDS: dict[float, str] = {
     LAYERS: "num_hidden_layers n_layer n_layers num_layers decoder_layers encoder_layers num_decoder_layers "
     "num_encoder_layers num_blocks num_attention_heads n_head n_heads num_heads decoder_attention_heads "
     "encoder_attention_heads num_encoder_attention_heads num_decoder_attention_heads swa_num_attention_heads "
-    "linear_num_value_heads mamba_dt_rank time_step_rank laurel_rank num_experts num_local_experts n_routed_experts "
-    "moe_num_experts",
+    "linear_num_value_heads linear_num_heads mamba_dt_rank time_step_rank laurel_rank num_experts num_local_experts "
+    "n_routed_experts moe_num_experts",
     2: "num_key_value_heads num_global_key_value_heads swa_num_key_value_heads linear_num_key_heads index_n_heads "
     "n_mamba_heads num_experts_per_tok num_experts_per_token moe_k moe_topk top_k_experts zero_expert_num "
     "eos_token_id pad_token_id sep_token_id",
@@ -41,8 +41,9 @@ KINDS: dict[float, str] = {
     "first_k_dense_replace num_dense_layers",
     0: "bos_token_id decoder_start_token_id num_kv_shared_layers",
     8: "head_dim dim_head d_kv attention_head_size attention_head_dim v_head_dim qk_nope_head_dim qk_rope_head_dim "
-    "rotary_dim swa_head_dim swa_v_head_dim linear_key_head_dim linear_value_head_dim mamba_n_heads mamba_d_head "
-    "mamba_d_state mamba_num_heads mamba_head_dim ssm_state_size state_size mamba_headdim hidden_size_per_layer_input",
+    "rotary_dim swa_head_dim swa_v_head_dim linear_head_dim linear_key_head_dim linear_value_head_dim mamba_n_heads "
+    "mamba_d_head mamba_d_state mamba_num_heads mamba_head_dim ssm_state_size state_size mamba_headdim "
+    "hidden_size_per_layer_input",
     16: "global_head_dim qk_head_dim kv_lora_rank q_lora_rank index_head_dim mamba_chunk_size chunk_size "
     "moe_intermediate_size shared_expert_intermediate_size shared_intermediate_size moe_ffn_hidden_size "
     "expert_ffn_hidden_size moe_shared_expert_intermediate_size sliding_window attention_window_size window_size "

@@ -60,6 +60,7 @@ EXTRAS = {
         "flask-cors",
         "pytest",
         "pytest-timeout",
+        "pytest-xdist",
         "hypothesis",
         "langchain-tests",
         "langchain-openai",
@@ -109,7 +110,8 @@ def readme_commands() -> list[str]:
 def test_the_readme_has_two_commands_and_the_makefile_has_them() -> None:
     assert readme_commands() == ["make demo", "make test"]
     assert recipe("demo") == [".venv/bin/gritrag demo"]
-    assert recipe("test") == [".venv/bin/python -m pytest"]
+    (test,) = recipe("test")
+    assert test == "OMP_WAIT_POLICY=PASSIVE .venv/bin/python -m pytest --numprocesses $(WORKERS) --dist loadfile"
 
 
 def test_ci_runs_the_readmes_test_command() -> None:
