@@ -5,7 +5,7 @@ Answers are scored apart by what their question needs: see `kind_of`. `gritrag.e
 """
 
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -184,8 +184,6 @@ def evaluate(
             rerank = setting.rerank if can_answer else None
             if ranks_too and kept.searched is None:
                 kept.keep_searched(rank(index, chosen.questions, setting.dense_weight, rerank))
-            if setting.has_context(RETRIEVED):
-                _retrieve(index, asked, setting, rerank)
             if answers_too:
                 answer(index, asked, setting, kept)
     return rows_of(name, kept, described(model))
@@ -197,18 +195,19 @@ def described(model: Encoder) -> dict[str, str]:
     return {"dtype": read_by["dtype"], "weights": read_by.get("weights", "")}
 
 
-def _retrieve(index: Index, asked: Sequence[Asked], setting: Setting, rerank: int | None) -> None:
-    """Search for what is to be answered from, of questions that lack it."""
-    options: dict[str, Any] = {"mode": "hybrid", "dense_weight": setting.dense_weight, "rerank": rerank}
+def _with_retrieved(index: Index, asked: Iterable[Asked], setting: Setting) -> Iterator[Asked]:
+    """Questions, each searched for when its turn comes, where it is to have a `retrieved` context and lacks one."""
+    options: dict[str, Any] = {"mode": "hybrid", "dense_weight": setting.dense_weight, "rerank": setting.rerank}
     for each in asked:
-        if RETRIEVED not in each.contexts:
+        if setting.has_context(RETRIEVED) and RETRIEVED not in each.contexts:
             each.contexts[RETRIEVED] = index.search(each.question.text, setting.k, **options)
+        yield each
 
 
 def answer(index: Index, asked: Sequence[Asked], setting: Setting, kept: Kept) -> None:
     """Answer the questions that are not kept, and keep each as soon as it is answered."""
     missing = [number for number in range(len(asked)) if number not in kept.records]
-    given = answered(index, [asked[number] for number in missing], setting)
+    given = answered(index, _with_retrieved(index, [asked[number] for number in missing], setting), setting)
     for number, (each, answers) in zip(missing, given, strict=True):
         kept.keep(number, record_of(each, answers))
 
@@ -236,7 +235,7 @@ def answer_rows(
     return rows
 
 
-def answered(index: Index, asked: Sequence[Asked], setting: Setting) -> Iterator[tuple[Asked, dict[str, Answer]]]:
+def answered(index: Index, asked: Iterable[Asked], setting: Setting) -> Iterator[tuple[Asked, dict[str, Answer]]]:
     """Each question with its answers, by way and context."""
     options: dict[str, Any] = {
         "relevance_bias": setting.relevance_bias,

@@ -149,6 +149,19 @@ def test_a_second_model_is_given_what_the_first_one_found(
     assert asked[0].contexts["retrieved"] is marked
 
 
+def test_each_question_is_searched_for_when_its_turn_comes(
+    tiny_model: GritModel, chosen: QuestionSet, path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Searches for all questions before the first answer took ten minutes in which no bar moved."""
+    setting = Setting(**SMALL, only="answers", context="retrieved")
+    asked, kept, order = gold_contexts(chosen, setting, path), Kept(), []
+    search, keep = Index.search, kept.keep
+    monkeypatch.setattr(Index, "search", lambda *given, **options: order.append("search") or search(*given, **options))
+    monkeypatch.setattr(kept, "keep", lambda *given: order.append("answer") or keep(*given))
+    evaluate(tiny_model, "tiny", chosen, asked, setting, tmp_path / "index", kept)
+    assert order == ["search", "answer"] * SMALL["questions"]
+
+
 def test_answers_from_states_weigh_scores_as_told(
     tiny_model: GritModel, chosen: QuestionSet, path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
