@@ -62,7 +62,7 @@ def test_guessed_tokens_are_those_of_transformers(real_model: GritModel, chat: s
     ids = real_model.prompts.prompt_ids([{"role": "user", "content": chat}])
     expected = real_model.lm.generate(torch.tensor([ids]), max_new_tokens=24, do_sample=False)[0, len(ids) :].tolist()
     for lookup in (True, False):
-        (completion,) = real_model.decoder.complete([ids], Sampling(max_new_tokens=12, lookup=lookup))
+        (completion,) = real_model.decoder.complete([ids], Sampling(max_new_tokens=24, lookup=lookup))
         assert completion.token_ids == expected
 
 
@@ -106,7 +106,7 @@ def test_lookup_changes_no_token_in_bfloat16(bf16_model: GritModel) -> None:
     for context in contexts:
         runs = []
         for lookup in (False, None):
-            decoding = bf16_model.decoder.decode([context], Sampling(max_new_tokens=24, lookup=lookup))
+            decoding = bf16_model.decoder.decode([context], Sampling(max_new_tokens=12, lookup=lookup))
             saved += sum(1 for _ in decoding) * (1 if lookup is False else -1)
             runs.append(decoding.completions)
         assert runs[0] == runs[1]
