@@ -185,8 +185,9 @@ class Products:
     def pack(self, weights: Sequence[torch.Tensor]) -> Packed | None:
         if not self.packs:
             return None
-        self.packed.append(Packed(weights))
-        return self.packed[-1]
+        packed = Packed(weights)
+        self.packed.append(packed)  # several threads do: the last one may be another's
+        return packed
 
 
 class Projection(NamedTuple):

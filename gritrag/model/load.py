@@ -102,7 +102,7 @@ def _adapted(lm: PreTrainedModel, folder: Path, base: Path) -> PreTrainedModel:
     if (folder / ternary.TERNARY).is_file():
         ternary.add(lm, folder / ternary.TERNARY)
         return lm
-    from peft import PeftModel  # half a second, where hardly a model needs it
+    from peft import PeftModel  # a quarter of a second, and hardly a model needs it
 
     try:
         merged: PreTrainedModel = PeftModel.from_pretrained(lm, str(folder)).merge_and_unload()

@@ -42,9 +42,10 @@ MOST_AT_ONCE = 4
 """So many weights are compared or packed at a time: more take more memory, and memory is no faster."""
 
 
-def at_once() -> ThreadPoolExecutor:
-    """Threads to compare or pack weights: the kernels themselves use one each."""
-    return ThreadPoolExecutor(min(MOST_AT_ONCE, torch.get_num_threads()), thread_name_prefix="gritrag-pack")
+def at_once(dtype: torch.dtype) -> ThreadPoolExecutor:
+    """Threads to compare or pack weights of this dtype: FBGEMM uses one for each, oneDNN all that there are."""
+    threads = min(MOST_AT_ONCE, torch.get_num_threads()) if dtype == torch.float32 else 1
+    return ThreadPoolExecutor(threads, thread_name_prefix="gritrag-pack")
 
 
 def can_pack(device: torch.device) -> bool:
@@ -84,7 +85,7 @@ def is_packable(lm: PreTrainedModel) -> bool:
         return can_pack_bf16(weights[0].device)
     if not can_pack(weights[0].device):
         return False
-    with at_once() as threads:
+    with at_once(weights[0].dtype) as threads:
         return all(threads.map(_is_of_half, weights))
 
 

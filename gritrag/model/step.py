@@ -87,7 +87,7 @@ class Step:
         self._rotary = decoder.rotary_emb
         measured = [module.weight for module in decoder.layers[:MEASURED_LAYERS].modules() if type(module) is nn.Linear]
         products = Products(GemmLayout(measured), is_packable(lm))
-        with at_once() as threads:
+        with at_once(lm.dtype) as threads:
             head = threads.submit(Projection.of, [lm.get_output_embeddings()], products)
             self.layers = list(threads.map(lambda layer: Layer.of(layer, products), decoder.layers))
             self.head = head.result()

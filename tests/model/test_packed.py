@@ -1,7 +1,9 @@
 """Laws of packed weights: the same numbers in fewer bytes, for models that lose nothing by it, and never stale ones."""
 
 import platform
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -12,8 +14,10 @@ from transformers import PreTrainedTokenizerFast
 
 from gritrag.config import CheckpointConfig
 from gritrag.model import packed as packed_module
+from gritrag.model.gemm_layout import GemmLayout
 from gritrag.model.grit import GritModel
 from gritrag.model.hardware import halves_weights
+from gritrag.model.layers import Products
 from gritrag.model.packed import Packed, can_pack, can_pack_bf16, is_packable, round_to_half
 from gritrag.model.step import Step
 
@@ -62,6 +66,23 @@ def test_several_weights_are_one_product() -> None:
     x, residual = torch.randn(3, 24), torch.randn(3, 56)
     torch.testing.assert_close(Packed(weights)(x), torch.cat([linear(x, weight) for weight in weights], dim=-1))
     torch.testing.assert_close(Packed(weights).plus(x, residual), residual + Packed(weights)(x))
+
+
+@needs_kernel
+def test_threads_that_pack_at_once_get_each_its_own_weight() -> None:
+    class Slow(list[Packed]):
+        def append(self, packed: Packed) -> None:
+            super().append(packed)
+            time.sleep(0.02)  # the others append too before this one goes on
+
+    weights = [torch.randn(40, 24).half().float() for _ in range(8)]
+    products = Products(GemmLayout(weights), packs=True)
+    products.packed = Slow()
+    with ThreadPoolExecutor(len(weights)) as threads:
+        found = list(threads.map(lambda weight: products.pack([weight]), weights))
+    for weight, packed in zip(weights, found, strict=True):
+        assert packed is not None
+        assert packed.weights[0] is weight
 
 
 @needs_kernel
