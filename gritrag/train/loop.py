@@ -320,7 +320,10 @@ def main(config_path: str, overrides: Sequence[str] = ()) -> Path | None:
     Raises:
         ValueError: a broken recipe, data that cannot be read, or a base that cannot be trained so.
     """
-    return Trainer(TrainConfig.load(Path(config_path), overrides)).train()
+    trainer = Trainer(TrainConfig.load(Path(config_path), overrides))
+    found = trainer.train()
+    trainer.accelerator.end_training()  # threads of a process group that outlive the interpreter may abort the process
+    return found
 
 
 if __name__ == "__main__":
