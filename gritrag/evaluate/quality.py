@@ -16,7 +16,7 @@ from gritrag.evaluate.kept import Kept, Record
 from gritrag.evaluate.machine import machine, machine_of
 from gritrag.evaluate.question_rows import Question
 from gritrag.evaluate.rows import QuestionSet, evenly
-from gritrag.evaluate.scores import ANSWER, rank, says_not_found, score_answer
+from gritrag.evaluate.scores import ANSWER, DEPTH, rank, says_not_found, score_answer
 from gritrag.index.index import Index
 from gritrag.index.rerank import check_rerank
 from gritrag.model.encoders import Encoder
@@ -183,7 +183,9 @@ def evaluate(
             index.add(chosen.documents, show_progress_bar=True)
             rerank = setting.rerank if can_answer else None
             if ranks_too and kept.searched is None:
-                kept.keep_searched(rank(index, chosen.questions, setting.dense_weight, rerank))
+                ranked: dict[str, list[Hit]] = {}
+                kept.keep_searched(rank(index, chosen.questions, setting.dense_weight, rerank, ranked))
+                _give_ranked(asked, ranked, setting)
             if answers_too:
                 answer(index, asked, setting, kept)
     return rows_of(name, kept, described(model))
@@ -193,6 +195,14 @@ def described(model: Encoder) -> dict[str, str]:
     """What is said of a model in each of its rows."""
     read_by = machine_of(model) if isinstance(model, GritModel) else machine(model.dtype, model.device)
     return {"dtype": read_by["dtype"], "weights": read_by.get("weights", "")}
+
+
+def _give_ranked(asked: Iterable[Asked], ranked: Mapping[str, list[Hit]], setting: Setting) -> None:
+    """Questions get what ranking from states found for them already, where that was among as many candidates."""
+    if setting.has_context(RETRIEVED) and setting.rerank is not None and setting.rerank >= DEPTH:
+        for each in asked:
+            if each.question.text in ranked:
+                each.contexts.setdefault(RETRIEVED, ranked[each.question.text][: setting.k])
 
 
 def _with_retrieved(index: Index, asked: Iterable[Asked], setting: Setting) -> Iterator[Asked]:

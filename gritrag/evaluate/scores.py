@@ -15,6 +15,7 @@ from gritrag.index.index import Index
 from gritrag.index.search import MODES
 from gritrag.progress import ProgressBar
 from gritrag.prompts import NOT_FOUND
+from gritrag.records import Hit
 
 try:
     import ir_measures
@@ -59,13 +60,18 @@ def score_rankings(rankings: Sequence[Sequence[str]], relevant: Sequence[Sequenc
 
 
 def rank(
-    index: Index, questions: Sequence[Question], dense_weight: float = DENSE_WEIGHT, rerank: int | None = None
+    index: Index,
+    questions: Sequence[Question],
+    dense_weight: float = DENSE_WEIGHT,
+    rerank: int | None = None,
+    ranked_hits: dict[str, list[Hit]] | None = None,
 ) -> dict[str, Scores]:
     """By way to search, one number per question of every score of `scores.RANKING`.
 
     Args:
         dense_weight: of hybrid search.
         rerank: so many candidates of hybrid search are ranked from their states, which makes a way of its own.
+        ranked_hits: gets the `DEPTH` best of that way by text of the question, for whoever asks them again.
     """
     texts, relevant = (
         [question.text for question in questions],
@@ -82,6 +88,8 @@ def rank(
                 asked = texts[start : start + QUERIES_PER_BATCH]
                 batch = index.search_many(asked, DEPTH, dense_weight=dense_weight, **options)
                 rankings += [[hit.document.id for hit in hits] for hits in batch]
+                if ranked_hits is not None and way == RANKED:
+                    ranked_hits.update(zip(asked, batch, strict=True))
                 bar.update(len(batch))
             found[way] = score_rankings(rankings, relevant)
     return found

@@ -162,6 +162,35 @@ def test_each_question_is_searched_for_when_its_turn_comes(
     assert order == ["search", "answer"] * SMALL["questions"]
 
 
+def test_what_is_ranked_from_states_for_scores_is_not_ranked_again_for_answers(
+    tiny_model: GritModel, chosen: QuestionSet, path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    times: list[str] = []
+    log_likelihoods = GritModel.question_log_likelihoods
+
+    def counted(self: GritModel, question: str, *rest: Any) -> Any:
+        times.append(question)
+        return log_likelihoods(self, question, *rest)
+
+    monkeypatch.setattr(GritModel, "question_log_likelihoods", counted)
+    setting = Setting(**{**SMALL, "rerank": 20, "context": "retrieved"})
+    asked = gold_contexts(chosen, setting, path)
+    evaluate(tiny_model, "tiny", chosen, asked, setting, tmp_path / "index")
+    assert sorted(times) == sorted(question.text for question in chosen.questions)
+    with Index.open(tmp_path / "index", model=tiny_model) as index:
+        for each in asked:
+            found = index.search(each.question.text, SMALL["k"], rerank=20)
+            hits = each.contexts["retrieved"]
+            assert [hit.document.id for hit in hits] == [hit.document.id for hit in found]
+            assert [hit.score for hit in hits] == pytest.approx([hit.score for hit in found], abs=1e-4)
+
+    times.clear()  # with fewer candidates than scores look at, contexts are another search
+    few = Setting(**{**SMALL, "rerank": 3, "context": "retrieved"})
+    asked = gold_contexts(chosen, few, path)
+    evaluate(tiny_model, "tiny", chosen, asked, few, tmp_path / "few")
+    assert len(times) == len(chosen.questions) + len(asked)
+
+
 def test_answers_from_states_weigh_scores_as_told(
     tiny_model: GritModel, chosen: QuestionSet, path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
