@@ -44,7 +44,8 @@ class Ingested(NamedTuple):
 class Known(NamedTuple):
     """What there is before files are read: nothing, or an index.
 
-    `files` are root and name of those that have documents in it, `roots` where they come from, `ids` those taken.
+    `files` are root and name of those that have documents in it, `roots` where they come from, `ids` those taken, and
+    `contents` tells whether others have written since.
     """
 
     is_there: bool
@@ -53,17 +54,40 @@ class Known(NamedTuple):
     storage: Storage | None
     roots: Roots
     ids: Ids
+    contents: tuple[str | None, ...] = ()
 
 
 def look(folder: Path) -> Known:
     """What the index in a folder says of itself, without its model."""
     if not is_index(folder):
         return Known(False, None, set(), None, Roots(), Ids())
-    with Index.open(folder) as index:
+    with Index.open(folder) as index, index.snapshot():
         stats = index.stats()
         known = set(origins(index).values())
         storage = Storage(stats["codec"], stats["state_quota"])
-        return Known(True, recall_cutting(index), known, storage, recall_roots(index), ids_of(index))
+        roots, ids = recall_roots(index), ids_of(index)
+        return Known(True, recall_cutting(index), known, storage, roots, ids, _contents(index))
+
+
+def check_unwritten(index: Index, known: Known) -> None:
+    """Make sure that nobody has written since `look`, as while the model was loaded: ids and roots that were free then
+    may be theirs now.
+
+    Raises:
+        ValueError: somebody has.
+    """
+    is_as_seen = (
+        _contents(index) == known.contents if known.is_there else not len(index) and not recall_roots(index).known
+    )
+    if not is_as_seen:
+        raise ValueError(
+            f"another process wrote into {index.path} while this one looked at it, and nothing was stored: give the "
+            "same command again"
+        )
+
+
+def _contents(index: Index) -> tuple[str | None, ...]:
+    return index.digest, index.note(CUTTING), index.note(ROOTS)
 
 
 def model_of(index: Index) -> GritModel:

@@ -308,3 +308,35 @@ def test_a_quota_keeps_the_states_of_the_hot_part(command: tuple[str, ...], tmp_
                 index.states_of([cold])  # a miss: read, and stored in the place of one that nobody asks for
         assert index.load_states([cold]) != [None]
     assert "has a quota of 40000 bytes" in run(*command, "--state-quota", "1GB", code=2).stderr
+
+
+@pytest.mark.parametrize("is_there", [False, True], ids=["a new index", "one that is there"])
+def test_what_another_process_stored_meanwhile_is_not_taken_for_free(
+    command: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_there: bool
+) -> None:
+    """The other one reads a folder with the same ids while this one loads its model; both believe to be the first."""
+    (tmp_path / "others").mkdir()
+    for place, text in (("texts", "Ours."), ("others", "Theirs.")):
+        for number in range(FILES):
+            (tmp_path / place / f"{number}.md").unlink(missing_ok=True)
+        (tmp_path / place / "rows.jsonl").write_text(json.dumps({"text": text, "id": "x"}))
+    if is_there:
+        (tmp_path / "before").mkdir()
+        (tmp_path / "before" / "first.txt").write_text("There before.")
+        run("index", tmp_path / "before", *command[2:])
+    theirs = ("index", tmp_path / "others", *command[2:])
+    name = "open_index" if is_there else "load_model"
+    load = getattr(indexing, name)
+
+    def load_slowly(*args: Any) -> Any:
+        monkeypatch.setattr(indexing, name, load)
+        run(*theirs)
+        return load(*args)
+
+    monkeypatch.setattr(indexing, name, load_slowly)
+    refused = run(*command, code=2)
+    assert "another process wrote into" in refused.stderr
+    assert stored(tmp_path)["x"] == "Theirs."
+    assert json.loads(run(*theirs).stdout)["skipped"] == 1, "its root is known as before"
+    assert "'x' is that of a document in this index" in run(*command, code=2).stderr
+    assert stored(tmp_path)["x"] == "Theirs."

@@ -180,10 +180,11 @@ def _built_on_ray(
 @contextmanager
 def _opened(known: "Known", reader: "GritModel", cutting: "Cutting", storing: Storing) -> "Iterator[Index]":
     """The index to write into, which notes how its documents are cut and where they are from."""
-    from gritrag.ingest import note_cutting, note_roots, open_or_create
+    from gritrag.ingest import check_unwritten, note_cutting, note_roots, open_or_create
 
     folder, states, quota, states_at, vectors_at = storing
     with open_or_create(folder, reader, states, states_at, vectors_at, quota) as opened:
+        check_unwritten(opened, known)
         note_cutting(opened, cutting)
         note_roots(opened, known.roots)
         yield opened
