@@ -21,16 +21,19 @@ BLOCKS |= {"dt", "fieldset", "figcaption", "figure", "footer", "form", "header",
 BLOCKS |= {"main", "ol", "p", "pre", "section", "summary", "table", "tbody", "tfoot", "thead", "tr", "ul", *HEADINGS}
 _SPACE = re.compile(r"[ \t\r\n\f]+")
 _CONTAINER = "{urn:oasis:names:tc:opendocument:xmlns:container}rootfile"
+_TOO_DEEP = "elements lie in one another more than 2,000 deep, and nothing behind that is read: simplify the page"
 _FONT_OBFUSCATION = ("http://www.idpf.org/2008/embedding", "http://ns.adobe.com/pdf/enc#RC")
 
 
 def read_html(file: BinaryIO) -> Iterator[Section]:
     """A section per heading. Navigation, hidden parts and everything that is no text are left out."""
-    tree = _parse(file.read())
+    tree, problem = _parse(file.read())
     found = tree.find(".//title")
     sections = Sections("" if found is None else found.text_content())
     _walk(tree, sections)
     yield from sections.finished
+    if problem:
+        yield Section("", sections.finished[-1].place if sections.finished else {}, problem=problem)
 
 
 def read_epub(file: BinaryIO) -> Iterator[Section]:
@@ -45,14 +48,20 @@ def read_epub(file: BinaryIO) -> Iterator[Section]:
         for part, item in enumerate(package.iterfind(".//{*}spine/{*}itemref"), start=1):
             href = unquote(hrefs.get(item.get("idref"), ""))
             path = posixpath.normpath(posixpath.join(posixpath.dirname(package_path), href))
+            tree, problem = _parse(archive.read(path))
             sections = Sections(title)
-            _walk(_parse(archive.read(path)), sections)
+            _walk(tree, sections)
             for section in sections.finished:
                 yield section if section.place else section._replace(place={"part": part})
+            if problem:
+                yield Section("", {"part": part}, problem=problem)
 
 
-def _parse(data: bytes) -> etree._Element:
-    """A document's tree. Text that is UTF-8 is taken for that; else the document says, or it is Windows-1252."""
+def _parse(data: bytes) -> tuple[etree._Element, str]:
+    """A document's tree, and what is wrong with it where its end is missing.
+
+    Text that is UTF-8 is taken for that; else the document says, or it is Windows-1252.
+    """
     encoding = next((name for bom, name in BOMS if data.startswith(bom)), None)
     if encoding is None:
         if reason := reason_for_no_text(data[:HEAD]):
@@ -69,8 +78,11 @@ def _parse(data: bytes) -> etree._Element:
         text = data.decode("windows-1252", "replace")
     if not text.strip():
         raise Unreadable("it is empty")
-    parser = HTMLParser(encoding="utf-8", no_network=True)
-    return fromstring(text.replace("\0", "").encode("utf-8"), parser=parser)
+    # without `huge_tree` the parser drops, in silence, all behind 256 open elements or a picture of 10 MB in the page
+    parser = HTMLParser(encoding="utf-8", no_network=True, huge_tree=True)
+    tree = fromstring(text.replace("\0", "").encode("utf-8"), parser=parser)
+    is_cut = any(entry.type == etree.ErrorTypes.ERR_RESOURCE_LIMIT for entry in parser.error_log)
+    return tree, _TOO_DEEP if is_cut else ""
 
 
 def _walk(tree: etree._Element, sections: Sections) -> None:

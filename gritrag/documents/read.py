@@ -143,7 +143,9 @@ def _with_text(sections: Sequence[Section], on_loss: Callable[[str], None]) -> l
     read = [section for section in sections if section.text.strip()]
     blank = [section for section in sections if not section.text.strip() and not section.problem]
     remedy = "pictures of text, such as scans, need text recognition (OCR) first"
-    problems = [f"{place_in_words(section.place)}: {section.problem}" for section in sections if section.problem]
+    problems = [
+        ": ".join(filter(None, [place_in_words(each.place), each.problem])) for each in sections if each.problem
+    ]
     if not read:
         raise Unreadable("; ".join(problems) or f"it holds no text: {remedy}")
     if blank:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from files import PAGES, make_docx, make_epub, make_html, make_pdf, make_pptx, make_xlsx
+from files import PAGES, make_docx, make_epub, make_html, make_pdf, make_pptx, make_xlsx, rewritten
 
 from gritrag.documents.read import read_file
 from gritrag.documents.sections import MAX_TITLE, place_in_words, short_title
@@ -140,10 +140,43 @@ def test_html_in_any_encoding(tmp_path: Path, data: bytes) -> None:
     assert [each.text for each in documents(tmp_path / "a.htm")] == ["süß"]
 
 
+@pytest.mark.parametrize(
+    "html",
+    [
+        f"<p>süß</p>{'<font>' * 300}sauer<p>salzig</p>",
+        f"<p>süß</p>sauer<img src='data:image/png;base64,{'A' * 11_000_000}'><p>salzig</p>",
+        f"<p>süß</p>sauer<script>{'x = 1;' * 2_000_000}</script><p>salzig</p>",
+    ],
+    ids=["deep", "picture", "script"],
+)
+def test_html_is_read_to_its_end(tmp_path: Path, html: str) -> None:
+    (tmp_path / "a.html").write_text(html, "utf-8")
+    assert [each.text.split() for each in documents(tmp_path / "a.html")] == [["süß", "sauer", "salzig"]]
+
+
+@pytest.mark.parametrize("heading", ["", "<h1>Taste</h1>"])
+def test_html_whose_end_cannot_be_read_says_so(tmp_path: Path, heading: str) -> None:
+    (tmp_path / "a.html").write_text(f"{heading}<p>süß</p>{'<font>' * 3000}sauer", "utf-8")
+    losses: list[str] = []
+    with (tmp_path / "a.html").open("rb") as file:
+        assert [each.text for each in read_file(file, "a.html", on_loss=losses.append)] == ["süß"]
+    (loss,) = losses
+    assert loss.startswith("“Taste”: elements lie" if heading else "elements lie")
+
+
 def test_an_epub_gives_chapters_in_the_order_of_the_book(tmp_path: Path) -> None:
     smith, other = documents(make_epub(tmp_path / "a.epub"))
     assert (smith.text, smith.title) == ("He never slept.", "Tales of Osk > The smith")
     assert (other.text, places([other])) == ("No heading here.", [{"part": 2}])
+
+
+def test_a_chapter_whose_end_cannot_be_read_says_so(tmp_path: Path) -> None:
+    path = rewritten(make_epub(tmp_path / "a.epub"), "EPUB/text/b 1.xhtml", b"<p>salt</p>" + b"<i>" * 3000 + b"sour")
+    losses: list[str] = []
+    with path.open("rb") as file:
+        assert [each.text for each in read_file(file, "a.epub", on_loss=losses.append)] == ["salt", "No heading here."]
+    (loss,) = losses
+    assert loss.startswith("part 1: elements lie")
 
 
 @pytest.mark.parametrize("name", ["a.py", "a.rst", "A.RS", "a.tex"])
