@@ -44,7 +44,13 @@ CACHE_BYTES = 10 * 10**9
 AWAY_SECONDS = 30.0
 """After a server could not be reached, it is not asked again for so long: an answer does not wait for each state."""
 
-OPTIONS = {"s3": {"config_kwargs": {"connect_timeout": 5, "retries": {"mode": "standard", "max_attempts": 2}}}}
+OPTIONS: dict[str, dict[str, Any]] = {
+    "s3": {
+        "config_kwargs": {"connect_timeout": 5, "retries": {"mode": "standard", "max_attempts": 2}},
+        # a listing that is kept is never renewed: what was replaced since could not be opened, as long as we run
+        "use_listings_cache": False,
+    }
+}
 FOR_GOOD = (FileNotFoundError, PermissionError)
 """Errors that a repetition does not mend."""
 
