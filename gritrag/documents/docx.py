@@ -1,7 +1,7 @@
 """Word documents (.docx), cut at headings and pages.
 
 python-docx opens the file and knows its styles. The text is taken from the XML, since the library's paragraphs leave
-out what stands in content controls, tracked insertions and text boxes.
+out what stands in content controls, tracked insertions, text boxes and formulas.
 """
 
 from collections.abc import Iterator
@@ -12,6 +12,7 @@ from docx.document import Document as WordDocument
 from docx.oxml.ns import qn
 from lxml import etree
 
+from gritrag.documents.formula import FORMULA, in_line
 from gritrag.documents.sections import Section, Sections, check_archive
 
 MAX_BASED_ON = 12  # styles, each based on the next
@@ -131,6 +132,9 @@ def _text(element: etree._Element, is_laid_out: bool) -> str:
             if child.tag == PARAGRAPH and not is_laid_out and child.find(BREAK_BEFORE) is not None:
                 text.append(PAGE)
             if child.tag in LEFT_OUT:
+                walker.skip_subtree()
+            elif child.tag == FORMULA:
+                text.append(in_line(child))
                 walker.skip_subtree()
             elif child.tag == TEXT:
                 text.append(child.text or "")

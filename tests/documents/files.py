@@ -1,5 +1,6 @@
 """Files as people have them, made by the libraries that people make them with."""
 
+import copy
 import io
 import zipfile
 from collections.abc import Sequence
@@ -19,6 +20,7 @@ PAGES = (
     "The last ferry to Osk leaves at four in the afternoon. In winter there is none on Sundays.",
     "The baker of Osk opens at six in the morning. He sells rye bread with caraway.",
 )
+MATH = 'xmlns:m="http://schemas.openxmlformats.org/officeDocument/2006/math"'
 NAMESPACE = 'xmlns:w="http://schemas.openxmlformats.org/wordprocessingml/2006/main"'
 
 
@@ -74,6 +76,33 @@ def make_pptx(path: Path) -> Path:
     slide.notes_slide.notes_text_frame.text = "Mention the storm of 1911."
     table = slide.shapes.add_table(1, 2, 0, 0, 100, 100).table
     table.cell(0, 0).text, table.cell(0, 1).text = "Osk", "16:00"
+    presentation.save(str(path))
+    return path
+
+
+def make_pptx_with_formula(path: Path, formula: str) -> Path:
+    """A slide as PowerPoint writes it: the text box that holds a formula is there a second time, as a picture."""
+    presentation = Presentation()
+    slide = presentation.slides.add_slide(presentation.slide_layouts[5])
+    slide.shapes.title.text = "Circles"
+    for text in ("First.", "The area is "):
+        slide.shapes.add_textbox(0, 0, 100, 100).text_frame.text = text
+    slide.shapes.add_textbox(0, 0, 100, 100).text_frame.text = "Last."
+    frame = slide.shapes[2].text_frame
+    drawing = "http://schemas.microsoft.com/office/drawing/2010/main"
+    drawn = f'<a14:m xmlns:a14="{drawing}"><m:oMathPara {MATH}>{formula}</m:oMathPara></a14:m>'
+    frame.paragraphs[0]._p.append(parse_xml(drawn))
+    frame.paragraphs[0].add_run().text = "."
+    box = slide.shapes[2].element
+    picture = copy.deepcopy(box)
+    compatible = 'xmlns:mc="http://schemas.openxmlformats.org/markup-compatibility/2006"'
+    both = parse_xml(
+        f'<mc:AlternateContent {compatible}><mc:Choice xmlns:a14="{drawing}" Requires="a14"/><mc:Fallback/>'
+        "</mc:AlternateContent>"
+    )
+    box.addprevious(both)
+    both[0].append(box)
+    both[1].append(picture)
     presentation.save(str(path))
     return path
 

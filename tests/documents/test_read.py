@@ -3,15 +3,29 @@
 import datetime
 import json
 import math
+import re
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import docx
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from files import PAGES, make_docx, make_epub, make_html, make_pdf, make_pptx, make_xlsx, rewritten
+from docx.oxml import parse_xml
+from files import (
+    MATH,
+    PAGES,
+    make_docx,
+    make_epub,
+    make_html,
+    make_pdf,
+    make_pptx,
+    make_pptx_with_formula,
+    make_xlsx,
+    rewritten,
+)
 
 from gritrag.documents.read import read_file
 from gritrag.documents.sections import MAX_TITLE, place_in_words, short_title
@@ -92,8 +106,6 @@ def test_a_docx_gives_headings_pages_and_tables_and_what_its_library_leaves_out(
 
 
 def test_a_docx_without_page_breaks_says_no_page(tmp_path: Path) -> None:
-    import docx
-
     document = docx.Document()
     document.add_paragraph("One line.")
     document.save(str(tmp_path / "a.docx"))
@@ -106,6 +118,37 @@ def test_a_pptx_gives_slides_with_tables_and_notes(tmp_path: Path) -> None:
     assert second.text == "Ferries\nThe last one leaves at four.\nOsk | 16:00\nNotes: Mention the storm of 1911."
     assert (second.id, second.title) == ("a.pptx#slide=2", "Osk in slides > Ferries")
     assert places([second]) == [{"slide": 2, "heading": "Ferries"}]
+
+
+FORMULAS = {
+    "A=πr^2": "<m:r><m:rPr><m:sty/></m:rPr><m:t>A=π</m:t></m:r><m:sSup><m:e>r</m:e><m:sup>2</m:sup></m:sSup>",
+    "x_(i+1)^2": "<m:sSubSup><m:e>x</m:e><m:sub>i+1</m:sub><m:sup>2</m:sup></m:sSubSup>",
+    "(-b±√(b-4ac))/2a": "<m:f><m:num>-b±<m:rad><m:deg/><m:e>b-4ac</m:e></m:rad></m:num><m:den>2a</m:den></m:f>",
+    "3√n": "<m:rad><m:deg>3</m:deg><m:e>n</m:e></m:rad>",
+    "∑_(k=1)^n k": '<m:nary><m:naryPr><m:chr m:val="∑"/></m:naryPr><m:sub>k=1</m:sub><m:sup>n</m:sup><m:e>k</m:e>'
+    "</m:nary>",
+    "∫ x": "<m:nary><m:sub/><m:sup/><m:e>x</m:e></m:nary>",
+    "f(x|y)": "f<m:d><m:e>x</m:e><m:e>y</m:e></m:d>",
+    "{1,2": '<m:d><m:dPr><m:begChr m:val="{"/><m:sepChr m:val=","/><m:endChr/></m:dPr><m:e>1</m:e><m:e>2</m:e></m:d>',
+    "sin x": "<m:func><m:fName>sin</m:fName><m:e>x</m:e></m:func>",
+    "lim_(x→0)": "<m:limLow><m:e>lim</m:e><m:lim>x→0</m:lim></m:limLow>",
+    "e": "<m:sSub><m:e>e</m:e><m:sub/></m:sSub>",
+    "a^b": "<m:limUpp><m:e>a</m:e><m:lim>b</m:lim></m:limUpp>",
+    "[a, b; c, d]": "<m:m><m:mr><m:e>a</m:e><m:e>b</m:e></m:mr><m:mr><m:e>c</m:e><m:e>d</m:e></m:mr></m:m>",
+}
+"""Each with its elements, where a letter between tags stands for a run of text."""
+
+
+@pytest.mark.parametrize("text", FORMULAS)
+def test_formulas_are_text(tmp_path: Path, text: str) -> None:
+    runs = re.sub(r"(?<=>)([^<>]+)(?=<(?!/m:t>))", r"<m:r><m:t>\1</m:t></m:r>", f">{FORMULAS[text]}<")[1:-1]
+    formula = f"<m:oMath {MATH}>{runs}</m:oMath>"
+    word = docx.Document()
+    word.add_paragraph("The area is ")._p.append(parse_xml(formula))
+    word.save(str(tmp_path / "a.docx"))
+    assert [each.text for each in documents(tmp_path / "a.docx")] == [f"The area is {text}"]
+    (slide,) = documents(make_pptx_with_formula(tmp_path / "a.pptx", formula))
+    assert slide.text == f"Circles\nFirst.\nThe area is {text}.\nLast."
 
 
 def test_an_xlsx_gives_blocks_of_rows_that_name_their_columns(tmp_path: Path) -> None:
