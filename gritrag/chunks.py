@@ -1,6 +1,5 @@
 """Files become chunks, one file at a time. A file that cannot be read, or a part of one, is told and stops nothing."""
 
-import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -11,7 +10,7 @@ from gritrag.documents.roots import Roots
 from gritrag.documents.sources import FILE, ROOT, Extent, Skipped, Source, list_sources, read_source
 from gritrag.documents.text import AS_IT_IS, TextOptions
 from gritrag.progress import ProgressBar
-from gritrag.records import Document
+from gritrag.records import Document, checked_metadata
 from gritrag.tokens import check_text, chunk_documents
 
 PART = 16
@@ -118,7 +117,7 @@ def _cut(
     """Chunks, each with the claim of its document. A document of which nothing can be cut takes no id."""
     for document in documents:
         try:
-            for part in (document.id, document.title, json.dumps(dict(document.metadata), ensure_ascii=False)):
+            for part in (document.id, document.title, _metadata_of(document)):
                 check_text(part, f"id, title or metadata of document {document.id!r}")
             claim = claim_of(document)
             place = document.metadata.get(ROOT, ""), document.metadata.get(FILE, "the same file")
@@ -129,6 +128,13 @@ def _cut(
                 yield chunk, claim
         except ValueError as error:
             on_problem(str(error))
+
+
+def _metadata_of(document: Document) -> str:
+    try:
+        return checked_metadata(document.metadata)
+    except ValueError as error:
+        raise ValueError(f"document {document.id!r} has metadata that no index holds ({error})") from error
 
 
 def in_short(problems: Sequence[str]) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -22,6 +23,7 @@ __all__ = [
     "as_documents",
     "as_hits",
     "check_hits",
+    "checked_metadata",
 ]
 
 
@@ -105,6 +107,41 @@ def content_id(text: str, title: str, metadata: Mapping[str, Any]) -> str:
     """
     named = {"title": title, **metadata} if title else dict(metadata)
     return xxhash.xxh3_128_hexdigest(json.dumps([text, named], sort_keys=True).encode())
+
+
+MAX_NUMBER = int(sys.float_info.max)
+MAX_METADATA_DEPTH = 64
+"""Levels of metadata. Whoever walks through them may be called deep in a program already, and what has been stored must
+be readable from anywhere."""
+
+
+def checked_metadata(metadata: Mapping[str, Any]) -> str:
+    """Metadata as the JSON that an index stores, if it can: ``{"year": 1999}``.
+
+    Raises:
+        ValueError: they are not JSON (NaN and infinity are not), nested too deep, or hold a number beyond float64.
+    """
+    try:
+        text = json.dumps(dict(metadata), ensure_ascii=False, allow_nan=False)
+    except (TypeError, RecursionError) as error:
+        raise ValueError(str(error)) from error
+    level: list[Any] = [metadata]
+    for _ in range(MAX_METADATA_DEPTH + 1):  # what is in the last is no level
+        level = [inner for outer in level for inner in _inside(outer)]
+        if not level:
+            return text
+    raise ValueError(f"nested more than {MAX_METADATA_DEPTH} levels deep")
+
+
+def _inside(value: Any) -> Iterable[Any]:
+    if isinstance(value, Mapping):
+        for name in value:
+            if not isinstance(name, str):
+                raise ValueError(f"metadata names must be strings, not {name!r}")
+        return value.values()
+    if isinstance(value, int) and not isinstance(value, bool) and abs(value) > MAX_NUMBER:
+        raise ValueError("a number is beyond float64 (1.8e308): store it as a string")
+    return value if isinstance(value, list | tuple) else ()
 
 
 def as_document(item: "str | Document") -> Document:

@@ -69,6 +69,24 @@ def test_files_that_cannot_be_read_are_listed_at_the_end_and_stop_nothing(built:
     assert [Path(line.split(": ")[1]).name for line in lines if line.startswith("read in part: ")] == ["rows.jsonl"]
 
 
+@pytest.mark.parametrize("value", ["1e999", "1" + 400 * "0", 80 * "[" + 80 * "]", 900 * '{"a":' + "1" + 900 * "}"])
+def test_a_row_with_metadata_that_no_index_holds_takes_no_other_with_it(
+    value: str, built: tuple[str, ...], texts: Path
+) -> None:
+    rows = [
+        '{"text": "One.", "id": "1"}',
+        f'{{"text": "Two.", "id": "2", "x": {value}}}',
+        '{"text": "Three.", "id": "3"}',
+    ]
+    (texts / "rows.jsonl").write_text("\n".join(rows))
+    result = run("index", texts, *built, "--json")
+    assert {"1", "3"} == set(held(built)) - {"a.txt", "owl"}
+    (told,) = [line for line in result.stderr.splitlines() if line.startswith("read in part: ")]
+    assert (
+        "document '2' has metadata that no index holds" in told or "line 2: not valid JSON (maximum recursion" in told
+    )
+
+
 def test_a_file_that_cannot_be_read_any_more_keeps_what_it_gave(built: tuple[str, ...], texts: Path) -> None:
     before = held(built)
     (texts / "a.txt").write_bytes(b"na\xefve")

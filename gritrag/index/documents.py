@@ -6,12 +6,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gritrag.index.filters import metadata_fields
 from gritrag.index.protocol import Reader
-from gritrag.index.storage.entries import metadata_json, same_metadata
+from gritrag.index.storage.entries import same_metadata
 from gritrag.index.storage.packed import bytes_per_token
 from gritrag.index.storage.states import DocumentState, encoded, state_key
-from gritrag.records import Document, as_documents
+from gritrag.records import Document, as_documents, checked_metadata
 
 __all__ = ["Checked", "Estimate", "check_documents", "estimate"]
 
@@ -102,12 +101,11 @@ def _check_content(name: str, document: Document) -> str:
     if not document.text.strip():
         raise ValueError(f"{name} has no text: leave it out")
     try:
-        metadata = metadata_json(document)
-        fields = list(metadata_fields(document.metadata))
-    except (TypeError, ValueError, RecursionError) as error:
+        metadata = checked_metadata(document.metadata)
+    except ValueError as error:
         raise ValueError(f"{name} has metadata that is not JSON ({error}): use strings, numbers, lists") from error
     try:
-        for part in (document.id, document.title, document.text, metadata, *(field for field, _, _ in fields)):
+        for part in (document.id, document.title, document.text, metadata):
             part.encode()
     except UnicodeEncodeError as error:
         raise ValueError(

@@ -1,5 +1,6 @@
 """Everything that cannot be stored is refused by name, with a remedy, before anything is written."""
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from hash_reader import HashReader
 
+from gritrag import render
 from gritrag.codecs import get_codec
 from gritrag.index.errors import DamagedIndex
 from gritrag.index.index import Index
@@ -20,6 +22,14 @@ from gritrag.records import Document
 
 Make = Callable[..., Index]
 GOOD = Document("good text", id="good")
+
+
+def nested(levels: int) -> dict[str, Any]:
+    """Metadata of so many objects and lists, one in another."""
+    inner: Any = 1
+    for level in range(levels - 1):
+        inner = [inner] if level % 2 else {"a": inner}
+    return {"a": inner}
 
 
 @pytest.mark.parametrize(
@@ -37,6 +47,10 @@ GOOD = Document("good text", id="good")
         ([GOOD, Document("text", id="odd", metadata={3: "a"})], "'odd'.*not JSON.*3"),
         ([GOOD, Document("text", id="odd", metadata={"a": 10**400})], "'odd'.*not JSON.*float64"),
         ([GOOD, Document("text", id="odd", metadata=[1])], "'odd'.*not JSON"),
+        ([GOOD, Document("text", id="odd", metadata=nested(65))], "'odd'.*not JSON.*more than 64 levels"),
+        ([GOOD, Document("text", id="odd", metadata=nested(900))], "'odd'.*not JSON.*more than 64 levels"),
+        ([GOOD, Document("text", id="odd", metadata=nested(9000))], "'odd'.*not JSON.*recursion"),
+        ([GOOD, Document("text", id="odd", metadata={"a": [{"b": {3: 1}}]})], "'odd'.*not JSON.*names.*3"),
         ([GOOD, Document("word " * 64, id="long")], "'long'.*65 tokens.* 64 .*gritrag.tokens.chunk_documents"),
         ([GOOD, Document("w " * 2_500_000, id="5 MB")], "'5 MB'.*2500001 tokens.* 64 "),
         ([GOOD, Document("a", id="x"), Document("b", id="x")], "document 2 .*'x'.*document 1.*different contents"),
@@ -57,6 +71,13 @@ def test_a_bad_corpus_is_refused_whole(make: Make, documents: Any, message: str)
     assert len(index) == 0
     assert list(index.path.glob("states/*/*")) == []
     assert index.verify() == ([], [])
+
+
+def test_metadata_of_the_most_levels_come_back_and_can_be_shown(make: Make) -> None:
+    index = make()
+    index.add([Document("good text", id="deep", metadata=nested(64))])
+    (hit,) = index.search("good")
+    assert json.loads(render.as_json(hit))["document"]["metadata"] == nested(64)
 
 
 def test_of_no_documents_nothing_is_stored_and_nothing_costs(make: Make) -> None:
