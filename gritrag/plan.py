@@ -34,6 +34,8 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
+MOST_BIAS = 1_000_000
+"""Far less already leaves a document no weight."""
 UNBIASED_SHARE = 0.4
 """Of tokens that are read again: then what matters has been read with all documents in sight, as text is."""
 
@@ -297,10 +299,10 @@ def check_relevance_bias(value: float) -> None:
     """Refuse what is no relevance bias.
 
     Raises:
-        ValueError: it is below 0 or no finite number.
+        ValueError: it is below 0, no number, or more than any precision holds.
     """
-    if not 0 <= value < math.inf:
-        raise ValueError(f"relevance_bias must be at least 0 and finite (0: none), got {value!r}")
+    if not 0 <= value <= MOST_BIAS:
+        raise ValueError(f"relevance_bias must be from 0 (none) to {MOST_BIAS:,}, got {value!r}")
 
 
 def check_recompute(value: float) -> None:
