@@ -297,6 +297,9 @@ def test_demo_answers_every_question_in_both_modes(model_folder: str, tmp_path: 
         (["index", "gone.txt", "--model", "MODEL"], "gone.txt: no such file or folder"),
         (["search", "q", "--where", "{year", "--model", "MODEL"], "--where is not valid JSON"),
         (["search", "q", "--where", "[1]", "--model", "MODEL"], "--where must be a JSON object"),
+        (["search", "q", "--where", "null", "--model", "MODEL"], "--where must be a JSON object"),
+        (["search", "q", "--where", '{"year": NaN}', "--model", "MODEL"], "--where is not valid JSON (NaN is no"),
+        (["search", "q", "--where", "[" * 10**5, "--model", "MODEL"], "--where is not valid JSON (maximum recursion"),
         (["search", "q", "--index", "nowhere", "--model", "no such model"], "there is no index at nowhere"),
         (["estimate", "pyproject.toml", "--model", "no such model"], "no such model"),
         (["train", "gone.yaml"], "gone.yaml"),
@@ -311,6 +314,28 @@ def test_a_mistake_is_one_line_with_exit_code_2(
     (line,) = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
     assert message in line
     assert "Traceback" not in result.output
+
+
+@pytest.mark.parametrize(
+    ("args", "told"),
+    [
+        (["stats", "--index", "nowhere"], "there is no index at nowhere"),
+        (["search", "q", "-k", "0"], "Invalid value for '-k'"),
+        (["search", "q", "--no-such"], "No such option"),
+        (["search"], "Missing argument"),
+        (["eval", "questions", "gone.jsonl"], "gone.jsonl"),
+        (["search", "--index", "nowhere", "--", "--json"], ""),
+    ],
+)
+def test_with_json_a_mistake_is_json_too(
+    args: list[str], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = run(*args, *(["--json"] if told else []), code=2)
+    assert (told in json.loads(result.stdout)["error"]) if told else result.stdout == ""
+    assert result.stderr
+    without = run(*args, code=2)
+    assert (without.stdout, without.stderr) == ("", result.stderr)
 
 
 def test_an_index_without_documents_is_refused(tmp_path: Path, model_folder: str) -> None:

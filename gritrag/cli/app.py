@@ -1,5 +1,7 @@
 """The application that commands register with, and how it says what went wrong."""
 
+import json
+from itertools import takewhile
 from typing import Annotated, Any
 
 import typer
@@ -7,19 +9,31 @@ from typer.core import TyperGroup
 
 from gritrag import __version__
 
+UsageError: Any = typer.BadParameter.__mro__[1]  # an option that there is not, or a value that it does not take
+
 
 class CleanErrors(TyperGroup):
-    """What the user did wrong is said in one line, without a traceback; anything else is our bug and keeps its own."""
+    """What the user did wrong is said in one line, without a traceback; anything else is our bug and keeps its own.
+
+    With `--json` the standard output has it too, as ``{"error": "..."}``: a program that reads JSON there always can.
+    """
 
     def invoke(self, ctx: Any) -> Any:
+        takes_json = "--json" in takewhile("--".__ne__, (*ctx._protected_args, *ctx.args))
         try:
             return super().invoke(ctx)
         except BrokenPipeError:
             raise  # `gritrag search ... | head`: nobody is left to tell
+        except UsageError as error:
+            if takes_json:
+                typer.echo(json.dumps({"error": error.format_message()}))
+            raise
         except (ValueError, OSError) as error:
             if ctx.params.get("debug"):
                 raise
             typer.echo(f"error: {error}", err=True)
+            if takes_json:
+                typer.echo(json.dumps({"error": str(error)}))
             raise typer.Exit(2) from None
 
 

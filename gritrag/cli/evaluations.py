@@ -113,8 +113,7 @@ def _tell(result: "Result", as_json: bool) -> None:
     is named last.
 
     Raises:
-        typer.Exit: the run was stopped.
-        ValueError: some files could not be evaluated.
+        typer.Exit: the run was stopped, or some files could not be evaluated.
     """
     is_one = "file" in result.facts
     typer.echo(result.json() if as_json else result.show() if is_one else bench_part("overview").of_all(result))
@@ -125,7 +124,8 @@ def _tell(result: "Result", as_json: bool) -> None:
     if failed:
         told = "; ".join(f"{name}: {error}" for name, error in failed.items())
         every = {*failed, *result.facts["files"]}
-        raise ValueError(f"{len(failed)} of {len(every)} files could not be evaluated: {told}")
+        _warn(f"{len(failed)} of {len(every)} files could not be evaluated: {told}")
+        raise typer.Exit(2)  # no ValueError: the result stands on the standard output, and nothing more may
 
 
 @evaluation.command("embedding")

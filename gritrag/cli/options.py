@@ -4,7 +4,7 @@ import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
 
@@ -76,6 +76,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 DEFAULT_INDEX = Path("indexes/default")
 BENCHES = Path("runs/bench")
+SHOWN = 200  # characters of what was typed, in a message
 
 
 def bench_part(name: str) -> Any:
@@ -141,14 +142,19 @@ def _hide_loading() -> None:
 def condition_of(where: str) -> Mapping[str, Any] | None:
     """The filter that `--where` holds; None where it was left out."""
     try:
-        condition = json.loads(where) if where else None
-    except ValueError as error:
+        condition = json.loads(where, parse_constant=_refuse) if where else None
+    except (ValueError, RecursionError) as error:
         raise ValueError(
-            f"--where is not valid JSON ({error}): {where}; write --where '{{\"year\": 1999}}', in single quotes"
+            f"--where is not valid JSON ({error}): {where:.{SHOWN}}; write --where '{{\"year\": 1999}}', "
+            "in single quotes"
         ) from None
-    if condition is not None and not isinstance(condition, dict):
-        raise ValueError(f'--where must be a JSON object such as {{"year": 1999}}, not {where}')
+    if where and not isinstance(condition, dict):
+        raise ValueError(f'--where must be a JSON object such as {{"year": 1999}}, not {where:.{SHOWN}}')
     return condition
+
+
+def _refuse(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON number")
 
 
 def show(record: Any, as_json: bool) -> None:

@@ -112,6 +112,9 @@ def test_bad_files_stop_no_other_and_are_told_first_and_last(
     result = Result.load(tmp_path / "out.json")
     assert set(by_file(result)) == {path.name, other.name}
     assert list(result.facts["failed"]) == [each.name for each in bad]
+    as_json = run(bad[0], path, "--model", model_folder, "--only", "retrieval", "--json")
+    assert as_json.exit_code == 2
+    assert list(json.loads(as_json.stdout)["facts"]["failed"]) == [bad[0].name]
 
 
 def test_a_missing_file_is_told_before_a_model_is_loaded(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
