@@ -1,5 +1,6 @@
 """Workbooks (.xlsx), in blocks of rows, with openpyxl."""
 
+import re
 from collections.abc import Iterator, Sequence
 from datetime import date, datetime
 from typing import Any, BinaryIO
@@ -11,6 +12,8 @@ from gritrag.documents.sections import Section, Unreadable, check_archive
 BLOCK_ROWS = 20
 """Rows of one section: a citation then names the row that it begins with."""
 MAX_CELLS = 2_000_000
+_CONTROL = re.compile("_x00[01][0-9A-Fa-f]_")
+"""How a sheet writes control characters, such as carriage returns that other programs export; openpyxl leaves it."""
 
 
 def read(file: BinaryIO) -> Iterator[Section]:
@@ -70,4 +73,4 @@ def _field(value: Any) -> str:
         return value.isoformat(*([" ", "minutes"] if isinstance(value, datetime) else []))
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
-    return " ".join(str(value).split())
+    return " ".join(_CONTROL.sub(" ", str(value)).split())

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import docx
+import openpyxl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -157,6 +158,15 @@ def test_an_xlsx_gives_blocks_of_rows_that_name_their_columns(tmp_path: Path) ->
     assert found[1].text.splitlines()[0] == "Port: Osk 20; Departure: 16:00; Fare: 4"
     assert [len(each.text.splitlines()) for each in found] == [20, 5, 1]
     assert found[2].text == "No ferry on Sundays."
+
+
+def test_an_xlsx_shows_no_escaped_control_characters(tmp_path: Path) -> None:
+    workbook = openpyxl.Workbook()
+    workbook.active.append(["Port_x000D_\nname", "Note"])
+    workbook.active.append(["Osk_x0009_harbour", "No ferry_x000d_\non Sundays_x000D_"])
+    workbook.save(tmp_path / "a.xlsx")
+    (found,) = documents(tmp_path / "a.xlsx")
+    assert found.text == "Port name: Osk harbour; Note: No ferry on Sundays"
 
 
 def test_html_gives_what_a_reader_sees(tmp_path: Path) -> None:
