@@ -56,8 +56,8 @@ class RAG:
             ``relevance_bias * (score / best score - 1)``. Where no document has a score above 0, the similarity of its
             vector to that of the question takes the place of the score. States with a bias share positions: each ends
             where the question begins, so that their order does not matter. 0 turns the bias off and puts documents one
-            behind the other. It has no effect on documents that are read again, nor on models with sliding windows or
-            without rotary embeddings, whose states cannot be moved.
+            behind the other. It has no effect on documents that are read again, nor on models with sliding windows,
+            without rotary embeddings, whose states cannot be moved, or whose masks take no bias.
 
         recompute: between speed and a full reading: this share of the tokens of the states is read again with all
             documents in sight: the first few of each document, then those that the question attends to most. For models
@@ -72,8 +72,8 @@ class RAG:
 
     Raises:
         ValueError: an unknown mode, `k` below 1, a negative `relevance_bias`, a `recompute` outside of 0 to 1 or for a
-            model with sliding windows, a `rerank` below `k`, an `unanswerable_above` outside of 0 to 1, or an index
-            without a model.
+            model with sliding windows or without masks by token, a `rerank` below `k`, an `unanswerable_above` outside
+            of 0 to 1, or an index without a model.
     """
 
     def __init__(
@@ -106,8 +106,11 @@ class RAG:
         self.index, self.model, self.mode, self.k, self.search_mode = index, index.model, MODES[mode], k, search_mode
         self.relevance_bias, self.recompute, self.rerank = relevance_bias, recompute, rerank
         self.unanswerable_above = unanswerable_above
-        if recompute and self.model.decoder.has_window:
-            raise ValueError("recompute is not for models with sliding windows; use recompute=0 or mode='doc-query'")
+        if recompute and not self.model.decoder.takes_recompute:
+            raise ValueError(
+                "recompute is not for models with sliding windows, nor for those that take no mask of their tokens: "
+                "use recompute=0 or mode='doc-query'"
+            )
 
     def ask(
         self,
@@ -174,7 +177,8 @@ class RAG:
 
         Args:
             questions: any number of them.
-            batch_size: so many are decoded together. Models with sliding windows take one at a time.
+            batch_size: so many are decoded together. Models with sliding windows take one at a time, as do
+                others in which a text depends on those beside it.
             where: metadata filter for all searches.
             hits: a list for each question, as in `ask`.
             documents: a list for each question, as in `ask`.
@@ -193,8 +197,8 @@ class RAG:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         given = Given.many(len(questions), hits, documents)
         options = self._options(sampling)
-        if self.model.decoder.has_window:
-            batch_size = 1  # gaps between contexts and questions would eat into the window
+        if self.model.decoder.reads_alone:
+            batch_size = 1
         answers: list[Answer] = []
         for start in range(0, len(questions), batch_size):
             rows = slice(start, start + batch_size)

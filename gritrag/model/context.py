@@ -214,7 +214,21 @@ def place(
         for group in _groups(cells(contexts), shape):
             _write_together(group, keys, values, rotation)
     bias_BC = column_biases(contexts)
-    return PlacedCache(keys, values, width, None if bias_BC is None else bias_BC.to(shape.device, shape.dtype))
+    bias_BC = None if bias_BC is None else bias_BC.to(shape.device, shape.dtype)
+    cache = PlacedCache(keys, values, width, bias_BC)
+    if rotation is None and len(contexts) == 1:
+        cache.token_ids = contexts[0].token_ids[:width]
+    return cache
+
+
+def row_of(cache: PlacedCache, row: int, context: Context) -> PlacedCache:
+    """One context of a batch that was just placed, without the columns on its left: a view."""
+    gap = cache.length - context.cached_tokens
+    keys, values = (buffer[:, row : row + 1, :, gap:] for buffer in cache.buffers)
+    bias = None if cache.bias is None else cache.bias[[row], gap:]
+    view = PlacedCache(keys, values, context.cached_tokens, bias)
+    view.token_ids = context.token_ids[: context.cached_tokens]
+    return view
 
 
 def _write(group: Sequence[Cell], keys: torch.Tensor, values: torch.Tensor, rotation: Rotation | None) -> None:

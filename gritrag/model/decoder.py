@@ -9,7 +9,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from gritrag.model.answerability import Refusal
-from gritrag.model.context import Context, place
+from gritrag.model.context import Context, place, row_of
 from gritrag.model.decode import Completion, Decoding, Sampling
 from gritrag.model.forwards import Forwards
 from gritrag.model.kernels import without_cudnn
@@ -23,9 +23,14 @@ from gritrag.model.reread_step import StepRereader
 from gritrag.model.slots import Slot, size_of
 from gritrag.model.state import CacheShape, DocumentState, PlacedCache
 from gritrag.model.step import SPARE_COLUMNS, STEP_TOKENS
+from gritrag.model.turning import turning_point
 
 ANSWER_TOKENS = 128
 """Answers of up to so many tokens have a cache of one size, where attention is given all of it."""
+
+
+WHOLE = {"full_attention", "global"}
+"""Names of attention to all tokens before, in configs of transformers; the second one is GPT-Neo's."""
 
 
 class ContextDecoder:
@@ -49,6 +54,7 @@ class ContextDecoder:
     ) -> None:
         self.context_length = context_length
         self._lm, self._tokenizer, self._probed, self._forwards = lm, tokenizer, probed, forwards
+        self._turn = turning_point(lm)
 
     # --- what the model can do ---------------------------------------------------------------------------------------
 
@@ -68,15 +74,41 @@ class ContextDecoder:
 
     @property
     def has_window(self) -> bool:
-        """Whether some layer sees only the latest tokens."""
+        """Whether some layer sees only a part of the tokens before, such as the latest."""
+        kinds = self._kinds
+        return not kinds <= WHOLE if kinds else bool(getattr(self._lm.config.get_text_config(), "sliding_window", None))
+
+    @property
+    def _kinds(self) -> set[str]:
+        """Of attention in its layers, where its config names them."""
         config = self._lm.config.get_text_config()
-        layer_types = getattr(config, "layer_types", None) or []
-        return "sliding_attention" in layer_types or (not layer_types and bool(getattr(config, "sliding_window", None)))
+        return set(getattr(config, "layer_types", None) or getattr(config, "attention_layers", None) or ())
 
     @property
     def takes_biases(self) -> bool:
         """Whether states can have a relevance bias: all of them can be reused, wherever they stand."""
-        return self._probed.rotation is not None and not self.has_window
+        return self._probed.rotation is not None and not self.has_window and self._probed.masks.with_bias
+
+    @property
+    def takes_recompute(self) -> bool:
+        """Whether tokens of states can be read again: their mask would undo windows, and not every model takes it."""
+        return not self.has_window and self._probed.masks.by_token
+
+    @property
+    def reads_alone(self) -> bool:
+        """Whether contexts of several lengths are read one after the other: padding would eat into windows, some models
+        count it, and others read texts of one batch according to the longest."""
+        return self.has_window or self._is_row_by_row
+
+    @property
+    def _is_row_by_row(self) -> bool:
+        counts_padding = not self._probed.masks.in_rows or "chunked_attention" in self._kinds  # Llama 4, in chunks
+        return counts_padding or self._turn is not None
+
+    def _shares_rows(self, contexts: Sequence[Context]) -> bool:
+        """Whether one batch gives what each of these contexts gives alone."""
+        has_gaps = any(context.states for context in contexts) and len({len(c) - c.cached_tokens for c in contexts}) > 1
+        return len(contexts) == 1 or not (self._is_row_by_row or (self.has_window and has_gaps))
 
     def usable(self, context: Context) -> Context:
         """The same tokens, with those states that this model can reuse where they stand; the others are read again.
@@ -84,13 +116,15 @@ class ContextDecoder:
         Keys that cannot be moved are of use only where they were read, at the start of a context. A model with sliding
         windows counts columns, so its states must stand before all that is read now. Neither has biases: where most
         documents are read again they would be unjust, and the mask that carries them would undo windows. Nor do their
-        states share positions.
+        states share positions. Keys that were computed with the angles of short texts are of no use in a long one.
         """
         if self.takes_biases:
             return context
         is_state = [part.state is not None for part in context.parts]
         leading = is_state.index(False) if False in is_state else len(is_state)
         kept = min(leading, 1) if self._probed.rotation is None else leading
+        if kept and self._turn is not None and len(context.parts[0]) <= self._turn < context.end:
+            kept = 0
         return context.read_again([number < kept for number in range(len(is_state))])
 
     # --- from contexts to text ---------------------------------------------------------------------------------------
@@ -165,7 +199,10 @@ class ContextDecoder:
                 f"a document and the question have {needed} tokens, this model takes {self.context_length}; index "
                 "shorter chunks"
             )
-        return log_likelihoods(self._forwards.best, self.shape, self._probed.rotation, states, scored)
+        best, rotation = self._forwards.best, self._probed.rotation
+        if not self._is_row_by_row:
+            return log_likelihoods(best, self.shape, rotation, states, scored)
+        return torch.cat([log_likelihoods(best, self.shape, rotation, [state], scored) for state in states])
 
     def decode_placed(
         self,
@@ -180,4 +217,9 @@ class ContextDecoder:
             rows = zip(contexts, refusals or [None] * len(contexts), strict=True)
             own = [Decoding(native, lm, tokenizer, NativeCache(), [each], sampling, [r]) for each, r in rows]
             return own[0] if len(own) == 1 else DecodingInTurn(own)
-        return Decoding(self._forwards.best, lm, tokenizer, cache, contexts, sampling, refusals)
+        best = self._forwards.best
+        if self._shares_rows(contexts):
+            return Decoding(best, lm, tokenizer, cache, contexts, sampling, refusals)
+        caches = [row_of(cache, row, context) for row, context in enumerate(contexts)]
+        each = zip(caches, contexts, refusals or [None] * len(contexts), strict=True)
+        return DecodingInTurn([Decoding(best, lm, tokenizer, c, [one], sampling, [r]) for c, one, r in each])

@@ -16,6 +16,7 @@ from transformers import Cache, PreTrainedModel
 from gritrag.model.decode import Completion, Decoding
 from gritrag.model.module_forward import keep_watched, log_probabilities_of, watched_of
 from gritrag.model.state import PlacedCache
+from gritrag.model.turning import turning_point
 
 KEPT_AS = ("past_key_values", "cache_params")
 """Names under which models of transformers hand out what they keep of a text, and take it."""
@@ -59,6 +60,7 @@ class NativeForward:
 
     def __init__(self, lm: PreTrainedModel, kept_as: str, gives_positions: bool) -> None:
         self._lm, self.kept_as, self._gives_positions = lm, kept_as, gives_positions
+        self._turn = turning_point(lm)
 
     def logits(
         self,
@@ -70,7 +72,11 @@ class NativeForward:
     ) -> torch.Tensor:
         assert isinstance(cache, NativeCache), "a model without states has no columns to place them in"
         assert len(ids_BT) == 1, "one text at a time"
+        before = len(cache.token_ids)
         cache.token_ids += ids_BT[0].tolist()
+        if self._turn is not None and before <= self._turn < len(cache.token_ids):
+            cache.kept, ids_BT = None, torch.tensor([cache.token_ids], device=ids_BT.device)
+            positions_BT = torch.arange(ids_BT.shape[1], device=ids_BT.device)[None]
         given: dict[str, Any] = {} if watched_of(cache) is None else {"output_hidden_states": True}
         if not self.kept_as:
             output = self._lm(input_ids=torch.tensor([cache.token_ids], device=ids_BT.device), **given)

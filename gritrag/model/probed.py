@@ -33,12 +33,27 @@ class Probe:
 
 
 @dataclass(frozen=True)
+class Masks:
+    """What holds of the masks of one model.
+
+    Args:
+        in_rows: texts of several lengths share a batch, padded in front of their states and behind them.
+        by_token: it takes a mask that says of each token what it sees, and its attention can be watched.
+        with_bias: it adds to its attention scores what such a mask holds.
+    """
+
+    in_rows: bool = True
+    by_token: bool = True
+    with_bias: bool = True
+
+
+@dataclass(frozen=True)
 class Probed:
     """The probes of one model and what they found: how to read bidirectionally, how to rotate, the shape of its caches.
 
     `attention` is ``"view"``, ``"mask"`` or ``""`` (cannot); `rotation` is None where keys cannot be moved; `shape` is
     None where states cannot be used at all, and texts are read by the `native` forward; `step` is None where the
-    forward of transformers has to be used.
+    forward of transformers has to be used. `masks` are those of the forward that is used.
     """
 
     probes: tuple[Probe, ...]
@@ -47,6 +62,7 @@ class Probed:
     shape: CacheShape | None
     step: Step | None = None
     native: NativeForward | None = None
+    masks: Masks = Masks()
 
     def require_shape(self) -> CacheShape:
         """The shape of the model's caches.

@@ -19,8 +19,9 @@ from transformers.cache_utils import DynamicIndexedLayer, LinearAttentionCacheLa
 
 from gritrag.model.attention import Attention, decoder_stack
 from gritrag.model.inner_errors import INNER_ERRORS, told
+from gritrag.model.mask_probe import probe_masks
 from gritrag.model.native_forward import KEPT_AS, NativeCache, NativeForward
-from gritrag.model.probed import SHIFT, TOKENS, Probe, Probed, differ, probe_ids, tolerance
+from gritrag.model.probed import SHIFT, TOKENS, Masks, Probe, Probed, differ, probe_ids, tolerance
 from gritrag.model.rotation import ALL, Rotation
 from gritrag.model.state import CacheShape, PlacedCache, RecordingCache
 from gritrag.model.step_probe import probe_step
@@ -49,7 +50,8 @@ def probe(lm: PreTrainedModel) -> Probed:
     if step is None:
         logger.warning("%s: slow forward: %s", lm.config.model_type, own.detail)
     goes_on = Probe("continue", "works", why)
-    return Probed((bidirectional, move, goes_on, own), attention, rotation, shape, step)
+    masks = Masks() if step is not None else probe_masks(lm, ids, shape)
+    return Probed((bidirectional, move, goes_on, own), attention, rotation, shape, step, masks=masks)
 
 
 def _check_causal(lm: PreTrainedModel, decoder: PreTrainedModel, ids: torch.Tensor) -> None:

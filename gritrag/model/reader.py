@@ -15,6 +15,7 @@ from gritrag.model.kernels import without_cudnn
 from gritrag.model.parts import Parts
 from gritrag.model.probed import Probed
 from gritrag.model.state import DocumentState, Reading, RecordingCache
+from gritrag.model.turning import turning_point
 from gritrag.progress import ProgressBar
 from gritrag.tokens import Batch, Encoder, TokenIds, length_sorted_batches
 
@@ -45,7 +46,7 @@ class PromptReader:
             raise ValueError(f"this model cannot read bidirectionally: {probed.probes[0].detail}")
         self._attention = Attention(decoder_stack(lm), probed.attention if is_bidirectional else "causal")
         self._lm, self._probed, self._forwards, self._parts = lm, probed, forwards, parts
-        self._encoder, self._reading = encoder, reading
+        self._encoder, self._reading, self._turn = encoder, reading, turning_point(lm)
 
     @property
     def dim(self) -> int:
@@ -145,10 +146,18 @@ class PromptReader:
         with ProgressBar(
             total=sum(lengths), desc=what, unit="tok", unit_scale=True, disable=not show_progress_bar
         ) as bar:
-            for rows in length_sorted_batches(lengths, batch_size, budget):
+            for rows in self._alike(lengths, batch_size, budget):
                 batch = self._encoder.pad([prompts[row] for row in rows]).to(self._lm.device)
                 yield rows, batch
                 bar.update(sum(lengths[row] for row in rows))
+
+    def _alike(self, lengths: Sequence[int], batch_size: int, budget: int) -> Iterator[list[int]]:
+        """Row numbers of each batch: short texts apart from those that a model reads with other angles."""
+        is_long = [self._turn is not None and length > self._turn for length in lengths]
+        for kind in sorted(set(is_long)):
+            numbers = [number for number, own in enumerate(is_long) if own is kind]
+            for rows in length_sorted_batches([lengths[number] for number in numbers], batch_size, budget):
+                yield [numbers[row] for row in rows]
 
 
 def _to_processor(state: DocumentState) -> DocumentState:

@@ -16,7 +16,7 @@ from typing import NamedTuple, Protocol
 
 import torch
 
-from gritrag.model.context import Context, Inputs, cells, inputs
+from gritrag.model.context import Context, Inputs, cells, inputs, row_of
 from gritrag.model.state import PlacedCache
 
 FIRST_TOKENS = 4
@@ -61,14 +61,7 @@ def recompute(reader: Rereader, cache: PlacedCache, contexts: Sequence[Context],
     Returns:
         for each context, how many tokens were read again.
     """
-    return [_recompute(reader, _row(cache, row, context), context, share) for row, context in enumerate(contexts)]
-
-
-def _row(cache: PlacedCache, row: int, context: Context) -> PlacedCache:
-    """One context of a batch, without the columns on its left; a view."""
-    gap = cache.length - context.cached_tokens
-    keys, values = (buffer[:, row : row + 1, :, gap:] for buffer in cache.buffers)
-    return PlacedCache(keys, values, context.cached_tokens, None if cache.bias is None else cache.bias[[row], gap:])
+    return [_recompute(reader, row_of(cache, row, context), context, share) for row, context in enumerate(contexts)]
 
 
 def _recompute(reader: Rereader, cache: PlacedCache, context: Context, share: float) -> int:

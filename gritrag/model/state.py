@@ -253,12 +253,14 @@ class PlacedCache(Cache):
 
     Attributes:
         watched: hidden states that a forward is to keep; None for none.
+        token_ids: of the columns of a single text, for forwards that may have to read it again.
     """
 
     watched: Watched | None = None
 
     def __init__(self, keys: torch.Tensor, values: torch.Tensor, length: int, bias: torch.Tensor | None = None) -> None:
         self.buffers, self.bias = (keys, values), bias
+        self.token_ids: list[int] = []
         super().__init__(layers=[PlacedLayer(k, v, length) for k, v in zip(keys, values, strict=True)])
 
     def update(

@@ -37,6 +37,7 @@ from gritrag.model.layers import (
 from gritrag.model.module_forward import MOST_TOKENS, bias_of, log_probabilities_of, watched_of
 from gritrag.model.packed import at_once, is_packable
 from gritrag.model.state import PlacedCache
+from gritrag.model.turning import turning_point
 
 MEASURED_LAYERS = 4
 """The GEMM layout is measured on the weights of so many layers."""
@@ -80,6 +81,8 @@ class Step:
         window = "sliding_attention" if getattr(config, "sliding_window", None) else "full_attention"
         if set(getattr(config, "layer_types", None) or [window]) != {"full_attention"}:
             raise ValueError("some of its layers see only a part of the context")
+        if turning_point(lm) is not None:
+            raise ValueError("its angles depend on the length of the text")
         expect(decoder, {"embed_tokens", "layers", "norm", "rotary_emb"})
         if any(_has_hooks(module) for module in lm.modules()):
             raise ValueError("it has hooks, which must be called")

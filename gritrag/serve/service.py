@@ -150,8 +150,11 @@ class Service:
             ValueError, ApiError: see `RAG.ask`; 413 for what is too long.
         """
         began = time.perf_counter()
-        if question.recompute and self.model.decoder.has_window:
-            raise ValueError("recompute is not for models with sliding windows; leave it out")
+        if question.recompute and not self.model.decoder.takes_recompute:
+            raise ValueError(
+                "recompute is not for models with sliding windows, nor for those that take no mask of their tokens: "
+                "leave it out"
+            )
         template_stop = self.model.prompts.template.stop
         sampling = replace(question.sampling, stop=(*question.sampling.stop, *template_stop))
         parts = {"retrieve": 0.0, "load": 0.0, "place": 0.0}

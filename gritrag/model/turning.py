@@ -1,0 +1,78 @@
+"""Models that read a text otherwise from its first token on, once it is longer than a certain length (LongRoPE).
+
+LongRoPE (Ding et al. 2024, arXiv 2402.13753) has two sets of angles, one for texts of up to so many tokens as the model
+was first trained on, and one for longer texts. Keys of one set are of no use beside those of the other: a text that
+grows beyond this length has to be read again.
+
+Shape letters: `B` batch, `T` tokens, `S` tokens that are kept, `V` vocabulary.
+"""
+
+import torch
+from transformers import Cache, PreTrainedConfig, PreTrainedModel
+
+from gritrag.model.module_forward import Forward, log_probabilities_of
+from gritrag.model.state import PlacedCache
+
+
+def turning_point(lm: PreTrainedModel) -> int | None:
+    """The length up to which texts are read one way, in tokens; None where all are read alike."""
+    config: PreTrainedConfig = lm.config.get_text_config()
+    given = getattr(config, "rope_parameters", None) or {}
+    kinds = [given, *(kind for kind in given.values() if isinstance(kind, dict))]
+    turns = [int(kind["original_max_position_embeddings"]) for kind in kinds if kind.get("rope_type") == "longrope"]
+    return min(turns, default=None)
+
+
+class TurningForward:
+    """A forward that reads a text again when it grows beyond the turning point; see `Forward` for its methods.
+
+    Args:
+        forward: which takes one text at a time.
+        turn: the turning point.
+    """
+
+    def __init__(self, forward: Forward, turn: int) -> None:
+        self._forward, self._turn = forward, turn
+
+    def logits(
+        self,
+        ids_BT: torch.Tensor,
+        positions_BT: torch.Tensor,
+        mask: torch.Tensor | None,
+        cache: Cache,
+        keep: int = 1,
+    ) -> torch.Tensor:
+        if not isinstance(cache, PlacedCache):
+            return self._forward.logits(ids_BT, positions_BT, mask, cache, keep)
+        assert len(ids_BT) == 1, "one text at a time"
+        before = cache.length
+        cache.token_ids = [*cache.token_ids[:before], *ids_BT[0].tolist()]
+        if before <= self._turn < len(cache.token_ids):
+            cache.cut(0)
+            ids_BT = torch.tensor([cache.token_ids], device=ids_BT.device)
+            positions_BT, mask = torch.arange(ids_BT.shape[1], device=ids_BT.device)[None], None
+        return self._forward.logits(ids_BT, positions_BT, mask, cache, keep)
+
+    def log_probabilities(
+        self,
+        ids_BT: torch.Tensor,
+        positions_BT: torch.Tensor,
+        mask: torch.Tensor | None,
+        cache: Cache,
+        targets_BS: torch.Tensor,
+    ) -> torch.Tensor:
+        return log_probabilities_of(self.logits(ids_BT, positions_BT, mask, cache, targets_BS.shape[1]), targets_BS)
+
+    @property
+    def guesses_freely(self) -> bool:
+        return self._forward.guesses_freely
+
+    def most_tokens(self, cache: Cache) -> int:
+        left = self._turn - cache.get_seq_length()  # a step that reached beyond would read all its tokens the other way
+        most = self._forward.most_tokens(cache)
+        return min(most, left) if left > 0 else most
+
+    def next_logits(
+        self, ids_BT: torch.Tensor, positions_BT: torch.Tensor, is_real: torch.Tensor | None, cache: Cache
+    ) -> torch.Tensor:
+        return self.logits(ids_BT, positions_BT, is_real, cache, ids_BT.shape[1])
