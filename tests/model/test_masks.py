@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 from architectures import make_tokenizer
-from causal_lms import tiny_lm
+from causal_lms import tiny_config, tiny_lm
+from transformers import AutoModelForCausalLM, PreTrainedConfig
 
 from gritrag import RAG, Document, Hit, Index
 from gritrag.model.context import Context, Part, inputs
@@ -69,9 +70,31 @@ def _said(model: GritModel, *contexts: Context | list[Context]) -> list[list[int
     return [completion.token_ids for completion in decoding.completions]
 
 
-@pytest.mark.parametrize("architecture", ALONE)
+def test_padding_eats_into_windows_that_are_wider_than_what_is_probed() -> None:
+    config = tiny_config("mistral")
+    config.sliding_window = 64
+    model = model_from(config)
+    assert probe(model.lm).masks.in_rows
+    states = [reading.state for reading in model.read_documents(TEXTS)]
+    contexts = [Context.of(states[0], list(range(3, 80))), Context.of(states[0], [90, 91])]
+    assert _said(model, *contexts) == _said(model, contexts[:1], contexts[1:])
+
+
+def model_from(config: PreTrainedConfig) -> GritModel:
+    torch.manual_seed(0)
+    return GritModel(AutoModelForCausalLM.from_config(config).eval(), make_tokenizer())
+
+
+def llama_4() -> GritModel:
+    """Its layers without positions scale queries by the column that they stand in, here from the 64th on, which is beyond what is probed."""
+    config = tiny_config("llama4_text")
+    config.attn_temperature_tuning, config.floor_scale, config.attention_chunk_size = True, 64, 512
+    return model_from(config)
+
+
+@pytest.mark.parametrize("architecture", [*ALONE, "llama 4 that counts padding"])
 def test_a_question_is_as_probable_as_behind_the_text(architecture: str) -> None:
-    model = model_of(architecture)
+    model = llama_4() if " " in architecture else model_of(architecture)
     states = [reading.state for reading in model.read_documents(TEXTS)]
     scored = model.prompts.scored_question(QUESTION)
     found = model.decoder.log_likelihoods(states, scored)

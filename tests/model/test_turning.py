@@ -13,6 +13,8 @@ from gritrag import RAG, Document, Index
 from gritrag.model.context import Context
 from gritrag.model.decode import Sampling
 from gritrag.model.grit import GritModel
+from gritrag.model.module_forward import MOST_TOKENS
+from gritrag.model.probes import probe
 from gritrag.model.turning import turning_point
 
 TURN = 60
@@ -102,7 +104,7 @@ def test_texts_of_a_batch_are_as_they_are_alone() -> None:
     model = longrope("phi3")
     (reading,) = model.read_documents(["the old bridge"])
     contexts = [Context.of(ids_of(length, length)) for length in LENGTHS.values()]
-    contexts += [Context.of(reading.state, ids_of(9)), Context.of(reading.state, ids_of(TURN))]
+    contexts += [Context.of(reading.state, ids_of(length - len(reading.state))) for length in LENGTHS.values()]
     for context, tokens in zip(contexts, said(model, *contexts), strict=True):
         assert agrees(tokens, reread(model, context.token_ids))
 
@@ -133,17 +135,32 @@ def test_a_question_is_as_probable_as_behind_the_text(words: int) -> None:
         torch.testing.assert_close(log, told, atol=1e-4, rtol=1e-4)
 
 
-def test_a_prompt_read_in_pieces_is_the_same_prompt() -> None:
+@pytest.mark.parametrize("architecture", ["phi3", "llama", "minicpm3"])
+def test_a_prompt_read_in_pieces_is_the_same_prompt(architecture: str) -> None:
     """As a server reads it."""
-    model = longrope("phi3")
+    model = longrope(architecture)
     ids = ids_of(TURN + 30)
     cache = model.decoder.place([Context.of(ids)], Sampling(max_new_tokens=1))
+    forward = probe(model.lm).native or model.forwards.best
     with torch.inference_mode():
         for start in range(0, len(ids), 25):
             piece = torch.tensor([ids[start : start + 25]])
             positions = torch.arange(start, start + piece.shape[1])[None]
-            logits = model.forwards.best.logits(piece, positions, None, cache)
-        torch.testing.assert_close(logits[0], model.lm(input_ids=torch.tensor([ids])).logits[0, -1:])
+            logits = forward.logits(piece, positions, None, cache)
+        want = model.lm(input_ids=torch.tensor([ids])).logits[0, -1:]
+        torch.testing.assert_close(logits[0], want, atol=1e-4, rtol=1e-4)
+
+
+def test_no_step_reaches_over_the_turning_point() -> None:
+    """Else its first tokens would come out otherwise than one by one."""
+    model = longrope("phi3")
+    found = []
+    for length in (TURN - MOST_TOKENS, TURN - 3, TURN, TURN + 9):
+        cache = model.decoder.place([Context.of(ids_of(length))], Sampling(max_new_tokens=1))
+        cache.cut(0)
+        cache.advance(length)
+        found.append(model.forwards.best.most_tokens(cache))
+    assert found == [MOST_TOKENS, 3, MOST_TOKENS, MOST_TOKENS]
 
 
 def test_an_exact_answer_is_that_from_text(tmp_path: Path) -> None:
