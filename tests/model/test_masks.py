@@ -86,7 +86,7 @@ def model_from(config: PreTrainedConfig) -> GritModel:
 
 
 def llama_4() -> GritModel:
-    """Its layers without positions scale queries by the column that they stand in, here from the 64th on, which is beyond what is probed."""
+    """Its layers without positions scale queries by their column, here from the 64th on: not seen by the probe."""
     config = tiny_config("llama4_text")
     config.attn_temperature_tuning, config.floor_scale, config.attention_chunk_size = True, 64, 512
     return model_from(config)
