@@ -38,16 +38,18 @@ class Rotation:
         rotary: Any = next((m.rotary_emb for m in texts if hasattr(m, "rotary_emb")), None)
         if rotary is None:
             raise ValueError(f"{config.model_type} has no rotary embedding: its keys hold their absolute positions")
-        kinds = [
+        scaled = [
             kind
             for kind in FREQUENCIES_THAT_DEPEND_ON_LENGTH
             if f"'{kind}'" in str(getattr(config, "rope_parameters", ""))
         ]
-        if kinds:
-            raise ValueError(f"{config.model_type} scales its angles with the context ({kinds[0]}): keys cannot move")
+        if scaled:
+            raise ValueError(f"{config.model_type} scales its angles with the context ({scaled[0]}): keys cannot move")
         self._rotary = rotary
         self._is_per_type = "layer_type" in inspect.signature(rotary.forward).parameters
-        self._layer_types: list[str] = list(config.layer_types) if self._is_per_type else []
+        kinds = config.layer_types if self._is_per_type else ()
+        shared = getattr(config, "num_kv_shared_layers", None) or 0  # the last ones use keys of others (Gemma 3n)
+        self._layer_types: list[str] = list(kinds[: len(kinds) - shared])
         self._tables: tuple[torch.Tensor, torch.Tensor] | None = None
 
     def tables(self, start: int, end: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from architectures import CONFIGS, make_lm
-from causal_lms import tiny_lm
+from causal_lms import tiny_config, tiny_lm
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from gritrag.config import CheckpointConfig
@@ -44,6 +44,20 @@ OUTCOMES = {
 def test_outcome_of_every_probe(architecture: str) -> None:
     probed = probe(make_lm(architecture))
     assert tuple(p.outcome for p in probed.probes) == OUTCOMES[architecture], probed.probes
+
+
+@pytest.mark.parametrize("shared", [0, 2])
+def test_layers_that_share_keys_leave_them_movable(shared: int) -> None:
+    """As in every checkpoint of Gemma 3n: its last layers use the keys of others, and have none in a cache."""
+    config = tiny_config("gemma3n_text")
+    kinds = ["sliding_attention", "full_attention"] * 2
+    config.layer_types, config.num_kv_shared_layers = kinds, shared
+    config.rope_parameters["full_attention"]["rope_theta"] = 1e6
+    torch.manual_seed(0)
+    probed = probe(AutoModelForCausalLM.from_config(config).eval())
+    assert [each.outcome for each in probed.probes[1:3]] == ["works", "works"], probed.probes
+    assert probed.shape is not None
+    assert probed.shape.layers == 4 - shared
 
 
 def test_the_log_and_the_doctor_say_why_a_forward_is_slow(

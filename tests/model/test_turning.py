@@ -110,7 +110,7 @@ def test_texts_of_a_batch_are_as_they_are_alone() -> None:
 
 
 def test_a_document_is_read_as_it_is_alone() -> None:
-    """In the layer of a batch in which one is long, transformers gives all of them the angles of long texts."""
+    """In a batch in which one is long, transformers gives all of them the angles of long texts."""
     model = longrope("phi3")
     texts = ["the old bridge over the river", "seven boats lie at the landing stage of the old mill, and nobody knows"]
     assert [len(each.ids) > TURN for each in model.prompts.documents(texts)] == [False, True]
