@@ -15,7 +15,7 @@
 set -euo pipefail
 folder=$(mktemp -d); trap 'rm -rf "$folder"' EXIT
 python3 -m venv "$folder/venv"
-"$folder/venv/bin/pip" install -q torch==2.13.0 numpy==2.4.4 transformers==5.23.0 safetensors==0.8.0
+"$folder/venv/bin/pip" install -q --no-compile torch==2.13.0 numpy==2.4.4 transformers==5.23.0 safetensors==0.8.0
 cat > "$folder/longrope.py" <<'PYTHON'
 import sys
 
