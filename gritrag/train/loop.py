@@ -32,6 +32,7 @@ from gritrag.train.parameters import choose_parameters
 from gritrag.train.quantisation_aware import QuantisationAware
 from gritrag.train.ranks import Ranks
 from gritrag.train.read_once import ReadOnce
+from gritrag.train.run_folder import RECIPE, changed, held
 from gritrag.train.schedule import Schedule
 from gritrag.train.sharding import Shards, clip
 from gritrag.train.signals import StopSignal
@@ -108,19 +109,29 @@ class Trainer:
     # --- the run ----------------------------------------------------------------------------------------------------
 
     def train(self) -> Path | None:
-        """Run to the end and write the checkpoint: its folder, or None if the run was told to stop before."""
-        self.run.mkdir(parents=True, exist_ok=True)
+        """Run to the end and write the checkpoint: its folder, or None if the run was told to stop before.
+
+        Raises:
+            ValueError: another run is writing the folder.
+        """
+        with held(self.run, self.is_first):
+            return self._train()
+
+    def _train(self) -> Path | None:
         found = snapshots(self.run)
         if found:
             self.progress = self._restore(found[-1])
             if self.progress.stage:
                 self._enter(self.progress.stage)
                 self._restore(found[-1])
-            self._tell(f"resuming from {found[-1]}")
+            self._tell(f"resuming from {found[-1]}{' which is its end' * self.is_done}")
+            if names := changed(self.run, self.config):
+                another = "give --set name=NAME for a run of its own"
+                self._tell(f"what was trained there before had other settings ({', '.join(names)}): {another}")
         self._tell(self.describe())
         if self.is_first:
             recipe = yaml.safe_dump(self.config.model_dump(mode="json"), sort_keys=False)
-            (self.run / "config.yaml").write_text(recipe, "utf-8")
+            (self.run / RECIPE).write_text(recipe, "utf-8")
         with self._stop.listening():
             self._steps()
         if not self.is_done:
