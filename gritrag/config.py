@@ -151,7 +151,7 @@ def _fields(path: Path, extended_by: tuple[Path, ...] = ()) -> dict[str, Any]:
         raise ValueError(f"{path} extends itself; take it out of extends")
     try:
         fields = yaml.safe_load(path.read_text("utf-8"))
-    except (OSError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
         raise ValueError(f"cannot read the recipe {path}: {error}") from None
     if not isinstance(fields, dict):
         raise ValueError(f"{path} is no recipe: it must hold keys and values, see configs/")
@@ -181,4 +181,7 @@ def _override(fields: dict[str, Any], override: str) -> None:
         fields = fields.setdefault(group, {})
         if not isinstance(fields, dict):
             raise ValueError(f"--set {override}: {group} is a value, not a group of keys")
-    fields[last] = yaml.safe_load(value)
+    try:
+        fields[last] = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise ValueError(f"--set {override}: the value is no YAML ({error})") from None

@@ -1,6 +1,8 @@
 """Folders that commands write to, and what tells an index. No heavy import."""
 
+import errno
 import os
+import tempfile
 from contextlib import suppress
 from pathlib import Path
 
@@ -45,6 +47,22 @@ def check_new(folder: Path) -> None:
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"{folder} is there already, and not an empty folder; name another")
+
+
+def check_file(file: Path) -> None:
+    """Refuse, before anything is computed for it, a file that cannot be written. Its folder is made if need be.
+
+    Raises:
+        ValueError: it is a folder, or its folder cannot be written.
+    """
+    try:
+        if file.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=file.parent):
+            pass
+    except OSError as error:
+        raise ValueError(f"{file} cannot be written ({error.strerror}): name another file") from error
 
 
 def is_index(folder: Path) -> bool:

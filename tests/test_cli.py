@@ -13,6 +13,7 @@ from typer.testing import CliRunner, Result
 import gritrag
 from gritrag import Document, Index, chunk_documents, render
 from gritrag.cli import app, asking
+from gritrag.evaluate import suite
 from gritrag.model.grit import GritModel
 
 
@@ -336,6 +337,64 @@ def test_with_json_a_mistake_is_json_too(
     assert result.stderr
     without = run(*args, code=2)
     assert (without.stdout, without.stderr) == ("", result.stderr)
+
+
+QUESTION = '{"question": "When?", "passage": "At noon.", "answers": ["noon"]}'
+
+
+@pytest.mark.parametrize("out", ["folder.json", "file/x.json"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("mine", "q.jsonl", "OUT"),
+        ("calibrate", "q.jsonl", "--out", "OUT"),
+        ("eval", "questions", "q.jsonl", "--out", "OUT"),
+        ("eval", "questions", "q.jsonl", "--answers", "OUT"),
+        ("eval", "embedding", "q.jsonl", "--out", "OUT"),
+        ("bench", "codecs", "--questions-file", "q.jsonl", "--out", "OUT"),
+    ],
+    ids=" ".join,
+)
+def test_a_file_that_cannot_be_written_is_told_before_anything_is_computed_for_it(
+    command: tuple[str, ...], out: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder.json").mkdir()
+    (tmp_path / "file").touch()
+    (tmp_path / "q.jsonl").write_text(QUESTION)
+    told = run(*[out if word == "OUT" else word for word in command], "--model", "no such model", code=2).stderr
+    assert f"{out} cannot be written (" in told
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("eval", "questions", "q.json"),
+        ("eval", "embedding", "q.json"),
+        ("bench", "codecs", "--questions-file", "q.json"),
+    ],
+)
+def test_what_is_read_is_not_written_over(
+    command: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model_folder: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "q.json").write_text(f"[{QUESTION}]")
+    assert "is a file that is read" in run(*command, "--model", model_folder, "--out", "./q.json", code=2).stderr
+    assert (tmp_path / "q.json").read_text() == f"[{QUESTION}]"
+
+
+def test_what_was_measured_is_printed_where_it_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model_folder: str
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(suite.Result, "save", fail)
+    (tmp_path / "labels.jsonl").write_text("".join(f'{{"text": "a {n}", "label": "{n % 2}"}}\n' for n in range(8)))
+    words = ("eval", "embedding", tmp_path / "labels.jsonl", "--model", model_folder, "--clusterings", 2)
+    result = run(*words, "--json", "--out", tmp_path / "out.json", code=2)
+    assert json.loads(result.stdout)["rows"]
+    assert "out.json was not written" in result.stderr
 
 
 def test_an_index_without_documents_is_refused(tmp_path: Path, model_folder: str) -> None:

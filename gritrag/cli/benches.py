@@ -89,7 +89,7 @@ def codecs(
     codecs = bench_part("codecs")
     chosen = {"codecs": tuple(codec)} if codec else {}
     setting = codecs.Setting(questions=questions, documents=documents, repetitions=repetitions, seed=seed, **chosen)
-    tell(lambda: codecs.main(questions_file, model, dtype, device, setting), as_json, out)
+    tell(lambda: codecs.main(questions_file, model, dtype, device, setting), as_json, out, questions_file)
 
 
 @bench.command("decoding")

@@ -83,7 +83,7 @@ def evaluate(
 
     SQuAD's context and answers, query/pos/neg and passages are read too. With --index a row is {"question", "answer"}.
     """
-    check_out(out)
+    check_out(out, paths)
     found = (dense_weight, relevance_bias, rerank, tuple(recompute or ()), unanswerable_above, context)
     setting = bench_part("quality").Setting(
         questions, documents, distractors, k, states, max_new_tokens, seed, only, *found
@@ -152,4 +152,9 @@ def evaluate_embedding(
     """Score vectors by clustering, classification, STS and retrieval, beside BM25 and other encoders."""
     embedding = bench_part("embedding")
     setting = embedding.Setting(rows, documents, shots, clusterings, instruction, side, seed)
-    tell(lambda: embedding.main(paths, train, model, compare or (), dtype, device, setting), as_json, out)
+    tell(
+        lambda: embedding.main(paths, train, model, compare or (), dtype, device, setting),
+        as_json,
+        out,
+        [*paths, train],
+    )

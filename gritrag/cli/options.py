@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
@@ -10,7 +10,7 @@ import typer
 
 from gritrag import render
 from gritrag.documents.text import TextOptions, check_options
-from gritrag.folders import check_index
+from gritrag.folders import check_file, check_index
 
 if TYPE_CHECKING:
     from gritrag import Document, GritModel, Index
@@ -89,19 +89,32 @@ def bench_part(name: str) -> Any:
         raise ValueError(str(error)) from error
 
 
-def check_out(out: Path | None) -> None:
-    """Raises ValueError where `--out` is not the name of a JSON file."""
-    if out is not None and out.suffix != ".json":
+def check_out(out: Path | None, inputs: Iterable[Path | None] = ()) -> None:
+    """Raises ValueError where `--out` is not the name of a JSON file, is one of the inputs, or cannot be written."""
+    if out is None:
+        return
+    if out.suffix != ".json":
         raise ValueError(f"--out takes the name of a .json file, not {out}")
+    if out.exists() and any(out.samefile(path) for path in inputs if path is not None and path.exists()):
+        raise ValueError(f"--out {out} is a file that is read; name another")
+    check_file(out)
 
 
-def tell(measure: "Callable[[], Result]", as_json: bool, out: Path | None) -> None:
-    """Measure, print, and write the file, whose name is looked at before anything is measured."""
-    check_out(out)
+def tell(measure: "Callable[[], Result]", as_json: bool, out: Path | None, inputs: Iterable[Path | None] = ()) -> None:
+    """Measure, print, and write the file, whose name is looked at before anything is measured.
+
+    Raises:
+        typer.Exit: the file could not be written; what was measured has been printed.
+    """
+    check_out(out, inputs)
     result = measure()
-    if out is not None:
-        result.save(out)
     typer.echo(result.json() if as_json else result.show())
+    if out is not None:
+        try:
+            result.save(out)
+        except OSError as error:
+            typer.echo(f"error: {out} was not written: {error}", err=True)
+            raise typer.Exit(2) from None
 
 
 def named(model: str, dtype: str, device: str, seed: int) -> dict[str, Any]:

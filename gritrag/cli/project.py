@@ -23,6 +23,7 @@ from gritrag.cli.options import (
     show,
 )
 from gritrag.config import DEFAULT_MODEL, RELEVANCE_BIAS
+from gritrag.folders import check_file
 
 
 @app.command()
@@ -90,6 +91,7 @@ def mine(
     """Give questions hard negatives: passages that a search finds near their own, and that do not answer them."""
     from gritrag.mine import mine as mined
 
+    check_file(out)
     show(mined(path, out, load_model(model, dtype, device), negatives, depth, margin), as_json)
 
 
@@ -107,6 +109,7 @@ def calibrate(
     from gritrag.chunks import Cutting
     from gritrag.train.after.calibrate import calibrate
 
+    check_file(out)
     loaded = load_model(model, dtype, device)
     calibration = calibrate(loaded, chunks_of(paths, loaded, Cutting(chunk_size, chunk_overlap)))
     calibration.save(out)

@@ -57,7 +57,7 @@ def _lines(path: Path) -> Iterator[Numbered]:
 def _parsed(text: str, where: str) -> Any:
     try:
         return json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{where}: {error}") from None
 
 
@@ -78,7 +78,7 @@ def _json(path: Path) -> Iterator[Numbered]:
 def _is_object(line: str) -> bool:
     try:
         return isinstance(json.loads(line), Mapping)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
 
 
@@ -119,7 +119,12 @@ def _cell(text: str) -> Any:
     for parse in (json.loads, ast.literal_eval):
         try:
             return parse(text)
-        except (ValueError, SyntaxError):
+        except (
+            ValueError,
+            SyntaxError,
+            RecursionError,
+            MemoryError,
+        ):  # the last where brackets are too deep for Python
             continue
     return text
 

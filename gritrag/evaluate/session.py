@@ -16,6 +16,7 @@ import xxhash
 from gritrag.evaluate.kept import LINE, Kept, Record
 from gritrag.evaluate.quality import Setting
 from gritrag.evaluate.suite import Result, Results, run
+from gritrag.folders import check_file
 from gritrag.progress import ProgressBar
 
 COMMAND = "eval questions"
@@ -46,10 +47,12 @@ class Outputs:
     warn: Callable[[str], None] | None = None
 
     def check(self, paths: Iterable[Path]) -> None:
-        """Raises ValueError where answers would overwrite one of the files of questions."""
+        """Raises ValueError where answers cannot be written, or would overwrite one of the files of questions."""
         known = [path for path in paths if path.exists()]
         if self.answers is not None and self.answers.exists() and any(map(self.answers.samefile, known)):
             raise ValueError(f"--answers {self.answers} is the file of questions itself; name another")
+        if self.answers is not None:
+            check_file(self.answers)
 
     def save(self, result: Result) -> None:
         for path in (self.out, self.folder / REPORT if self.folder is not None else None):

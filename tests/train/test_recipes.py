@@ -25,6 +25,13 @@ def test_recipes_of_the_repository_are_understood(path: Path) -> None:
         assert TrainConfig.load(path).name
 
 
+@pytest.mark.parametrize("content", [b"\xf3\x28", b"a: [", b"[" * 100_000], ids=["bytes", "torn", "deep"])
+def test_what_is_no_yaml_is_no_recipe(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_bytes(content)
+    with pytest.raises(ValueError, match=r"cannot read the recipe .*a\.yaml"):
+        TrainConfig.load(tmp_path / "a.yaml")
+
+
 def test_overrides(minimal: Path) -> None:
     overrides = ["lr=1e-4", "contrastive.matryoshka_dims=[64, 576]", "name=b", "seconds=null", "generative.p_full=0"]
     config = TrainConfig.load(minimal, overrides)
@@ -37,6 +44,7 @@ def test_overrides(minimal: Path) -> None:
     [
         ("lr", "--set takes key=value"),
         ("=3", "--set takes key=value"),
+        ("data.sources=[", "--set data.sources=[: the value is no YAML"),
         ("lrr=1", "lrr"),
         ("data.token=1", "data.token"),
         ("name.first=1", "name is a value, not a group"),

@@ -88,6 +88,7 @@ GOOD = json.dumps({"question": "q?", "passage": "p", "answers": []})
         ('{"query": ["i", "q", "x"], "pos": ["p"]}', "got 3 items"),
         ('{"messages": [{"role": "user", "content": "hi"}]}', "no turn of the assistant"),
         ('{"messages": [{"role": "user"}]}', "lacks the key 'content'"),
+        ("[" * 100_000, "maximum recursion"),
     ],
 )
 def test_a_broken_row_is_refused_by_file_and_line(tmp_path: Path, line: str, told: str) -> None:

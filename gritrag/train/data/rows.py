@@ -219,7 +219,7 @@ def _data_set(path: Path, config: SourceConfig) -> tuple[str, dict[str, Any]]:
 def _json(line: str, where: str) -> dict[str, Any]:
     try:
         row = json.loads(line)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{where}: broken row: {error}") from None
     if not isinstance(row, dict):
         raise ValueError(f"{where}: broken row: a row must be an object, not {type(row).__name__}")
