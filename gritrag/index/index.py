@@ -223,6 +223,8 @@ class Index(Contents):
             raise ValueError(
                 f"vectors of {len(queries)} queries have shape {list(expected)}, not {list(vectors.shape)}"
             )
+        if vectors is not None and not np.isfinite(vectors).all():
+            raise ValueError("the vector of a query is not finite: nothing is near to NaN or infinity")
         for query in queries:
             check_query(query)
         if not queries:

@@ -1,6 +1,7 @@
 """A document on its way between LangChain and an index, and as a block of a message."""
 
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -19,15 +20,15 @@ TITLE = "title"
 def from_langchain(document: LangChainDocument, id: str | None = None) -> Document:
     """A LangChain document as an index stores it. A title in the metadata is the document's title, and is read with it.
 
-    Whatever a loader puts into metadata goes in: NumPy's numbers as numbers, so that filters compare them; what else is
-    not JSON (dates, paths) as a string.
+    Whatever a loader puts into metadata goes in: NumPy's numbers as numbers, so that filters compare them; sets as
+    sorted lists; NaN, which pandas has where nothing is, as None; what else is not JSON (dates, paths) as a string.
 
     Args:
         document: it is not changed.
         id: its name; the document's own where None, else made from text and metadata, so that adding the same thing
             twice stores it once, and one text from two places is kept twice.
     """
-    metadata = json.loads(json.dumps(document.metadata, default=_plain))
+    metadata = json.loads(json.dumps(_plain(document.metadata)))
     title = metadata[TITLE] if isinstance(metadata.get(TITLE), str) else ""
     return Document(
         document.page_content, id or document.id or content_id(document.page_content, title, metadata), title, metadata
@@ -72,5 +73,20 @@ def _block(document: LangChainDocument) -> dict[str, Any]:
     }
 
 
-def _plain(value: object) -> object:
-    return value.item() if isinstance(value, np.generic) else str(value)
+def _plain(value: Any) -> Any:
+    """As JSON has it, and the same in every process: names of documents are made from it."""
+    if isinstance(value, np.generic | np.ndarray):
+        return _plain(value.tolist())
+    if isinstance(value, Mapping):
+        return {_name(name): _plain(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    if isinstance(value, set | frozenset):
+        return sorted((_plain(each) for each in value), key=lambda each: json.dumps(each, sort_keys=True))
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value if isinstance(value, str | int | float | None) else str(value)
+
+
+def _name(name: Any) -> Any:
+    return name if isinstance(name, str | int | float | None) else str(name)

@@ -83,6 +83,7 @@ class GritVectorStore(VectorStore):
         Raises:
             ValueError: as many ids are needed as documents; other errors are those of `Index.add`.
         """
+        documents = list(documents)  # a generator too, though the type says list
         given = list(ids) if ids is not None else [None] * len(documents)
         if len(given) != len(documents):
             raise ValueError(f"{len(documents)} documents came with {len(given)} ids; give one for each, or none")

@@ -262,6 +262,9 @@ def test_vectors_of_questions_must_fit_them(make: Make, reader) -> None:
     for shape in ((1, 8), (2, 7), (2,)):
         with pytest.raises(ValueError, match=r"2 queries have shape \[2, 8\]"):
             index.search_many(["a", "b"], vectors=np.ones(shape, np.float32))
+    for wrong in (np.nan, np.inf):
+        with pytest.raises(ValueError, match="not finite"):
+            index.search_many(["a", "b"], vectors=np.array([[1.0] * 8, [1.0] * 7 + [wrong]], np.float32))
     with pytest.raises(ValueError, match="list of queries"):
         index.search_many("good")
 

@@ -2,6 +2,7 @@
 
 import datetime
 import gc
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -141,6 +142,21 @@ def test_what_loaders_put_into_metadata_goes_in(store: GritVectorStore) -> None:
     assert document.metadata == {"title": "Notes", "when": "2024-05-01", "source": "a/b.txt", "pages": [1, 2]}
     assert store.index.get([name])[0].title == "Notes"
     assert metadata["when"] == datetime.date(2024, 5, 1)
+
+
+def test_what_is_not_there_and_sets_and_arrays_go_in_and_give_one_name_in_every_process(store: GritVectorStore) -> None:
+    """pandas has NaN where nothing is; the order of a set is by chance in each process, and names are made from it."""
+    letters = list("zyxwvutsrq")
+    one, other = ({"tags": set(order), "share": math.nan, "far": -math.inf} for order in (letters, letters[::-1]))
+    names = store.add_documents(LangChainDocument("a table", metadata=each) for each in (one, other))
+    assert names[0] == names[1]
+    (document,) = store.get_by_ids(names[:1])
+    assert document.metadata == {"tags": sorted(letters), "share": None, "far": None}
+    assert ids(store.similarity_search(QUERY, filter={"tags": "q"})) == names[:1]
+    odd = {"grid": np.arange(2000), "by": {(1, 2): frozenset([2, 1]), 3: Path("a")}}
+    store.add_documents([LangChainDocument("odd", metadata=odd)], ids=["odd"])
+    (document,) = store.get_by_ids(["odd"])
+    assert document.metadata == {"grid": list(range(2000)), "by": {"(1, 2)": [1, 2], "3": "a"}}
 
 
 @pytest.mark.parametrize("metadata", [{}, {"year": 1}, {"title": "T"}, {"title": 3}, {"a": {"b": [1, None]}}])
