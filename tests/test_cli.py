@@ -458,6 +458,21 @@ def test_list_delete_and_compact(built: tuple[str, ...]) -> None:
     assert run("list", *where).stdout == ""
 
 
+def test_a_document_that_is_deleted_while_documents_are_listed_is_left_out(
+    built: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = Index.ids
+
+    def ids_before_the_other(index: Index, where: Any = None) -> list[str]:
+        found = ids(index, where)
+        with Index.open(built[1], mode="rw") as other:
+            other.delete(ids=["a.txt"])
+        return found
+
+    monkeypatch.setattr(Index, "ids", ids_before_the_other)
+    assert [json.loads(line)["id"] for line in run("list", *built[:2], "--json").stdout.splitlines()] == ["owl"]
+
+
 def test_it_says_its_version_and_runs_as_a_module() -> None:
     assert run("--version").stdout == f"gritrag {gritrag.__version__}\n"
     done = subprocess.run([sys.executable, "-m", "gritrag", "--version"], capture_output=True, text=True)

@@ -101,7 +101,10 @@ def list_documents(
     """List the documents of an index, in the order in which they were stored: id, title and how the text begins."""
     with open_index(index) as opened:
         for id in opened.ids(condition_of(where))[:limit]:
-            document = opened[id]
+            try:
+                document = opened[id]
+            except KeyError:  # another process has deleted it meanwhile
+                continue
             typer.echo(render.as_json(document) if as_json else render.document_line(document))
 
 

@@ -61,11 +61,14 @@ def list_sources(paths: Iterable[str | Path]) -> Listing:
     be listed, is no file, or has a name that is no Unicode. There links are followed (a loop of links is entered once).
 
     Raises:
-        ValueError: a path does not exist.
+        ValueError: a path does not exist, or is empty, as that of a variable of the shell that was never set.
     """
     sources: dict[tuple[str, str], Source] = {}
     skipped: list[Skipped] = []
-    for path in map(Path, paths):
+    given = list(paths)
+    if "" in given:
+        raise ValueError("an empty path names no file and no folder; this folder is called .")
+    for path in map(Path, given):
         found = _list_folder(path) if path.is_dir() else _named_file(path)
         for source in found.sources:
             sources.setdefault((source.name, source.root), source)

@@ -223,3 +223,11 @@ def test_a_dead_link_is_refused_by_name(tmp_path: Path) -> None:
     os.symlink(tmp_path / "gone", tmp_path / "link.txt")
     with pytest.raises(ValueError, match=r"link\.txt: cannot be read \(No such file"):
         documents(tmp_path)
+
+
+def test_an_empty_path_is_not_this_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.txt").write_text("text")
+    assert len(list_sources(["."]).sources) == 1
+    with pytest.raises(ValueError, match="an empty path names no file"):
+        list_sources([""])
