@@ -4,6 +4,7 @@ A block that cannot run without a network, a GPU or training has the class `no-r
 run by the tests" in the line above it, so that readers see it too. How many there are is counted here.
 """
 
+import hashlib
 import importlib.util
 import os
 import pkgutil
@@ -137,6 +138,12 @@ def test_commands_of_the_docs_exist_with_their_options() -> None:
         options = {word.split("=")[0] for word in words[2:] if re.match(r"--?[a-z]", word)}
         name = "eval questions" if name == "eval" else name
         assert options <= set(app_commands[name].split()), f"{page}: {' '.join(words)}"
+
+
+def test_the_key_of_the_page_on_serving_is_the_one_that_its_command_hashes() -> None:
+    text = (ROOT / "docs" / "how-to" / "serve.md").read_text("utf-8")
+    (key,) = re.findall(r'printf %s "(.+)" \| sha256sum', text)
+    assert re.findall("key_sha256: (.+)", text) == [hashlib.sha256(key.encode()).hexdigest()]
 
 
 def test_names_in_the_architecture_exist() -> None:
