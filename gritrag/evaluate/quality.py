@@ -122,7 +122,7 @@ def gold_contexts(chosen: QuestionSet, setting: Setting, path: Path) -> list[Ask
     if len(chosen.documents) <= setting.distractors:
         raise ValueError(
             f"a context of 1 + {setting.distractors} documents needs as many, {path} gives {len(chosen.documents)} "
-            "distinct ones; ask for fewer distractors, or for more documents"
+            f"distinct ones: give rows with more passages, or to gritrag eval --distractors {len(chosen.documents) - 1}"
         )
     draw, ids = random.Random(setting.seed), {document.id for document in chosen.documents}
     asked = []

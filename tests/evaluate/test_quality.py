@@ -383,7 +383,7 @@ def test_what_is_not_there_is_said_in_any_dress() -> None:
 
 
 def test_mistakes_are_told_before_a_model_is_loaded(path: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"a context of 1 \+ 6 documents needs as many, .* gives 6"):
+    with pytest.raises(ValueError, match=r"a context of 1 \+ 6 documents needs as many, .* gives 6 .*--distractors 5$"):
         main([path], "no-such-model", setting=Setting(distractors=6))
     with pytest.raises(ValueError, match="is the file of questions itself"):
         main([path], "no-such-model", outputs=Outputs(answers=path))
