@@ -26,6 +26,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from gritrag.codecs.base import LARGEST, Codec, Packed, Region
+from gritrag.processor import has_bf16
 
 RUN = 256
 """Tokens that are unpacked at a time, at most."""
@@ -41,9 +42,7 @@ PARTS = ("keys", "values")
 
 def pick_product() -> torch.dtype:
     """In what codes and bases are multiplied: bfloat16 where the processor computes in it."""
-    able = torch.cpu.get_capabilities()
-    has_bf16 = any(able.get(name, False) for name in ("amx_bf16", "avx512_bf16", "bf16"))
-    return torch.bfloat16 if has_bf16 else torch.float32
+    return torch.bfloat16 if has_bf16() else torch.float32
 
 
 class Bits(NamedTuple):

@@ -3,6 +3,7 @@
 import torch
 
 from gritrag.model.packed import can_pack
+from gritrag.processor import has_bf16
 
 
 def pick_device(device: str) -> torch.device:
@@ -49,5 +50,4 @@ def has_native_bf16(device: torch.device) -> bool:
     """Whether the hardware computes in bfloat16, rather than emulating it."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    able = torch.cpu.get_capabilities() if device.type == "cpu" else {}
-    return any(able.get(name, False) for name in ("amx_bf16", "avx512_bf16", "bf16"))
+    return device.type == "cpu" and has_bf16()

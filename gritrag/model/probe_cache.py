@@ -24,6 +24,7 @@ from gritrag.model.probes import probe
 from gritrag.model.rotation import Rotation
 from gritrag.model.state import CacheShape
 from gritrag.model.step import Step
+from gritrag.processor import capabilities
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +60,7 @@ def _identity(lm: PreTrainedModel, files: str) -> str:
         "modules": sorted({type(module).__qualname__ for module in lm.modules()}),
         "dtype": str(lm.dtype),
         "device": torch.cuda.get_device_name(lm.device) if lm.device.type == "cuda" else lm.device.type,
-        "processor": sorted(name for name, able in torch.cpu.get_capabilities().items() if able is True),
+        "processor": sorted(name for name, able in capabilities().items() if able is True),
         "threads": torch.get_num_threads(),
         "versions": [torch.__version__, transformers.__version__],
         "code": _code(),
