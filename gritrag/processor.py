@@ -4,20 +4,20 @@ from collections.abc import Mapping
 
 import torch
 
+QUESTIONS = {
+    "avx2": "_is_avx2_supported",
+    "avx512_f": "_is_avx512_supported",
+    "avx512_bf16": "_is_avx512_bf16_supported",
+    "amx_bf16": "_is_amx_tile_supported",  # no processor has the one without the other
+}
+"""What the oldest torch that we allow is asked, one by one, as it does not list what the processor can do."""
+
 
 def capabilities() -> Mapping[str, object]:
-    """Instruction sets by torch's names, such as ``"avx2"`` or ``"amx_bf16"``, and whether the processor has them.
-
-    The oldest releases of torch that we allow do not list them: those that GritRAG looks at are asked for one by one.
-    """
+    """Instruction sets by torch's names, such as ``"avx2"`` or ``"amx_bf16"``, and whether the processor has them."""
     if hasattr(torch.cpu, "get_capabilities"):
         return torch.cpu.get_capabilities()
-    return {
-        "avx2": torch.cpu._is_avx2_supported(),
-        "avx512_f": torch.cpu._is_avx512_supported(),
-        "avx512_bf16": torch.cpu._is_avx512_bf16_supported(),
-        "amx_bf16": torch.cpu._is_amx_tile_supported(),  # no processor has the one without the other
-    }
+    return {name: getattr(torch.cpu, question)() for name, question in QUESTIONS.items()}
 
 
 def has_bf16() -> bool:
