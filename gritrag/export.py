@@ -40,6 +40,8 @@ POOLINGS = {"mean": "pooling_mode_mean_tokens", "last": "pooling_mode_lasttoken"
 TRANSFORMER, POOLING, DENSE, NORMALIZE = "", "1_Pooling", "2_Dense", "3_Normalize"
 MODULES = {TRANSFORMER: "Transformer", POOLING: "Pooling", DENSE: "Dense", NORMALIZE: "Normalize"}
 """Folders and types; the dense one only where there is a projection."""
+OLDEST = "5.4.0"
+"""The first release that gives the same vectors where tokens are averaged: older ones warn of a newer folder."""
 PROBES = (
     "Owls click.",
     "(In brackets.) A second text, of 12 words or so; it ends\n\nafter a blank line!",
@@ -256,7 +258,8 @@ def _write(
         save_file({"linear.weight": weight.detach().cpu().contiguous()}, folder / DENSE / "model.safetensors")
     _json(folder / "sentence_bert_config.json", {"max_seq_length": model.max_document_tokens, "do_lower_case": False})
     about = {"prompts": prompts, "default_prompt_name": None, "similarity_fn_name": "cosine"}
-    _json(folder / "config_sentence_transformers.json", about)
+    needs = {"__version__": {"sentence_transformers": OLDEST}}
+    _json(folder / "config_sentence_transformers.json", needs | about)
     give_usual_rights(folder)
 
 

@@ -14,6 +14,7 @@ from gritrag.config import PartsConfig
 from gritrag.export import to_sentence_transformers
 from gritrag.model.grit import GritModel
 
+ABOUT = "config_sentence_transformers.json"
 TEXTS = [
     "Who painted it?",
     "(The clock) leans: 12 degrees!",
@@ -74,6 +75,11 @@ def test_bidirectional_reading_travels_in_the_config(
     assert_same(model, theirs)
     causal = make_model(architecture, template="gritlm", pooling="mean")
     assert np.abs(causal.encode_document(TEXTS) - theirs.encode_document(TEXTS)).max() > 1e-2
+
+
+def test_older_releases_warn_that_their_vectors_may_differ(tiny_model: GritModel, tmp_path: Path) -> None:
+    about = json.loads((to_sentence_transformers(tiny_model, tmp_path / "st") / ABOUT).read_text("utf-8"))
+    assert about["__version__"] == {"sentence_transformers": "5.4.0"}  # what they compare with their own
 
 
 def test_similarities_are_cosines_and_long_texts_are_cut(tiny_model: GritModel, tmp_path: Path) -> None:
