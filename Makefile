@@ -60,7 +60,7 @@ test-oldest: .venv/.installed-$(EXTRAS)
 		pyproject.toml --output-file .venv/oldest.txt
 	sed -i -E '/^(torch|triton|nvidia|cuda)/d' .venv/oldest.txt
 	rm -rf .venv/oldest
-	$(PIP) --no-deps --target .venv/oldest --requirement .venv/oldest.txt
+	.venv/bin/uv pip install --quiet --python .venv/bin/python --no-deps --target .venv/oldest --requirement .venv/oldest.txt
 	PYTHONPATH=.venv/oldest .venv/bin/python -m pytest $(TESTS)
 
 # What `make test` does in ten rounds and ten seconds, for longer.
