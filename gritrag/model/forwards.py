@@ -8,7 +8,7 @@ from transformers import PreTrainedModel
 from gritrag.model.kernels import WithoutCudnn
 from gritrag.model.module_forward import Forward, ModuleForward
 from gritrag.model.step import Step
-from gritrag.model.turning import TurningForward, turning_point
+from gritrag.model.turning import TurningForward, choose_in_turn, turning_point
 
 logger = logging.getLogger(__name__)
 
@@ -24,6 +24,8 @@ class Forwards:
     def __init__(self, lm: PreTrainedModel, step: Step | None) -> None:
         self._lm, self._step = lm, step
         turn = turning_point(lm)
+        if turn is not None:
+            choose_in_turn(lm)
         self._modules: Forward = ModuleForward(lm) if turn is None else TurningForward(ModuleForward(lm), turn)
         self._has_warned = False
 

@@ -7,7 +7,13 @@ grows beyond this length has to be read again.
 Shape letters: `B` batch, `T` tokens, `S` tokens that are kept, `V` vocabulary.
 """
 
+import threading
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
 import torch
+from torch import nn
 from transformers import Cache, PreTrainedConfig, PreTrainedModel
 
 from gritrag.model.module_forward import Forward, log_probabilities_of
@@ -21,6 +27,27 @@ def turning_point(lm: PreTrainedModel) -> int | None:
     kinds = [given, *(kind for kind in given.values() if isinstance(kind, dict))]
     turns = [int(kind["original_max_position_embeddings"]) for kind in kinds if kind.get("rope_type") == "longrope"]
     return min(turns, default=None)
+
+
+_CHOOSING = threading.Lock()
+
+
+def choose_in_turn(model: nn.Module) -> None:
+    """Let one thread at a time choose angles and use them: transformers writes those that it chose last into the
+    module, and a thread that reads a text of the other kind would be given them."""
+    for module in model.modules():
+        own: Any = type(module)
+        if getattr(module, "rope_type", None) is not None and not hasattr(own, "chooses_in_turn"):
+            module.__class__ = type(own.__name__, (own,), {"forward": _in_turn(own.forward), "chooses_in_turn": True})
+
+
+def _in_turn(forward: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(forward)
+    def locked(*args: Any, **kwargs: Any) -> Any:
+        with _CHOOSING:
+            return forward(*args, **kwargs)
+
+    return locked
 
 
 class TurningForward:

@@ -1,5 +1,9 @@
 """LongRoPE: a text that grows beyond the turning point is read as a long one from its first token on."""
 
+import copy
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +19,7 @@ from gritrag.model.decode import Sampling
 from gritrag.model.grit import GritModel
 from gritrag.model.module_forward import MOST_TOKENS
 from gritrag.model.probes import probe
-from gritrag.model.turning import turning_point
+from gritrag.model.turning import choose_in_turn, turning_point
 
 TURN = 60
 LONG_ROPE = {
@@ -176,3 +180,29 @@ def test_an_exact_answer_is_that_from_text(tmp_path: Path) -> None:
     assert answers[0].exact
     assert answers[0].text == answers[1].text
     assert answers[0].usage.cached_tokens == 0, "the question is longer than the turning point"
+
+
+def test_threads_do_not_change_the_angles_of_each_other() -> None:
+    """The module of transformers holds what it chose last, here until another thread has chosen too."""
+
+    class Rotary(torch.nn.Module):
+        rope_type = "longrope"
+
+        def forward(self, chosen: int) -> int:
+            self.chosen = chosen
+            with suppress(threading.BrokenBarrierError):
+                both.wait(timeout=0.5)
+            return self.chosen
+
+    both = threading.Barrier(2)
+    lm = torch.nn.Sequential(Rotary())
+    for _ in range(2):
+        choose_in_turn(lm)
+    with ThreadPoolExecutor(2) as threads:
+        assert list(threads.map(lm[0], [1, 2])) == [1, 2]
+    assert copy.deepcopy(lm)[0](3) == 3
+
+
+def test_a_model_chooses_its_angles_in_turn() -> None:
+    rotary = longrope("phi3").lm.model.rotary_emb
+    assert type(rotary).chooses_in_turn
