@@ -9,6 +9,7 @@ from typing import TypeVar, cast
 
 from transformers import PreTrainedTokenizerBase
 
+from gritrag.model.inner_errors import told
 from gritrag.model.likelihood import Scored
 from gritrag.model.parts import Parts
 from gritrag.prompts import Message, Segment, Template, chat_segments
@@ -163,16 +164,23 @@ class PromptBuilder:
                 yield self.encoder.content_ids(part, strip=False)
 
     def render(self, messages: Sequence[Message], add_generation_prompt: bool = True) -> str:
-        """A chat in the tokenizer's own format, or in that of the template where the tokenizer has none."""
+        """A chat in the tokenizer's own format, or in that of the template where the tokenizer has none.
+
+        Raises:
+            ValueError: there is neither, or the format refuses these messages, as some do with a system's.
+        """
         form = self._tokenizer.chat_template or self.template.chat
         if not form:
             raise ValueError("this model has no chat template; give raw text, or load an instruction-tuned model")
         chat = [dict(message) for message in messages]
-        return str(
-            self._tokenizer.apply_chat_template(
-                chat, chat_template=form, tokenize=False, add_generation_prompt=add_generation_prompt
+        try:
+            return str(
+                self._tokenizer.apply_chat_template(
+                    chat, chat_template=form, tokenize=False, add_generation_prompt=add_generation_prompt
+                )
             )
-        )
+        except Exception as error:  # a template is code of others, and raises what it likes
+            raise ValueError(f"this model's chat template refuses these messages ({told(error)})") from error
 
     def _checked(self, build: Callable[[str], TokenIds], text: str, what: str, number: int) -> TokenIds:
         if not check_text(text, f"{what} {number}").strip():
