@@ -4,7 +4,7 @@ Shape letters: `T` tokens.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
+from functools import cached_property, partial
 from typing import TypeVar, cast
 
 from transformers import PreTrainedTokenizerBase
@@ -122,12 +122,20 @@ class PromptBuilder:
             ValueError: no text, a broken message, or a chat for a model without a chat template.
         """
         if isinstance(prompt, str):
-            ids = self._tokenizer("").input_ids[:1] + self.encoder.content_ids(prompt, strip=False)
+            ids = self._first_ids + self.encoder.content_ids(prompt, strip=False)
         else:
             ids = self.encoder.encode(chat_segments(prompt, self.render)).ids
         if not ids:
             raise ValueError("the prompt is empty; give it at least one word")
         return ids
+
+    @cached_property
+    def _first_ids(self) -> list[int]:
+        """What the tokenizer puts before a text: one token, several (GLM's), or none; not what it puts behind."""
+        whole, text = self._tokenizer("a").input_ids, self.encoder.scaffold_ids("a")
+        starts = range(len(whole) - len(text) + 1)
+        start = next((start for start in starts if whole[start : start + len(text)] == text), 0)
+        return list(whole[:start])
 
     def chat_parts(self, turns: Sequence[tuple[str, Sequence[str | D]]]) -> list[list[int] | D]:
         """A chat over documents, ready to be answered: runs of token ids, and the documents where they stand.

@@ -7,8 +7,9 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from architectures import VOCABULARY
+from architectures import SPECIALS, VOCABULARY, make_tokenizer
 from tokenizers import AddedToken
+from tokenizers.processors import TemplateProcessing
 from transformers import BertConfig, BertLMHeadModel
 
 from gritrag.model.decode import Sampling, TextStream, stop_token_ids
@@ -268,6 +269,21 @@ def test_a_model_that_is_not_causal_is_refused(tokenizer: object) -> None:
     )
     with pytest.raises(ValueError, match="no causal language model"):
         GritModel(BertLMHeadModel(config).eval(), tokenizer)
+
+
+@pytest.mark.parametrize(
+    ("around", "first"),
+    [("$A", []), ("<|endoftext|> $A", [0]), ("<|im_start|> <|endoftext|> $A", [1, 0]), ("$A <|im_end|>", [])],
+)
+def test_raw_text_begins_with_all_that_the_tokenizer_puts_first_and_nothing_else(
+    around: str, first: list[int], make_model: Callable[..., GritModel]
+) -> None:
+    """GLM's puts two tokens first; those of embedding models put one last."""
+    tokenizer = make_tokenizer()
+    specials = [(token, number) for number, token in enumerate(SPECIALS)]
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single=around, special_tokens=specials)
+    model = GritModel(make_model("llama").lm, tokenizer)
+    assert model.prompts.prompt_ids("the river") == [*first, *model.prompts.encoder.content_ids("the river")]
 
 
 @pytest.mark.parametrize(
