@@ -92,6 +92,7 @@ class Parts:
             on_failure.callback(lock.release)
             check_replaceable(root, overwrite)
             wipe(root)
+            on_failure.callback(wipe, root)  # half of an index would be in the way of the next attempt
             # the catalog first: what has none is taken for somebody's folder, and never replaced
             parts = cls(root, manifest, lock, "rwc", "once")
             on_failure.callback(parts.catalog.close)

@@ -22,6 +22,7 @@ from gritrag.index import build
 from gritrag.index.errors import DamagedIndex, ReplacedIndex
 from gritrag.index.index import Index
 from gritrag.index.storage.checksums import first_checksums
+from gritrag.index.storage.manifest import Manifest
 from gritrag.index.storage.states import StateFileWarning
 from gritrag.records import Document, FingerprintMismatch
 
@@ -409,6 +410,27 @@ def of_version(manifest: str, version: int) -> str:
     plain = json.dumps(content | {"version": version}, indent=2, sort_keys=True)
     xxh3 = xxhash.xxh3_128_hexdigest(plain.encode())
     return json.dumps(json.loads(plain) | {"xxh3": xxh3}, indent=2, sort_keys=True) + "\n"
+
+
+def test_an_index_that_could_not_be_made_is_not_in_the_way_of_the_next(
+    tmp_path: Path, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError("No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Manifest, "save", fail)
+        with pytest.raises(OSError, match="No space left"):
+            make()
+    assert [path.name for path in (tmp_path / "index").iterdir()] == ["lock"]
+    with pytest.raises(ValueError, match="states at nowhere://x cannot be reached"):
+        make(states_at="nowhere://x")
+    index = make()
+    index.add([Document("text")])
+    index.close()
+    (index.path / "manifest.json").unlink()
+    with pytest.raises(ValueError, match=r"without its manifest\.json.*delete the folder"):
+        make()
 
 
 def test_a_directory_that_is_no_finished_index_says_what_to_do(tmp_path: Path, make: Make, reader) -> None:

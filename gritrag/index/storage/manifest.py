@@ -162,6 +162,11 @@ def check_replaceable(root: Path, overwrite: bool) -> None:
         raise ValueError(
             f"{root} holds other things than an index ({', '.join(foreign[:3])}): choose another directory"
         )
+    if names and not overwrite and NAME not in names:
+        raise ValueError(
+            f"{root} holds an index without its {NAME}, which was never finished or has been damaged: delete the "
+            "folder, or replace what is there with overwrite=True"
+        )
     if names and not overwrite:
         raise ValueError(f"{root} already holds an index: open it with Index.open, or replace it with overwrite=True")
 
