@@ -211,12 +211,14 @@ class FingerprintMismatch(ValueError):  # noqa: N818 - it says what it found, as
 @dataclass(frozen=True)
 class Hit:
     """A document that a search found. `score` is higher for better; its scale depends on the search mode. `similarity`
-    is that of its vector to the question's, where the search has compared them."""
+    is that of its vector to the question's, where the search has compared them. `is_complement` says that it explains
+    words of the question that the best hit does not: ranking from states found that both are needed."""
 
     document: Document
     score: float
     rank: int
     similarity: float | None = field(default=None, compare=False)
+    is_complement: bool = field(default=False, compare=False)
 
 
 def as_hits(items: Iterable[str | Document | Hit]) -> list[Hit]:

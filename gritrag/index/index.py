@@ -250,17 +250,20 @@ class Index(Contents):
             ValueError: an empty question, or a model that does not rank.
         """
         listed = check_hits(hits)
-        logs_N = self.question_log_likelihoods(query, [hit.document for hit in listed])
-        return ranked(listed, logs_N, k or len(listed))
+        logs_NS = self._question_token_log_likelihoods(query, [hit.document for hit in listed])
+        return ranked(listed, logs_NS, k or len(listed))
 
     def question_log_likelihoods(self, query: str, documents: Sequence[Document]) -> np.ndarray:
         """How probable a question is behind each document: float32 `[N]`, mean log-probability of its tokens in nats.
 
         Documents that are not in the index, or have lost their state, are read. Errors are those of `rerank`.
         """
+        return self._question_token_log_likelihoods(query, documents).mean(1)
+
+    def _question_token_log_likelihoods(self, query: str, documents: Sequence[Document]) -> np.ndarray:
         model = ranker(self.model)
         check_query(query)
-        return model.question_log_likelihoods(query, self.states_of(documents)[0])
+        return model.question_token_log_likelihoods(query, self.states_of(documents)[0])
 
     def search_by_vector(
         self, vector: Sequence[float] | np.ndarray, k: int = 5, where: Mapping[str, Any] | None = None

@@ -1,6 +1,6 @@
 """Ranking from states: candidates of a search ranked anew by how probable the question is behind each of their states.
 
-`N` candidates.
+`N` candidates, `S` tokens of the question.
 """
 
 from collections.abc import Sequence
@@ -9,6 +9,7 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
+from gritrag.index.complements import LEAST_GAIN, complements
 from gritrag.index.protocol import Reader
 from gritrag.index.storage.states import DocumentState
 from gritrag.records import Hit
@@ -28,8 +29,8 @@ of a question keeps its place."""
 class Ranker(Protocol):
     """A model that ranks from states; not every `Reader` can."""
 
-    def question_log_likelihoods(self, question: str, states: Sequence[DocumentState]) -> np.ndarray:
-        """float32 `[N]`: mean log-probability of the question's tokens behind each state, in nats."""
+    def question_token_log_likelihoods(self, question: str, states: Sequence[DocumentState]) -> np.ndarray:
+        """float32 `[N, S]`: log-probability of each of the question's tokens behind each state, in nats."""
 
 
 def check_rerank(rerank: int | None, k: int, mmr: float | None = None) -> None:
@@ -59,13 +60,25 @@ def ranker(model: Reader) -> Ranker:
     return model
 
 
-def ranked(hits: Sequence[Hit], logs_N: np.ndarray, k: int) -> list[Hit]:
-    """The `k` best of the hits by both: how the search scored them, and how probable the question is behind each."""
+def ranked(hits: Sequence[Hit], logs_NS: np.ndarray, k: int, least_gain: float = LEAST_GAIN) -> list[Hit]:
+    """The `k` best of the hits by both: how the search scored them, and how probable the question is behind each.
+
+    Where the question needs several documents, those that explain what the best one does not come next and have its
+    score: they weigh as much in an answer. See `complements` for `least_gain`.
+    """
     if not hits:
         return []
-    scores_N = combined(np.array([hit.score for hit in hits], np.float64), logs_N.astype(np.float64))
-    order = sorted(range(len(hits)), key=lambda row: (-scores_N[row], row))[:k]
-    return [replace(hits[row], score=float(scores_N[row]), rank=rank) for rank, row in enumerate(order, start=1)]
+    logs_N = logs_NS.astype(np.float64).mean(1)
+    scores_N = combined(np.array([hit.score for hit in hits], np.float64), logs_N)
+    best = int(scores_N.argmax())
+    further = complements(logs_NS, best, least_gain)
+    scores_N[further] = scores_N[best]
+    first = {row: number for number, row in enumerate([best, *further])}
+    order = sorted(range(len(hits)), key=lambda row: (-scores_N[row], first.get(row, len(hits)), row))[:k]
+    return [
+        replace(hits[row], score=float(scores_N[row]), rank=rank, is_complement=row in further)
+        for rank, row in enumerate(order, start=1)
+    ]
 
 
 def combined(scores_N: np.ndarray, logs_N: np.ndarray) -> np.ndarray:

@@ -1,6 +1,6 @@
 """GritModel: one decoder-only language model that embeds, reads and generates.
 
-Shape letters: `N` documents, `Q` queries, `B` batch, `T` tokens, `D` hidden.
+Shape letters: `N` documents, `Q` queries, `B` batch, `T` tokens, `S` scored tokens, `D` hidden.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -256,6 +256,14 @@ class GritModel(Embedder):
 
         Raises:
             ValueError: an empty question, a document that is too long beside it, or a model without states.
+        """
+        return self.question_token_log_likelihoods(question, states).mean(1)
+
+    def question_token_log_likelihoods(self, question: str, states: Sequence[DocumentState]) -> np.ndarray:
+        """How probable each token of a question is behind each document: float32 `[N, S]`, in nats.
+
+        Documents that hold the answers to different parts of a question make different tokens of it probable. Arguments
+        and errors are those of `question_log_likelihoods`.
         """
         return self.decoder.log_likelihoods(states, self.prompts.scored_question(question)).numpy()
 

@@ -43,7 +43,7 @@ def log_likelihoods(
     states: Sequence[DocumentState],
     question: Scored,
 ) -> torch.Tensor:
-    """Mean log-probability of the scored tokens behind each state, float32 `[N]`, in nats; 0 where none is scored.
+    """Log-probability of each scored token behind each state, float32 `[N, S]`, in nats; a column of 0 where none is.
 
     Each state stands as if it were alone, and ends where the tokens begin. States of any lengths share a batch.
 
@@ -54,9 +54,9 @@ def log_likelihoods(
         states: `N` of them.
         question: the tokens behind each.
     """
-    found_N = torch.zeros(len(states))
+    found_NS = torch.zeros(len(states), max(1, question.scored))
     if question.scored < 1:
-        return found_N
+        return found_NS
     for rows in _batches([len(state) for state in states]):
         longest = max(len(states[row]) for row in rows)
         contexts = [
@@ -69,9 +69,8 @@ def log_likelihoods(
         cache = place(contexts, shape, rotation, room=len(question.ids) - 1)
         ids_BT, positions_BT, mask, _ = inputs(contexts, shape.device)
         targets_BS = torch.tensor(question.ids[-question.scored :], device=shape.device).expand(len(rows), -1)
-        logs_BS = forward.log_probabilities(ids_BT, positions_BT, mask, cache, targets_BS)
-        found_N[rows] = logs_BS.mean(1).cpu()
-    return found_N
+        found_NS[rows] = forward.log_probabilities(ids_BT, positions_BT, mask, cache, targets_BS).cpu()
+    return found_NS
 
 
 def _batches(lengths: Sequence[int]) -> Iterator[list[int]]:

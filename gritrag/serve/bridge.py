@@ -63,7 +63,7 @@ async def read(
 async def rank(
     engine: Engine, question: str, states: Sequence[DocumentState], client: str, deadline: float
 ) -> np.ndarray:
-    """How probable a question is behind each state: float32 `[N]`, mean log-probability of its tokens in nats.
+    """How probable each token of a question is behind each state: float32 `[N, S]`, in nats.
 
     Raises:
         ValueError: the model's states cannot be used, or question and document are too long for it.

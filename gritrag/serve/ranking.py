@@ -1,6 +1,6 @@
 """Rankings: how probable a question is behind the state of each candidate, computed between the steps of answers.
 
-Shape letters: `N` states.
+Shape letters: `N` states, `S` scored tokens.
 """
 
 from collections.abc import Sequence
@@ -33,7 +33,7 @@ class RankingJob(Awaited[np.ndarray]):
     is_urgent: bool = True
     is_cancelled: bool = False
     future: "Future[np.ndarray]" = field(default_factory=Future)
-    """float32 `[N]`: mean log-probabilities of the question's tokens, in nats."""
+    """float32 `[N, S]`: log-probabilities of the question's tokens, in nats."""
     _found: list[np.ndarray] = field(default_factory=list)
     _done: int = 0
 

@@ -166,13 +166,13 @@ def test_what_is_ranked_from_states_for_scores_is_not_ranked_again_for_answers(
     tiny_model: GritModel, chosen: QuestionSet, path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     times: list[str] = []
-    log_likelihoods = GritModel.question_log_likelihoods
+    log_likelihoods = GritModel.question_token_log_likelihoods
 
     def counted(self: GritModel, question: str, *rest: Any) -> Any:
         times.append(question)
         return log_likelihoods(self, question, *rest)
 
-    monkeypatch.setattr(GritModel, "question_log_likelihoods", counted)
+    monkeypatch.setattr(GritModel, "question_token_log_likelihoods", counted)
     setting = Setting(**{**SMALL, "rerank": 20, "context": "retrieved"})
     asked = gold_contexts(chosen, setting, path)
     evaluate(tiny_model, "tiny", chosen, asked, setting, tmp_path / "index")

@@ -28,9 +28,9 @@ class RankingReader(HashReader):
         self.favourite = self.document_token_ids(next(d for d in DOCUMENTS if d.id == favourite)) if favourite else []
         self.asked: list[int] = []
 
-    def question_log_likelihoods(self, question: str, states: Sequence[DocumentState]) -> np.ndarray:
+    def question_token_log_likelihoods(self, question: str, states: Sequence[DocumentState]) -> np.ndarray:
         self.asked.append(len(states))
-        logs = [-1.0 if s.token_ids.tolist() == self.favourite else -9.0 for s in states]
+        logs = [[-1.0 if s.token_ids.tolist() == self.favourite else -9.0] for s in states]
         return np.array(logs, np.float32)
 
 
@@ -117,4 +117,4 @@ def test_scores_of_any_search_are_scaled_before_probabilities_count() -> None:
 
 def test_ties_keep_the_order_of_the_search() -> None:
     hits = [Hit(document, 1.0, rank) for rank, document in enumerate(DOCUMENTS, start=1)]
-    assert [hit.document for hit in ranked(hits, np.full(len(hits), -2.0), 3)] == DOCUMENTS[:3]
+    assert [hit.document for hit in ranked(hits, np.full((len(hits), 2), -2.0), 3)] == DOCUMENTS[:3]
