@@ -63,9 +63,11 @@ class RAG:
             documents in sight: the first few of each document, then those that the question attends to most. For models
             that were not trained on states 0.02 makes most of the difference. 0 is fastest; 1 is ``"doc-query"``.
             Stored states stay as they are. With any `recompute`, documents stand one behind the other, and half the
-            relevance bias is used: less the more is read again, a quarter at 0.2, and none from 0.4 on.
+            relevance bias is used: less the more is read again, a quarter at 0.2, and none from 0.4 on. None is 0,
+            but 0.02 where `rerank` found that a question needs several documents.
         rerank: so many candidates of the search are ranked by how probable the question is behind each of their
-            states, and the `k` best are kept, with these scores; see `Index.rerank`. None to leave it out.
+            states, and the `k` best are kept, with these scores; see `Index.rerank`. Documents that explain words of
+            the question that the best one does not come next and weigh as much. None to leave it out.
         unanswerable_above: where the probability that the documents do not hold the answer (`Answer.unanswerable`) is
             above this, the answer is ``"not in the documents"``, before a token is sent. 1 for never, None for what
             the checkpoint says. Only ``"doc-cache"`` without `recompute` is calibrated, on checkpoints that are.
@@ -83,7 +85,7 @@ class RAG:
         k: int = 5,
         search_mode: str = SEARCH_MODE,
         relevance_bias: float = RELEVANCE_BIAS,
-        recompute: float = 0.0,
+        recompute: float | None = None,
         rerank: int | None = None,
         unanswerable_above: float | None = None,
     ) -> None:
@@ -221,7 +223,8 @@ class RAG:
         clock.lap("load")
         cache = self.model.decoder.place(contexts, options)
         clock.lap("place")
-        again = self.model.decoder.recompute(cache, contexts, self.recompute) if self.recompute else [0] * len(plans)
+        shares = [plan.recompute for plan in plans]
+        again = self.model.decoder.recompute(cache, contexts, shares) if any(shares) else [0] * len(plans)
         refusals = [plan.refusal for plan in plans]
         decoding = self.model.decoder.decode_placed(cache, contexts, options, refusals)
         for pieces in decoding:
