@@ -106,7 +106,7 @@ def test_the_dial_and_the_ranking_are_those_of_rag(index: Index, options: dict[s
 
 
 def test_errors_say_what_to_do(index: Index, chain: GritRAGChain) -> None:
-    with pytest.raises(ValueError, match="relevance_bias must be at least 0"):
+    with pytest.raises(ValueError, match="relevance_bias must be from 0"):
         GritRAGChain(index=index, relevance_bias=-1)
     with pytest.raises(ValueError, match="no mode 'fast'"):
         GritRAGChain(index=index, mode="fast")

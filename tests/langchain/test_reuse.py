@@ -258,7 +258,7 @@ def test_nothing_is_weighed(way: str, chat: ChatGritRAG, found: list[LangChainDo
 
 
 def test_a_bias_below_zero_is_refused(index: Index, chat: ChatGritRAG) -> None:
-    with pytest.raises(ValueError, match="relevance_bias must be at least 0"):
+    with pytest.raises(ValueError, match="relevance_bias must be from 0"):
         ChatGritRAG(index=index, relevance_bias=-1)
-    with pytest.raises(ValueError, match="relevance_bias must be at least 0"):
+    with pytest.raises(ValueError, match="relevance_bias must be from 0"):
         chat.invoke("x", relevance_bias=-1)
