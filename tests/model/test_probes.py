@@ -125,7 +125,9 @@ def test_rounding_that_grows_from_layer_to_layer_is_no_forgotten_token() -> None
 def test_a_single_layer_that_forgets_is_found_in_16_bits(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
     update = PlacedCache.update
 
-    def forget(self: PlacedCache, keys: torch.Tensor, values: torch.Tensor, layer: int, *args: object) -> object:
+    def forget(
+        self: PlacedCache, keys: torch.Tensor, values: torch.Tensor, layer: int, *_: object, **__: object
+    ) -> object:
         if layer == number and self.layers[layer].get_seq_length() == 0:
             values = values.roll(1, 2)
         return update(self, keys, values, layer)
