@@ -239,6 +239,8 @@ class Index(Contents):
     def rerank(self, query: str, hits: Sequence[Hit], k: int | None = None) -> list[Hit]:
         """Rank hits anew: by their scores, and by how probable the question is behind the state of each document.
 
+        Where the question needs several documents, those that explain words of it which the best one does not come
+        next, with its score (`Hit.is_complement`).
         No document is read again but those whose state is missing; these are stored if the index is written here.
 
         Args:
