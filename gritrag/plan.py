@@ -229,8 +229,9 @@ def plan_context(
 
 def _share(model: GritModel, mode: Mode, hits: Sequence[Hit]) -> float:
     """What is read again where nobody says: the first tokens, where the question needs several documents."""
-    can_be_read_again = mode is MODES["doc-cache"] and model.decoder.takes_biases
-    return SEVERAL_SHARE if can_be_read_again and any(hit.is_complement for hit in hits) else 0.0
+    can_be_read_again = model.decoder.takes_recompute and model.decoder.takes_biases
+    needs_several = mode is MODES["doc-cache"] and any(hit.is_complement for hit in hits)
+    return SEVERAL_SHARE if can_be_read_again and needs_several else 0.0
 
 
 def _biased(documents: Sequence[Part], biases: Sequence[float], recompute: float) -> list[Part]:

@@ -616,6 +616,17 @@ def test_where_several_documents_are_needed_their_first_tokens_are_read_again(in
         assert asked(several, mode=mode).usage == asked(plain, mode=mode).usage
 
 
+@pytest.mark.parametrize("lacks", ["takes_recompute", "takes_biases"])
+def test_a_model_that_cannot_read_again_answers_without(
+    lacks: str, index: Index, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    best, other = index.search(QUESTION, 2)
+    monkeypatch.setattr(decoder.ContextDecoder, lacks, property(lambda self: False))
+    rag = RAG(index)
+    plain, found = (rag.ask(QUESTION, hits=[best, hit], max_new_tokens=4) for hit in (other, complement(other)))
+    assert found.usage == plain.usage
+
+
 def test_a_batch_reads_again_where_it_must_and_nowhere_else(index: Index) -> None:
     best, other, *rest = index.search(QUESTION, 4)
     lists = [[best, other, *rest], [best, complement(other), *rest], [best, other]]
