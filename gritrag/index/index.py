@@ -252,7 +252,7 @@ class Index(Contents):
             ValueError: an empty question, or a model that does not rank.
         """
         listed = check_hits(hits)
-        logs_NS = self._question_token_log_likelihoods(query, [hit.document for hit in listed])
+        logs_NS = self.question_token_log_likelihoods(query, [hit.document for hit in listed])
         return ranked(listed, logs_NS, k or len(listed))
 
     def question_log_likelihoods(self, query: str, documents: Sequence[Document]) -> np.ndarray:
@@ -260,9 +260,13 @@ class Index(Contents):
 
         Documents that are not in the index, or have lost their state, are read. Errors are those of `rerank`.
         """
-        return self._question_token_log_likelihoods(query, documents).mean(1)
+        return self.question_token_log_likelihoods(query, documents).mean(1)
 
-    def _question_token_log_likelihoods(self, query: str, documents: Sequence[Document]) -> np.ndarray:
+    def question_token_log_likelihoods(self, query: str, documents: Sequence[Document]) -> np.ndarray:
+        """How probable each token of a question is behind each document: float32 `[N, S]`, in nats.
+
+        Documents and errors are those of `question_log_likelihoods`.
+        """
         model = ranker(self.model)
         check_query(query)
         return model.question_token_log_likelihoods(query, self.states_of(documents)[0])

@@ -2,11 +2,13 @@
 
 from collections.abc import Sequence
 
+import numpy as np
 from langchain_core.callbacks import Callbacks
 from langchain_core.documents import BaseDocumentCompressor
 from langchain_core.documents import Document as LangChainDocument
 from pydantic import ConfigDict, Field
 
+from gritrag.index.complements import complements
 from gritrag.langchain.documents import from_langchain, to_langchain
 from gritrag.langchain.indexes import OpenIndex
 from gritrag.langchain.passages import identify, passages_of
@@ -21,7 +23,8 @@ class GritReranker(BaseDocumentCompressor):
     """Ranks documents by how probable the question is behind each of their states; none is read again.
 
     For a `ContextualCompressionRetriever` around any retriever. Documents that the index does not hold are read. The
-    score, a mean log-probability of the question's tokens, stands in ``metadata["relevance_score"]``. The retriever's
+    score, a mean log-probability of the question's tokens, stands in ``metadata["relevance_score"]``. Where the
+    question needs several documents, those that complete the best one come next, whatever their score. The retriever's
     own scores do not reach a compressor; ``GritRetriever(rerank=...)`` ranks by both.
 
     Args:
@@ -44,10 +47,20 @@ class GritReranker(BaseDocumentCompressor):
         """
         given = [from_langchain(document) for document in documents if document.page_content.strip()]
         held = [identify(self.index, document) or document for document in given]
-        logs = self.index.question_log_likelihoods(query, held)
-        order = sorted(range(len(held)), key=lambda number: -logs[number])[: self.top_n]
+        logs_NS = self.index.question_token_log_likelihoods(query, held)
+        if not held:
+            return []
+        logs_N = logs_NS.mean(1)
+        order = _order(logs_NS, logs_N)[: self.top_n]
         passages_of(self.index).note(held[number] for number in order)
-        return [_scored(to_langchain(held[number]), float(logs[number])) for number in order]
+        return [_scored(to_langchain(held[number]), float(logs_N[number])) for number in order]
+
+
+def _order(logs_NS: np.ndarray, logs_N: np.ndarray) -> list[int]:
+    """The best, then what completes it where the question needs several, then the others."""
+    best = int(logs_N.argmax())
+    first = [best, *complements(logs_NS, best)]
+    return first + [row for row in np.argsort(-logs_N, kind="stable").tolist() if row not in first]
 
 
 def _scored(document: LangChainDocument, score: float) -> LangChainDocument:

@@ -32,6 +32,18 @@ def test_documents_come_back_in_the_order_of_the_likelihood(index: Index, tiny_m
     assert len(GritReranker(index=index, top_n=None).compress_documents(found, QUESTION)) == len(TEXTS)
 
 
+def test_what_completes_the_best_document_comes_next(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = GritRetriever(index=index, k=4).invoke(QUESTION)
+    logs_NS = np.full((4, 40), -4.0, np.float32)
+    logs_NS[0, :22], logs_NS[1, :21], logs_NS[2, 22:34] = -1.0, -1.5, -1.0
+    monkeypatch.setattr(Index, "question_token_log_likelihoods", lambda self, query, documents: logs_NS)
+    kept = GritReranker(index=index, top_n=3).compress_documents(found, QUESTION)
+    assert [document.id for document in kept] == [found[row].id for row in (0, 2, 1)]
+    assert [document.metadata[SCORE] for document in kept] == pytest.approx(
+        [float(logs_NS[n].mean()) for n in (0, 2, 1)]
+    )
+
+
 def test_a_document_without_text_stops_nothing(index: Index) -> None:
     """Other retrievers return such pages of scans."""
     found = GritRetriever(index=index, k=4).invoke(QUESTION)
