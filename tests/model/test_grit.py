@@ -290,16 +290,17 @@ def test_raw_text_begins_with_all_that_the_tokenizer_puts_first_and_nothing_else
     ("roles", "told"), [(["system", "user"], "no system here"), (["user", "user"], "roles must alternate")]
 )
 def test_a_chat_that_the_template_refuses_is_a_value_error(
-    roles: list[str], told: str, make_model: Callable[..., GritModel]
+    roles: list[str], told: str, make_model: Callable[..., GritModel], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As those of Gemma and Mistral do, with an error of Jinja's own."""
     model = make_model("llama")
-    model.tokenizer.chat_template = (
+    template = (
         "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system here') }}{% endif %}"
         "{% for message in messages %}"
         "{% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('roles must alternate') }}"
         "{% endif %}<|im_start|>{{ message['role'] }}\n{{ message['content'] | trim }}<|im_end|>\n{% endfor %}"
     )
+    monkeypatch.setattr(model.tokenizer, "chat_template", template)  # other tests use this tokenizer too
     with pytest.raises(ValueError, match=f"chat template refuses these messages.*{told}"):
         model.generate([{"role": role, "content": "y"} for role in roles], max_new_tokens=2)
     assert isinstance(model.generate(CHAT, max_new_tokens=2), str)
