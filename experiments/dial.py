@@ -147,7 +147,7 @@ class Answering:
         room = replace(self._sampling, max_new_tokens=ANSWER_TOKENS + len(answer))
         cache = decoder.place(contexts, room)
         if share:
-            decoder.recompute(cache, contexts, [share] * len(contexts))
+            decoder.recompute(cache, contexts, share)
         decoding = decoder.decode_placed(cache, contexts, self._sampling)
         for _ in decoding:
             pass

@@ -34,10 +34,9 @@ from gritrag.progress import ProgressBar
 CANDIDATES, ANSWER_TOKENS, FIRST_TOKENS = 20, 20, 0.02
 ALONE, TOGETHER = RANKINGS = ("alone", "with complements")
 TEXT, STATES, AGAIN = "F1, text", "F1, states", f"F1, states, {FIRST_TOKENS:g} read again"
-AS_USED = "F1, as RAG answers"
 WAYS: dict[str, dict[str, Any]] = {
     TEXT: {"mode": "doc-query"},
-    STATES: {"recompute": 0.0},
+    STATES: {},
     AGAIN: {"recompute": FIRST_TOKENS},
 }
 FOUND = "needed ones among the first 2"
@@ -85,25 +84,13 @@ class Ranking:
         return score_answer(answer.text, question.answers)["F1"]
 
 
-def as_used(row: Row) -> Row:
-    """With what `RAG` does of itself: first tokens are read again where there are complements."""
-    if f"{STATES}, {ALONE}" not in row:
-        return row
-    way = AGAIN if row["complements"] else STATES
-    return {
-        **row,
-        f"{AS_USED}, {ALONE}": row[f"{STATES}, {ALONE}"],
-        f"{AS_USED}, {TOGETHER}": row[f"{way}, {TOGETHER}"],
-    }
-
-
 def share_of_text(rows: Sequence[Row], seed: int) -> str:
-    """F1 as answers are given, over that from the text of the documents that are ranked alone, for both rankings."""
+    """F1 from states, over that from the text of the documents that are ranked alone, for both rankings."""
     told = []
     for which in RANKINGS:
-        found = ratio([row[f"{AS_USED}, {which}"] for row in rows], [row[f"{TEXT}, {ALONE}"] for row in rows], seed)
+        found = ratio([row[f"{STATES}, {which}"] for row in rows], [row[f"{TEXT}, {ALONE}"] for row in rows], seed)
         told.append(f"{which} {'-' if found is None else found.show()}")
-    return f"{AS_USED}, % of text: {'; '.join(told)}"
+    return f"{STATES}, % of text: {'; '.join(told)}"
 
 
 def table(rows: Sequence[Row], seed: int) -> str:
@@ -150,7 +137,7 @@ def command(
     typer.echo(header({**facts, **machine_of(loaded)}))
     wanted = {question.id for question in asked}
     for is_pair, name in ((True, "Pairs of questions"), (False, "Questions one by one")):
-        own = [as_used(row) for row in kept.of(**about, pairs=is_pair) if row["id"] in wanted]
+        own = [row for row in kept.of(**about, pairs=is_pair) if row["id"] in wanted]
         if own:
             typer.echo(f"\n{name}: {len(own)}, complements for {sum(row['complements'] > 0 for row in own)}\n")
             typer.echo(table(own, seed))

@@ -63,8 +63,7 @@ class RAG:
             documents in sight: the first few of each document, then those that the question attends to most. For models
             that were not trained on states 0.02 makes most of the difference. 0 is fastest; 1 is ``"doc-query"``.
             Stored states stay as they are. With any `recompute`, documents stand one behind the other, and half the
-            relevance bias is used: less the more is read again, a quarter at 0.2, and none from 0.4 on. None is 0,
-            but 0.02 where `rerank` found that a question needs several documents.
+            relevance bias is used: less the more is read again, a quarter at 0.2, and none from 0.4 on.
         rerank: so many candidates of the search are ranked by how probable the question is behind each of their
             states, and the `k` best are kept, with these scores; see `Index.rerank`. Documents that explain words of
             the question that the best one does not come next and weigh as much. None to leave it out.
@@ -85,7 +84,7 @@ class RAG:
         k: int = 5,
         search_mode: str = SEARCH_MODE,
         relevance_bias: float = RELEVANCE_BIAS,
-        recompute: float | None = None,
+        recompute: float = 0.0,
         rerank: int | None = None,
         unanswerable_above: float | None = None,
     ) -> None:
@@ -223,8 +222,7 @@ class RAG:
         clock.lap("load")
         cache = self.model.decoder.place(contexts, options)
         clock.lap("place")
-        shares = [plan.recompute for plan in plans]
-        again = self.model.decoder.recompute(cache, contexts, shares) if any(shares) else [0] * len(plans)
+        again = self.model.decoder.recompute(cache, contexts, self.recompute) if self.recompute else [0] * len(plans)
         refusals = [plan.refusal for plan in plans]
         decoding = self.model.decoder.decode_placed(cache, contexts, options, refusals)
         for pieces in decoding:

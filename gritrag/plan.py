@@ -36,10 +36,6 @@ logger = logging.getLogger(__name__)
 
 MOST_BIAS = 1_000_000
 """Far less already leaves a document no weight."""
-
-SEVERAL_SHARE = 0.02
-"""Of tokens that are read again where a question needs several documents: the first ones of each."""
-
 UNBIASED_SHARE = 0.4
 """Of tokens that are read again: then what matters has been read with all documents in sight, as text is."""
 
@@ -152,7 +148,6 @@ class ContextPlan:
         is_exact: whether the uncached run of the same segments would give the same tokens.
         cached_tokens: those of states that were there; a state that was missing has been read for this answer.
         refusal: when to say that the documents do not hold the answer; None where the model cannot tell.
-        recompute: share of the tokens of states that is to be read again.
     """
 
     context: Context
@@ -160,7 +155,6 @@ class ContextPlan:
     is_exact: bool
     cached_tokens: int
     refusal: Refusal | None = None
-    recompute: float = 0.0
 
     def refuses(self, unanswerable: float | None) -> bool:
         """Whether that probability made the answer: what the uncached run would have said is not known then."""
@@ -174,7 +168,7 @@ def plan_context(
     *,
     room: int = 0,
     relevance_bias: float = 0.0,
-    recompute: float | None = 0.0,
+    recompute: float = 0.0,
     unanswerable_above: float | None = None,
 ) -> ContextPlan:
     """Documents and question in the order of the mode. Cached and uncached plans are the same token ids.
@@ -189,14 +183,12 @@ def plan_context(
             other, and half the bias will do, less by that share: none from `UNBIASED_SHARE` on. The first tokens of the
             context have none of it: once those of the others have been read again, they alone are the sink of
             attention, and a context without one is answered by chance; see docs/experiments/2026-11-recompute.md.
-            None: `SEVERAL_SHARE` where one of the hits is a complement and its states can be read again, else 0.
         unanswerable_above: see `RAG`.
 
     Raises:
         ValueError: not one document fits.
     """
     hits, states = retrieved.hits, retrieved.states
-    recompute = _share(model, mode, hits) if recompute is None else recompute
     before, after = (mode if hits else NO_RETRIEVAL).frame(model, retrieved.question, retrieved.question_state)
     if states is None:
         documents = [_tokens(model.document_token_ids(hit.document)) for hit in hits]
@@ -224,14 +216,7 @@ def plan_context(
     is_calibrated = mode is MODES["doc-cache"] and not recompute
     nearest = _nearest([hits[number] for number in kept])
     refusal = model.refusal(nearest, unanswerable_above) if is_calibrated else None
-    return ContextPlan(context, citations, _is_exact(model, context), cached, refusal, recompute)
-
-
-def _share(model: GritModel, mode: Mode, hits: Sequence[Hit]) -> float:
-    """What is read again where nobody says: the first tokens, where the question needs several documents."""
-    can_be_read_again = model.decoder.takes_recompute and model.decoder.takes_biases
-    needs_several = mode is MODES["doc-cache"] and any(hit.is_complement for hit in hits)
-    return SEVERAL_SHARE if can_be_read_again and needs_several else 0.0
+    return ContextPlan(context, citations, _is_exact(model, context), cached, refusal)
 
 
 def _biased(documents: Sequence[Part], biases: Sequence[float], recompute: float) -> list[Part]:
@@ -320,13 +305,13 @@ def check_relevance_bias(value: float) -> None:
         raise ValueError(f"relevance_bias must be from 0 (none) to {MOST_BIAS:,}, got {value!r}")
 
 
-def check_recompute(value: float | None) -> None:
-    """Refuse what is no share; None is one.
+def check_recompute(value: float) -> None:
+    """Refuse what is no share.
 
     Raises:
         ValueError: it is below 0 or above 1.
     """
-    if value is not None and not 0 <= value <= 1:
+    if not 0 <= value <= 1:
         raise ValueError(f"recompute must be from 0 (nothing is read again) to 1 (everything), got {value!r}")
 
 

@@ -21,7 +21,7 @@ from gritrag.model.context import Context, column_biases, inputs
 from gritrag.model.decode import Sampling
 from gritrag.model.module_forward import ModuleForward
 from gritrag.model.state import DocumentState, PlacedCache
-from gritrag.records import Answer, Hit, as_hits
+from gritrag.records import Hit, as_hits
 
 
 @pytest.fixture
@@ -594,49 +594,6 @@ def test_exactness_is_not_claimed_in_few_bits_nor_of_chance(
         assert not RAG(built, k=1).ask(QUESTION, max_new_tokens=2).exact
 
 
-def complement(hit: Hit) -> Hit:
-    return replace(hit, score=1.0, is_complement=True)
-
-
-def test_where_several_documents_are_needed_their_first_tokens_are_read_again(index: Index) -> None:
-    best, other, *rest = index.search(QUESTION, 4)
-    plain = [replace(best, score=1.0), replace(other, score=1.0), *rest]
-    several = [plain[0], complement(other), *rest]
-
-    def asked(hits: Sequence[Hit], **options: Any) -> Answer:
-        return RAG(index, **options).ask(QUESTION, hits=hits, max_new_tokens=8)
-
-    found, untouched = asked(several), asked(plain)
-    assert found.usage.cached_tokens < untouched.usage.cached_tokens
-    assert found.usage == asked(plain, recompute=0.02).usage
-    assert found.text == asked(plain, recompute=0.02).text
-    assert asked(several, recompute=0.0).usage == untouched.usage, "0 is nothing at all"
-    assert asked(several, recompute=0.5).usage == asked(plain, recompute=0.5).usage
-    for mode in ("doc-query", "doc-query-cache", "query-doc-cache"):
-        assert asked(several, mode=mode).usage == asked(plain, mode=mode).usage
-
-
-@pytest.mark.parametrize("lacks", ["takes_recompute", "takes_biases"])
-def test_a_model_that_cannot_read_again_answers_without(
-    lacks: str, index: Index, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    best, other = index.search(QUESTION, 2)
-    monkeypatch.setattr(decoder.ContextDecoder, lacks, property(lambda self: False))
-    rag = RAG(index)
-    plain, found = (rag.ask(QUESTION, hits=[best, hit], max_new_tokens=4) for hit in (other, complement(other)))
-    assert found.usage == plain.usage
-
-
-def test_a_batch_reads_again_where_it_must_and_nowhere_else(index: Index) -> None:
-    best, other, *rest = index.search(QUESTION, 4)
-    lists = [[best, other, *rest], [best, complement(other), *rest], [best, other]]
-    together = RAG(index).ask_many([QUESTION] * 3, hits=lists, max_new_tokens=8)
-    alone = [RAG(index).ask(QUESTION, hits=hits, max_new_tokens=8) for hits in lists]
-    assert [each.usage for each in together] == [each.usage for each in alone]
-    assert [each.text for each in together] == [each.text for each in alone]
-    assert together[1].usage.cached_tokens < together[0].usage.cached_tokens
-
-
 def test_ranked_answers_come_from_the_documents_behind_which_the_question_is_most_probable(index: Index) -> None:
     """Among the candidates of a search; scores of the ranking are those that documents are weighed by."""
     count = len(index)
@@ -644,8 +601,7 @@ def test_ranked_answers_come_from_the_documents_behind_which_the_question_is_mos
     answer = RAG(index, k=2, rerank=count).ask(QUESTION, max_new_tokens=4)
     assert list(answer.hits) == expected
     plain = index.search(QUESTION, count)
-    states = index.states_of([hit.document for hit in plain])[0]
-    logs = index.model.question_token_log_likelihoods(QUESTION, states)
+    logs = index.question_token_log_likelihoods(QUESTION, [hit.document for hit in plain])
     assert expected == ranked(plain, logs, 2)
     assert [each.hits for each in RAG(index, k=2, rerank=count).ask_many([QUESTION] * 2, max_new_tokens=4)] == [
         tuple(expected),

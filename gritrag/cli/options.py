@@ -50,11 +50,7 @@ Rerank = Annotated[
     int | None, typer.Option(help="Candidates to rank by how probable each one's state makes the question.")
 ]
 Recompute = Annotated[
-    float | None,
-    typer.Option(
-        help="Share of the documents' tokens that is read again with all in sight, 0 to 1. 0 if left out, 0.02 where "
-        "--rerank finds that a question needs several documents."
-    ),
+    float, typer.Option(help="Share of the documents' tokens that is read again with all in sight: 0 to 1.")
 ]
 UnanswerableAbove = Annotated[
     float | None,

@@ -302,7 +302,7 @@ def record_of(asked: Asked, answers: Mapping[str, Answer]) -> Record:
         "document": asked.question.passage.id if asked.question.passage is not None else None,
         "contexts": {name: [hit.document.id for hit in hits] for name, hits in asked.contexts.items()},
         "given": {way: {"text": given.text, **_scored(asked, given.text)} for way, given in answers.items()},
-        "found": [[hit.score, hit.similarity, hit.is_complement] for hit in asked.contexts.get(RETRIEVED, ())],
+        "found": [[hit.score, hit.similarity] for hit in asked.contexts.get(RETRIEVED, ())],
         "first_token": {way: given.timings.first_token for way, given in answers.items()},
         "unanswerable": {way: given.unanswerable for way, given in answers.items()},
     }
@@ -313,6 +313,6 @@ def restore(asked: Sequence[Asked], documents: Sequence[Document], kept: Kept) -
     of_id = {document.id: document for document in documents}
     for number, record in kept.records.items():
         found = zip(record["contexts"].get(RETRIEVED, ()), record["found"], strict=True)
-        hits = [Hit(of_id[id], score, rank, *rest) for rank, (id, (score, *rest)) in enumerate(found, start=1)]
+        hits = [Hit(of_id[id], score, rank, similar) for rank, (id, (score, similar)) in enumerate(found, start=1)]
         if hits:
             asked[number].contexts.setdefault(RETRIEVED, hits)

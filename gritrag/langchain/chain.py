@@ -45,7 +45,7 @@ class GritRAGChain(RunnableSerializable[Question, dict[str, Any]]):
     k: int = 5
     search_mode: str = SEARCH_MODE
     relevance_bias: float = RELEVANCE_BIAS
-    recompute: float | None = None
+    recompute: float = 0.0
     rerank: int | None = None
     unanswerable_above: float | None = None
     max_tokens: int = 64

@@ -178,17 +178,17 @@ class ContextDecoder:
             return text + new_tokens + SPARE_COLUMNS
         return size_of(text + max(new_tokens, ANSWER_TOKENS) + STEP_TOKENS)
 
-    def recompute(self, cache: PlacedCache, contexts: Sequence[Context], shares: Sequence[float]) -> list[int]:
-        """Read shares of the placed tokens again, with all documents in sight; see `gritrag.model.recompute`."""
+    def recompute(self, cache: PlacedCache, contexts: Sequence[Context], share: float) -> list[int]:
+        """Read a share of the placed tokens again, with all documents in sight; see `gritrag.model.recompute`."""
         if self._probed.native is not None:
             return [0] * len(contexts)  # nothing is placed
         step = self._forwards.step
         reader: Rereader = ModuleRereader(self._forwards.best) if step is None else StepRereader(step)
         with without_cudnn(self._lm.device):
-            return recompute(reader, cache, contexts, shares)
+            return recompute(reader, cache, contexts, share)
 
     def log_likelihoods(self, states: Sequence[DocumentState], scored: Scored) -> torch.Tensor:
-        """Log-probabilities of tokens behind each state, float32 `[N, S]`; see `gritrag.model.likelihood`.
+        """Mean log-probability of tokens behind each state, float32 `[N]`; see `gritrag.model.likelihood`.
 
         Raises:
             ValueError: the model's states cannot be used, or a state and the tokens are too long for it.

@@ -49,23 +49,19 @@ def choosing_layers(layers: int) -> range:
 
 
 @torch.inference_mode()
-def recompute(reader: Rereader, cache: PlacedCache, contexts: Sequence[Context], shares: Sequence[float]) -> list[int]:
+def recompute(reader: Rereader, cache: PlacedCache, contexts: Sequence[Context], share: float) -> list[int]:
     """Read a share of the tokens of placed states again, each with all that stands before it in sight.
 
     Args:
         reader: of the model.
         cache: one row per context, filled by `gritrag.model.context.place`; written over.
-        contexts: where something is read again, states stand one behind the other and before what is still to be read.
-        shares: of the tokens of each one's states. 1 leaves what an ordinary forward over the same tokens leaves, 0 all
-            as it is.
+        contexts: their states stand one behind the other and before what is still to be read.
+        share: of the tokens of states, above 0. 1 leaves what an ordinary forward over the same tokens leaves.
 
     Returns:
         for each context, how many tokens were read again.
     """
-    return [
-        _recompute(reader, row_of(cache, row, context), context, share) if share else 0
-        for row, (context, share) in enumerate(zip(contexts, shares, strict=True))
-    ]
+    return [_recompute(reader, row_of(cache, row, context), context, share) for row, context in enumerate(contexts)]
 
 
 def _recompute(reader: Rereader, cache: PlacedCache, context: Context, share: float) -> int:

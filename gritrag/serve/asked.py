@@ -189,7 +189,7 @@ def question_of(
         history,
         top_logprobs,
         remembers=bool(history),
-        recompute=0.0 if history else extension.recompute,
+        recompute=extension.recompute,
         rerank=extension.rerank,
         unanswerable_above=extension.unanswerable_above,
     )

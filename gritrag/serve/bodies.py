@@ -153,7 +153,7 @@ class Extension(BaseModel):
     where: Where | None = None
     search_mode: SearchMode = "hybrid"
     relevance_bias: float | None = Field(None, ge=0, le=100)
-    recompute: float | None = Field(None, ge=0, le=1)
+    recompute: float = Field(0.0, ge=0, le=1)
     rerank: int | None = Field(None, ge=1, le=64)
     unanswerable_above: float | None = Field(None, ge=0, le=1)
 

@@ -86,7 +86,7 @@ class Generation:
         given = inputs([self.context], model.lm.device)
         self._ids, self._positions, self._mask = given.ids, given.positions, given.mask
         if self.recompute:
-            (self.read_again,) = model.decoder.recompute(self._cache, [self.context], [self.recompute])
+            (self.read_again,) = model.decoder.recompute(self._cache, [self.context], self.recompute)
         self._cache.watched = None if self.refusal is None else self.refusal.watched()
         self._read, self._guess = 0, list[int]()
         self._columns_before = self._cache.length

@@ -58,7 +58,7 @@ class Question:
     history: tuple[int, ...] = ()
     top_logprobs: int | None = None
     remembers: bool = False
-    recompute: float | None = None
+    recompute: float = 0.0
     rerank: int | None = None
     unanswerable_above: float | None = None
 

@@ -174,7 +174,7 @@ class Service:
             asker.deadline,
             salt,
             question.top_logprobs,
-            plan.recompute,
+            question.recompute,
             plan.refusal,
         )
         stream = generate(self.engine, job)
@@ -234,8 +234,8 @@ class Service:
     async def _reranked(self, asker: Asker, question: Question, hits: Sequence[Hit]) -> tuple[list[Hit], States]:
         """The best `k` by how probable the question is behind each of their states, and these states."""
         states = await self._states(asker, question.index, hits)
-        logs_NS = await rank(self.engine, question.text, states.states, asker.client, asker.deadline)
-        kept = ranked(hits, logs_NS, question.k)
+        logs_N = await rank(self.engine, question.text, states.states, asker.client, asker.deadline)
+        kept = ranked(hits, logs_N, question.k)
         numbers = {id(hit.document): number for number, hit in enumerate(hits)}
         return kept, states.of([numbers[id(hit.document)] for hit in kept])
 
@@ -244,7 +244,7 @@ class Service:
         states: list[DocumentState] | None = None
         computed: set[int] = set()
         vectors: dict[int, np.ndarray] = {}
-        if mode.reuses_documents and question.recompute != 1 and hits:  # all of it read again is text
+        if mode.reuses_documents and question.recompute < 1 and hits:  # all of it read again is text
             loaded = found.states or await self._states(asker, question.index, hits)
             states, computed, vectors = loaded
         if found.vector is not None:
@@ -253,7 +253,7 @@ class Service:
             question.text,
             hits,
             states,
-            question_state=found.state if question.recompute != 1 else None,
+            question_state=found.state if question.recompute < 1 else None,
             computed=computed,
             is_best_last=found.is_ranked,
         )

@@ -8,18 +8,7 @@ from places import PLACES
 from typer.testing import CliRunner
 
 from experiments.script import application
-from experiments.several_documents import (
-    AGAIN,
-    ALONE,
-    AS_USED,
-    ENOUGH,
-    FOUND,
-    STATES,
-    TOGETHER,
-    as_used,
-    command,
-    table,
-)
+from experiments.several_documents import ALONE, ENOUGH, FOUND, TOGETHER, command, table
 
 TINY = str(Path(__file__).parents[2] / "configs" / "tiny" / "model")
 
@@ -65,7 +54,7 @@ def test_rows_are_kept_and_a_run_goes_on(questions: Path, tmp_path: Path) -> Non
         row[f"{ENOUGH}, {name}"] <= 1 and f"F1, states, {name}" in row for row in kept for name in (ALONE, TOGETHER)
     )
     assert "Pairs of questions: 2" in told
-    assert "as RAG answers, % of text: alone" in told
+    assert "F1, states, % of text: alone" in told
     assert "Questions one by one: 2" in told
     assert asked(questions, rows) == told
     assert len(rows.read_text().splitlines()) == len(kept)
@@ -74,16 +63,6 @@ def test_rows_are_kept_and_a_run_goes_on(questions: Path, tmp_path: Path) -> Non
 def test_without_answers_there_is_no_f1(questions: Path, tmp_path: Path) -> None:
     rows = tmp_path / "rows.jsonl"
     assert "F1" not in asked(questions, rows, "--no-answers")
-
-
-def test_first_tokens_are_read_again_where_there_are_complements_alone() -> None:
-    row = {f"{way}, {name}": f"{way}, {name}" for way in (STATES, AGAIN) for name in (ALONE, TOGETHER)}
-    several, one = (as_used({**row, "complements": complements}) for complements in (1, 0))
-    assert several[f"{AS_USED}, {ALONE}"] == one[f"{AS_USED}, {ALONE}"] == f"{STATES}, {ALONE}"
-    assert (several[f"{AS_USED}, {TOGETHER}"], one[f"{AS_USED}, {TOGETHER}"]) == (
-        f"{AGAIN}, {TOGETHER}",
-        f"{STATES}, {TOGETHER}",
-    )
 
 
 def test_differences_are_paired_and_in_points() -> None:

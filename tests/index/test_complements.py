@@ -10,7 +10,7 @@ from gritrag.index.rerank import ranked
 from gritrag.records import Document, Hit
 
 TOKENS = 40
-PROBABLE, IMPROBABLE = -1.0, -4.0
+PROBABLE, IMPROBABLE = -1.0, -6.0
 
 
 def explaining(*spans: range) -> np.ndarray:

@@ -50,9 +50,7 @@ def test_everything_read_again_is_an_ordinary_forward(
     model = make_model(architecture, reading=reading)
     contexts = [context_of(model, TEXTS[:3]), context_of(model, TEXTS[1:2]), context_of(model, TEXTS[::-1])]
     cache = model.decoder.place(contexts, SAMPLING)
-    assert model.decoder.recompute(cache, contexts, [1.0] * len(contexts)) == [
-        context.cached_tokens for context in contexts
-    ]
+    assert model.decoder.recompute(cache, contexts, 1.0) == [context.cached_tokens for context in contexts]
     for row, context in enumerate(contexts):
         for got, want in zip(placed(cache, row, context), whole_keys(model, context), strict=True):
             torch.testing.assert_close(got, want, atol=1e-4, rtol=1e-4)
@@ -70,7 +68,7 @@ def test_some_read_again_are_those_that_the_question_attends_to_and_no_others_ch
     context = context_of(model, TEXTS)
     stored = [(placed.state.keys.clone(), placed.state.values.clone()) for placed in context.states]
     before, cache = (model.decoder.place([context], SAMPLING) for _ in range(2))
-    (count,) = model.decoder.recompute(cache, [context], [0.25])
+    (count,) = model.decoder.recompute(cache, [context], 0.25)
     assert count == -(-context.cached_tokens // 4)
     values, old = (placed(each, 0, context)[1] for each in (cache, before))
     is_changed_C = (values - old).abs().sum(dim=(0, 1, 3)) > 0
@@ -97,7 +95,7 @@ def test_the_first_tokens_of_every_document_come_before_all_others(each: int, ti
     context = context_of(tiny_model, TEXTS)
     before, cache = (tiny_model.decoder.place([context], SAMPLING) for _ in range(2))
     count = each * (len(TEXTS) - 1)
-    assert tiny_model.decoder.recompute(cache, [context], [(count - 0.5) / context.cached_tokens]) == [count]
+    assert tiny_model.decoder.recompute(cache, [context], (count - 0.5) / context.cached_tokens) == [count]
     changed_C = (placed(cache, 0, context)[1] - placed(before, 0, context)[1]).abs().sum(dim=(0, 1, 3)) > 0
     places_C = torch.cat([torch.arange(len(placed.state)) for placed in context.states])
     chosen_C = places_C < each
@@ -130,7 +128,7 @@ def attention_by_hand(model: GritModel, context: Context) -> torch.Tensor:
 def test_nothing_to_choose_from_changes_nothing(tiny_model: GritModel) -> None:
     contexts = [Context.of([1, 2, 3]), context_of(tiny_model, TEXTS[:2])]
     cache = tiny_model.decoder.place(contexts, SAMPLING)
-    assert tiny_model.decoder.recompute(cache, contexts, [0.5] * len(contexts))[0] == 0
+    assert tiny_model.decoder.recompute(cache, contexts, 0.5)[0] == 0
 
 
 @pytest.mark.parametrize("is_grouped", [True, False])
@@ -163,7 +161,7 @@ def test_a_first_document_that_lost_bits_may_be_read_again(tiny_model: GritModel
     contexts = [Context.of(rough, context.fresh_ids)]
     cache = tiny_model.decoder.place(contexts, SAMPLING)
     off = (placed(cache, 0, contexts[0])[1] - whole_keys(tiny_model, contexts[0])[1]).abs().max()
-    tiny_model.decoder.recompute(cache, contexts, [1.0] * len(contexts))
+    tiny_model.decoder.recompute(cache, contexts, 1.0)
     torch.testing.assert_close(
         placed(cache, 0, contexts[0])[1], whole_keys(tiny_model, contexts[0])[1], atol=1e-5, rtol=1e-4
     )

@@ -229,30 +229,6 @@ def test_tokens_are_read_again_as_alone(share: float, server: Running, tiny_mode
         assert answer["usage"]["prompt_tokens_details"]["cached_tokens"] == alone.usage.cached_tokens
 
 
-def test_where_several_documents_are_needed_first_tokens_are_read_again_as_alone(
-    server: Running, tiny_model: GritModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(
-        "gritrag.index.rerank.complements", lambda logs_NS, best, least_gain: [(best + 1) % len(logs_NS)]
-    )
-    server.service.indexes["docs"].export(tmp_path / "copy")
-    asked = {"k": 3, "rerank": 4}
-    with Index.open(tmp_path / "copy", model=tiny_model, mode="r") as index:
-        expected = [RAG(index, **asked).ask(question, max_new_tokens=12) for question in QUESTIONS]
-        untouched = [RAG(index, **asked, recompute=0.0).ask(question, max_new_tokens=12) for question in QUESTIONS]
-    bodies = [("/v1/rag", {"question": q, "max_new_tokens": 12, **asked}) for q in QUESTIONS]
-    for answer, alone, plain in zip(together(server, bodies), expected, untouched, strict=True):
-        assert answer["text"] == alone.text
-        assert answer["usage"]["prompt_tokens_details"]["cached_tokens"] == alone.usage.cached_tokens
-        assert alone.usage.cached_tokens < plain.usage.cached_tokens
-    chat = {"model": "gritrag", "max_tokens": 4, "gritrag": {"index": "docs", **asked}}
-    turns = [{"role": role, "content": "a ferry"} for role in ("user", "assistant", "user")]
-    with server.client() as client:
-        assert client.post("/v1/chat/completions", json={**chat, "messages": turns}).status_code == 200, (
-            "not read again"
-        )
-
-
 @pytest.mark.parametrize("probe", [(), ((2, 1), (0.31, -0.29) * 32)], ids=["", "probe"])
 def test_documents_that_hold_no_answer_are_told_as_alone(
     probe: tuple[Any, ...],
