@@ -125,7 +125,7 @@ class Trainer:
                 self._enter(self.progress.stage)
                 self._restore(found[-1])
             self._tell(f"resuming from {found[-1]}{' which is its end' * self.is_done}")
-            if names := changed(self.run, self.config):
+            if self.is_first and (names := changed(self.run, self.config)):  # who writes the file reads it
                 another = "give --set name=NAME for a run of its own"
                 self._tell(f"what was trained there before had other settings ({', '.join(names)}): {another}")
         self._tell(self.describe())

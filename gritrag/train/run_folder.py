@@ -40,14 +40,16 @@ def held(run: Path, is_first: bool) -> Iterator[None]:
 
 
 def changed(run: Path, config: TrainConfig) -> list[str]:
-    """Settings, such as ``data.data_dir``, in which a recipe differs from the one that was last run in a folder."""
+    """Settings, such as ``data.data_dir``, in which a recipe differs from the one that was last run in a folder; none
+    where that was never written to its end."""
     file = run / RECIPE
-    if not file.is_file():
+    try:
+        written = yaml.safe_load(file.read_text("utf-8")) if file.is_file() else None
+    except yaml.YAMLError:
         return []
-    before, now = (
-        dict(_flat("", yaml.safe_load(file.read_text("utf-8")))),
-        dict(_flat("", config.model_dump(mode="json"))),
-    )
+    if not isinstance(written, dict):
+        return []
+    before, now = dict(_flat("", written)), dict(_flat("", config.model_dump(mode="json")))
     return sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from gritrag.train.config import TrainConfig
 from gritrag.train.loop import Trainer
-from gritrag.train.run_folder import held
+from gritrag.train.run_folder import RECIPE, changed, held
 
 
 def test_a_second_run_is_refused_and_takes_nothing_from_the_first(recipe: Callable[..., TrainConfig]) -> None:
@@ -36,3 +36,11 @@ def test_a_run_with_other_settings_says_which_and_that_it_goes_on(
     told = capsys.readouterr().out
     assert "which is its end" not in told
     assert "had other settings (data.tokens_per_step, lr, steps): give --set name=NAME" in told
+
+
+def test_a_recipe_that_was_not_written_to_its_end_tells_nothing(
+    recipe: Callable[..., TrainConfig], tmp_path: Path
+) -> None:
+    for left in ("", "name", "lr: [1"):
+        (tmp_path / RECIPE).write_text(left, "utf-8")
+        assert changed(tmp_path, recipe()) == []
