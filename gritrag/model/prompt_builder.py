@@ -187,6 +187,8 @@ class PromptBuilder:
                     chat, chat_template=form, tokenize=False, add_generation_prompt=add_generation_prompt
                 )
             )
+        except (ImportError, MemoryError):
+            raise  # no fault of the messages
         except Exception as error:  # a template is code of others, and raises what it likes
             raise ValueError(f"this model's chat template refuses these messages ({told(error)})") from error
 

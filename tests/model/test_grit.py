@@ -3,6 +3,7 @@
 import copy
 import threading
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -284,6 +285,19 @@ def test_raw_text_begins_with_all_that_the_tokenizer_puts_first_and_nothing_else
     tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single=around, special_tokens=specials)
     model = GritModel(make_model("llama").lm, tokenizer)
     assert model.prompts.prompt_ids("the river") == [*first, *model.prompts.encoder.content_ids("the river")]
+
+
+def test_a_library_that_is_missing_is_no_fault_of_the_messages(
+    make_model: Callable[..., GritModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = make_model("llama")
+
+    def fails(*args: Any, **options: Any) -> str:
+        raise ImportError("jinja2")
+
+    monkeypatch.setattr(model.tokenizer, "apply_chat_template", fails)
+    with pytest.raises(ImportError, match="jinja2"):
+        model.generate(CHAT, max_new_tokens=2)
 
 
 @pytest.mark.parametrize(
