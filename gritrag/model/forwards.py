@@ -26,7 +26,7 @@ class Forwards:
         turn = turning_point(lm)
         if turn is not None:
             choose_in_turn(lm)
-        self._modules: Forward = ModuleForward(lm) if turn is None else TurningForward(ModuleForward(lm), turn)
+        self._modules = ModuleForward(lm) if turn is None else TurningForward(lm, turn)
         self._has_warned = False
 
     @property

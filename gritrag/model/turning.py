@@ -4,7 +4,7 @@ LongRoPE (Ding et al. 2024, arXiv 2402.13753) has two sets of angles, one for te
 was first trained on, and one for longer texts. Keys of one set are of no use beside those of the other: a text that
 grows beyond this length has to be read again.
 
-Shape letters: `B` batch, `T` tokens, `S` tokens that are kept, `V` vocabulary.
+Shape letters: `B` batch, `T` tokens.
 """
 
 import threading
@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from transformers import Cache, PreTrainedConfig, PreTrainedModel
 
-from gritrag.model.module_forward import Forward, log_probabilities_of
+from gritrag.model.module_forward import ModuleForward
 from gritrag.model.state import PlacedCache
 
 
@@ -50,16 +50,17 @@ def _in_turn(forward: Callable[..., Any]) -> Callable[..., Any]:
     return locked
 
 
-class TurningForward:
-    """A forward that reads a text again when it grows beyond the turning point; see `Forward` for its methods.
+class TurningForward(ModuleForward):
+    """The forward of transformers for one text at a time, which is read again when it grows beyond the turning point.
 
     Args:
-        forward: which takes one text at a time.
+        lm: as for `ModuleForward`.
         turn: the turning point.
     """
 
-    def __init__(self, forward: Forward, turn: int) -> None:
-        self._forward, self._turn = forward, turn
+    def __init__(self, lm: PreTrainedModel, turn: int) -> None:
+        super().__init__(lm)
+        self._turn = turn
 
     def logits(
         self,
@@ -70,7 +71,7 @@ class TurningForward:
         keep: int = 1,
     ) -> torch.Tensor:
         if not isinstance(cache, PlacedCache):
-            return self._forward.logits(ids_BT, positions_BT, mask, cache, keep)
+            return super().logits(ids_BT, positions_BT, mask, cache, keep)
         assert len(ids_BT) == 1, "one text at a time"
         before = cache.length
         cache.token_ids = [*cache.token_ids[:before], *ids_BT[0].tolist()]
@@ -78,28 +79,9 @@ class TurningForward:
             cache.cut(0)
             ids_BT = torch.tensor([cache.token_ids], device=ids_BT.device)
             positions_BT, mask = torch.arange(ids_BT.shape[1], device=ids_BT.device)[None], None
-        return self._forward.logits(ids_BT, positions_BT, mask, cache, keep)
-
-    def log_probabilities(
-        self,
-        ids_BT: torch.Tensor,
-        positions_BT: torch.Tensor,
-        mask: torch.Tensor | None,
-        cache: Cache,
-        targets_BS: torch.Tensor,
-    ) -> torch.Tensor:
-        return log_probabilities_of(self.logits(ids_BT, positions_BT, mask, cache, targets_BS.shape[1]), targets_BS)
-
-    @property
-    def guesses_freely(self) -> bool:
-        return self._forward.guesses_freely
+        return super().logits(ids_BT, positions_BT, mask, cache, keep)
 
     def most_tokens(self, cache: Cache) -> int:
         left = self._turn - cache.get_seq_length()  # a step that reached beyond would read all its tokens the other way
-        most = self._forward.most_tokens(cache)
+        most = super().most_tokens(cache)
         return min(most, left) if left > 0 else most
-
-    def next_logits(
-        self, ids_BT: torch.Tensor, positions_BT: torch.Tensor, is_real: torch.Tensor | None, cache: Cache
-    ) -> torch.Tensor:
-        return self.logits(ids_BT, positions_BT, is_real, cache, ids_BT.shape[1])

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from architectures import CONFIGS
+from likelihoods import read_in_full
 
 from gritrag.model import likelihood
 from gritrag.model.grit import GritModel
@@ -16,16 +17,6 @@ QUESTION = "who crosses the bridge?"
 WITH_STATES = sorted(set(CONFIGS) - {"mamba"})
 
 
-def read_in_full(model: GritModel, text: str, question: str) -> float:
-    """By transformers alone: one ordinary forward over the tokens of both."""
-    scored = model.prompts.scored_question(question)
-    ids = torch.tensor([[*model.document_token_ids(text), *scored.ids]])
-    with torch.inference_mode():
-        logs = model.lm(input_ids=ids).logits[0].log_softmax(-1)
-    places = range(ids.shape[1] - scored.scored, ids.shape[1])
-    return float(np.mean([float(logs[place - 1, ids[0, place]]) for place in places]))
-
-
 @pytest.mark.parametrize("architecture", WITH_STATES)
 def test_likelihood_from_states_is_that_of_reading_in_full(
     architecture: str, make_model: Callable[..., GritModel]
@@ -33,7 +24,8 @@ def test_likelihood_from_states_is_that_of_reading_in_full(
     model = make_model(architecture)
     states = [reading.state for reading in model.read_documents(TEXTS)]
     found = model.question_log_likelihoods(QUESTION, states)
-    expected = [read_in_full(model, text, QUESTION) for text in TEXTS]
+    scored = model.prompts.scored_question(QUESTION)
+    expected = [float(read_in_full(model, model.document_token_ids(text), scored).mean()) for text in TEXTS]
     np.testing.assert_allclose(found, expected, atol=1e-4)
     assert np.ptp(expected) > 0.01, "documents that all say the same of a question are no test"
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from architectures import make_tokenizer
 from causal_lms import tiny_config, tiny_lm
+from likelihoods import check_as_read_in_full
 from transformers import AutoModelForCausalLM, PreTrainedConfig
 
 from gritrag import RAG, Document, Hit, Index
@@ -95,15 +96,7 @@ def llama_4() -> GritModel:
 @pytest.mark.parametrize("architecture", [*ALONE, "llama 4 that counts padding"])
 def test_a_question_is_as_probable_as_behind_the_text(architecture: str) -> None:
     model = llama_4() if " " in architecture else model_of(architecture)
-    states = [reading.state for reading in model.read_documents(TEXTS)]
-    scored = model.prompts.scored_question(QUESTION)
-    found = model.decoder.log_likelihoods(states, scored)
-    for state, log_S in zip(states, found, strict=True):
-        ids = torch.tensor([[*state.token_ids.tolist(), *scored.ids]])
-        with torch.inference_mode():
-            logs = model.lm(input_ids=ids[:, :-1]).logits[0].log_softmax(-1)
-        told = logs.gather(-1, ids[0, 1:, None])[-scored.scored :, 0]
-        torch.testing.assert_close(log_S, told, atol=1e-4, rtol=1e-4)
+    check_as_read_in_full(model, TEXTS, QUESTION)
 
 
 def test_a_bias_that_would_hide_documents_is_left_out(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from architectures import ROTARY, make_tokenizer
 from causal_lms import tiny_config
+from likelihoods import check_as_read_in_full
 from transformers import AutoModelForCausalLM, LlamaConfig, Phi3Config, PreTrainedConfig
 
 from gritrag import RAG, Document, Index
@@ -126,17 +127,8 @@ def test_a_document_is_read_as_it_is_alone() -> None:
 
 @pytest.mark.parametrize("words", [1, 5, 30])
 def test_a_question_is_as_probable_as_behind_the_text(words: int) -> None:
-    model = longrope("phi3")
     texts = ["the old bridge " * words, "a mill"]
-    states = [reading.state for reading in model.read_documents(texts)]
-    scored = model.prompts.scored_question("where do the seven boats lie in the winter?")
-    found = model.decoder.log_likelihoods(states, scored)
-    for state, log_S in zip(states, found, strict=True):
-        ids = torch.tensor([[*state.token_ids.tolist(), *scored.ids]])
-        with torch.inference_mode():
-            logs = model.lm(input_ids=ids[:, :-1]).logits[0].log_softmax(-1)
-        told = logs.gather(-1, ids[0, 1:, None])[-scored.scored :, 0]
-        torch.testing.assert_close(log_S, told, atol=1e-4, rtol=1e-4)
+    check_as_read_in_full(longrope("phi3"), texts, "where do the seven boats lie in the winter?")
 
 
 @pytest.mark.parametrize("architecture", ["phi3", "llama", "minicpm3"])
