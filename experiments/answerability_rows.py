@@ -21,8 +21,8 @@ from gritrag.evaluate.question_rows import Question
 from gritrag.evaluate.rows import evenly, invented_questions, read_questions
 from gritrag.evaluate.scores import says_not_found, score_answer
 from gritrag.model.answerability import log_odds
-from gritrag.model.context import inputs
 from gritrag.model.decode import Sampling
+from gritrag.model.inputs import inputs
 from gritrag.model.reread_modules import attention_of
 from gritrag.model.state import Watched
 from gritrag.plan import MODES, Retrieved, plan_context

@@ -21,7 +21,8 @@ from transformers import (
 )
 
 from gritrag.model.answerability import Refusal
-from gritrag.model.context import Context, inputs
+from gritrag.model.context import Context
+from gritrag.model.inputs import inputs
 from gritrag.model.lookup import Lookup
 from gritrag.model.module_forward import Forward
 from gritrag.model.state import PlacedCache
@@ -140,7 +141,7 @@ class Decoding:
         forward: of the causal model.
         lm: the causal model, for its end tokens.
         tokenizer: its tokenizer.
-        cache: one row per context, filled by `context.place`. Afterwards it holds all tokens but the last chosen.
+        cache: one row per context, filled by `placing.place`. Afterwards it holds all tokens but the last chosen.
         contexts: each ends with tokens that are still to be read.
         sampling: how to choose and when to stop.
         refusals: of each context: when to say that its documents do not hold the answer; None for never, or for all.

@@ -9,13 +9,14 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from gritrag.model.answerability import Refusal
-from gritrag.model.context import Context, place, row_of
+from gritrag.model.context import Context
 from gritrag.model.decode import Completion, Decoding, Sampling
 from gritrag.model.forwards import Forwards
 from gritrag.model.kernels import without_cudnn
 from gritrag.model.layers import needs_dense
 from gritrag.model.likelihood import Scored, log_likelihoods
 from gritrag.model.native_forward import DecodingInTurn, NativeCache
+from gritrag.model.placing import place, row_of
 from gritrag.model.probed import Probed
 from gritrag.model.recompute import Rereader, recompute
 from gritrag.model.reread_modules import ModuleRereader

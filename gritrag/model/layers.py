@@ -17,8 +17,8 @@ from torch.nn.functional import pad, rms_norm, scaled_dot_product_attention, sil
 from transformers import Cache
 from transformers.activations import ACT2FN
 
-from gritrag.model.context import added
 from gritrag.model.gemm_layout import GemmLayout
+from gritrag.model.masks import added
 from gritrag.model.packed import Packed
 from gritrag.model.state import CacheShape
 

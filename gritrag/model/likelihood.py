@@ -11,8 +11,10 @@ from typing import NamedTuple
 
 import torch
 
-from gritrag.model.context import Context, Part, inputs, place
+from gritrag.model.context import Context, Part
+from gritrag.model.inputs import inputs
 from gritrag.model.module_forward import Forward
+from gritrag.model.placing import place
 from gritrag.model.rotation import Rotation
 from gritrag.model.state import CacheShape, DocumentState
 

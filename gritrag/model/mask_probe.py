@@ -13,9 +13,11 @@ from collections.abc import Callable
 import torch
 from transformers import PreTrainedModel
 
-from gritrag.model.context import Context, inputs, place
+from gritrag.model.context import Context
 from gritrag.model.inner_errors import INNER_ERRORS
+from gritrag.model.inputs import inputs
 from gritrag.model.module_forward import ModuleForward
+from gritrag.model.placing import place
 from gritrag.model.probed import SHIFT, TOKENS, Masks, differ
 from gritrag.model.reread_modules import AttentionObserver
 from gritrag.model.state import CacheShape, DocumentState, RecordingCache

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import torch
 from transformers import Cache, PreTrainedModel
 
-from gritrag.model.context import added, additive
+from gritrag.model.masks import added, additive
 from gritrag.model.state import PlacedCache, Watched
 
 MOST_TOKENS = 11

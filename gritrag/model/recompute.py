@@ -16,7 +16,9 @@ from typing import NamedTuple, Protocol
 
 import torch
 
-from gritrag.model.context import Context, Inputs, cells, inputs, row_of
+from gritrag.model.context import Context
+from gritrag.model.inputs import Inputs, inputs
+from gritrag.model.placing import cells, row_of
 from gritrag.model.state import PlacedCache
 
 FIRST_TOKENS = 4
@@ -54,7 +56,7 @@ def recompute(reader: Rereader, cache: PlacedCache, contexts: Sequence[Context],
 
     Args:
         reader: of the model.
-        cache: one row per context, filled by `gritrag.model.context.place`; written over.
+        cache: one row per context, filled by `gritrag.model.placing.place`; written over.
         contexts: their states stand one behind the other and before what is still to be read.
         share: of the tokens of states, above 0. 1 leaves what an ordinary forward over the same tokens leaves.
 

@@ -13,7 +13,7 @@ from torch.overrides import TorchFunctionMode
 from transformers import Cache
 from transformers.cache_utils import CacheLayerMixin
 
-from gritrag.model.context import Inputs
+from gritrag.model.inputs import Inputs
 from gritrag.model.module_forward import Forward
 from gritrag.model.recompute import Again, choosing_layers
 from gritrag.model.state import PlacedCache

@@ -10,9 +10,10 @@ from dataclasses import dataclass, field, replace
 import torch
 
 from gritrag.model.answerability import Refusal
-from gritrag.model.context import Context, Part, inputs
+from gritrag.model.context import Context, Part
 from gritrag.model.decode import Completion, FinishReason, Sampling, end_token_ids, stop_token_ids
 from gritrag.model.grit import GritModel
+from gritrag.model.inputs import inputs
 from gritrag.model.lookup import Lookup
 from gritrag.model.ragged import Row
 from gritrag.model.slots import Slot, Slots

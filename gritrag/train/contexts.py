@@ -10,9 +10,12 @@ import torch
 from transformers import Cache
 
 from gritrag.model.attention import decoder_stack
-from gritrag.model.context import Context, Part, added, column_biases, mask_by_position
+from gritrag.model.context import Context, Part
 from gritrag.model.grit import GritModel
+from gritrag.model.inputs import mask_by_position
 from gritrag.model.kernels import without_cudnn
+from gritrag.model.masks import added
+from gritrag.model.placing import column_biases
 from gritrag.model.state import DocumentState
 from gritrag.train import gathering
 from gritrag.train.data.steps import Prompted

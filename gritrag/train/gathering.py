@@ -15,7 +15,8 @@ import numpy as np
 import torch
 from transformers import Cache
 
-from gritrag.model.context import Context, cells
+from gritrag.model.context import Context
+from gritrag.model.placing import cells
 from gritrag.model.rotation import Rotation
 from gritrag.model.state import DocumentState
 from gritrag.train.placing import PlacedLayer, layers_of

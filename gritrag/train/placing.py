@@ -14,7 +14,8 @@ import torch
 from transformers import Cache
 from transformers.cache_utils import CacheLayerMixin
 
-from gritrag.model.context import Cell, Context, cells
+from gritrag.model.context import Context
+from gritrag.model.placing import Cell, cells
 from gritrag.model.rotation import Rotation
 from gritrag.model.state import DocumentState
 
@@ -116,7 +117,7 @@ class PlacedLayer(CacheLayerMixin):
 
 
 def place(contexts: Sequence[Context], rotation: Rotation, room: int) -> Cache:
-    """As `gritrag.model.context.place`, with the same `cells`, but with gradients into the states.
+    """As `gritrag.model.placing.place`, with the same `cells`, but with gradients into the states.
 
     Args:
         contexts: one for each row; each has a state.

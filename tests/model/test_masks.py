@@ -11,9 +11,10 @@ from likelihoods import check_as_read_in_full
 from transformers import AutoModelForCausalLM, PreTrainedConfig
 
 from gritrag import RAG, Document, Hit, Index
-from gritrag.model.context import Context, Part, inputs
+from gritrag.model.context import Context, Part
 from gritrag.model.decode import Sampling
 from gritrag.model.grit import GritModel
+from gritrag.model.inputs import inputs
 from gritrag.model.probed import Masks
 from gritrag.model.probes import probe
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 from architectures import VOCABULARY, make_lm
 
-from gritrag.model.context import Context, Part, place
+from gritrag.model.context import Context, Part
+from gritrag.model.placing import place
 from gritrag.model.probes import probe
 from gritrag.model.ragged import Alone, Neighbours, Row, Stretch, Whole, attending, padded, ragged
 from gritrag.model.slots import KEPT, Slots

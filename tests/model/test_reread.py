@@ -8,9 +8,10 @@ import torch
 from architectures import MOVABLE
 
 from gritrag.model import reread_step
-from gritrag.model.context import Context, Part, inputs
+from gritrag.model.context import Context, Part
 from gritrag.model.decode import Sampling
 from gritrag.model.grit import GritModel
+from gritrag.model.inputs import inputs
 from gritrag.model.module_forward import ModuleForward
 from gritrag.model.recompute import Again, Rereader, choosing_layers
 from gritrag.model.reread_modules import ModuleRereader

@@ -8,8 +8,9 @@ from architectures import MOVABLE, WITH_STATES, make_lm
 from transformers.cache_utils import CacheLayerMixin
 
 from gritrag.model.attention import Attention, decoder_stack
-from gritrag.model.context import Context, place
+from gritrag.model.context import Context
 from gritrag.model.grit import GritModel
+from gritrag.model.placing import place
 from gritrag.model.reread_modules import OverwritingLayer
 from gritrag.model.rotation import Rotation
 from gritrag.model.state import DocumentState, PlacedCache, PlacedLayer, RecordingCache, RecordingLayer

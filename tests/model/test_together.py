@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from gritrag.index.storage.packed import PackedState, decode, encode
-from gritrag.model import context
-from gritrag.model.context import Cell, Context, Part, cells
+from gritrag.model import placing
+from gritrag.model.context import Context, Part
 from gritrag.model.grit import GritModel
+from gritrag.model.placing import Cell, cells
 from gritrag.model.state import DocumentState
 
 TEXTS = ("a ferry sails at four", "b", "an hour later another one " * 9, "nobody knows when")
@@ -33,16 +34,16 @@ def _buffers(model: GritModel, contexts: list[Context], dtype: torch.dtype) -> t
 def test_together_and_one_by_one_leave_the_same(
     codec: str, dtype: torch.dtype, most: int, make_model: Callable[..., GritModel], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(context, "TOGETHER", most)
+    monkeypatch.setattr(placing, "TOGETHER", most)
     model = make_model("llama")
     contexts, rotation = _contexts(model, codec), model.rotation
     assert rotation is not None, "its keys can be moved"
     expected, found = _buffers(model, contexts, dtype), _buffers(model, contexts, dtype)
-    context._write(list(cells(contexts)), *expected, rotation)
+    placing._write(list(cells(contexts)), *expected, rotation)
     sizes = []
-    for group in context._groups(cells(contexts), model.decoder.shape):
+    for group in placing._groups(cells(contexts), model.decoder.shape):
         sizes.append(len(group))
-        context._write_together(group, *found, rotation)
+        placing._write_together(group, *found, rotation)
     assert sum(sizes) == 7
     assert max(sizes) == (1 if most == 1 else max(sizes))
     assert max(sizes) > 1 or most < 1 << 26
@@ -55,22 +56,22 @@ def test_a_state_that_is_alone_is_written_by_itself(
     make_model: Callable[..., GritModel], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It may be of any length, and unpacked together with nothing it takes twice the memory."""
-    monkeypatch.setattr(context, "TOGETHER", 1)
+    monkeypatch.setattr(placing, "TOGETHER", 1)
     monkeypatch.setattr(PackedState, "together", lambda *given: pytest.fail("there is nothing to put together"))
     model = make_model("llama")
     contexts, rotation = _contexts(model, "int4"), model.rotation
     assert rotation is not None, "its keys can be moved"
     buffers = _buffers(model, contexts, torch.float32)
-    groups = list(context._groups(cells(contexts), model.decoder.shape))
+    groups = list(placing._groups(cells(contexts), model.decoder.shape))
     for group in groups:
-        context._write_together(group, *buffers, rotation)
+        placing._write_together(group, *buffers, rotation)
     assert [len(group) for group in groups] == [1] * 7
     assert all(bool(buffer[:, 0].any(1).any(2).all()) for buffer in buffers)
 
 
 def test_a_group_is_of_one_row_and_one_kind(make_model: Callable[..., GritModel]) -> None:
     model = make_model("llama")
-    groups = list(context._groups(cells(_contexts(model, "int4")), model.decoder.shape))
+    groups = list(placing._groups(cells(_contexts(model, "int4")), model.decoder.shape))
     assert [(group[0].row, type(group[0].placed.state), len(group)) for group in groups] == [
         (0, PackedState, 4),
         (1, DocumentState, 1),

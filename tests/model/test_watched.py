@@ -7,9 +7,11 @@ import torch
 from architectures import VOCABULARY, make_lm
 from transformers import PreTrainedModel
 
-from gritrag.model.context import Context, Part, inputs, place
+from gritrag.model.context import Context, Part
+from gritrag.model.inputs import inputs
 from gritrag.model.module_forward import ModuleForward
 from gritrag.model.native_forward import NativeCache, NativeForward
+from gritrag.model.placing import place
 from gritrag.model.probes import probe
 from gritrag.model.ragged import Row, ragged
 from gritrag.model.state import CacheShape, DocumentState, PlacedCache, Watched
