@@ -72,6 +72,23 @@ def test_max_rows_and_literal_answers(tmp_path: Path, write: Write) -> None:
     assert [q.answer for q in passages[0].questions] == ["ANN", ""]
 
 
+def test_answers_of_several_passages_may_stand_in_any_of_them(tmp_path: Path, write: Write) -> None:
+    rows = [
+        {"question": f"{a}?", "documents": ["Ann", "Bob", "Cy"], "gold": [0, 1], "answers": [a]} for a in ["Bob", "Cy"]
+    ]
+    passages, _ = read(write(tmp_path / "a.jsonl", rows), literal_answers=True)
+    assert [q.answer for q in passages[0].questions] == ["Bob", ""]
+
+
+def test_a_mark_at_the_start_and_nulls_of_columns_say_nothing(tmp_path: Path) -> None:
+    """As spreadsheets begin a file, and as data frames write rows of different kinds."""
+    chat = {"messages": [{"role": "assistant", "content": "hi"}], "text": None, "label": None}
+    question = {"question": "q?", "passage": "p", "answers": [], "documents": None, "gold": None, "title": None}
+    for row, count in ((chat, (0, 1)), (question, (1, 0))):
+        (tmp_path / "a.jsonl").write_text(json.dumps(row), "utf-8-sig")
+        assert tuple(map(len, read(tmp_path / "a.jsonl"))) == count
+
+
 GOOD = json.dumps({"question": "q?", "passage": "p", "answers": []})
 
 
@@ -84,6 +101,11 @@ GOOD = json.dumps({"question": "q?", "passage": "p", "answers": []})
         ('{"question": "  ", "passage": "p", "answers": []}', "question must be a text that is not empty"),
         ('{"question": "q?", "passage": "p", "answers": "a"}', "answers must be a list, not str"),
         ('{"question": "q?", "passage": "p", "answers": [3]}', "an answer must be a text"),
+        ('{"question": "q?", "passage": "p\\ud800", "answers": []}', "passage holds a lone surrogate at character 1"),
+        ('{"question": "q?", "passage": "p", "answers": [], "title": 1999}', "title must be a text"),
+        ('{"question": "q?", "documents": [{"text": "d", "title": 7}], "answers": []}', "title must be a text"),
+        ('{"question": "q?", "passage": "p", "answers": [], "unanswerable": "false"}', "must be true or false"),
+        ('{"query": "q", "pos": ["p"], "instruction": 3}', "an instruction must be a text"),
         ('{"query": "q", "pos": []}', "pos is empty"),
         ('{"query": ["i", "q", "x"], "pos": ["p"]}', "got 3 items"),
         ('{"messages": [{"role": "user", "content": "hi"}]}', "no turn of the assistant"),

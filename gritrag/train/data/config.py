@@ -29,7 +29,7 @@ class SourceConfig(Recipe):
             for a file whose order says nothing.
         cloze_questions: so many questions a document are made of the document itself, other ones each time. They are
             answered, and never queries. See `gritrag.train.data.cloze`.
-        literal_answers: drop answers that do not occur in their passage (for machine-made rows).
+        literal_answers: drop answers that occur in none of their passages (for machine-made rows).
         split_sentences: each sentence of a passage becomes a document of its own, and the answer needs all of them: for
             passages that are lists of facts.
         label_negatives: of rows with a label: each gets so many rows of other labels as negatives of its own.

@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 from datasets import load_dataset
 from datasets.exceptions import DatasetsError
 
+from gritrag.tokens import check_text
 from gritrag.train.data.config import SourceConfig
 from gritrag.train.data.sentences import sentence_ends
 
@@ -109,7 +110,8 @@ def read_source(path: Path, config: SourceConfig) -> tuple[list[Passage], list[C
                 chats.append(_chat(row))
             else:
                 text, title, question = _question(row)
-                if config.literal_answers and question.answer.lower() not in text.lower():
+                where_told = "\n".join((text, *question.evidence))
+                if config.literal_answers and question.answer.lower() not in where_told.lower():
                     question = question._replace(answer="")
                 if config.split_sentences:
                     text, question = _split(text, question)
@@ -172,8 +174,7 @@ def _rows(path: Path, config: SourceConfig) -> Iterator[tuple[str, dict[str, Any
     number = 0
     try:
         for number, row in enumerate(load_dataset(**arguments), start=1):
-            # a data set has the same columns in every row: where a row has nothing to say, the column is null
-            yield f"{where}, row {number}", {key: value for key, value in row.items() if value is not None}
+            yield f"{where}, row {number}", _said(row)
     except (OSError, ValueError, DatasetsError) as error:
         told = " ".join(str(error).split())
         raise ValueError(
@@ -183,12 +184,18 @@ def _rows(path: Path, config: SourceConfig) -> Iterator[tuple[str, dict[str, Any
         ) from None
 
 
+def _said(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row without its nulls: of a data set and of what is exported from one, each row has all columns, and those that
+    it has nothing to say in are null."""
+    return {key: value for key, value in row.items() if value is not None}
+
+
 def _lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     try:
-        with path.open(encoding="utf-8") as lines:
+        with path.open(encoding="utf-8-sig") as lines:
             for number, line in enumerate(lines, start=1):
                 if line.strip():
-                    yield f"{path}, line {number}", _json(line, f"{path}, line {number}")
+                    yield f"{path}, line {number}", _said(_json(line, f"{path}, line {number}"))
     except OSError as error:
         raise ValueError(f"cannot read {path} ({error.strerror}); {WHERE}") from None
     except UnicodeDecodeError as error:
@@ -235,9 +242,13 @@ def _question(row: Mapping[str, Any]) -> tuple[str, str, Question]:
         if not positives:
             raise ValueError("pos is empty")
         instruction = row.get("instruction") or told
+        if instruction is not None:
+            _text(instruction, "an instruction")
         return _text(positives[0], "pos"), "", Question(_text(query, "query"), "", instruction, negatives)
     answer = _shortest(_list(row, "answers"))
-    is_unanswerable = bool(row.get("unanswerable"))
+    is_unanswerable = row.get("unanswerable", False)
+    if not isinstance(is_unanswerable, bool):
+        raise ValueError(f"unanswerable must be true or false, not {is_unanswerable!r}")
     if is_unanswerable and answer:
         raise ValueError("it is marked unanswerable and has answers; remove one of the two")
     question = Question(_text(row["question"], "question"), answer, None, (), is_unanswerable=is_unanswerable)
@@ -249,7 +260,7 @@ def _question(row: Mapping[str, Any]) -> tuple[str, str, Question]:
         return *documents[first], question._replace(
             negatives=tuple(contents[number] for number in others), evidence=tuple(contents[number] for number in more)
         )
-    return _text(row["passage"], "passage"), row.get("title") or "", question
+    return _text(row["passage"], "passage"), _title(row), question
 
 
 def _gold(row: Mapping[str, Any], count: int) -> list[int]:
@@ -287,8 +298,13 @@ def _instructed(item: Any) -> tuple[str | None, Any]:
 
 def _titled(document: Any) -> tuple[str, str]:
     if isinstance(document, Mapping):
-        return _text(document["text"], "a document"), document.get("title") or ""
+        return _text(document["text"], "a document"), _title(document)
     return _text(document, "a document"), ""
+
+
+def _title(fields: Mapping[str, Any]) -> str:
+    title = fields.get("title")
+    return _text(title, "title") if title else ""
 
 
 def _list(row: Mapping[str, Any], key: str) -> Sequence[Any]:
@@ -301,7 +317,7 @@ def _list(row: Mapping[str, Any], key: str) -> Sequence[Any]:
 def _text(value: Any, what: str) -> str:
     if not isinstance(value, str) or not value.strip():
         raise ValueError(f"{what} must be a text that is not empty, got {value!r}")
-    return value
+    return check_text(value, what)
 
 
 def _shortest(answers: Sequence[Any]) -> str:
