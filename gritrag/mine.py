@@ -57,7 +57,8 @@ def mine(path: Path, out: Path, model: GritModel, negatives: int = 4, depth: int
             Index.create(Path(folder) / "index", model=model, states="none") as index,
             scratch.open("w", encoding="utf-8") as rows,
         ):
-            index.add([question.document for question in questions], show_progress_bar=True)
+            documents = [document for question in questions for document in (*question.gold, *question.others)]
+            index.add(documents, show_progress_bar=True)
             for question, hits, similarity in _found(index, questions, depth):
                 chosen = _negatives(question, hits, similarity, 1 - margin, negatives)
                 rows.write(json.dumps(_row(question, chosen), ensure_ascii=False) + "\n")
@@ -88,12 +89,15 @@ def _found(
 def _negatives(
     question: Question, hits: Sequence[Hit], similarity: dict[str, float], share: float, count: int
 ) -> list[Document]:
+    if question.is_unanswerable:  # which passage answers it, if not its own, is not known
+        return []
     limit = share * similarity[question.document.id]
     answers = [answer.casefold() for answer in question.answers]
+    known = {document.id for document in (*question.gold, *question.others)}
     found = [
         hit.document
         for hit in hits
-        if hit.document.id != question.document.id
+        if hit.document.id not in known
         and similarity[hit.document.id] <= limit
         and not any(answer in hit.document.content.casefold() for answer in answers)
     ]
@@ -101,5 +105,13 @@ def _negatives(
 
 
 def _row(question: Question, negatives: Sequence[Document]) -> dict[str, Any]:
-    documents = [{"text": document.text, "title": document.title} for document in (question.document, *negatives)]
-    return {"id": question.id, "question": question.text, "documents": documents, "answers": list(question.answers)}
+    """As training reads it, with all that the row said: what the answer needs, and what is known not to answer."""
+    every = (*question.gold, *question.others, *negatives)
+    row = {
+        "id": question.id,
+        "question": question.text,
+        "documents": [{"text": document.text, "title": document.title} for document in every],
+        "gold": list(range(len(question.gold))),
+        "answers": list(question.answers),
+    }
+    return {**row, "unanswerable": True} if question.is_unanswerable else row

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from gritrag import GritModel
+from gritrag.evaluate.rows import read_questions
 from gritrag.mine import Mined, mine
 from gritrag.train.data.config import SourceConfig
 from gritrag.train.data.rows import read_source
@@ -42,6 +43,29 @@ def test_negatives_hold_no_answer_and_training_reads_them(tiny_model: GritModel,
     assert sum(counts) > 0
     passages, _ = read_source(out, SourceConfig(path=out.name))
     assert sum(len(question.negatives) for passage in passages for question in passage.questions) == sum(counts)
+
+
+def test_what_a_row_says_of_itself_is_kept(tiny_model: GritModel, tmp_path: Path) -> None:
+    """All that is needed, what is known not to answer, and that nothing does; needed passages are never negatives."""
+    halves = ["The ferry leaves the gorge.", "The ferry is red."]
+    rows = [
+        {"question": "Does the red ferry leave?", "documents": halves, "gold": [0, 1], "answers": ["by day"]},
+        {"question": "Is the ferry red?", "documents": [halves[1], "Goats are red."], "answers": ["it is"]},
+        {"question": "Why is the ferry late?", "passage": "The ferry is late.", "answers": [], "unanswerable": True},
+    ]
+    out = tmp_path / "mined.jsonl"
+    mine(write(tmp_path, [*ROWS, *rows]), out, tiny_model, negatives=9, depth=9, margin=0)
+    both, own, never = read_questions(out)[len(ROWS) :]
+    assert [document.text for document in both.gold] == halves
+    assert not {document.text for document in both.others} & set(halves)
+    assert own.others[0].text == "Goats are red."
+    assert len({document.id for document in own.others}) == len(own.others)
+    assert never.is_unanswerable
+    assert not never.others, "which passage answers it is not known"
+    passages, _ = read_source(out, SourceConfig(path=out.name))
+    asked = {question.text: question for passage in passages for question in passage.questions}
+    assert asked["Does the red ferry leave?"].evidence == (halves[1],)
+    assert asked["Why is the ferry late?"].is_unanswerable
 
 
 def test_what_is_nearer_than_the_margin_allows_is_no_negative(tiny_model: GritModel, tmp_path: Path) -> None:
