@@ -14,6 +14,7 @@ import numpy as np
 from gritrag.config import DEFAULT_MODEL
 from gritrag.evaluate.embedding_tasks import WORDS, Classification, Clustering, Embed, Retrieval, Similarity, Task
 from gritrag.evaluate.machine import machine
+from gritrag.evaluate.question_rows import QUESTION
 from gritrag.evaluate.report import Section, Table, losing
 from gritrag.evaluate.rows import Labelled, choose, evenly, keys_of, read_labelled, read_pairs, read_questions
 from gritrag.evaluate.statistics import Sampled
@@ -84,7 +85,7 @@ def read_tasks(path: Path, train: Path | None, setting: Setting) -> list[Task]:
         ValueError: rows of no known kind, a broken row, or a label of `path` that `train` lacks.
     """
     keys, seed = keys_of(path), setting.seed
-    if "question" in keys:
+    if keys & set(QUESTION):
         return [Retrieval(choose(read_questions(path), setting.documents), seed)]
     if "sentence1" in keys:
         return [Similarity(evenly(read_pairs(path), setting.rows), seed)]

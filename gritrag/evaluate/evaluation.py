@@ -7,7 +7,17 @@ from typing import Any, NamedTuple
 
 from gritrag.config import DEFAULT_MODEL
 from gritrag.evaluate.machine import machine
-from gritrag.evaluate.quality import Asked, Setting, can_be_scored, described, evaluate, gold_contexts, restore, rows_of
+from gritrag.evaluate.quality import (
+    RETRIEVED,
+    Asked,
+    Setting,
+    can_be_scored,
+    described,
+    evaluate,
+    gold_contexts,
+    restore,
+    rows_of,
+)
 from gritrag.evaluate.rows import QuestionSet, choose, read_questions
 from gritrag.evaluate.session import Outputs, Session, conduct, distinct, read_files
 from gritrag.evaluate.suite import Result
@@ -83,11 +93,13 @@ def main(
     total = sum(counts["questions_answered"]) * sum(name != MINILM for name in names)
 
     def measure(session: Session) -> Iterator[str]:
+        first = ""
         for name in names:
             loaded = load_encoder(name, dtype, device)
+            first = first or loaded.fingerprint.digest  # all models answer from what this one finds
             for file, each in sheets.items():
                 if file not in session.failed:
-                    _measure(session, file, each, name, loaded, setting)
+                    _measure(session, file, each, name, loaded, setting, first)
                     if name == names[-1]:
                         yield file
             del loaded  # the next model needs its memory
@@ -95,8 +107,11 @@ def main(
     return conduct(files, total, about, machine(pick_dtype(dtype, where), where), setting, outputs, measure)
 
 
-def _measure(session: Session, file: str, sheet: Sheet, name: str, model: Encoder, setting: Setting) -> None:
-    kept = session.kept(name, model.fingerprint.digest, file)
+def _measure(
+    session: Session, file: str, sheet: Sheet, name: str, model: Encoder, setting: Setting, finder: str
+) -> None:
+    """`finder` is the fingerprint of the model that contexts are found by: answers from those of another are others."""
+    kept = session.kept(name, model.fingerprint.digest, file, finder if setting.has_context(RETRIEVED) else "")
     restore(sheet.asked, sheet.chosen.documents, kept)
     with (
         session.measuring(file, name, lambda: rows_of(name, kept, described(model))),

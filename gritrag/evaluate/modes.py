@@ -10,10 +10,10 @@ from pydantic import Field
 from gritrag.answer import MODES, RAG
 from gritrag.config import Recipe
 from gritrag.evaluate import statistics
-from gritrag.evaluate.quality import Asked, Setting, gold_contexts
+from gritrag.evaluate.quality import Asked, Setting, gold_contexts, scored
 from gritrag.evaluate.report import Point, Section, Series, Table, ms, scatter_chart
 from gritrag.evaluate.rows import QuestionSet, choose, invented_questions, read_questions
-from gritrag.evaluate.scores import ANSWER, score_answer
+from gritrag.evaluate.scores import ANSWER
 from gritrag.evaluate.speed import BASELINE, NO_CODEC, cost_of, name
 from gritrag.evaluate.statistics import Interval, Spread
 from gritrag.evaluate.suite import Results, Row, in_turn
@@ -128,7 +128,7 @@ def _answered(
         hits = each.contexts["gold"] if setting.context == "gold" and rag.mode.has_documents else None
         answer = rag.ask(each.question.text, hits=hits, max_new_tokens=setting.new_tokens)
         if number >= 0:
-            figures = {**cost_of([answer]), **score_answer(answer.text, each.question.answers)}
+            figures = {**cost_of([answer]), **scored(each, answer.text)}
             found[cell]["answers"].append(answer.text)
             for name in KEPT:
                 found[cell][name].append(figures[name])

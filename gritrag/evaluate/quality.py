@@ -235,8 +235,8 @@ def answer_rows(
     about = {"ids": [each["id"] for each in records], "kinds": [each["kind"] for each in records]}
     rows = []
     for way in records[0]["given"] if records else ():
-        scored = [each["given"][way] for each in records]
-        values = {score: [each[score] for each in scored] for score in (*ANSWER, "not_found")}
+        given = [each["given"][way] for each in records]
+        values = {score: [each[score] for each in given] for score in (*ANSWER, "not_found")}
         values["first_token"] = [each["first_token"][way] for each in records]
         told = [each["unanswerable"][way] for each in records]
         if None not in told:
@@ -284,7 +284,7 @@ def _row(model: str, part: str, way: str, figures: dict[str, Any]) -> tuple[dict
     return {"model": model, "part": part, "way": way}, figures
 
 
-def _scored(asked: Asked, text: str) -> dict[str, float]:
+def scored(asked: Asked, text: str) -> dict[str, float]:
     """Every score of an answer; of a question that no document answers, whether that was said."""
     not_found = float(says_not_found(text))
     if asked.question.is_unanswerable:
@@ -301,7 +301,7 @@ def record_of(asked: Asked, answers: Mapping[str, Answer]) -> Record:
         "answers": list(asked.question.answers),
         "document": asked.question.passage.id if asked.question.passage is not None else None,
         "contexts": {name: [hit.document.id for hit in hits] for name, hits in asked.contexts.items()},
-        "given": {way: {"text": given.text, **_scored(asked, given.text)} for way, given in answers.items()},
+        "given": {way: {"text": given.text, **scored(asked, given.text)} for way, given in answers.items()},
         "found": [[hit.score, hit.similarity] for hit in asked.contexts.get(RETRIEVED, ())],
         "first_token": {way: given.timings.first_token for way, given in answers.items()},
         "unanswerable": {way: given.unanswerable for way, given in answers.items()},

@@ -97,7 +97,7 @@ def _answers(row: Mapping[str, Any]) -> tuple[tuple[str, ...], bool]:
     given = None if key is None else row[key]
     answers = tuple(dict.fromkeys(_text(answer, "an answer") for answer in _texts(given)))
     flag = _key(row, UNANSWERABLE)
-    is_unanswerable = flag is not None and row[flag]
+    is_unanswerable = flag is not None and _flag(row[flag])
     if not isinstance(is_unanswerable, bool):
         raise ValueError(f"{flag} must be true or false, not {is_unanswerable!r}")
     if is_unanswerable and flag == "unanswerable" and answers:
@@ -105,6 +105,12 @@ def _answers(row: Mapping[str, Any]) -> tuple[tuple[str, ...], bool]:
     is_empty_of_squad = isinstance(given, Mapping) and "answer_start" in given and not answers
     is_unanswerable = is_unanswerable or is_empty_of_squad
     return () if is_unanswerable else answers, is_unanswerable
+
+
+def _flag(value: Any) -> Any:
+    """A truth value, which a cell of CSV spells; anything else as it is."""
+    spelt = value.strip().lower() if isinstance(value, str) else ""
+    return spelt == "true" if spelt in ("true", "false") else value
 
 
 def _texts(given: Any) -> list[Any]:

@@ -111,14 +111,12 @@ def _csv(path: Path) -> Iterator[Numbered]:
 
 
 def _cell(text: str) -> Any:
-    """A list, an object or a truth value that a cell spells; else its text."""
-    if text.strip().lower() in ("true", "false"):
-        return text.strip().lower() == "true"
+    """A list or an object that a cell spells; else its text."""
     if text.lstrip()[:1] not in ("[", "{"):
         return text
     for parse in (json.loads, ast.literal_eval):
         try:
-            return parse(text)
+            parsed = parse(text)
         except (
             ValueError,
             SyntaxError,
@@ -126,6 +124,7 @@ def _cell(text: str) -> Any:
             MemoryError,
         ):  # the last where brackets are too deep for Python
             continue
+        return parsed if isinstance(parsed, list | dict) else text
     return text
 
 

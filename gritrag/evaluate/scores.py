@@ -101,19 +101,25 @@ def normalise(text: str) -> str:
 
 
 def score_answer(text: str, answers: Sequence[str]) -> dict[str, float]:
-    """The best over all right answers of: EM (equal), F1 (of words), match (whole, somewhere in the text); normalised.
+    """The best over all right answers of: EM (equal), F1 (of words), match (whole, somewhere in the text); normalised,
+    as far as that leaves anything of them.
 
     Raises:
         ValueError: no right answer to compare with.
     """
     if not answers:
         raise ValueError("an answer cannot be scored without right answers to compare it with")
-    said, right = normalise(text), [normalise(answer) for answer in answers]
+    said, right = _compared(text), [_compared(answer) for answer in answers]
     return {
         "EM": float(said in right),
         "F1": max(_f1(said.split(), answer.split()) for answer in right),
         "match": float(any(f" {answer} " in f" {said} " for answer in right)),
     }
+
+
+def _compared(text: str) -> str:
+    """Normalised; as it is in lower case where nothing would be left, such as of "A" or "%": silence is not that."""
+    return normalise(text) or " ".join(text.lower().split())
 
 
 def _f1(said: Sequence[str], right: Sequence[str]) -> float:

@@ -35,6 +35,12 @@ def write(tmp_path: Path) -> Write:
     return rows
 
 
+@pytest.mark.parametrize("row", [{"question": "q?", "passage": "p"}, {"query": "q?", "pos": ["p"], "neg": ["n"]}])
+def test_questions_are_known_by_either_name(write: Write, row: dict[str, Any]) -> None:
+    (task,) = read_tasks(write("rows.jsonl", [row]), None, Setting())
+    assert task.name == "retrieval"
+
+
 @pytest.fixture
 def labelled(write: Write) -> Path:
     return write("labelled.jsonl", [row._asdict() for row in LABELLED])

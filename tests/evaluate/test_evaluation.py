@@ -2,7 +2,7 @@
 
 import json
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -245,6 +245,26 @@ def test_a_second_model_goes_on_with_what_the_first_one_found(
     rows = [json.loads(line) for line in kept.read_text().splitlines()]
     found = [row["record"]["contexts"]["retrieved"] for row in rows if row["kind"] == "answered"]
     assert found[:3] == found[3:], "both models answer from the same documents"
+
+
+def test_what_another_model_found_is_not_taken_for_what_this_one_finds(
+    path: Path, model_folder: str, make_model: Callable[..., GritModel], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder that knows answers of a model that was compared has none of it alone, and the other way round."""
+    other = make_model("qwen3")
+    other.lm.save_pretrained(tmp_path / "other")
+    other.tokenizer.save_pretrained(tmp_path / "other")
+
+    def asked(*words: str | Path) -> int:
+        with failing(monkeypatch, KeyboardInterrupt(), after=10**9) as counted:
+            assert run(path, *words, "--folder", tmp_path / "run", "--context", "retrieved").exit_code == 0
+        return counted.count // 4
+
+    pair = ("--model", model_folder, "--compare", tmp_path / "other")
+    assert asked(*pair) == 6
+    assert asked("--model", model_folder) == 0, "it found its own contexts"
+    assert asked("--model", tmp_path / "other") == 3
+    assert asked(*pair) == 0
 
 
 def test_another_content_model_or_setting_is_measured_anew(

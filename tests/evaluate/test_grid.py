@@ -140,6 +140,18 @@ def test_indexing_and_ceilings_are_part_of_the_run_and_no_index_is_left(folder: 
     assert {path.name for path in folder.iterdir()} == {FILE, "report.md", "report.html"}
 
 
+def test_questions_that_nothing_answers_are_scored_as_in_eval(tmp_path: Path) -> None:
+    rows = [{"question": f"q{n}?", "passage": f"Text {n}.", "answers": ["x"]} for n in range(3)]
+    rows[1] |= {"answers": [], "unanswerable": True}
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    asked = {"file": str(tmp_path / "rows.jsonl"), "documents": [2], "codecs": ["float32"], "new_tokens": 2}
+    config = {key: value for key, value in TINY.items() if key != "speed"} | {"speed": None, "quality": asked}
+    main("bench grid", BenchConfig.model_validate(config), tmp_path / "run")
+    measured = [row for row in read_rows(tmp_path / "run" / FILE) if row["kind"] == "quality"]
+    assert len(measured) == 3
+    assert all(len(row["F1"]) == 3 for row in measured)
+
+
 def test_finished_cells_are_skipped_and_an_interrupted_group_is_measured_again(folder: Path) -> None:
     rows = read_rows(folder / FILE)
     main("bench grid", BenchConfig.model_validate(TINY), folder)

@@ -130,6 +130,14 @@ def test_squads_own_file(tmp_path: Path) -> None:
     assert read_questions(path) == [WHEN, Question("8", "Why?", (), NOON, is_unanswerable=True)]
 
 
+def test_truth_values_are_answers_too(tmp_path: Path) -> None:
+    """A cell is a flag in the columns of flags alone; braces that hold no object are text."""
+    path = tmp_path / "rows.csv"
+    path.write_text('question,answer,is_impossible,passage\nq1,True,False,p\nq2,"{1, 2}",,p\nq3,,true,p\n', "utf-8")
+    rows = [(question.answers, question.is_unanswerable) for question in read_questions(path)]
+    assert rows == [(("True",), False), (("{1, 2}",), False), ((), True)]
+
+
 def test_cells_of_csv(tmp_path: Path) -> None:
     path = tmp_path / "rows.csv"
     path.write_text('question,answer,unanswerable,passage\nq1,"[see note 1]",false,p\nq2,,TRUE,p\n', "utf-8")

@@ -38,6 +38,9 @@ def test_normalisation(text: str, normal: str) -> None:
         ("cat cat", ["cat"], 0, 2 / 3, 1),  # a word counts as often as the answer has it
         ("noon", ["at noon", "noon", "12"], 1, 1, 1),  # the best of several, whatever their order
         ("", ["cat"], 0, 0, 0),
+        ("", ["A", "grade A"], 0, 0, 0),  # silence is no answer of which normalisation leaves nothing
+        ("a", ["A"], 1, 1, 1),
+        ("the", ["A", "%"], 0, 0, 0),
         ("cat", ["the"], 0, 0, 0),  # nothing is left of the right answer, so nothing contains it
     ],
 )
