@@ -161,7 +161,7 @@ class ReadOnce:
 
     def _compare(self, step: RetrievalStep, documents: Readings, queries: Readings) -> dict[str, float]:
         """Contrastive loss of everyone's queries to everyone's documents, and to those of earlier steps."""
-        every = self.ranks.lists((len(step.documents), step.positives, step.candidates, step.identities))
+        every = self.ranks.lists((len(step.documents), step.positives, step.candidates, step.identities, step.contents))
         starts = [sum(count for count, *_ in every[:rank]) for rank in range(len(every))]
         positive_Q = [start + row for start, (_, rows, *_) in zip(starts, every, strict=True) for row in rows]
         if not positive_Q:
@@ -170,16 +170,17 @@ class ReadOnce:
         queries_QD = self.ranks.vectors(queries.vectors if step.queries else documents.vectors[:0])
         documents_ND = self.ranks.vectors(documents.vectors)
         candidates_QN: torch.Tensor | None = None
-        identities = [identity for *_, own in every for identity in own]
-        if any(candidates is not None for _, _, candidates, _ in every):
+        identities = [identity for *_, own, _ in every for identity in own]
+        if any(candidates is not None for _, _, candidates, *_ in every):
             candidates_QN = torch.zeros(len(positive_Q), len(documents_ND), dtype=torch.bool)
             own = [
-                [start + row for row in r] for start, (_, _, c, _) in zip(starts, every, strict=True) for r in c or ()
+                [start + row for row in r] for start, (_, _, c, *_) in zip(starts, every, strict=True) for r in c or ()
             ]
             for query, allowed in enumerate(own):
                 candidates_QN[query, allowed] = True
         elif self.memory.size and identities:
             documents_ND, candidates_QN = self.memory.beside(documents_ND, identities, positive_Q)
+        candidates_QN = _without_copies(candidates_QN, [each for *_, own in every for each in own], positive_Q)
         loss = self._contrastive(
             queries_QD,
             documents_ND,
@@ -269,6 +270,21 @@ class ReadOnce:
             )
             for chunk, weights in zip(counts, self._generative.weights(counts), strict=True)
         ]
+
+
+def _without_copies(
+    candidates_QN: torch.Tensor | None, contents: Sequence[int], positive_Q: Sequence[int]
+) -> torch.Tensor | None:
+    """What queries are compared with, but for further copies of their own documents, which answer them as well: one may
+    be the negative of another row. `contents` are those of the first columns, or empty."""
+    if len(set(contents)) == len(contents):
+        return candidates_QN
+    content_N = torch.tensor(list(contents))
+    is_other_QN = content_N[list(positive_Q)][:, None] != content_N
+    if candidates_QN is None:
+        return is_other_QN
+    candidates_QN[:, : len(contents)] &= is_other_QN
+    return candidates_QN
 
 
 def _tokens(prompts: Sequence[TokenIds]) -> int:

@@ -33,26 +33,37 @@ class Validation:
         self._samples = [self._sample(config, path) for path in config.validation.paths]
 
     def _sample(self, config: TrainConfig, path: str) -> RetrievalStep:
-        """One question for each of some documents, and contexts for some of those questions."""
+        """One question for each of some documents, and contexts for some of those questions. What a question needs
+        beside its document stands behind all of these."""
         settings, collator = config.validation, Collator(self._read_once.model, config)
         passages, _ = read_source(Path(config.data.data_dir) / path, SourceConfig(path=path))
+        if not passages:
+            raise ValueError(f"validation.paths: {path} holds chats; name files of questions")
         rng = random.Random(f"{config.seed}/{path}")
         chosen: list[tuple[str, Question]] = []
         for passage in rng.sample(passages, len(passages)):
             text, questions = collator.cut(passage)
             if questions and len(chosen) < settings.documents:
                 chosen.append((text, rng.choice(questions)))
+        if not chosen:
+            raise ValueError(
+                f"validation.paths: no passage of {path} holds an answer within its first "
+                f"{config.data.max_document_tokens} tokens; raise data.max_document_tokens, or leave the file out"
+            )
         documents = [collator.document(text) for text, _ in chosen]
-        queries = [collator.query(question.text, config.instruction) for _, question in chosen]
+        positives = [row for row, (_, question) in enumerate(chosen) if question.is_query]
+        queries = [collator.query(chosen[row][1].text, config.instruction) for row in positives]
         answers: list[Prompted] = []
         for row, (_, question) in enumerate(chosen):
             if question.answer and len(answers) < settings.answers:
                 others = [other for other in range(len(chosen)) if other != row]
-                context = [row, *rng.sample(others, min(settings.distractors, len(others)))]
+                needed = range(len(documents), len(documents) + len(question.evidence))
+                documents += [collator.cut_document(text) for text in question.evidence]
+                context = [row, *needed, *rng.sample(others, min(settings.distractors, len(others)))]
                 rng.shuffle(context)
                 answers.append(collator.prompted(question.text, question.answer, tuple(context)))
         name = Path(path).name.removesuffix(".jsonl")
-        return RetrievalStep(name, documents, queries, list(range(len(chosen))), None, answers)
+        return RetrievalStep(name, documents, queries, positives, None, answers)
 
     @torch.no_grad()
     def __call__(self) -> dict[str, float]:
@@ -60,10 +71,11 @@ class Validation:
         found: dict[str, float] = {}
         for sample in self._samples:
             documents = self._read_once.read(sample.documents)
-            queries = self._read_once.read(sample.queries, with_states=False)
-            best_Q = (queries.vectors @ documents.vectors.T).argmax(1).tolist()
-            hits = [best == right for best, right in zip(best_Q, sample.positives, strict=True)]
-            found[f"{sample.source}/recall@1"] = sum(hits) / len(hits)
+            if sample.queries:
+                queries = self._read_once.read(sample.queries, with_states=False)
+                best_Q = (queries.vectors @ documents.vectors.T).argmax(1).tolist()
+                hits = [best == right for best, right in zip(best_Q, sample.positives, strict=True)]
+                found[f"{sample.source}/recall@1"] = sum(hits) / len(hits)
             if sample.answers:
                 ids = [document.ids for document in sample.documents]
                 states, contexts = documents.states, self._read_once.contexts

@@ -6,13 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from architectures import make_lm, make_tokenizer
 
+from gritrag.config import CheckpointConfig
 from gritrag.model.grit import GritModel
 from gritrag.train.config import TrainConfig
 from gritrag.train.data.collate import Collator
 from gritrag.train.data.mixture import Mixture
-from gritrag.train.data.rows import Passage, Question
+from gritrag.train.data.rows import Chat, Passage, Question
 from gritrag.train.data.steps import ChatStep, RetrievalStep
+from gritrag.train.data.wordings import WORDINGS
 
 Recipe = Callable[..., TrainConfig]
 Write = Callable[[Path, list[dict[str, Any]]], Path]
@@ -132,6 +135,27 @@ def test_segments_are_those_of_the_model(tiny_model: GritModel, recipe: Recipe) 
     assert dress.document("a text").ids == tiny_model.document_token_ids("a text")
     question = tiny_model.prompts.encoder.encode(tiny_model.prompts.template.question_segments("who?")).ids
     assert dress.prompted("who?", "me").question_ids == question
+
+
+TURNS = "{% for m in messages %}[{{ m.role }}]{{ m.content }}"
+ENDED = "{% if m.role == 'assistant' %} <|im_end|>\n{% endif %}{% endfor %}"
+
+
+@pytest.mark.parametrize(
+    ("template", "end"),
+    [(TURNS + ENDED, " <|im_end|>"), (TURNS + "\n{% endfor %}", "<|im_end|>")],
+    ids=["a space before the end", "no end"],
+)
+def test_an_answer_in_a_chat_ends_as_turns_of_the_assistant_do(recipe: Recipe, template: str, end: str) -> None:
+    tokenizer = make_tokenizer()
+    tokenizer.chat_template = template
+    dress = Collator(GritModel(make_lm("llama"), tokenizer, CheckpointConfig()), recipe())
+    turns = ({"role": "user", "content": "hi"}, {"role": "assistant", "content": "good day"})
+    ids, is_target = dress.chat(Chat(turns))
+    learnt = tokenizer.decode([i for i, wanted in zip(ids, is_target, strict=True) if wanted])
+    assert learnt == ("good day" + end if end in template else "good day")
+    for wording in WORDINGS:
+        assert tokenizer.decode(dress.in_chat(wording, "who?", "Ann", (0,)).answer_ids) == "Ann" + end
 
 
 def test_own_negatives_and_in_batch_negatives(

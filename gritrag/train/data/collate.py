@@ -47,6 +47,7 @@ class _Batch:
     compared: dict[int, list[int]] = field(default_factory=dict)
     asked: list[Asked] = field(default_factory=list)
     identities: list[int] = field(default_factory=list)
+    contents: list[int] = field(default_factory=list)
 
 
 class Collator:
@@ -87,6 +88,7 @@ class Collator:
             is_full,
             shown,
             identities=tuple(batch.identities),
+            contents=tuple(batch.contents),
         )
 
     def _add(self, batch: _Batch, source: Source, passage: Passage, rng: random.Random) -> None:
@@ -96,7 +98,9 @@ class Collator:
         row = len(batch.documents)
         evidence, negatives = (questions[0].evidence, questions[0].negatives) if questions else ((), ())
         batch.identities += [identity(known) for known in (passage.identity or passage.text, *evidence, *negatives)]
-        for text in [Document(kept, title=title).content, *evidence, *negatives]:
+        whole = Document(passage.text, title=passage.title).content
+        batch.contents += [identity(known.strip()) for known in (whole, *evidence, *negatives)]
+        for text in [Document(kept, title=title).content, *map(self._fit, evidence), *map(self._fit, negatives)]:
             batch.texts.append(text)
             batch.documents.append(self.document(text))
         needed, beside = tuple(range(row, row + 1 + len(evidence))), tuple(range(row, len(batch.documents)))
@@ -123,6 +127,10 @@ class Collator:
     def document(self, text: str) -> TokenIds:
         """A document in the model's template."""
         return self._model.prompts.document(text)
+
+    def cut_document(self, text: str) -> TokenIds:
+        """The beginning of a document, within `max_document_tokens`."""
+        return self.document(self._fit(text))
 
     def query(self, text: str, instruction: str | None) -> TokenIds:
         """A query in the model's template."""
@@ -178,14 +186,15 @@ class Collator:
                 run = []
             else:
                 run += part
-        answer_ids = [*self._encoder.content_ids(answer), self._chat_end]
+        answer_ids = [*self._encoder.content_ids(answer), *self._chat_end]
         return Prompted(run, answer_ids, context, start, before_ids=tuple(before))
 
     @cached_property
-    def _chat_end(self) -> int:
-        """What ends a turn of the assistant."""
+    def _chat_end(self) -> list[int]:
+        """What ends a turn of the assistant: as the chat template has it, or else what ends any text."""
         ids, is_target = self.chat(Chat(({"role": "user", "content": "a"}, {"role": "assistant", "content": "b"})))
-        return [i for i, wanted in zip(ids, is_target, strict=True) if wanted][-1]
+        targets = [i for i, wanted in zip(ids, is_target, strict=True) if wanted]
+        return targets[len(self._encoder.content_ids("b")) :] or [self._model.tokenizer.eos_token_id]
 
     def _over_query(self, prompted: Prompted, row: int, is_last: bool) -> Prompted:
         """The question is not read again: its query stands in the context, before or behind the documents."""
@@ -204,25 +213,29 @@ class Collator:
     def cut(self, passage: Passage) -> tuple[str, list[Question]]:
         """A passage within `max_document_tokens`, and its questions that can still be answered from what is kept.
 
-        The beginning is kept, or a stretch that begins at the sentence of an answer if the beginning holds none.
-        Answers in words of their own (found nowhere in the passage) are dropped with what they may have summed up.
+        The beginning is kept, or a stretch that begins at the sentence of an answer if the beginning holds none; of
+        further passages that an answer needs, the beginning. Answers in words of their own (found nowhere in the
+        passages) are dropped with what they may have summed up.
         """
         text = passage.text.strip()
         kept = self._fit(text)
-        if len(kept) == len(text):
-            return text, list(passage.questions)
-        questions = [q for q in passage.questions if q.answer.lower() in kept.lower()]
-        if questions:
+        questions = [q for q in passage.questions if self._survives(q, text, kept)]
+        if questions or len(kept) == len(text):
             return kept, questions
         for question in passage.questions:
             found = text.lower().find(question.answer.lower())
             if found >= 0:
                 starts = [0, *sentence_ends(text)]
                 kept = self._fit(text[max(start for start in starts if start <= found) :].strip())
-                questions = [q for q in passage.questions if q.answer.lower() in kept.lower()]
+                questions = [q for q in passage.questions if self._survives(q, text, kept)]
                 if questions:
                     return kept, questions
         return kept, []
+
+    def _survives(self, question: Question, text: str, kept: str) -> bool:
+        """Whether what is kept of its passages holds its answer, or all of them are kept."""
+        needed, left = (text, *question.evidence), (kept, *map(self._fit, question.evidence))
+        return needed == left or any(question.answer.lower() in part.lower() for part in left)
 
     def _cut_out(
         self, text: str, title: str, questions: list[Question], rng: random.Random
@@ -256,7 +269,8 @@ class Collator:
         return ChatStep(source.name, ids_of, is_target_of)
 
     def chat(self, chat: Chat) -> tuple[list[int], list[bool]]:
-        """Token ids of one chat, and which are the assistant's, its end token included."""
+        """Token ids of one chat, and which are the assistant's, its end token included with what the template writes
+        before it, such as a space."""
         segments = chat_segments(
             list(chat.messages), lambda turns: self._model.prompts.render(turns, add_generation_prompt=False)
         )
@@ -270,7 +284,8 @@ class Collator:
                 is_after_answer = next(roles) == "assistant"
                 is_target += [is_after_answer] * len(new)
             else:
-                is_target += [is_after_answer and n == 0 and i in self._ends for n, i in enumerate(new)]
+                end = next((n for n, i in enumerate(new) if i in self._ends), -1) if is_after_answer else -1
+                is_target += [n <= end for n in range(len(new))]
                 is_after_answer = False
             ids += new
         return ids, is_target

@@ -69,13 +69,14 @@ class DataConfig(Recipe):
         chat: chat sources.
         data_dir: what paths are relative to; itself relative to the working directory.
         tokens_per_step: about so many tokens of documents and queries are read in a step.
-        max_document_tokens: longer passages are cut, where their answers survive it.
+        max_document_tokens: longer passages are cut, distractors and negatives too; answers that do not survive it are
+            left out.
         questions_per_document: at most so many, so that one reading serves several; made ones fill what is free.
         queries_per_document: at most so many of these are queries too, compared with vectors of documents; all where
             None.
         answers_per_step: at most so many questions are answered in a step; made ones fill what is free.
         p_title: share of documents that are read with their title.
-        max_chat_tokens: longer chats are left out.
+        max_chat_tokens: longer chats are cut there, and nothing is learnt from what stands behind.
         word_noise: share of words that the rule ``noise`` of `SourceConfig.augment` drops, doubles or swaps.
         workers: processes that make steps ahead of their time. With 0 a step is made while the model waits: not to be
             seen on a processor, and much of the time on a fast device.

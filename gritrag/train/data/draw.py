@@ -97,7 +97,8 @@ def _drawn(
     if question.is_unanswerable and question.answer:  # its own document has lost it: no other one may tell
         others = [row for row in others if question.answer.lower() not in texts[row].lower()]
     if not question.is_unanswerable and not asked.evidence and rng.random() < config.p_unanswerable:
-        without = [row for row in others if answer.lower() not in texts[row].lower()]
+        own = texts[asked.row]  # copies of it may stand among the documents of other rows
+        without = [row for row in others if answer.lower() not in texts[row].lower() and own not in texts[row]]
         if without:
             needed, others, answer = without[:1], without[1:], config.not_found
     size = rng.choice(config.documents_per_context)

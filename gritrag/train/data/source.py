@@ -105,9 +105,11 @@ class Source:
     def _cost(self, group: Group) -> float:
         if self.chats:
             chats = [self.chats[row] for row in group]
-            return sum(len(m["content"]) for chat in chats for m in chat.messages) / CHARACTERS_PER_TOKEN
+            length = sum(len(m["content"]) for chat in chats for m in chat.messages) / CHARACTERS_PER_TOKEN
+            return min(length, self._data.max_chat_tokens)
         passages = [self.passages[row] for row in group]
         questions = min(sum(len(passage.questions) for passage in passages), self._data.questions_per_document)
-        negatives = sum(map(len, passages[0].questions[0].negatives)) / CHARACTERS_PER_TOKEN
-        length = sum(len(passage.text) for passage in passages) / CHARACTERS_PER_TOKEN
-        return min(length, self._data.max_document_tokens) + questions * QUERY_TOKENS + negatives
+        first = passages[0].questions[0]
+        texts = ["".join(passage.text for passage in passages), *first.evidence, *first.negatives]
+        lengths = (min(len(text) / CHARACTERS_PER_TOKEN, self._data.max_document_tokens) for text in texts)
+        return sum(lengths) + questions * QUERY_TOKENS

@@ -57,6 +57,8 @@ class RetrievalStep:
         seed: of what is masked and dropped in this step.
         is_quantised: answer from what a codec leaves of the documents' states.
         identities: for each document a number (int64) that its passage has in every step; empty for none.
+        contents: for each document a number (int64) of its title and text before anything was cut: equal for copies of
+            one document; empty for none.
     """
 
     source: str
@@ -70,6 +72,7 @@ class RetrievalStep:
     seed: int = 0
     is_quantised: bool = False
     identities: tuple[int, ...] = ()
+    contents: tuple[int, ...] = ()
 
     @property
     def readable(self) -> list[TokenIds]:
