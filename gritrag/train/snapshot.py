@@ -27,6 +27,7 @@ from gritrag.train.objectives.cross_batch_memory import CrossBatchMemory
 from gritrag.train.sharding import gathered, scattered
 
 FORMAT = 1
+SCRATCH = ".writing-"
 WEIGHTS, OPTIMIZER, STATE = "weights.safetensors", "optimizer.safetensors", "state.json"
 RANDOM, MEMORY = "torch_random_state", "memory"
 
@@ -59,7 +60,9 @@ def save(
     if not writes:
         return
     target = run / f"step-{progress.step:08d}"
-    scratch = run / f".writing-{progress.step:08d}-{os.getpid()}"
+    for torn in run.glob(f"{SCRATCH}*"):  # of a run that was killed here; nobody else writes this folder
+        shutil.rmtree(torn)
+    scratch = run / f"{SCRATCH}{progress.step:08d}"
     scratch.mkdir(parents=True)
     save_file(weights, scratch / WEIGHTS)
     remembered = {f"{MEMORY}/{name}": tensor for name, tensor in memory.tensors().items()}

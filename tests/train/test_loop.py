@@ -146,6 +146,17 @@ def test_snapshots_are_few_and_a_half_written_one_is_not_seen(recipe: Recipe) ->
         assert torch.equal(weights(resumed)[name], value), name
 
 
+def test_what_a_killed_run_was_writing_is_not_in_the_way_of_the_next(recipe: Recipe) -> None:
+    """In a container every run has the same process number."""
+    trainer = Trainer(recipe(steps=1))
+    for torn in (f".writing-00000001-{os.getpid()}", ".writing-00000001", ".writing-00000007-12"):
+        (trainer.run / torn).mkdir(parents=True)
+        (trainer.run / torn / "weights.safetensors").write_bytes(b"torn")
+    assert trainer.train()
+    assert [folder.name for folder in snapshots(trainer.run)] == ["step-00000001"]
+    assert not list(trainer.run.glob(".writing-*"))
+
+
 def test_a_run_begins_from_the_weights_of_another(recipe: Recipe) -> None:
     first = Trainer(recipe(name="first", steps=2))
     first.train()

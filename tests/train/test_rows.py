@@ -1,5 +1,6 @@
 """Rows of every kind are understood, from files and data sets; a broken one is refused with its file and line."""
 
+import gzip
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -171,6 +172,27 @@ def test_a_folder_is_a_data_set_with_splits(tmp_path: Path, write: Write) -> Non
     assert texts(tmp_path, "facts") == texts(tmp_path, "facts:train") == ["Ann came.", "Bob left.", "Cem stayed."]
     assert texts(tmp_path, "facts", max_rows=2) == ["Ann came.", "Bob left."]
     assert texts(tmp_path, "facts:validation") == ["Dee sang."]
+
+
+@pytest.mark.parametrize("as_list", [False, True])
+def test_texts_of_a_folder_stay_what_they_are(tmp_path: Path, write: Write, as_list: bool) -> None:
+    """`datasets` would make times of dates, and of numbers in them."""
+    dates = ["1999-05-12", "1066-10-14", "2001-02-03T04:05:06"]
+    rows = [{"question": f"{n}?", "passage": f"On {n}.", "answers": [date]} for n, date in enumerate(dates)]
+    (tmp_path / "facts").mkdir()
+    write(tmp_path / "facts" / "train.jsonl", rows)
+    if as_list:
+        (tmp_path / "facts" / "train.jsonl").unlink()
+        (tmp_path / "facts" / "train.json").write_text(json.dumps(rows, indent=1))
+    passages, _ = read(tmp_path / "facts")
+    assert [passage.questions[0].answer for passage in passages] == dates
+
+
+def test_compressed_files_of_a_folder_are_read_too(tmp_path: Path) -> None:
+    (tmp_path / "facts").mkdir()
+    with gzip.open(tmp_path / "facts" / "train.jsonl.gz", "wt") as file:
+        file.write(json.dumps(row("Ann came.")) + "\n")
+    assert texts(tmp_path, "facts") == ["Ann came."]
 
 
 def test_a_data_set_has_a_name_on_the_hub_unless_something_lies_there(

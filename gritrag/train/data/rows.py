@@ -19,8 +19,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from datasets import load_dataset
+from datasets import load_dataset, load_dataset_builder
 from datasets.exceptions import DatasetsError
+from datasets.packaged_modules.json.json import Json
 
 from gritrag.tokens import check_text
 from gritrag.train.data.config import SourceConfig
@@ -173,7 +174,7 @@ def _rows(path: Path, config: SourceConfig) -> Iterator[tuple[str, dict[str, Any
     where, arguments = _data_set(path, config)
     number = 0
     try:
-        for number, row in enumerate(load_dataset(**arguments), start=1):
+        for number, row in enumerate(_of_data_set(arguments), start=1):
             yield f"{where}, row {number}", _said(row)
     except (OSError, ValueError, DatasetsError) as error:
         told = " ".join(str(error).split())
@@ -182,6 +183,39 @@ def _rows(path: Path, config: SourceConfig) -> Iterator[tuple[str, dict[str, Any
             "data_dir, or a name on the hub, owner/name:split. Where the hub cannot be reached, download the data set "
             "into a folder and name that"
         ) from None
+
+
+def _of_data_set(arguments: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """Rows as they are written. JSON in a folder is read here: `datasets` makes times of texts that look like dates,
+    and other texts of these (findings/datasets-rewrites-dates-in-json.sh)."""
+    files = _json_files(arguments["path"], arguments["split"]) if Path(arguments["path"]).is_dir() else []
+    if not files:
+        yield from load_dataset(**arguments)
+        return
+    for file in files:
+        text = file.read_text("utf-8-sig")
+        if text.lstrip().startswith("["):
+            yield from (_object(row, str(file)) for row in json.loads(text))
+        else:
+            yield from (row for _, row in _lines(file))
+
+
+def _json_files(folder: str, split: str) -> list[Path]:
+    """The files of a split, as `datasets` chooses them, where each holds a list or a row in every line; else none."""
+    builder = load_dataset_builder(folder)
+    if not isinstance(builder, Json) or builder.config.field is not None:
+        return []
+    files = [Path(file) for file in (builder.config.data_files or {}).get(split, ())]
+    return files if all(map(_is_plain, files)) else []
+
+
+def _is_plain(file: Path) -> bool:
+    """Whether it is no archive, and not one object over many lines."""
+    if file.suffix not in (".json", ".jsonl", ".ndjson"):
+        return False
+    with file.open(encoding="utf-8-sig") as lines:
+        first = next((line.strip() for line in lines if line.strip()), "")
+    return first.startswith("[") or (first.startswith("{") and first.endswith("}"))
 
 
 def _said(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -228,6 +262,10 @@ def _json(line: str, where: str) -> dict[str, Any]:
         row = json.loads(line)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{where}: broken row: {error}") from None
+    return _object(row, where)
+
+
+def _object(row: Any, where: str) -> dict[str, Any]:
     if not isinstance(row, dict):
         raise ValueError(f"{where}: broken row: a row must be an object, not {type(row).__name__}")
     return row
