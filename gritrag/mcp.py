@@ -12,7 +12,7 @@ from anyio import CapacityLimiter, to_thread
 from mcp.server.mcpserver import MCPServer
 from mcp.server.mcpserver.exceptions import ToolError
 from mcp.types import ToolAnnotations
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, BeforeValidator, Field, WithJsonSchema
 
 import gritrag
 from gritrag.answer import RAG
@@ -38,6 +38,14 @@ Where = Annotated[
         description='Filter over metadata, such as {"year": {"$lt": 2000}}, with the operators of MongoDB: $eq, $ne, '
         "$gt, $gte, $lt, $lte, $in, $nin, $exists, $not, $and, $or, $nor."
     ),
+]
+# The annotation has to be `str` and nothing else: what comes for any other is parsed as JSON where it can be, and ids
+# such as "null" or "[1]" would not be found.
+After = Annotated[
+    str,
+    BeforeValidator(lambda id: "" if id is None else id),
+    WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "null"}]}),
+    Field(description="The id that the list goes on behind."),
 ]
 Count = Annotated[int, Field(ge=1, le=MAX_HITS, description="Number of passages.")]
 
@@ -201,7 +209,7 @@ class Tools:
     async def list_documents(
         self,
         limit: Annotated[int, Field(ge=1, le=1000)] = 50,
-        after: Annotated[str | None, Field(description="The id that the list goes on behind.")] = None,
+        after: After = "",
     ) -> Listed:
         """List the documents of the index: id, title and place of each."""
         return await self._run(lambda: self._page(limit, after))
@@ -225,10 +233,10 @@ class Tools:
         """Delete documents by their ids, with all chunks of those that were cut; unknown ids are no error."""
         return Deleted(deleted=await self._run(lambda: delete_whole(self._index, ids)))
 
-    def _page(self, limit: int, after: str | None) -> Listed:
+    def _page(self, limit: int, after: str) -> Listed:
         with self._index.snapshot():
             ids = iter(self._index)
-            if after is not None and after not in ids:  # which goes on behind it
+            if after and after not in ids:  # which goes on behind it
                 raise ValueError(f"there is no document {after!r}: begin without `after`")
             page = list(islice(ids, limit + 1))
             documents = self._index.get(page[:limit])

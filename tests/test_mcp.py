@@ -104,6 +104,18 @@ async def test_list_goes_on_where_it_ended(server: MCPServer) -> None:
         assert ([each["id"] for each in rest["documents"]], rest["next"]) == (["bread"], None)
 
 
+@pytest.mark.parametrize("id", ["null", "[1]", '{"a": 1}', '["osk.pdf"]'])
+async def test_list_goes_on_behind_an_id_that_looks_like_json(id: str, server: MCPServer, index: Index) -> None:
+    index.add([Document("Its name is odd.", id=id), Document("It comes last.", id="last")])
+    async with Client(server) as client:
+        first = content(await client.call_tool("list", {"limit": 4}))
+        assert first["next"] == id
+        rest = content(await client.call_tool("list", {"after": first["next"]}))
+        assert [each["id"] for each in rest["documents"]] == ["last"]
+        again = content(await client.call_tool("list", {"limit": 1, "after": rest["next"]}))
+        assert again["documents"][0]["id"] == "osk.pdf#page=2", "behind nothing it begins"
+
+
 async def test_what_is_added_is_found_and_what_is_deleted_is_gone(server: MCPServer, index: Index) -> None:
     async with Client(server) as client:
         long = " ".join(f"Sentence {number} of a long text." for number in range(9))
