@@ -109,7 +109,9 @@ class GritVectorStore(VectorStore):
 
     def get_by_ids(self, ids: Sequence[str], /) -> list[LangChainDocument]:
         """The documents of those ids that are there, in the order of the ids."""
-        return self._returned(self.index.get([id for id in dict.fromkeys(ids) if id in self.index]))
+        with self.index.snapshot():  # or one could be deleted between the two
+            found = self.index.get([id for id in dict.fromkeys(ids) if id in self.index])
+        return self._returned(found)
 
     @classmethod
     def from_texts(

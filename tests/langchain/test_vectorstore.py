@@ -3,7 +3,8 @@
 import datetime
 import gc
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +111,21 @@ def test_adding_again_replaces_and_deleting_leaves_no_ghosts(store: GritVectorSt
     assert len(store.index) == 5
     assert store.delete()
     assert len(store.index) == 0
+
+
+def test_a_document_that_is_deleted_while_it_is_got_is_there_or_not(
+    store: GritVectorStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    get = Index.get
+
+    def slowly(index: Index, wanted: Iterable[str]) -> list[Document]:
+        wait([threads.submit(index.delete, ["t1"])], timeout=0.5)
+        return get(index, wanted)
+
+    monkeypatch.setattr(Index, "get", slowly)
+    with ThreadPoolExecutor(1) as threads:
+        assert ids(store.get_by_ids(["t0", "t1"])) == ["t0", "t1"]
+    assert "t1" not in store.index
 
 
 def test_of_one_id_twice_in_a_call_the_last_wins_as_in_other_stores(store: GritVectorStore) -> None:
