@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["DamagedIndex", "ReplacedIndex", "named_errors"]
+__all__ = ["ClosedIndex", "DamagedIndex", "ReplacedIndex", "named_errors"]
 
 REMEDY = "restore the index from a copy (`gritrag copy` makes one), or build it anew"
 FAILING_DISK = {sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM}
@@ -28,6 +28,13 @@ class ReplacedIndex(ValueError):  # noqa: N818
         super().__init__(f"the index at {root} has been deleted or made anew since it was opened: open it again")
 
 
+class ClosedIndex(ValueError):  # noqa: N818
+    """An index was used after its `close`."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(f"the index at {root} is closed: open it again with Index.open")
+
+
 @contextmanager
 def named_errors(path: Path) -> Iterator[None]:
     """SQLite's errors as those of Python: a full disk, or one that fails, is an OSError, and damage is damage.
@@ -36,14 +43,15 @@ def named_errors(path: Path) -> Iterator[None]:
         DamagedIndex: SQLite met a page that makes no sense.
         TimeoutError: others held the catalog for too long.
         OSError: the disk is full (ENOSPC), fails (EIO) or may not be written.
-        ValueError: the index has been closed, or an id or a filter is no Unicode text.
+        ClosedIndex: the index has been closed.
+        ValueError: an id or a filter is no Unicode text.
     """
     try:
         yield
     except sqlite3.ProgrammingError as error:
         if "closed database" not in str(error):
             raise
-        raise ValueError(f"the index at {path.parent} is closed: open it again with Index.open") from None
+        raise ClosedIndex(path.parent) from None
     except UnicodeEncodeError as error:
         raise ValueError(
             f"{error.object!r} holds a lone surrogate ({error.object[error.start]!r}), which is no Unicode text: no "

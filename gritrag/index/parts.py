@@ -11,6 +11,7 @@ from uuid import uuid4
 
 from gritrag.codecs import get_codec
 from gritrag.index.check import collect
+from gritrag.index.errors import ClosedIndex
 from gritrag.index.protocol import Reader
 from gritrag.index.storage.catalog import Catalog
 from gritrag.index.storage.durable import make_folder, sync
@@ -153,6 +154,8 @@ class Parts:
 
         Gives whether it is this thread's turn: always, if it `waits` for the others.
         """
+        if self.catalog.closed:
+            raise ClosedIndex(self.root)
         if self.lock is None:
             raise ValueError(f"{self.root} is open for reading only (or closed): open it with mode='rw'")
         if not self._writing.acquire(blocking=waits):

@@ -35,7 +35,8 @@ ROLES = {"developer": "system", "system": "system", "user": "user", "assistant":
 
 
 def readable_names(service: Service, tenant: Tenant) -> list[str]:
-    return [name for name in service.indexes if tenant.may_read(name)]
+    # a list first: stores are created and deleted in other threads
+    return [name for name in list(service.indexes) if tenant.may_read(name)]
 
 
 def index_of(service: Service, tenant: Tenant, model: str, extension: Extension | None) -> Index | None:

@@ -7,7 +7,6 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
-from gritrag.model.text import token_bytes
 from gritrag.serve.asked import created, messages_of, refuse_unsupported
 from gritrag.serve.bodies import AnswerBody
 from gritrag.serve.errors import ERRORS, bad
@@ -18,12 +17,10 @@ from gritrag.serve.openai_bodies import (
     ChatBody,
     ChatChoice,
     ChatCompletion,
-    ChatLogprob,
     ChatLogprobs,
-    TopLogprob,
 )
 from gritrag.serve.service import Service
-from gritrag.serve.writing import Written, chat_writer, token_text, usage_of
+from gritrag.serve.writing import Written, chat_writer, logprobs_of, usage_of
 
 router = APIRouter(tags=["openai"])
 
@@ -43,7 +40,7 @@ async def chat(body: ChatBody, request: Request, service: Serving, asker: Asking
     streams = [writer(number) for number in range(choices)]
     if body.stream:
         usage = bool(body.stream_options and body.stream_options.include_usage)
-        return await streamed(service, asker, _chunks(service, streams, identity, usage))
+        return await streamed(service, asker, request, _chunks(service, streams, identity, usage))
     completion = await whole(service, asker, request, _completion(service, streams, identity))
     return JSONResponse(completion)
 
@@ -74,7 +71,7 @@ async def _completion(
         ChatChoice(
             index=number,
             message=AssistantMessage(content=text.strip() if ends[number].answer else text),
-            logprobs=_logprobs(service, logprobs[number]) if logprobs[number] else None,
+            logprobs=ChatLogprobs(content=logprobs_of(service, logprobs[number])) if logprobs[number] else None,
             finish_reason=ends[number].finish_reason or "stop",
         )
         for number, text in enumerate(texts)
@@ -106,8 +103,8 @@ async def _chunks(
                 begun.add(number)
                 yield chunk(number, {"role": "assistant", "content": ""})
             if step.text or step.logprobs:
-                told = _logprobs(service, step.logprobs).model_dump(mode="json") if step.logprobs else None
-                yield chunk(number, {"content": step.text}, logprobs=told)
+                told = ChatLogprobs(content=logprobs_of(service, step.logprobs)) if step.logprobs else None
+                yield chunk(number, {"content": step.text}, logprobs=told and told.model_dump(mode="json"))
             if step.finish_reason is not None:
                 ends[number] = step
                 last = {**identity, "object": "chat.completion.chunk", **extra}
@@ -121,19 +118,3 @@ async def _chunks(
         usage = usage_of(list(ends.values())).model_dump(mode="json")
         yield event({**identity, "object": "chat.completion.chunk", "choices": [], "usage": usage})
     yield DONE
-
-
-def _logprobs(service: Service, tokens: list[TokenLogprob] | tuple[TokenLogprob, ...]) -> ChatLogprobs:
-    def told(token_id: int, logprob: float) -> TopLogprob:
-        own = token_bytes(service.model.tokenizer, token_id)
-        text = token_text(service, token_id)
-        return TopLogprob(token=text, logprob=logprob, bytes=None if own is None else list(own))
-
-    return ChatLogprobs(
-        content=[
-            ChatLogprob(
-                **told(each.token_id, each.logprob).model_dump(), top_logprobs=[told(*pair) for pair in each.top]
-            )
-            for each in tokens
-        ]
-    )

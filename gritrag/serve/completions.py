@@ -47,7 +47,7 @@ async def completions(body: CompletionBody, request: Request, service: Serving, 
     identity["system_fingerprint"] = service.system_fingerprint
     if body.stream:
         usage = bool(body.stream_options and body.stream_options.include_usage)
-        return await streamed(service, asker, _chunks(service, streams, choices, identity, usage))
+        return await streamed(service, asker, request, _chunks(service, streams, choices, identity, usage))
     completion = await whole(service, asker, request, _completion(service, streams, choices, identity))
     return JSONResponse(completion.model_dump(mode="json"))
 
@@ -106,6 +106,7 @@ async def _chunks(
     service: Service, streams: Streams, choices: int, identity: dict[str, Any], with_usage: bool
 ) -> AsyncGenerator[bytes, None]:
     ends = dict[int, Written]()
+    lengths = [0] * len(streams)
     extra = {"usage": None} if with_usage else {}
     async with aclosing(merged(streams)) as steps:
         async for number, step in steps:
@@ -113,7 +114,11 @@ async def _chunks(
                 ends[number] = step
             elif not step.text and not step.logprobs:
                 continue
-            told = _logprobs(service, step.logprobs).model_dump(mode="json") if step.logprobs else None
+            told = None
+            if step.logprobs:
+                logprobs = _logprobs(service, step.logprobs, lengths[number])
+                lengths[number] = logprobs.text_offset[-1] + len(logprobs.tokens[-1])
+                told = logprobs.model_dump(mode="json")
             choice = {"index": number, "text": step.text, "logprobs": told, "finish_reason": step.finish_reason}
             yield event({**identity, "choices": [choice], **extra})
     if with_usage:
@@ -121,9 +126,12 @@ async def _chunks(
     yield DONE
 
 
-def _logprobs(service: Service, tokens: list[TokenLogprob] | tuple[TokenLogprob, ...]) -> CompletionLogprobs:
+def _logprobs(
+    service: Service, tokens: list[TokenLogprob] | tuple[TokenLogprob, ...], start: int = 0
+) -> CompletionLogprobs:
+    """Of some tokens, the first of which begins at character `start` of the text."""
     texts = [token_text(service, each.token_id) for each in tokens]
-    starts = [sum(map(len, texts[:number])) for number in range(len(texts))]
+    starts = [start + sum(map(len, texts[:number])) for number in range(len(texts))]
     return CompletionLogprobs(
         tokens=texts,
         token_logprobs=[each.logprob for each in tokens],

@@ -12,7 +12,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
-from gritrag.index.errors import ReplacedIndex
+from gritrag.index.errors import ClosedIndex, ReplacedIndex
 from gritrag.serve.jobs import DeadlineError, StoppingError
 
 logger = logging.getLogger(__name__)
@@ -93,6 +93,8 @@ def as_api_error(error: Exception) -> ApiError:
     if isinstance(error, ReplacedIndex):
         logger.error("%s: start the server again", error)
         return ApiError(503, "the index has been deleted or made anew: the server must be started again", "index_gone")
+    if isinstance(error, ClosedIndex):  # while it was asked, or written
+        return ApiError(404, "the vector store has been deleted", "index_not_found", "index")
     if isinstance(error, ValueError):
         return bad(PATH.sub("(a file of the server)", str(error)))
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -126,6 +128,8 @@ def install_errors(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def of_http(request: Request, error: HTTPException) -> JSONResponse:
+        if isinstance(error.__cause__, OSError):  # of the disk, on which large uploads wait until they are whole
+            return as_api_error(error.__cause__).response
         message = {404: "there is no such route", 405: "this route does not take this method"}.get(
             error.status_code, str(error.detail)
         )

@@ -5,7 +5,7 @@ import json
 import logging
 import time
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncGenerator, Coroutine
 from contextlib import aclosing
 from typing import Annotated, Any, TypeVar
 
@@ -13,6 +13,7 @@ from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from fastapi.sse import EventSourceResponse, format_sse_event
 from pydantic import BaseModel
+from starlette.types import Receive, Scope, Send
 
 from gritrag.index.errors import ReplacedIndex
 from gritrag.index.index import Index
@@ -27,6 +28,9 @@ logger = logging.getLogger(__name__)
 
 DONE = format_sse_event(data_str="[DONE]")
 """What ends a stream of OpenAI's."""
+
+GRACE = 10.0
+"""Seconds after its deadline in which a client may still take what was written for it."""
 
 bearer = HTTPBearer(auto_error=False, description="An API key of the server, if it asks for any.")
 
@@ -105,22 +109,33 @@ def event(body: BaseModel | dict[str, Any], name: str | None = None) -> bytes:
 async def whole(service: Service, asker: Asker, request: Request, work: Coroutine[Any, Any, T]) -> T:
     """The outcome of a request in its place of the queue; given up when nobody waits for it any more."""
     began = time.perf_counter()
-    task: asyncio.Task[T] | None = None
-    gone = asyncio.ensure_future(_disconnected(request))
+    has_place = False
     try:
         with service.admission(asker.client):
-            task = asyncio.ensure_future(work)
-            await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
-            if not task.done():
-                raise ApiError(499, "the client went away", "client_closed_request")
+            has_place = True
+            outcome = await _while_connected(request, work)
             service.admission.learn(time.perf_counter() - began)
-            return task.result()
+            return outcome
+    finally:
+        if not has_place:
+            work.close()
+
+
+async def _while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """The outcome of what a client waits for; it is ended when the client goes away.
+
+    Raises:
+        ApiError: 499, which nobody gets.
+    """
+    task, gone = asyncio.ensure_future(work), asyncio.ensure_future(_disconnected(request))
+    try:
+        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise ApiError(499, "the client went away", "client_closed_request")
+        return task.result()
     finally:
         gone.cancel()
-        if task is None:
-            work.close()
-        else:
-            task.cancel()
+        task.cancel()
 
 
 async def _disconnected(request: Request) -> None:
@@ -131,16 +146,40 @@ async def _disconnected(request: Request) -> None:
 async def streamed(
     service: Service,
     asker: Asker,
+    request: Request,
     events: AsyncGenerator[bytes, None],
-    on_error: Callable[[ApiError], bytes] | None = None,
-) -> EventSourceResponse:
+) -> "Stream":
     """A stream of events. What fails before the first is an error of HTTP; later ones are told in an event."""
     held = _holding_a_place(service, asker, events)
-    try:
-        first = await anext(held)
-    except StopAsyncIteration:
-        first = b""
-    return EventSourceResponse(_after(first, held, on_error), headers={"Cache-Control": "no-store"})
+    first = await _while_connected(request, _next(held))
+    return Stream(first, held, asker.deadline + GRACE)
+
+
+class Stream(EventSourceResponse):
+    """Events that are sent as they come. What they hold is let go of when the client goes away, or does not take them.
+
+    Args:
+        first, rest: events.
+        end: of `time.monotonic`; what the client has not taken then it does not get.
+    """
+
+    def __init__(self, first: bytes, rest: AsyncGenerator[bytes, None], end: float) -> None:
+        self._rest, self._events, self._end = rest, _after(first, rest), end
+        super().__init__(self._events, headers={"Cache-Control": "no-store"})
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            async with asyncio.timeout(max(0.0, self._end - time.monotonic())):
+                await super().__call__(scope, receive, send)
+        except TimeoutError:
+            logger.warning("a client has not taken its stream in time, and gets no more of it")
+        finally:
+            await self._events.aclose()
+            await self._rest.aclose()  # where the first event has not been sent
+
+
+async def _next(events: AsyncGenerator[bytes, None]) -> bytes:
+    return await anext(events, b"")
 
 
 async def _holding_a_place(
@@ -154,17 +193,14 @@ async def _holding_a_place(
             service.admission.learn(time.perf_counter() - began)
 
 
-async def _after(
-    first: bytes, rest: AsyncGenerator[bytes, None], on_error: Callable[[ApiError], bytes] | None
-) -> AsyncIterator[bytes]:
+async def _after(first: bytes, rest: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
     async with aclosing(rest):
         yield first
         try:
             async for each in rest:
                 yield each
         except Exception as error:  # the status line has been sent: all that is left is to say so in the stream
-            failed = as_api_error(error)
-            yield on_error(failed) if on_error else event(failed.body)
+            yield event(as_api_error(error).body)
 
 
 async def merged(streams: list[AsyncGenerator[T, None]]) -> AsyncGenerator[tuple[int, T], None]:

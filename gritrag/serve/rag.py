@@ -22,7 +22,7 @@ async def rag(body: RagBody, request: Request, service: Serving, asker: Asking) 
     """Answer a question from an index, or from documents that come with it."""
     question = await question_in(service, asker, body)
     if body.stream:
-        return await streamed(service, asker, _events(service, asker, question))
+        return await streamed(service, asker, request, _events(service, asker, question))
     answer = await whole(service, asker, request, _answer(service, asker, question))
     return JSONResponse(answer.model_dump(mode="json"))
 

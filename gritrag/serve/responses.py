@@ -1,132 +1,40 @@
 """`/v1/responses`: the Responses API (and Open Responses), with `file_search` over the indexes of this server."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from typing import Any, Literal
+from typing import Any
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, Field
 
-from gritrag.records import Answer
+from gritrag.records import Answer, Hit
 from gritrag.serve.asked import ROLES, created, messages_of, refuse_unsupported
-from gritrag.serve.bodies import (
-    AnswerBody,
-    Extension,
-    Metadata,
-    SamplingBody,
-)
-from gritrag.serve.errors import ERRORS, ApiError, bad
+from gritrag.serve.bodies import AnswerBody, Extension
+from gritrag.serve.errors import ERRORS, as_api_error, bad
 from gritrag.serve.filters import where_of
 from gritrag.serve.http import DONE, Asking, Serving, event, new_id, readable, streamed, whole
-from gritrag.serve.openai_bodies import ChatMessage, ContentPart, ResponseFormat
+from gritrag.serve.openai_bodies import ChatMessage
 from gritrag.serve.question import Asker
+from gritrag.serve.response_bodies import (
+    InputDetails,
+    InputItem,
+    ResponseBody,
+    ResponseDeleted,
+    ResponsesBody,
+    ResponseUsage,
+)
 from gritrag.serve.service import Service
 from gritrag.serve.store_bodies import file_of
 from gritrag.serve.stored import Stored
-from gritrag.serve.writing import Written, chat_writer
+from gritrag.serve.writing import Written, chat_writer, logprobs_of
 
 router = APIRouter(tags=["openai"])
 
+RESULTS, LOGPROBS = "file_search_call.results", "message.output_text.logprobs"
+"""What a request may ask to have included."""
+
 IGNORED_ITEMS = ("reasoning", "file_search_call", "item_reference")
 """Items of earlier turns that say nothing which the model reads."""
-
-
-class InputItem(BaseModel):
-    """An item of the input; messages are read."""
-
-    type: str | None = "message"
-    role: str | None = None
-    content: str | list[ContentPart] | None = None
-
-
-class TextSettings(BaseModel):
-    format: ResponseFormat | None = None
-
-
-class Tool(BaseModel):
-    """A tool; the only one here is `file_search`."""
-
-    type: str
-    vector_store_ids: list[str] = []
-    max_num_results: int | None = Field(None, ge=1, le=50)
-    filters: dict[str, Any] | None = None
-
-
-class ResponsesBody(SamplingBody):
-    """`POST /v1/responses`."""
-
-    input: str | list[InputItem]
-    instructions: str | None = None
-    max_output_tokens: int | None = Field(None, ge=1)
-    tools: list[Tool] | None = None
-    tool_choice: Any = "auto"
-    previous_response_id: str | None = None
-    store: bool | None = True
-    metadata: dict[str, str] | None = None
-    text: TextSettings | None = None
-    include: list[str] | None = None
-    background: bool | None = False
-
-
-class InputDetails(BaseModel):
-    cached_tokens: int
-
-
-class OutputDetails(BaseModel):
-    reasoning_tokens: int = 0
-
-
-class ResponseUsage(BaseModel):
-    input_tokens: int
-    input_tokens_details: InputDetails
-    output_tokens: int
-    output_tokens_details: OutputDetails = OutputDetails()
-    total_tokens: int
-
-
-class ResponseBody(BaseModel):
-    """A response, with all fields that Open Responses asks for."""
-
-    id: str
-    object: Literal["response"] = "response"
-    created_at: int
-    completed_at: int | None = None
-    status: Literal["in_progress", "completed", "incomplete", "failed"] = "in_progress"
-    incomplete_details: dict[str, str] | None = None
-    model: str
-    previous_response_id: str | None = None
-    instructions: str | None = None
-    output: list[dict[str, Any]] = []
-    error: dict[str, Any] | None = None
-    tools: list[dict[str, Any]] = []
-    tool_choice: str = "auto"
-    truncation: Literal["disabled"] = "disabled"
-    parallel_tool_calls: bool = True
-    text: dict[str, Any] = {"format": {"type": "text"}}
-    top_p: float = 1.0
-    presence_penalty: float = 0.0
-    frequency_penalty: float = 0.0
-    top_logprobs: int = 0
-    temperature: float = 0.0
-    reasoning: dict[str, Any] | None = {"effort": None, "summary": None}
-    user: str | None = None
-    usage: ResponseUsage | None = None
-    max_output_tokens: int | None = None
-    max_tool_calls: int | None = None
-    store: bool = True
-    background: bool = False
-    service_tier: str = "default"
-    metadata: Metadata = {}
-    safety_identifier: str | None = None
-    prompt_cache_key: str | None = None
-    gritrag: AnswerBody | None = None
-
-
-class ResponseDeleted(BaseModel):
-    id: str
-    object: Literal["response"] = "response"
-    deleted: bool = True
 
 
 @router.post("/v1/responses", response_model=ResponseBody, responses=ERRORS)
@@ -137,7 +45,9 @@ async def respond(body: ResponsesBody, request: Request, service: Serving, asker
         raise bad("n: a response is one answer", "n")
     messages = _messages(service, asker, body)
     extension = _extension(service, asker, body)
-    writer = await chat_writer(service, asker, body, messages, body.max_output_tokens, extension)
+    top_logprobs = (body.top_logprobs or 0) if LOGPROBS in (body.include or ()) or body.top_logprobs else None
+    instructed = _instructed(messages, body.instructions)
+    writer = await chat_writer(service, asker, body, instructed, body.max_output_tokens, extension, top_logprobs)
     response = ResponseBody(
         id=new_id("resp_"),
         created_at=created(),
@@ -145,6 +55,8 @@ async def respond(body: ResponsesBody, request: Request, service: Serving, asker
         previous_response_id=body.previous_response_id,
         instructions=body.instructions,
         tools=[tool.model_dump(mode="json") for tool in body.tools or ()],
+        tool_choice=body.tool_choice if isinstance(body.tool_choice, str) else "auto",
+        top_logprobs=top_logprobs or 0,
         top_p=1.0 if body.top_p is None else body.top_p,
         temperature=body.temperature or 0.0,
         user=body.user,
@@ -152,10 +64,9 @@ async def respond(body: ResponsesBody, request: Request, service: Serving, asker
         store=body.store is not False,
         metadata=dict(body.metadata or {}),
     )
-    searches = any(tool.type == "file_search" for tool in body.tools or ())
-    events = _events(service, asker, response, writer(0), messages, searches)
+    events = _events(service, asker, response, writer(0), messages, _searches(body), RESULTS in (body.include or ()))
     if body.stream:
-        return await streamed(service, asker, _written(events), _failed)
+        return await streamed(service, asker, request, _written(events))
     finished = await whole(service, asker, request, _last(events))
     return JSONResponse(finished.model_dump(mode="json"))
 
@@ -181,6 +92,13 @@ def _refuse(body: ResponsesBody) -> None:
             raise bad(
                 f"tools: this server searches files, and calls no {tool.type!r}", "tools", "unsupported_parameter"
             )
+    for name in ("conversation", "prompt"):
+        if getattr(body, name) is not None:
+            raise bad(
+                f"{name}: nothing of that kind is kept here; send the messages, or previous_response_id",
+                name,
+                "unsupported_parameter",
+            )
     if body.background:
         raise bad("background: responses are written while you wait", "background", "unsupported_parameter")
     if body.text is not None and body.text.format is not None and body.text.format.type != "text":
@@ -189,7 +107,7 @@ def _refuse(body: ResponsesBody) -> None:
 
 
 def _messages(service: Service, asker: Asker, body: ResponsesBody) -> list[dict[str, str]]:
-    """Everything that was said, with what an earlier response said, and the instructions first."""
+    """Everything that was said, with what an earlier response said."""
     items = [InputItem(role="user", content=body.input)] if isinstance(body.input, str) else body.input
     found: list[ChatMessage] = []
     for number, item in enumerate(items):
@@ -202,19 +120,31 @@ def _messages(service: Service, asker: Asker, body: ResponsesBody) -> list[dict[
     if body.previous_response_id is not None:
         earlier = service.responses.get(body.previous_response_id, asker.tenant).messages
         messages = [*earlier, *messages]
-    if body.instructions:
-        rest = [message for message in messages if message["role"] != ROLES["system"]]
-        messages = [{"role": "system", "content": body.instructions}, *rest]
     if not messages:
         raise bad("the input is empty", "input")
     return messages
 
 
+def _instructed(messages: list[dict[str, str]], instructions: str | None) -> list[dict[str, str]]:
+    """Messages behind the instructions, which are of this response alone: who goes on from it gives his own. They stand
+    in one message with a system prompt that comes first, as most templates take one."""
+    if not instructions:
+        return messages
+    system, rest = [instructions], messages
+    if messages[0]["role"] == ROLES["system"]:
+        system, rest = [instructions, messages[0]["content"]], messages[1:]
+    return [{"role": ROLES["system"], "content": "\n\n".join(system)}, *rest]
+
+
+def _searches(body: ResponsesBody) -> bool:
+    return body.tool_choice != "none" and any(tool.type == "file_search" for tool in body.tools or ())
+
+
 def _extension(service: Service, asker: Asker, body: ResponsesBody) -> Extension | None:
     """What a `file_search` tool says, as our own extension says it."""
-    tools = [tool for tool in body.tools or () if tool.type == "file_search"]
-    if not tools or body.tool_choice == "none":
+    if not _searches(body):
         return body.gritrag
+    tools = [tool for tool in body.tools or () if tool.type == "file_search"]
     stores = [store for tool in tools for store in tool.vector_store_ids]
     if len(stores) != 1:
         raise bad("file_search: name exactly one vector store", "tools.vector_store_ids")
@@ -237,6 +167,7 @@ async def _events(
     steps: AsyncGenerator[Written, None],
     messages: list[dict[str, str]],
     searches: bool,
+    with_results: bool,
 ) -> AsyncGenerator[Named, None]:
     """Names and contents of all events, the whole response in the last one."""
     message = {"type": "message", "id": new_id("msg_"), "status": "in_progress", "role": "assistant", "content": []}
@@ -246,27 +177,30 @@ async def _events(
         yield name, {"response": response.model_dump(mode="json")}
     if searches:
         query = messages[-1]["content"]
-        call = {"type": "file_search_call", "id": call_id, "status": "in_progress", "queries": [query], "results": None}
+        call: dict[str, Any] = {"type": "file_search_call", "id": call_id, "status": "in_progress"}
+        call |= {"queries": [query], "results": None}
         yield "response.output_item.added", {"output_index": 0, "item": call}
         for stage in ("in_progress", "searching"):
             yield f"response.file_search_call.{stage}", {"output_index": 0, "item_id": call_id}
-    text, last, has_begun = "", Written(), False
+    text, logprobs, last, has_begun = "", list[dict[str, Any]](), Written(), False
     async with aclosing(steps):
         async for step in steps:
             if not has_begun:
                 has_begun = True
                 if searches:
+                    call |= {"status": "completed", "results": _results(step.hits) if with_results else None}
                     yield "response.file_search_call.completed", {"output_index": 0, "item_id": call_id}
-                    yield "response.output_item.done", {"output_index": 0, "item": {**call, "status": "completed"}}
+                    yield "response.output_item.done", {"output_index": 0, "item": call}
                 yield "response.output_item.added", {"output_index": int(searches), "item": message}
-                yield "response.content_part.added", {**place, "part": _part("", None)}
-            if step.text:
-                text += step.text
-                yield "response.output_text.delta", {**place, "delta": step.text, "logprobs": []}
+                yield "response.content_part.added", {**place, "part": _part("", [], None)}
+            if step.text or step.logprobs:
+                told = [each.model_dump(mode="json") for each in logprobs_of(service, step.logprobs)]
+                text, logprobs = text + step.text, logprobs + told
+                yield "response.output_text.delta", {**place, "delta": step.text, "logprobs": told}
             if step.finish_reason is not None:
                 last = step
-    part = _part(text, last.answer)
-    yield "response.output_text.done", {**place, "text": text, "logprobs": []}
+    part = _part(text, logprobs, last.answer)
+    yield "response.output_text.done", {**place, "text": text, "logprobs": logprobs}
     for number, annotation in enumerate(part["annotations"]):
         added = {**place, "annotation_index": number, "annotation": annotation}
         yield "response.output_text.annotation.added", added
@@ -274,7 +208,7 @@ async def _events(
     is_whole = last.finish_reason == "stop"
     item = {**message, "status": "completed" if is_whole else "incomplete", "content": [part]}
     yield "response.output_item.done", {"output_index": int(searches), "item": item}
-    output: list[dict[str, Any]] = [{**call, "status": "completed"}, item] if searches else [item]
+    output: list[dict[str, Any]] = [call, item] if searches else [item]
     finished = _finished(response, last, output, is_whole)
     if finished.store:
         said = [*messages, {"role": "assistant", "content": text}]
@@ -302,7 +236,17 @@ def _finished(response: ResponseBody, last: Written, output: list[dict[str, Any]
     )
 
 
-def _part(text: str, answer: Answer | None) -> dict[str, Any]:
+def _results(hits: Sequence[Hit]) -> list[dict[str, Any]]:
+    """What a search found, as a `file_search_call` tells it."""
+    found = []
+    for hit in hits:
+        id, name = file_of(hit.document)
+        row = {"file_id": id, "filename": name, "score": hit.score, "attributes": dict(hit.document.metadata)}
+        found.append({**row, "text": hit.document.content})
+    return found
+
+
+def _part(text: str, logprobs: list[dict[str, Any]], answer: Answer | None) -> dict[str, Any]:
     """The text of a message, with the files that its documents came from."""
     annotations: list[dict[str, Any]] = []
     cited = {citation.id for citation in answer.citations} if answer is not None else set()
@@ -310,28 +254,25 @@ def _part(text: str, answer: Answer | None) -> dict[str, Any]:
         if hit.document.id in cited:
             id, name = file_of(hit.document)
             annotations.append({"type": "file_citation", "index": len(text), "file_id": id, "filename": name})
-    return {"type": "output_text", "text": text, "annotations": annotations, "logprobs": []}
+    return {"type": "output_text", "text": text, "annotations": annotations, "logprobs": logprobs}
 
 
 async def _written(events: AsyncGenerator[Named, None]) -> AsyncGenerator[bytes, None]:
+    """As they are sent. An error behind the first is an event too, with the next number."""
     number = 0
-    async with aclosing(events):
-        async for name, content in events:
-            yield event({"type": name, "sequence_number": number, **content}, name)
-            number += 1
+    try:
+        async with aclosing(events):
+            async for name, content in events:
+                yield event({"type": name, "sequence_number": number, **content}, name)
+                number += 1
+    except Exception as error:  # the status line has been sent
+        if not number:
+            raise
+        failed = as_api_error(error)
+        told = {"code": failed.code, "message": failed.message, "param": failed.param}
+        yield event({"type": "error", "sequence_number": number, **told}, "error")
+        return
     yield DONE
-
-
-def _failed(error: ApiError) -> bytes:
-    """An error behind the first event."""
-    content = {
-        "type": "error",
-        "sequence_number": 0,
-        "code": error.code,
-        "message": error.message,
-        "param": error.param,
-    }
-    return event(content, "error")
 
 
 async def _last(events: AsyncGenerator[Named, None]) -> ResponseBody:

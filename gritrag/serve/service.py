@@ -193,7 +193,7 @@ class Service:
                     usage.prompt_tokens, usage.cached_tokens, usage.generated_tokens, timings.first_token
                 )
                 if self.observer is not None:
-                    name = next((name for name, each in self.indexes.items() if each is question.index), "")
+                    name = next((name for name, each in list(self.indexes.items()) if each is question.index), "")
                     self.observer.answered([question.text], [answer], name, sampling)
                 yield Told(answer=answer, logprobs=event.logprobs)
 

@@ -50,10 +50,11 @@ async def create_store(body: NewStore, request: Request, service: Serving, asker
     if not asker.tenant.can_create:
         raise ApiError(403, "this key may create no vector stores", "not_allowed")
     uploads = [service.uploads.get(id, asker.tenant.name) for id in body.file_ids]
+    chunking = cutting_of(body.chunking_strategy)
     creating = in_writer(service.stores.create, asker.tenant, body.name or "", body.metadata or {})
     store = await whole(service, asker, request, creating)
     for upload in uploads:
-        begin(service, asker, store, upload, {}, body.chunking_strategy)
+        begin(service, store, upload, {}, chunking)
     return await _store(service, asker.tenant, store)
 
 
@@ -134,7 +135,7 @@ async def add_file(store: str, body: NewStoreFile, service: Serving, asker: Aski
     writable(service, asker.tenant, store)
     upload = service.uploads.get(body.file_id, asker.tenant.name)
     attributes: dict[str, Any] = dict(body.attributes or {})
-    begin(service, asker, store, upload, attributes, body.chunking_strategy)
+    begin(service, store, upload, attributes, cutting_of(body.chunking_strategy))
     return StoreFile.of(service.uploads.get(upload.id, asker.tenant.name), store)
 
 
@@ -178,19 +179,21 @@ def _attached(service: Service, asker: Asker, store: str, file_id: str) -> Uploa
     return upload
 
 
-def begin(
-    service: Service,
-    asker: Asker,
-    store: str,
-    upload: Upload,
-    attributes: dict[str, Any],
-    chunking: Chunking | None,
-) -> None:
-    """Start to read a file into a store."""
+def cutting_of(chunking: Chunking | None) -> Cutting:
+    """How files are to be cut.
+
+    Raises:
+        ApiError: 400 for an overlap that leaves no room.
+    """
     static = (chunking.static if chunking else None) or StaticChunking()
-    size, overlap = static.max_chunk_size_tokens, static.chunk_overlap_tokens
-    if overlap >= size:
+    if static.chunk_overlap_tokens >= static.max_chunk_size_tokens:
         raise bad("chunk_overlap_tokens must be less than max_chunk_size_tokens", "chunking_strategy")
+    return Cutting(static.max_chunk_size_tokens, static.chunk_overlap_tokens)
+
+
+def begin(service: Service, store: str, upload: Upload, attributes: dict[str, Any], cutting: Cutting) -> None:
+    """Start to read a file into a store."""
+    size, overlap = cutting.chunk_size, cutting.overlap
     attachment = Attachment(created_at=int(time.time()), attributes=attributes, chunk_size=size, overlap=overlap)
     service.uploads.attach(upload, store, attachment)
     service.in_background(in_writer(_read_in, service, service.indexes[store], store, upload, attachment))

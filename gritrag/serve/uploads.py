@@ -80,7 +80,7 @@ class Uploads:
 
         Raises:
             ApiError: 413 if there is no room for it.
-            OSError: the disk is full, or fails; nothing is kept then.
+            OSError: the disk is full, or fails; nothing is kept then, nor after any other error.
         """
         id = f"file-{uuid.uuid4().hex}"
         path = self._path(id)
@@ -94,7 +94,8 @@ class Uploads:
                 if sum(each.bytes for each in self._records.values()) + size > self._most:
                     raise ApiError(413, "there is no room for more files; delete some first", "no_room", "file")
                 self._write(record)
-        except (OSError, ApiError):  # what has no record would never be deleted
+        except Exception:  # a full disk, or the request's own file, closed as its client went away while it was copied
+            # what has no record would never be deleted
             path.unlink(missing_ok=True)
             raise
         return record

@@ -5,7 +5,8 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 
 from gritrag.model.decode import Sampling
-from gritrag.records import Answer
+from gritrag.model.text import token_bytes
+from gritrag.records import Answer, Hit
 from gritrag.serve.asked import (
     history_ids,
     index_of,
@@ -17,6 +18,7 @@ from gritrag.serve.asked import (
 from gritrag.serve.bodies import Extension, SamplingBody, UsageBody
 from gritrag.serve.errors import bad
 from gritrag.serve.jobs import Finished, TokenLogprob
+from gritrag.serve.openai_bodies import ChatLogprob, TopLogprob
 from gritrag.serve.question import Asker
 from gritrag.serve.service import Service
 from gritrag.serve.threads import in_thread
@@ -24,7 +26,7 @@ from gritrag.serve.threads import in_thread
 
 @dataclass(frozen=True)
 class Written:
-    """One step of a text, however it came about: a piece, or the end of it."""
+    """One step of a text, however it came about: a piece, or the end of it. `hits` are what was found for it."""
 
     text: str = ""
     logprobs: tuple[TokenLogprob, ...] = ()
@@ -33,6 +35,7 @@ class Written:
     cached_tokens: int = 0
     new_tokens: int = 0
     answer: Answer | None = None
+    hits: Sequence[Hit] = ()
 
 
 SEEDS = 1 << 64
@@ -77,14 +80,17 @@ async def chat_writer(
 
     async def answer(number: int) -> AsyncGenerator[Written, None]:
         chosen = replace(question, sampling=of_choice(sampling, number))
+        hits: Sequence[Hit] = ()
         async with aclosing(service.answer(asker, chosen)) as steps:
             async for step in steps:
-                if step.piece is not None:
-                    yield Written(step.piece.text, step.piece.logprobs)
+                if step.hits is not None:
+                    hits = step.hits
+                elif step.piece is not None:
+                    yield Written(step.piece.text, step.piece.logprobs, hits=hits)
                 elif step.answer is not None:
                     usage = step.answer.usage
                     numbers = (usage.prompt_tokens, usage.cached_tokens, usage.generated_tokens)
-                    yield Written("", (), step.answer.finish_reason, *numbers, step.answer)
+                    yield Written("", (), step.answer.finish_reason, *numbers, step.answer, hits)
 
     return answer
 
@@ -119,3 +125,17 @@ def usage_of(ends: list[Written]) -> UsageBody:
 def token_text(service: Service, token_id: int) -> str:
     """A token by itself."""
     return str(service.model.tokenizer.decode([token_id], clean_up_tokenization_spaces=False))
+
+
+def logprobs_of(service: Service, tokens: Sequence[TokenLogprob]) -> list[ChatLogprob]:
+    """Tokens that were chosen, and the likeliest ones of their places, as chats and responses tell them."""
+
+    def told(token_id: int, logprob: float) -> TopLogprob:
+        own = token_bytes(service.model.tokenizer, token_id)
+        text = token_text(service, token_id)
+        return TopLogprob(token=text, logprob=logprob, bytes=None if own is None else list(own))
+
+    return [
+        ChatLogprob(**told(each.token_id, each.logprob).model_dump(), top_logprobs=[told(*pair) for pair in each.top])
+        for each in tokens
+    ]

@@ -121,7 +121,9 @@ def test_a_body_that_does_not_come_is_given_up(
 ) -> None:
     server = start(tiny_model, {"docs": make_index(tiny_model)}, seconds=1.0)
     with connected(server.url) as slow, server.client() as http:
-        head = b"POST /v1/rag HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n"
+        head = (
+            b"POST /v1/rag HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n"
+        )
         slow.sendall(head + b'{"question"')
         began = time.monotonic()
         told = slow.recv(1000)

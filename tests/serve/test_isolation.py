@@ -227,13 +227,27 @@ def test_bodies_and_texts_have_limits(
 
 
 def test_pages_of_other_sites_are_refused_and_no_header_invites_them(http: httpx.Client, server: Running) -> None:
-    for origin in ("https://evil.example", "null", "http://127.0.0.1:1"):
+    for origin in ("https://evil.example", "null", "http://127.0.0.1:1", "http://[", ""):
         response = http.post("/v1/rag", json={"question": "x"}, headers={"Origin": origin})
         assert response.status_code == 403
+        assert response.json()["error"]["code"] == "cross_origin"
         assert "access-control-allow-origin" not in response.headers
     own = http.post("/v1/rag", json={"question": "x", "max_new_tokens": 1}, headers={"Origin": server.url})
     assert own.status_code == 200
     assert "access-control-allow-origin" not in own.headers
+
+
+def test_a_name_that_others_can_give_this_machine_is_refused_without_keys(http: httpx.Client, locked: Running) -> None:
+    """A page of evil.example is loaded, then that name is made to mean 127.0.0.1: all its requests have one origin."""
+    for host in ("evil.example", "evil.example:8000", "localhost.evil.example", "127.0.0.1.evil.example", "[", "x"):
+        for headers in ({"Host": host}, {"Host": host, "Origin": f"http://{host}"}):
+            refused = http.get("/v1/indexes/docs/documents", headers=headers)
+            assert refused.status_code == 403, host
+            assert "the ferry" not in refused.text
+    for host in ("localhost", "localhost:8000", "127.0.0.1:1", "[::1]:8000", "notes.localhost", "192.168.1.7:80"):
+        assert http.get("/v1/indexes", headers={"Host": host}).status_code == 200, host
+    with locked.client("alice-key") as alice:
+        assert alice.get("/v1/indexes", headers={"Host": "notes.example"}).status_code == 200, "a key is what protects"
 
 
 def test_no_path_of_the_server_is_an_argument_or_an_answer(server: Running, http: httpx.Client) -> None:

@@ -8,12 +8,14 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
 import pytest
+from fastapi import Request
 from serving import QUESTIONS, Running
 
 from gritrag import GritModel
@@ -24,10 +26,13 @@ from gritrag.serve.admission import Admission
 from gritrag.serve.engine import GAP_TOKENS, Engine
 from gritrag.serve.errors import ApiError
 from gritrag.serve.generation import Generation
+from gritrag.serve.http import streamed
 from gritrag.serve.jobs import Event, Failed, FairQueue, Finished
 from gritrag.serve.limits import Limits
 from gritrag.serve.memory import Memory
+from gritrag.serve.question import Asker
 from gritrag.serve.reading import ReadingJob
+from gritrag.serve.tenants import Tenant
 from gritrag.tokens import TokenIds
 
 CHAT = {"model": "tiny", "messages": [{"role": "user", "content": "tell me"}]}
@@ -231,6 +236,47 @@ def test_a_client_that_vanishes_frees_its_slot(
     wait_until(lambda: service.engine.running == 0 and service.admission.taken == 0, 5)
     with server.client() as client:
         assert client.post("/v1/chat/completions", json={**CHAT, "max_tokens": 2}).status_code == 200
+
+
+def test_a_client_that_vanishes_before_its_stream_begins_frees_its_place(
+    tiny_model: GritModel, make_index: Callable[..., Path], start: Callable[..., Running]
+) -> None:
+    """Its text is never begun."""
+    server = start(tiny_model, {"docs": make_index(tiny_model)}, rows=1)
+    service = server.service
+    service.engine.on_step = lambda rows, seconds: time.sleep(0.02)
+    first = {**LONG, "stream": True}
+    with server.client() as client, client.stream("POST", "/v1/chat/completions", json=first) as response:
+        lines = response.iter_lines()  # which ends the stream when it goes
+        next(lines)
+        with server.client() as impatient, pytest.raises(httpx.ReadTimeout):
+            impatient.post("/v1/chat/completions", json={**CHAT, "stream": True}, timeout=0.3)
+        wait_until(lambda: service.admission.taken == 1 and service.engine.waiting == 0, 1.5)
+        assert service.engine.running == 1, "the other one goes on"
+
+
+async def test_a_client_that_does_not_take_its_stream_frees_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It leaves its connection open and reads nothing."""
+    service, ended = SimpleNamespace(admission=Admission(Limits())), asyncio.Event()
+    monkeypatch.setattr("gritrag.serve.http.GRACE", 0.1)
+
+    async def events() -> AsyncGenerator[bytes, None]:
+        try:
+            for _ in range(3):
+                yield b"data: more\n\n"
+        finally:
+            ended.set()
+
+    async def for_ever(*message: Any) -> Any:
+        await asyncio.Event().wait()
+
+    asker = Asker(Tenant("a", set(), set()), "a", time.monotonic() + 0.1)
+    request = Request({"type": "http"}, receive=for_ever)
+    response = await streamed(service, asker, request, events())  # type: ignore[arg-type]
+    assert service.admission.taken == 1
+    await asyncio.wait_for(response({"type": "http"}, for_ever, for_ever), 10)
+    assert ended.is_set()
+    assert service.admission.taken == 0
 
 
 def test_too_many_requests_get_429_and_the_others_their_answers(

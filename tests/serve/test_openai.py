@@ -12,6 +12,7 @@ from openai.types.chat import ChatCompletionMessageParam
 from serving import DOCUMENTS, QUESTIONS, Running
 
 from gritrag import GritModel
+from gritrag.serve.tenants import Tenant
 
 CHAT: list[ChatCompletionMessageParam] = [{"role": "user", "content": QUESTIONS[0]}]
 
@@ -265,6 +266,17 @@ def test_completions(client: openai.OpenAI, tiny_model: GritModel) -> None:
     assert "".join(piece.choices[0].text for piece in pieces) == answer.choices[0].text
 
 
+def test_offsets_of_a_stream_go_on_where_it_is(client: openai.OpenAI) -> None:
+    asked: Any = {"model": "tiny", "prompt": ["one", "two"], "max_tokens": 6, "logprobs": 1}
+    offsets: list[list[int]] = [[], []]
+    for piece in client.completions.create(**asked, stream=True):
+        choice = piece.choices[0]
+        offsets[choice.index] += choice.logprobs.text_offset if choice.logprobs else []  # type: ignore[operator]
+    whole = client.completions.create(**asked).choices
+    assert offsets == [choice.logprobs.text_offset for choice in whole]  # type: ignore[union-attr]
+    assert offsets[0][-1] > 0
+
+
 # --- embeddings ------------------------------------------------------------------------------------------------------
 
 
@@ -323,6 +335,25 @@ def test_rerank(http: httpx.Client, tiny_model: GritModel, path: str) -> None:
         assert row["relevance_score"] == pytest.approx(scores[row["index"]], abs=1e-5)
         assert row["document"]["text"] == texts[row["index"]]
     assert "document" not in http.post(path, json={**body, "return_documents": False}).json()["results"][0]
+
+
+def test_stores_may_come_and_go_while_they_are_listed(
+    client: openai.OpenAI, server: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are made and deleted in other threads."""
+    indexes = server.service.indexes
+    may_read = Tenant.may_read
+
+    def meanwhile(tenant: Tenant, name: str) -> bool:
+        if name == "docs":
+            indexes["vs_new"] = indexes["docs"]
+        return may_read(tenant, name)
+
+    monkeypatch.setattr(Tenant, "may_read", meanwhile)
+    try:
+        assert "rag/docs" in {model.id for model in client.models.list()}
+    finally:
+        del indexes["vs_new"]
 
 
 def test_models_name_the_indexes(client: openai.OpenAI) -> None:

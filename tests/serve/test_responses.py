@@ -168,6 +168,65 @@ def test_file_search_answers_from_an_index_and_cites_it(client: openai.OpenAI, h
     assert [hit["id"] for hit in told.model_extra["gritrag"]["hits"]] == ["bridge"]  # type: ignore[index]
 
 
+def test_instructions_are_of_one_response_and_take_no_system_prompt_away(
+    client: openai.OpenAI, tiny_model: GritModel
+) -> None:
+    def said(messages: list[dict[str, str]], answer: Any) -> None:
+        assert answer.usage.input_tokens == len(tiny_model.prompts.prompt_ids(messages))  # type: ignore[arg-type]
+        assert answer.output_text == tiny_model.generate(messages, max_new_tokens=4)  # type: ignore[arg-type]
+
+    own: Any = [{"role": "developer", "content": "Be brief."}, {"role": "user", "content": "one"}]
+    asked: Any = {"model": "tiny", "max_output_tokens": 4}
+    first = client.responses.create(**asked, input=own, instructions="Talk like a sailor.")
+    user = {"role": "user", "content": "one"}
+    said([{"role": "system", "content": "Talk like a sailor.\n\nBe brief."}, user], first)
+    second = client.responses.create(**asked, input="two", previous_response_id=first.id)
+    turns = [{"role": "system", "content": "Be brief."}, user, {"role": "assistant", "content": first.output_text}]
+    turns.append({"role": "user", "content": "two"})
+    said(turns, second)
+    third = client.responses.create(**asked, input="three", previous_response_id=second.id, instructions="Sing.")
+    turns[0] = {"role": "system", "content": "Sing.\n\nBe brief."}
+    turns += [{"role": "assistant", "content": second.output_text}, {"role": "user", "content": "three"}]
+    said(turns, third)
+
+
+def test_what_is_asked_for_is_included(client: openai.OpenAI) -> None:
+    tools: Any = [{"type": "file_search", "vector_store_ids": ["docs"], "max_num_results": 2}]
+    asked: Any = {"model": "tiny", "input": QUESTIONS[0], "tools": tools, "max_output_tokens": 4}
+    included = client.responses.create(
+        **asked, include=["file_search_call.results", "message.output_text.logprobs"], top_logprobs=3
+    )
+    call, message = included.output
+    assert call.results[0].file_id == "ferry"  # type: ignore[union-attr, index]
+    assert call.results[0].text == "the ferry leaves at noon"  # type: ignore[union-attr, index]
+    assert call.results[0].attributes == {"kind": "boat", "year": 1990}  # type: ignore[union-attr, index]
+    logprobs = message.content[0].logprobs  # type: ignore[union-attr]
+    assert len(logprobs) == included.usage.output_tokens  # type: ignore[arg-type, union-attr]
+    assert all(len(each.top_logprobs) == 3 and each.logprob <= 0 for each in logprobs)  # type: ignore[union-attr]
+    assert included.top_logprobs == 3
+    events = list(client.responses.create(**asked, include=["file_search_call.results"], stream=True))
+    (done,) = [each.item for each in events if each.type == "response.output_item.done" and each.output_index == 0]
+    assert [each.file_id for each in done.results] == [each.file_id for each in call.results]  # type: ignore[union-attr]
+    plain = client.responses.create(**asked)
+    assert plain.output[0].results is None  # type: ignore[union-attr]
+    assert plain.output[1].content[0].logprobs == []  # type: ignore[union-attr]
+    (message,) = client.responses.create(**asked, tool_choice="none").output
+    assert message.type == "message", "nothing was searched"
+
+
+def test_an_error_in_the_middle_has_the_next_number(http: httpx.Client, server: Running) -> None:
+    def fails(*args: Any) -> None:
+        raise RuntimeError("poison")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(server.service.engine, "_take", fails)
+        told = http.post("/v1/responses", json={"model": "tiny", "input": "hi", "stream": True}).text
+    *_, before, last = [json.loads(line[6:]) for line in told.splitlines() if line.startswith("data: ")]
+    assert last["type"] == "error"
+    assert last["sequence_number"] == before["sequence_number"] + 1
+    assert "poison" not in told
+
+
 @pytest.mark.parametrize("tools", [[], [{"type": "file_search", "vector_store_ids": ["docs"], "max_num_results": 2}]])
 def test_candidates_are_ranked_by_their_states(tools: list[dict[str, Any]], http: httpx.Client) -> None:
     """As `/v1/rag` ranks them, with the tool or the extension alone."""
@@ -189,6 +248,8 @@ def test_what_is_not_done_is_refused(client: openai.OpenAI) -> None:
     refused: list[dict[str, Any]] = [
         {"tools": [{"type": "function", "name": "f", "parameters": {}}]},
         {"background": True},
+        {"conversation": "conv_1"},
+        {"prompt": {"id": "pmpt_1"}},
         {"text": {"format": {"type": "json_object"}}},
         {"input": [{"role": "user", "content": [{"type": "input_image", "image_url": "data:,"}]}]},
         {"input": [{"type": "function_call_output", "call_id": "c", "output": "x"}]},

@@ -1,8 +1,10 @@
 """Uploads: none takes the place of another, none comes back, and nothing is lost when a server or its disk fails."""
 
 import errno
+import io
 import json
 import shutil
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -194,6 +196,63 @@ def test_a_full_disk_is_told_and_leaves_no_half_file(
     assert refused.json()["error"]["code"] == "disk_full"
     assert sorted(folder.iterdir()) == before
     assert put_in(http, upload(http, "a.txt", "whole again")) == "completed"
+
+
+def test_a_full_disk_is_told_while_an_upload_comes(http: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A large one waits in a temporary file."""
+
+    class Full(tempfile.SpooledTemporaryFile[bytes]):
+        def write(self, *args: Any) -> int:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("starlette.formparsers.SpooledTemporaryFile", Full)
+    refused = http.post("/v1/files", files={"file": ("a.txt", b"whole")}, data={"purpose": "assistants"})
+    assert refused.status_code == 507, refused.text
+    assert refused.json()["error"]["code"] == "disk_full"
+
+
+def test_an_upload_whose_client_goes_away_leaves_no_half_file(own: Running) -> None:
+    """The file of a request is closed with it, while a thread copies it."""
+
+    class Closed(io.BytesIO):
+        def read(self, size: int | None = -1, /) -> bytes:
+            part = super().read(4)
+            self.close()
+            return part
+
+    uploads = own.service.uploads
+    assert uploads._folder is not None
+    with pytest.raises(ValueError, match="closed"):
+        uploads.save(Closed(b"whole"), "a.txt", "assistants", "anyone")
+    assert list(uploads._folder.iterdir()) == []
+
+
+def test_a_store_is_not_made_for_files_that_cannot_be_cut_so(http: httpx.Client) -> None:
+    before = {each["id"] for each in http.get("/v1/vector_stores").json()["data"]}
+    static = {"max_chunk_size_tokens": 16, "chunk_overlap_tokens": 16}
+    body = {"file_ids": [upload(http, "a.txt", "words")], "chunking_strategy": {"type": "static", "static": static}}
+    refused = http.post("/v1/vector_stores", json=body)
+    assert refused.status_code == 400
+    assert refused.json()["error"]["param"] == "chunking_strategy"
+    assert {each["id"] for each in http.get("/v1/vector_stores").json()["data"]} == before
+
+
+def test_a_store_that_is_deleted_while_it_is_asked_is_not_found(
+    own: Running, http: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = http.post("/v1/vector_stores", json={"name": "short-lived"}).json()["id"]
+    http.post(f"/v1/indexes/{store}/documents", json={"documents": ["the tide turns at dusk"]}).raise_for_status()
+    load = Index.load_states
+
+    def too_late(index: Index, documents: Any) -> Any:
+        own.service.stores.delete(store)
+        return load(index, documents)
+
+    monkeypatch.setattr(Index, "load_states", too_late)
+    answer = http.post("/v1/rag", json={"question": "when does the tide turn?", "index": store})
+    assert answer.status_code == 404, answer.text
+    assert answer.json()["error"]["code"] == "index_not_found"
+    assert "Index.open" not in answer.text
 
 
 def test_an_answer_needs_no_room_on_the_disk(own: Running, http: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
