@@ -9,11 +9,13 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Mapping
+from itertools import accumulate, pairwise
 from typing import Any, Self
 
 from tqdm.auto import tqdm
 
-__all__ = ["ProgressBar", "ReadingBar"]
+__all__ = ["ProgressBar", "ReadingBar", "StagesBar"]
 
 EVERY = 30.0
 """Seconds between two lines where no terminal can show a bar."""
@@ -92,6 +94,46 @@ class ReadingBar:
         return self
 
     def __exit__(self, *error: object) -> None:
+        self._bar.close()
+
+
+class StagesBar:
+    """How far work on many bytes has come, and which of its stages it is in.
+
+    Args:
+        sizes: bytes of each stage by its name, in their order; what is estimated may be off.
+        is_shown: whether there is a bar, on stderr, or nothing.
+    """
+
+    def __init__(self, sizes: Mapping[str, int], is_shown: bool) -> None:
+        ends = list(accumulate(sizes.values(), initial=0))
+        self._spans = dict(zip(sizes, pairwise(ends), strict=True))
+        self._done = self._end = 0
+        self._total = max(1, ends[-1])
+        self._bar = ProgressBar(
+            total=self._total, unit="B", unit_scale=True, disable=not is_shown, miniters=1, mininterval=0.1
+        )
+
+    def begin(self, stage: str) -> None:
+        """All stages before this one are done."""
+        start, self._end = self._spans[stage]
+        self._reach(start)
+        self._bar.set_description(stage)
+
+    def advance(self, size: int) -> None:
+        """So many more bytes of this stage are done."""
+        self._reach(min(self._end, self._done + size))
+
+    def _reach(self, done: int) -> None:
+        self._bar.update(done - self._done)
+        self._done = done
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, error: type[BaseException] | None, *details: object) -> None:
+        if error is None:
+            self._reach(self._total)
         self._bar.close()
 
 

@@ -1,5 +1,6 @@
 """The command line: files go in, answers come out, and mistakes are told in one line."""
 
+import io
 import json
 import subprocess
 import sys
@@ -262,6 +263,26 @@ def test_copy_makes_an_index_that_answers(built: tuple[str, ...], tmp_path: Path
     run("copy", tmp_path / "copy", *built[:2])
     assert json.loads(run("verify", "--index", tmp_path / "copy", "--json").stdout)["problems"] == []
     run("copy", tmp_path / "copy", *built[:2], code=2)
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_long_work_on_an_index_shows_a_bar_at_a_terminal_and_never_in_json(
+    built: tuple[str, ...], tmp_path: Path, is_terminal: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return is_terminal
+
+    def said(*args: str) -> str:
+        monkeypatch.setattr(sys, "stderr", Terminal())
+        app([*args, *built[:2]], standalone_mode=False)
+        return sys.stderr.getvalue()
+
+    for number, args in enumerate((("verify",), ("compact",), ("copy",))):
+        target = [str(tmp_path / f"copy{number}")] * (args == ("copy",))
+        assert ("vectors: 100%" in said(*args, *target)) == is_terminal
+        if args != ("copy",):
+            assert said(*args, "--json") == ""
 
 
 def test_doctor_reports_machine_and_probes(model_folder: str, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from gritrag.progress import ProgressBar
+from gritrag.progress import ProgressBar, StagesBar
 
 # In a process of its own, because a lock that is lost stays lost. The child dies where a bar is made, lock in hand.
 KILLED = """
@@ -83,6 +83,29 @@ def test_threads_show_bars_at_once(capsys: pytest.CaptureFixture[str]) -> None:
         assert list(pool.map(run, range(8))) == [4950] * 8
     written = capsys.readouterr().err
     assert all(f"bar {number}: 100%" in written for number in range(8))
+
+
+def test_a_bar_of_stages_names_them_and_knows_how_far_each_reaches(capsys: pytest.CaptureFixture[str]) -> None:
+    with StagesBar({"catalog": 300, "states": 600, "vectors": 100}, is_shown=True) as bar:
+        bar.begin("catalog")
+        bar.advance(900)  # an estimate was too low
+        bar.begin("states")
+        bar.begin("vectors")  # and here too high
+    shown = [line.split("|")[0] for line in capsys.readouterr().err.split("\r")]
+    assert [line for number, line in enumerate(shown) if line and line != shown[number - 1]] == [
+        "  0%",
+        "catalog:   0%",
+        "states:  30%",
+        "vectors:  90%",
+        "vectors: 100%",
+    ]
+    with pytest.raises(KeyError), StagesBar({"catalog": 300}, is_shown=True) as bar:
+        bar.begin("a stage that fails")
+    assert "100%" not in capsys.readouterr().err
+    with StagesBar({"catalog": 300}, is_shown=False) as bar:
+        bar.begin("catalog")
+        bar.advance(300)
+    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ from gritrag.cli.options import (
     load_model,
     open_index,
     show,
+    shows_bar,
 )
 from gritrag.config import DEFAULT_MODEL
 
@@ -75,7 +76,7 @@ def verify(
 ) -> None:
     """Check every file of an index against its checksum. Exit code 1 if something is, and stays, damaged."""
     with open_index(index, mode="rw" if repair else "r") as opened:
-        checkup = opened.verify(repair=repair)
+        checkup = opened.verify(repair=repair, show_progress_bar=shows_bar(as_json))
     show(checkup, as_json)
     if len(checkup.problems) > len(checkup.repaired):
         raise typer.Exit(1)
@@ -88,7 +89,7 @@ def copy(
 ) -> None:
     """Copy an index as it is at one moment, without garbage; others may be writing it."""
     with open_index(index) as opened:
-        opened.export(target)
+        opened.export(target, show_progress_bar=shows_bar())
 
 
 @app.command("list")
@@ -134,5 +135,5 @@ def delete(
 def compact(index: IndexFolder = DEFAULT_INDEX, as_json: Json = False) -> None:
     """Give the space of deleted documents back, remove files that belong to none, and say what is left."""
     with open_index(index, mode="rw") as opened:
-        opened.compact()
+        opened.compact(show_progress_bar=shows_bar(as_json))
         show({"documents": len(opened), "bytes": opened.stats()["bytes"]}, as_json)

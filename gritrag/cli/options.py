@@ -175,6 +175,11 @@ def show(record: Any, as_json: bool) -> None:
     typer.echo(render.as_json(record) if as_json else render.as_lines(record))
 
 
+def shows_bar(as_json: bool = False) -> bool:
+    """Whether somebody sees a progress bar: at a terminal, and not where a program reads what is said."""
+    return not as_json and sys.stderr.isatty()
+
+
 def text_options(encoding: str, text_column: str, delimiter: str) -> TextOptions:
     """What the user says of text files."""
     return check_options(TextOptions(encoding, text_column, "\t" if delimiter in ("tab", "\\t") else delimiter))

@@ -1,14 +1,17 @@
 """A check-up of an index: every byte that can rot is read and compared with what was written."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from gritrag.index.storage.catalog import Catalog
 from gritrag.index.storage.durable import is_folder, remove_files
+from gritrag.index.storage.entries import StateRow
 from gritrag.index.storage.manifest import Manifest
 from gritrag.index.storage.states import StateStore, relative_path
 from gritrag.index.storage.vectors import VectorIndex
+from gritrag.progress import StagesBar
 
-__all__ = ["Checkup", "check_index", "collect", "statistics"]
+__all__ = ["Checkup", "check_index", "collect", "shrink", "statistics"]
 
 
 class Checkup(NamedTuple):
@@ -18,17 +21,27 @@ class Checkup(NamedTuple):
     repaired: list[str]
 
 
-def check_index(catalog: Catalog, files: StateStore, vectors: VectorIndex, writable: bool, repair: bool) -> Checkup:
+def check_index(
+    catalog: Catalog, files: StateStore, vectors: VectorIndex, writable: bool, repair: bool, show_progress_bar: bool
+) -> Checkup:
     """Check SQLite's pages, every document's row, every state file and the FAISS file; the words too if `writable`."""
-    pages = catalog.problem()
+    size, rows = catalog.nbytes(), catalog.states()
+    sizes = {"pages": size, "documents": size, "states": sum(row.bytes for row in rows), "vectors": vectors.nbytes()}
+    with StagesBar(sizes, show_progress_bar) as bar:
+        bar.begin("pages")
+        pages = catalog.problem()
+        bar.begin("documents")
+        damaged = catalog.damaged_ids(bar.advance)
+        bar.begin("states")
+        bad = _bad_states(files, rows, bar)
+        bar.begin("vectors")
+        lost = vectors.problem()
     lasting = [] if pages is None else [f"catalog: {pages}"]
-    lasting += [f"document {id!r} is damaged: delete it and add it again" for id in catalog.damaged_ids()]
-    bad = {row.key: why for row in catalog.states() if (why := files.problem(row)) is not None}
+    lasting += [f"document {id!r} is damaged: delete it and add it again" for id in damaged]
     stray = _strays(catalog, files, vectors)
     folders = [path for path in stray if is_folder(catalog.path.parent / path)]
     lasting += [f"{path} is a folder that no index has: look at it and remove it" for path in folders]
     words = catalog.words_problem() if writable else None
-    lost = vectors.problem()
     problems = [f"state file {relative_path(key)}: {why}" for key, why in bad.items()]
     problems += [f"{path} belongs to no document" for path in stray if path not in folders]
     problems += [problem for problem in (words, lost) if problem is not None]
@@ -53,6 +66,16 @@ def collect(catalog: Catalog, files: StateStore, vectors: VectorIndex) -> None:
     remove_files(root, stray)
 
 
+def shrink(catalog: Catalog, files: StateStore, vectors: VectorIndex, show_progress_bar: bool) -> None:
+    """Drop files that belong to no document, give the space of deleted rows back, and write the vectors file anew."""
+    with StagesBar({"catalog": catalog.nbytes(), "vectors": vectors.nbytes_to_read()}, show_progress_bar) as bar:
+        bar.begin("catalog")
+        collect(catalog, files, vectors)
+        catalog.shrink()
+        bar.begin("vectors")
+        vectors.save(rebuild=True, on_read=bar.advance)
+
+
 def statistics(catalog: Catalog, vectors: VectorIndex, manifest: Manifest) -> dict[str, Any]:
     """Counts, bytes by kind, bytes of state per token in all and by codec, and what the index was built with."""
     documents, tokens = catalog.document_totals()
@@ -62,13 +85,12 @@ def statistics(catalog: Catalog, vectors: VectorIndex, manifest: Manifest) -> di
     }
     totals = list(zip(*catalog.state_totals().values(), strict=True)) or [(0,), (0,), (0,)]
     states, state_bytes, state_tokens = (sum(each) for each in totals)
-    files = (catalog.path.with_name(catalog.path.name + end) for end in ("", "-wal"))
     return {
         "documents": documents,
         "tokens": tokens,
         "states": states,
         "bytes": {
-            "catalog": sum(file.stat().st_size for file in files if file.exists()),
+            "catalog": catalog.nbytes(),
             "vectors": vectors.nbytes(),
             "states": state_bytes,
         },
@@ -81,6 +103,16 @@ def statistics(catalog: Catalog, vectors: VectorIndex, manifest: Manifest) -> di
         "vectors": vectors.figures(),
         "fingerprint": dict(manifest.fingerprint.parts),
     }
+
+
+def _bad_states(files: StateStore, rows: Sequence[StateRow], bar: StagesBar) -> dict[str, str]:
+    """What is wrong with state files, by their keys."""
+    bad = {}
+    for row in rows:
+        if (why := files.problem(row)) is not None:
+            bad[row.key] = why
+        bar.advance(row.bytes)
+    return bad
 
 
 def _strays(catalog: Catalog, files: StateStore, vectors: VectorIndex) -> list[str]:

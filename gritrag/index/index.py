@@ -14,7 +14,7 @@ import numpy as np
 
 from gritrag.config import DEFAULT_MODEL, DENSE_WEIGHT, SEARCH_MODE
 from gritrag.index.build import AddReport, build, check_vector, remove
-from gritrag.index.check import Checkup, check_index, collect, statistics
+from gritrag.index.check import Checkup, check_index, shrink, statistics
 from gritrag.index.contents import Contents
 from gritrag.index.documents import Estimate, check_documents, estimate, id_list
 from gritrag.index.export import export
@@ -297,30 +297,34 @@ class Index(Contents):
         """Counts, bytes by kind, bytes of state per token, and what the index was built with."""
         return statistics(self._parts.catalog, self._parts.vectors, self._parts.manifest)
 
-    def verify(self, repair: bool = False) -> Checkup:
+    def verify(self, repair: bool = False, *, show_progress_bar: bool = False) -> Checkup:
         """Read everything and compare it with what was written: `problems` in words, and those that were `repaired`.
 
         `repair` drops damaged and orphaned state files (they will be read again) and rebuilds what is derived.
+        `show_progress_bar` counts bytes on stderr.
         """
         parts = self._parts
         with parts.writing() if repair else nullcontext():
-            return check_index(parts.catalog, parts.files, parts.vectors, self.writable, repair)
+            return check_index(parts.catalog, parts.files, parts.vectors, self.writable, repair, show_progress_bar)
 
-    def compact(self) -> None:
-        """Give space back: drop orphaned files, shrink the catalog, write the vectors file anew."""
-        with self._parts.writing():
-            collect(self._parts.catalog, self._parts.files, self._parts.vectors)
-            self._parts.catalog.shrink()
-            self._parts.vectors.save(rebuild=True)
+    def compact(self, *, show_progress_bar: bool = False) -> None:
+        """Give space back: drop orphaned files, shrink the catalog, write the vectors file anew.
 
-    def export(self, path: str | Path) -> None:
+        `show_progress_bar` counts bytes on stderr.
+        """
+        parts = self._parts
+        with parts.writing():
+            shrink(parts.catalog, parts.files, parts.vectors, show_progress_bar)
+
+    def export(self, path: str | Path, *, show_progress_bar: bool = False) -> None:
         """Copy the index to a new or empty directory as it is at one commit, without garbage; it can be opened at once.
 
         A state that is damaged is left out, and read again there. Neither a model nor the right to write is needed.
+        `show_progress_bar` counts bytes on stderr.
 
         Raises:
             ValueError: the directory is no place for it: it holds something, or lies in this index.
         """
         if Path(path).resolve().is_relative_to(Path(self.path).resolve()):
             raise ValueError(f"{path} lies in the index itself, which holds nothing else: choose one outside")
-        export(self._parts.manifest, self._parts.catalog, self._parts.files, Path(path))
+        export(self._parts.manifest, self._parts.catalog, self._parts.files, Path(path), show_progress_bar)

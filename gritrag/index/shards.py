@@ -161,11 +161,12 @@ class Shards(Index):
         sizes = {kind: sum(stats["bytes"][kind] for stats in each.values()) for kind in kinds}
         return {**totals, "bytes": sizes, "shards": each}
 
-    def verify(self, repair: bool = False) -> Checkup:
+    def verify(self, repair: bool = False, *, show_progress_bar: bool = False) -> Checkup:
         """The problems of all shards, each with the path of its shard. To repair one, open it by itself."""
         if repair:
             self._refuse()
-        problems = [f"{index.path}: {problem}" for index in self.indexes for problem in index.verify().problems]
+        checked = [(index.path, index.verify(show_progress_bar=show_progress_bar)) for index in self.indexes]
+        problems = [f"{path}: {problem}" for path, checkup in checked for problem in checkup.problems]
         return Checkup(problems, [])
 
     def add(self, *documents: Any, **options: Any) -> NoReturn:
@@ -176,11 +177,11 @@ class Shards(Index):
         """Refused: each shard is written by itself."""
         self._refuse()
 
-    def compact(self) -> NoReturn:
+    def compact(self, **options: Any) -> NoReturn:
         """Refused: each shard is written by itself."""
         self._refuse()
 
-    def export(self, path: str | Path) -> NoReturn:
+    def export(self, path: str | Path, **options: Any) -> NoReturn:
         """Refused: each shard is copied by itself."""
         self._refuse()
 

@@ -11,8 +11,10 @@ import pytest
 import torch
 from hash_reader import HashReader
 
+from gritrag.index import check, export
 from gritrag.index.index import Index
 from gritrag.index.storage.states import DocumentState
+from gritrag.progress import StagesBar
 from gritrag.records import Document, Hit
 
 QUESTIONS = ("amber birch", "stone7", "river2 stone11 cedar")
@@ -292,6 +294,47 @@ def test_compact_gives_space_back(make: Make) -> None:
     assert index.stats()["bytes"]["catalog"] < before / 2
     assert len(list(index.path.glob("states/*/*"))) == 1
     assert index.search("only one", 1)[0].document.text == "only one"
+
+
+def test_bars_of_long_work_count_what_is_read(
+    make: Make, corpus: list[Document], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """Document by document, file by file: a bar that only jumps at the end of a stage says nothing."""
+    counted: dict[str, list[int]] = {}
+
+    class Counting(StagesBar):
+        def begin(self, stage: str) -> None:
+            self.stage = stage
+            super().begin(stage)
+
+        def advance(self, size: int) -> None:
+            counted.setdefault(self.stage, []).append(size)
+            super().advance(size)
+
+    for module in (check, export):
+        monkeypatch.setattr(module, "StagesBar", Counting)
+    index = make()
+    index.add(corpus)
+    files = sorted(row.bytes for row in index._parts.catalog.states())
+    vectors = [4 * 8 * len(corpus)]
+    index.verify(show_progress_bar=True)
+    assert sorted(counted["states"]) == files
+    assert len(counted["documents"]) == len(corpus)
+    assert sum(counted["documents"]) > sum(len(document.text) for document in corpus)
+    counted.clear()
+    index.compact(show_progress_bar=True)
+    assert counted == {"vectors": vectors}
+    counted.clear()
+    index.export(tmp_path / "copy", show_progress_bar=True)
+    assert (sum(counted["states"]), counted["vectors"]) == (sum(files), vectors)
+    shown = capsys.readouterr().err
+    assert all(f"{stage}:" in shown for stage in ("pages", "documents", "states", "vectors", "catalog"))
+    ends = [line.split("\r")[-1].split("|")[0] for line in shown.strip().split("\n")]
+    assert ends == ["vectors: 100%"] * 3
+    index.verify()
+    index.compact()
+    index.export(tmp_path / "another")
+    assert capsys.readouterr().err == ""
 
 
 def test_the_catalog_keeps_vectors_as_the_reader_gave_them(make: Make, reader, corpus) -> None:

@@ -5,7 +5,7 @@ vectors file, a search in another thread) can be stale but never wrong. `N` docu
 """
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
@@ -167,8 +167,9 @@ class Catalog(Connection):
             arrays = np.frombuffer(token_ids, np.int32), np.frombuffer(vector, np.float32)
             yield row, Entry(document, *arrays, state_key.decode())
 
-    def damaged_ids(self) -> list[str]:
-        """Documents whose row no longer has the checksum it was written with."""
+    def damaged_ids(self, on_read: Callable[[int], object]) -> list[str]:
+        """Documents whose row no longer has the checksum it was written with. `on_read` is told of bytes that were
+        read."""
         # one at a time, as all contents may not fit into memory
         damaged = []
         for (row,) in self.execute("SELECT row FROM documents ORDER BY row"):
@@ -176,6 +177,7 @@ class Catalog(Connection):
             for stored, *values in self.execute(sql, (row,)):
                 if None in values or stored != checksum(values):
                     damaged.append(values[0].decode(errors="replace"))
+                on_read(sum(len(value) for value in values if value is not None))
         return damaged
 
     def words_problem(self) -> str | None:

@@ -8,7 +8,7 @@ import os
 import threading
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +96,13 @@ class Connection:
                     self._anchor.close()  # nothing is left to fold, so SQLite may tidy up behind itself
             finally:
                 self._close()
+
+    def nbytes(self) -> int:
+        """Bytes of the file and of its log."""
+        total = self.path.stat().st_size
+        with suppress(FileNotFoundError):  # the last to close it removes its log
+            total += self.path.with_name(f"{self.path.name}-wal").stat().st_size
+        return total
 
     def execute(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """All rows of one statement."""

@@ -11,7 +11,7 @@ Where the server is away, a search by vectors is a ConnectionError, search by wo
 
 import json
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -77,9 +77,9 @@ class QdrantVectors(VectorIndex):
             responses = client.query_batch_points(self._collection, requests)
         return [[(int(point.id), float(point.score)) for point in response.points] for response in responses]
 
-    def save(self, rebuild: bool = False) -> None:
+    def save(self, rebuild: bool = False, on_read: Callable[[int], object] | None = None) -> None:
         """Bring the collection in step; a warning where the server is away."""
-        with self._lock:
+        with self._lock, self._telling(on_read):
             try:
                 if rebuild:
                     with self._reaching() as client:
@@ -152,6 +152,8 @@ class QdrantVectors(VectorIndex):
                 found, vectors_ND = self._catalog.vectors(missing[start : start + BATCH], self._dim)
                 batch = models.Batch(ids=found.tolist(), vectors=vectors_ND.tolist())
                 client.upsert(self._collection, batch, wait=True)
+                if self._on_read is not None:
+                    self._on_read(4 * self._dim * len(found))
         self._held = rows
 
     def _ids(self) -> np.ndarray:

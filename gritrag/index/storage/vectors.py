@@ -6,7 +6,8 @@ or damaged file costs a rebuild, a stale one the difference. `N` documents, `Q` 
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,7 @@ class VectorIndex:
         self._engine: Engine | None = None
         self._generation = -1
         self._file_lost = False
+        self._on_read: Callable[[int], object] | None = None
 
     def search(self, queries_QD: np.ndarray, k: int, allowed: np.ndarray | None = None) -> list[Found]:
         """For each query up to `k` pairs (row, inner product), best first, among the `allowed` rows (None: all)."""
@@ -66,11 +68,14 @@ class VectorIndex:
         note = self._note()
         return {} if note is None else {"engine": note.get("engine", "flat"), **note.get("figures", {})}
 
-    def save(self, rebuild: bool = False) -> None:
-        """Make the files equal to the catalog: for the writer only. Without FAISS there are none."""
+    def save(self, rebuild: bool = False, on_read: Callable[[int], object] | None = None) -> None:
+        """Make the files equal to the catalog: for the writer only. Without FAISS there are none.
+
+        `on_read` is told of bytes of vectors that the catalog has given, `nbytes_to_read` in all.
+        """
         if faiss is None:
             return
-        with self._lock:
+        with self._lock, self._telling(on_read):
             if rebuild:
                 self._engine, self._generation = None, -1
                 self._remove_all_but(())
@@ -136,6 +141,10 @@ class VectorIndex:
             problem = str(error)
         return None if problem is None else f"vectors/{note['name']}: {problem}"
 
+    def nbytes_to_read(self) -> int:
+        """Bytes of all vectors in the catalog, which files are made of."""
+        return 4 * self._dim * self._catalog.document_totals()[0]
+
     def nbytes(self) -> int:
         """Bytes of the files as last written."""
         note = self._note() or {"bytes": 0}
@@ -167,8 +176,7 @@ class VectorIndex:
             gone = np.setdiff1d(held, rows)
             if len(gone):
                 self._engine.remove(gone)
-            for fresh in _batches(np.setdiff1d(rows, held), BATCH):
-                self._engine.add(*self._catalog.vectors(fresh, self._dim))
+            self._read_into(self._engine, np.setdiff1d(rows, held))
             self._generation = generation
         return self._engine
 
@@ -200,8 +208,7 @@ class VectorIndex:
         """An engine of that name with all vectors of the catalog; those of another are let go."""
         if name == "flat" or self._catalog.document_totals()[0] == 0:
             flat = FaissFlat(self._dim)
-            for fresh in _batches(self._catalog.rows(), BATCH):
-                flat.add(*self._catalog.vectors(fresh, self._dim))
+            self._read_into(flat, self._catalog.rows())
             return flat
         self._engine = None
         stored = held.stored if isinstance(held, Candidates) and not len(held.removed) else self._stored()
@@ -210,9 +217,23 @@ class VectorIndex:
     def _stored(self) -> StoredVectors:
         rows = self._catalog.rows()
         stored = StoredVectors(self._dim, capacity=len(rows))
-        for fresh in _batches(rows, BATCH):
-            stored.add(*self._catalog.vectors(fresh, self._dim))
+        self._read_into(stored, rows)
         return stored
+
+    def _read_into(self, held: Engine | StoredVectors, rows: np.ndarray) -> None:
+        """Vectors of the catalog."""
+        for fresh in _batches(rows, BATCH):
+            held.add(*self._catalog.vectors(fresh, self._dim))
+            if self._on_read is not None:
+                self._on_read(4 * self._dim * len(fresh))
+
+    @contextmanager
+    def _telling(self, on_read: Callable[[int], object] | None) -> Iterator[None]:
+        self._on_read = on_read
+        try:
+            yield
+        finally:
+            self._on_read = None
 
 
 def _files(note: dict[str, Any] | None) -> tuple[str, ...]:
