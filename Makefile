@@ -49,15 +49,16 @@ test-langchain-oldest: .venv/.installed-$(EXTRAS)
 	PYTHONPATH=.venv/langchain-oldest .venv/bin/python -m pytest tests/langchain
 
 # The fast tests with the oldest releases that pyproject.toml allows, laid over the others: a floor that is too low fails here.
-# uv finds them. torch stays as it is, as its old releases bring gigabytes of CUDA.
+# uv finds them. torch stays as it is, as its old releases bring gigabytes of CUDA. boto3, which only tests need, has to
+# be of the age of botocore.
 # Others than the fast ones: make test-oldest TESTS="tests/langchain tests/serve"
 TESTS ?= -m "not slow and not model"
 comma := ,
 test-oldest: .venv/.installed-$(EXTRAS)
 	$(PIP) uv
-	.venv/bin/uv pip compile --quiet --no-annotate --resolution lowest-direct --python .venv/bin/python \
+	echo "boto3>=1.36" | .venv/bin/uv pip compile --quiet --no-annotate --resolution lowest-direct --python .venv/bin/python \
 		$(patsubst %,--extra %,$(filter-out site dev,$(subst $(comma), ,$(EXTRAS)))) \
-		pyproject.toml --output-file .venv/oldest.txt
+		pyproject.toml - --output-file .venv/oldest.txt
 	sed -i -E '/^(torch|triton|nvidia|cuda)/d' .venv/oldest.txt
 	rm -rf .venv/oldest
 	.venv/bin/uv pip install --quiet --python .venv/bin/python --no-deps --target .venv/oldest --requirement .venv/oldest.txt

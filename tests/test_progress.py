@@ -89,6 +89,7 @@ def test_a_bar_of_stages_names_them_and_knows_how_far_each_reaches(capsys: pytes
     with StagesBar({"catalog": 300, "states": 600, "vectors": 100}, is_shown=True) as bar:
         bar.begin("catalog")
         bar.advance(900)  # an estimate was too low
+        assert bar._bar.n == 300
         bar.begin("states")
         bar.begin("vectors")  # and here too high
     shown = [line.split("|")[0] for line in capsys.readouterr().err.split("\r")]

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from gritrag.index.storage.catalog import Catalog
 from gritrag.index.storage.durable import is_folder, remove_files
 from gritrag.index.storage.entries import StateRow
-from gritrag.index.storage.manifest import Manifest
+from gritrag.index.storage.manifest import Manifest, begun_files
 from gritrag.index.storage.states import StateStore, relative_path
 from gritrag.index.storage.vectors import VectorIndex
 from gritrag.progress import StagesBar
@@ -62,7 +62,7 @@ def collect(catalog: Catalog, files: StateStore, vectors: VectorIndex) -> None:
     """Remove files and links that the catalog does not know, as a writer leaves them that dies before its commit, or
     after it and before it has removed what was deleted. Folders stay: no index ever made one there."""
     root = catalog.path.parent
-    stray = _strays(catalog, files, vectors)
+    stray = [*_strays(catalog, files, vectors), *begun_files(root)]
     remove_files(root, stray)
 
 

@@ -22,10 +22,14 @@ class DamagedIndex(ValueError):  # noqa: N818 - it says what it found, as KeyErr
 
 
 class ReplacedIndex(ValueError):  # noqa: N818
-    """An index was deleted, or made anew, while it was open: what is read from it is old, what is written is lost."""
+    """An index was deleted, moved by others or made anew while it was open: what is read from it is old, what would be
+    written is lost, or harms the index that is there now."""
 
     def __init__(self, root: Path) -> None:
-        super().__init__(f"the index at {root} has been deleted or made anew since it was opened: open it again")
+        super().__init__(
+            f"the index at {root} has been deleted, moved or made anew since it was opened, or its lock was removed: "
+            "open it again"
+        )
 
 
 class ClosedIndex(ValueError):  # noqa: N818

@@ -14,7 +14,7 @@ from gritrag.index.check import collect
 from gritrag.index.errors import ClosedIndex
 from gritrag.index.protocol import Reader
 from gritrag.index.storage.catalog import Catalog
-from gritrag.index.storage.durable import make_folder, sync
+from gritrag.index.storage.durable import make_folder, settled, sync
 from gritrag.index.storage.lock import WriterLock
 from gritrag.index.storage.manifest import CATALOG, Manifest, check_names, check_replaceable, parse_bytes, wipe
 from gritrag.index.storage.quota import StateQuota
@@ -51,7 +51,9 @@ class Parts:
         self.root = root
         self.manifest = manifest
         self.lock = lock
-        self.catalog = Catalog(root / CATALOG, mode, at_once=checks == "always")
+        self.catalog = Catalog(
+            root / CATALOG, mode, checks == "always", None if lock is None else lambda: lock.is_there
+        )
         at = manifest.states_at
         self.files = StateStore(root, checks) if at is None else RemoteStates(root, at, checks)
         self.vectors = _vectors(root, self.catalog, manifest, lock is not None)
@@ -83,6 +85,7 @@ class Parts:
             states_at,
             _collection(vectors_at),
         )
+        root = settled(root)
         check_replaceable(root, overwrite)
         try:
             root.mkdir(parents=True, exist_ok=True)
@@ -109,6 +112,7 @@ class Parts:
             raise ValueError(f"mode must be 'r' or 'rw', not {mode!r}")
         if checks not in ("once", "always"):
             raise ValueError(f"checks must be 'once' or 'always', not {checks!r}")
+        root = settled(root)
         check_names(root)
         manifest = Manifest.load(root)
         if model is not None:

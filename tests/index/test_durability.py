@@ -362,7 +362,9 @@ def test_an_index_that_is_deleted_while_it_is_open_says_so(
         lambda: writer.delete(where={}),
     ]
     for call in calls:
-        with pytest.raises(ReplacedIndex, match="has been deleted or made anew since it was opened: open it again"):
+        with pytest.raises(
+            ReplacedIndex, match=r"has been deleted, moved or made anew since it was opened.*: open it again"
+        ):
             call()
     writer.close()
     opened.close()

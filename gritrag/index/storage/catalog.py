@@ -42,8 +42,10 @@ class Catalog(Connection):
     _digested = (-1, "")
     """The generation of which `digest` has last been asked, and the answer."""
 
-    def __init__(self, path: Path, mode: str, at_once: bool = False) -> None:
-        super().__init__(path, mode, at_once)
+    def __init__(
+        self, path: Path, mode: str, at_once: bool = False, may_write: Callable[[], bool] | None = None
+    ) -> None:
+        super().__init__(path, mode, at_once, may_write)
         self._filtered: dict[str, tuple[int, np.ndarray]] = {}
         """Generation and rows of filters, that asked for last at the end."""
 

@@ -7,7 +7,7 @@ catalog's.
 import os
 import threading
 import weakref
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -33,8 +33,11 @@ LOG_BYTES = 1 << 26  # beyond this, and a quarter of the file, a commit folds th
 class Connection:
     """All threads share it, one at a time; writes happen inside `transaction`."""
 
-    def __init__(self, path: Path, mode: str, at_once: bool = False) -> None:
-        """Open the SQLite file at `path`; `mode` is that of `schema.connect`.
+    def __init__(
+        self, path: Path, mode: str, at_once: bool = False, may_write: Callable[[], bool] | None = None
+    ) -> None:
+        """Open the SQLite file at `path`; `mode` is that of `schema.connect`. `may_write` tells whether the right to
+        write is still there: what is at `path` may be another file by now.
 
         Pages are compared with their checksums now. Those of a large file that is only read are compared in the
         background, unless they are wanted `at_once`: a writer would make damage good by folding it into new pages.
@@ -46,6 +49,7 @@ class Connection:
         self.path = path
         self.lock = threading.RLock()
         self._pid = os.getpid()
+        self._may_write = may_write
         self._checksums: ChecksumWriter | None = None
         with ExitStack() as closing:
             if mode == "rwc":
@@ -83,10 +87,14 @@ class Connection:
 
     @property
     def is_replaced(self) -> bool:
-        """Whether the file has been deleted while it was open, perhaps for another of its name. The system keeps it for
-        those who have it open, so SQLite would go on with it and never say so."""
+        """Whether the file has been deleted while it was open, perhaps for another of its name, or its writer has lost
+        the right to write. The system keeps it for those who have it open, so SQLite would go on with it and never say
+        so, while checksums would go to what is at its path now."""
         with self.lock:
-            return self._close.alive and self._has_links and os.fstat(self._file).st_nlink == 0
+            if not self._close.alive:
+                return False
+            is_deleted = self._has_links and os.fstat(self._file).st_nlink == 0
+            return is_deleted or (self._may_write is not None and not self._may_write())
 
     def close(self) -> None:
         """Fold the log in, if writable, and let go of the file. A second call does nothing."""

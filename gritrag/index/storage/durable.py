@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
+from uuid import uuid4
 
 PLAIN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # a pipe must not keep its reader waiting
 
@@ -22,7 +23,7 @@ def replace_files(files: Iterable[tuple[Path, bytes | memoryview]]) -> None:
     temporary: dict[Path, Path] = {}
     try:
         for path, data in files:
-            temporary[path] = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+            temporary[path] = _beside(path)
             write_new(temporary[path], data)
         for written in temporary.values():
             sync(written)
@@ -35,13 +36,28 @@ def replace_files(files: Iterable[tuple[Path, bytes | memoryview]]) -> None:
 
 def write_pieces(path: Path, pieces: Iterable[bytes | memoryview]) -> None:
     """As `replace_files` for one file that does not fit into memory."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = _beside(path)
     try:
         _write(temporary, pieces)
         sync(temporary)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _beside(path: Path) -> Path:
+    """A name that nobody else writes to: another thread, or a process of another machine, may be writing the same."""
+    return path.with_name(f".{path.name}.{uuid4().hex}.tmp")
+
+
+def begun_for(name: str) -> str:
+    """The file that was to get what has this name: itself, but for what a writer leaves that dies meanwhile."""
+    return name[1:-4].rpartition(".")[0] if name.startswith(".") and name.endswith(".tmp") else name
+
+
+def settled(path: Path) -> Path:
+    """Where a path leads to now, whatever becomes of the working directory and of links."""
+    return Path(os.path.realpath(path))
 
 
 def write_new(path: Path, data: bytes | memoryview) -> None:

@@ -22,8 +22,10 @@ class WriterLock:
         self._pid = root / "lock.pid"
         self._owner = os.getpid()
         self._lock = FileLock(root / "lock", timeout=0, thread_local=False)
+        self._file = root / "lock"
         try:
             self._lock.acquire()
+            self._held = self._file.stat()
             self.inherited = os.path.lexists(self._pid)
             write_new(self._pid, f"{self._owner}\n".encode())
         except Timeout:
@@ -42,12 +44,22 @@ class WriterLock:
         """False in a forked child: the lock is its parent's."""
         return os.getpid() == self._owner
 
+    @property
+    def is_there(self) -> bool:
+        """Whether it still keeps others out: not where the file has been removed, or its folder moved. What has that
+        name now may be another writer's, or belong to another index."""
+        try:
+            return os.path.samestat(self._file.stat(), self._held)
+        except OSError:
+            return False
+
     def release(self) -> None:
         """Let the next writer in; nothing where the lock is another process's."""
         if not self.is_ours:
             return
         try:
-            self._pid.unlink(missing_ok=True)
+            if self.is_there:
+                self._pid.unlink(missing_ok=True)
         finally:
             self._lock.release()
 

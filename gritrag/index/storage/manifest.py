@@ -12,10 +12,10 @@ from typing import Any
 import xxhash
 
 from gritrag.index.errors import DamagedIndex
-from gritrag.index.storage.durable import read_file, replace_files, sync
+from gritrag.index.storage.durable import begun_for, read_file, replace_files, sync
 from gritrag.records import Fingerprint, FingerprintMismatch
 
-__all__ = ["CATALOG", "Manifest", "check_names", "check_replaceable", "parse_bytes", "wipe"]
+__all__ = ["CATALOG", "Manifest", "begun_files", "check_names", "check_replaceable", "parse_bytes", "wipe"]
 
 NAME = "manifest.json"
 FORMAT = "gritrag-index"
@@ -157,7 +157,7 @@ def check_replaceable(root: Path, overwrite: bool) -> None:
     if not root.is_dir():
         raise ValueError(f"{root} is a file: an index needs a directory")
     names = {path.name for path in root.iterdir()} - LOCKS
-    foreign = sorted(names.difference(OWN) or (names if CATALOG not in names else ()))
+    foreign = sorted({name for name in names if begun_for(name) not in OWN} or (names if CATALOG not in names else ()))
     if foreign:
         raise ValueError(
             f"{root} holds other things than an index ({', '.join(foreign[:3])}): choose another directory"
@@ -171,9 +171,14 @@ def check_replaceable(root: Path, overwrite: bool) -> None:
         raise ValueError(f"{root} already holds an index: open it with Index.open, or replace it with overwrite=True")
 
 
+def begun_files(root: Path) -> list[str]:
+    """What a writer left beside the catalog that died while it wrote a file there."""
+    return [name for name in os.listdir(root) if begun_for(name) != name and begun_for(name) in OWN]
+
+
 def wipe(root: Path) -> None:
     """Remove the index at `root`, its manifest first, so that no half of it can be taken for whole."""
-    for name in OWN:
+    for name in (*OWN, *begun_files(root)):
         path = root / name
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)

@@ -17,6 +17,7 @@ from functools import partial
 from glob import escape
 from pathlib import Path
 from typing import Any, TypeVar
+from uuid import uuid4
 
 import fsspec
 import xxhash
@@ -205,7 +206,7 @@ def put(remote: Any, path: str, data: bytes) -> None:
         OSError: it could not be put, after several attempts.
     """
     if "file" in _protocols(remote):  # object stores show nothing of an object before all of it is there
-        temporary = f"{path}.{os.getpid()}.tmp"
+        temporary = f"{path}.{uuid4().hex}.tmp"
         remote.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
         retried(lambda: remote.pipe_file(temporary, data))
         retried(lambda: remote.mv(temporary, path))
