@@ -5,12 +5,14 @@ Each line below is what a row may hold; keys that are not named are left alone.
 - the question: `question`, or `query`;
 - its passage: `passage` or `context` (SQuAD), a text, with `title`. Or several: `documents` or `passages`, texts or
   `{"text", "title"}`, with `gold`, the numbers of those that are needed to answer (one number, or a list; 0 where it
-  is missing); MS MARCO's `passages` say by `is_selected` which one answers. Or `pos` and `neg`: the first of `pos`
-  answers, its others are left out, those of `neg` do not answer. GritLM's `[instruction, text]` is its text;
+  is missing); MS MARCO's `passages` say by `is_selected` which one answers: the first that it marks; further ones are
+  left out. Or `pos` and `neg`: the first of `pos` answers, its others are left out, those of `neg` do not answer.
+  GritLM's `[instruction, text]` is its text;
 - right answers: `answers` or `answer`: a text, a list of texts, SQuAD's `{"text": [...], "answer_start": [...]}` or a
   list of such, TriviaQA's `{"value", "aliases"}`. An empty list or none at all: not known. SQuAD's object without a
   text: the passage does not answer;
-- `unanswerable` or SQuAD's `is_impossible`: true where the passage is about the question, but does not answer it;
+- `unanswerable` or SQuAD's `is_impossible`: true where the passage is about the question, but does not answer it; MS
+  MARCO says "No Answer Present." and marks none;
 - `id`, `qid`, `query_id` or `_id`.
 """
 
@@ -21,6 +23,7 @@ from gritrag.records import Document
 
 QUESTION, PASSAGE, SEVERAL = ("question", "query"), ("passage", "context"), ("documents", "passages")
 ANSWERS, UNANSWERABLE, IDS = ("answers", "answer"), ("unanswerable", "is_impossible"), ("id", "qid", "query_id", "_id")
+NO_ANSWER = "No Answer Present."
 
 EXAMPLE = '{"question": "When does the ferry sail?", "passage": "The ferry sails at noon.", "answers": ["noon"]}'
 
@@ -103,8 +106,14 @@ def _answers(row: Mapping[str, Any]) -> tuple[tuple[str, ...], bool]:
     if is_unanswerable and flag == "unanswerable" and answers:
         raise ValueError("it is unanswerable, but has answers")
     is_empty_of_squad = isinstance(given, Mapping) and "answer_start" in given and not answers
-    is_unanswerable = is_unanswerable or is_empty_of_squad
+    is_unanswerable = is_unanswerable or is_empty_of_squad or _says_none(row)
     return () if is_unanswerable else answers, is_unanswerable
+
+
+def _says_none(row: Mapping[str, Any]) -> bool:
+    """Whether MS MARCO says so: in the place of an answer, of a row with several passages."""
+    key = _key(row, ANSWERS)
+    return key is not None and _key(row, SEVERAL) is not None and row[key] in (NO_ANSWER, [NO_ANSWER])
 
 
 def _flag(value: Any) -> Any:
@@ -145,22 +154,26 @@ def _passages(row: Mapping[str, Any]) -> tuple[Document | None, tuple[Document, 
 
 def _several(row: Mapping[str, Any], key: str) -> tuple[Document, tuple[Document, ...], tuple[Document, ...]]:
     given, gold = row[key], row.get("gold")
+    marks: list[Any] = []
     if isinstance(given, Mapping) and isinstance(given.get("passage_text"), list):  # MS MARCO: a list for each field
-        selected = given.get("is_selected")
-        gold = [n for n, is_right in enumerate(selected) if is_right] if gold is None and selected else gold
-        given = given["passage_text"]
+        marks, given = given.get("is_selected") or [], given["passage_text"]
+    elif isinstance(given, list):
+        told = [each.get("is_selected") if isinstance(each, Mapping) else None for each in given]
+        marks = told if any(mark is not None for mark in told) else []
     if not isinstance(given, list):
         raise ValueError(f"{key} must be a list, not {type(given).__name__}")
     documents = [_document(document) for document in given]
     if not documents:
         raise ValueError(f"{key} is empty")
-    if gold is None:
-        selected = [n for n, each in enumerate(given) if isinstance(each, Mapping) and each.get("is_selected")]
-        gold = selected[:1] or 0
-    numbers = _gold(gold, len(documents))
-    first, *needed = (documents[number] for number in numbers)
-    others = tuple(document for number, document in enumerate(documents) if number not in numbers)
-    return first, tuple(needed), others
+    if gold is None and marks and not any(marks) and not _says_none(row):
+        raise ValueError("is_selected marks none of its passages; name the one that answers by gold, or remove the row")
+    marked = [number for number, is_right in enumerate(marks) if is_right] if gold is None else []
+    numbers = _gold(gold if gold is not None else marked[:1] or 0, len(documents))
+    right = {documents[number].id: documents[number] for number in numbers}
+    first, *needed = right.values()
+    known = {*right, *(documents[number].id for number in marked if number < len(documents))}
+    others = {document.id: document for document in documents if document.id not in known}
+    return first, tuple(needed), tuple(others.values())
 
 
 def _gold(gold: Any, documents: int) -> list[int]:

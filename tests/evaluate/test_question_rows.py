@@ -67,6 +67,30 @@ def test_passages_of_ms_marco_say_which_one_answers() -> None:
     assert question_of({"query": "Which?", "passages": listed, "answers": []}, "1").document.text == "c"
 
 
+@pytest.mark.parametrize("is_listed", [True, False])
+def test_ms_marco_marks_several_passages_that_answer_or_none(is_listed: bool) -> None:
+    def row(marks: list[int], *answers: str) -> dict[str, Any]:
+        columns: Any = {"passage_text": list("abc"), "is_selected": marks}
+        if is_listed:
+            columns = [{"passage_text": text, "is_selected": mark} for text, mark in zip("abc", marks, strict=True)]
+        return {"query": "Which?", "passages": columns, "answers": list(answers)}
+
+    two = question_of(row([0, 1, 1], "b"), "1")
+    assert (two.document.text, two.needed, [each.text for each in two.others]) == ("b", (), ["a"])
+    none = question_of(row([0, 0, 0], "No Answer Present."), "1")
+    assert (none.is_unanswerable, none.answers) == (True, ())
+    with pytest.raises(ValueError, match="is_selected marks none"):
+        question_of(row([0, 0, 0], "b"), "1")
+    assert question_of(row([0, 0, 0], "b") | {"gold": 2}, "1").document.text == "c"
+
+
+def test_a_passage_that_stands_twice_in_a_row_is_one() -> None:
+    row = {"question": "Which?", "documents": ["a", "b", "a", "b"], "answers": []}
+    once = question_of(row, "1")
+    assert ([each.text for each in once.gold], [each.text for each in once.others]) == (["a"], ["b"])
+    assert question_of({**row, "gold": [0, 2]}, "1").needed == ()
+
+
 @pytest.mark.parametrize(
     "row",
     [
