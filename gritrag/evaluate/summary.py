@@ -65,16 +65,17 @@ class Pair:
 
 
 def pairs(runs: Sequence[Evaluated]) -> Iterator[Pair]:
-    """The comparisons worth a line: both searches, from states and from text, and the first model with each other."""
+    """The comparisons worth a line: both searches, from states and from text, and the first model with each other, in
+    the ways that both have: not every model ranks or answers from states."""
     for each in runs:
         if each.retrieval:
             yield Pair("nDCG@10", each, "hybrid", each, "sparse")
         yield from (Pair("F1", each, cached, each, read) for cached, read in _cached_and_read(each))
     for second in runs[1:]:
         first = runs[0]
-        yield from (Pair("nDCG@10", first, mode, second, mode) for mode in first.retrieval)
-        if second.answers:
-            yield from (Pair("F1", first, way, second, way) for way in first.answers)
+        yield from (Pair("nDCG@10", first, mode, second, mode) for mode in first.retrieval if mode in second.retrieval)
+        if second.kinds():
+            yield from (Pair("F1", first, way, second, way) for way in first.answers if way in second.answers)
             yield from (Pair("F1", first, cached, second, read) for cached, read in _cached_and_read(first))
 
 
@@ -123,6 +124,7 @@ def _found(runs: Sequence[Evaluated], seed: int) -> Section:
         [each.model, way, statistics.mean(row["found"], seed).show(), str(len(row["found"]))]
         for each in runs
         for way, row in each.found.items()
+        if row["found"]
     ]
     columns = ["model", "search", "a right answer is found, %", "questions"]
     return Section("Search", "Whether a right answer stands in the documents found.", (), [Table(columns, lines)])

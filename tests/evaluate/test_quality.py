@@ -28,7 +28,7 @@ from gritrag.evaluate.quality import (
     kind_of,
 )
 from gritrag.evaluate.rows import QuestionSet, choose, read_questions
-from gritrag.evaluate.scores import RANKING, says_not_found, score_answer
+from gritrag.evaluate.scores import RANKED, RANKING, says_not_found, score_answer
 from gritrag.evaluate.session import Outputs
 from gritrag.evaluate.statistics import Interval
 from gritrag.evaluate.suite import Result
@@ -315,6 +315,33 @@ def test_tables_say_what_the_numbers_are() -> None:
     assert ["m", ONE, "doc-cache, x", *["50.0 [0.0, 100.0]"] * 3, "2"] in told["Answers"]
     assert ["F1", "doc-cache, x (m)", "doc-query, x (m)", "+50.0 [+0.0, +100.0]", "-"] in told["Comparisons"]
     assert told["Where it loses"] == []
+
+
+def test_only_ways_that_both_models_have_are_compared() -> None:
+    """One that only embeds does not rank from states, and one whose keys cannot be moved answers from text alone."""
+
+    def of(model: str, row: dict[str, Any]) -> dict[str, Any]:
+        return {**row, "cell": {**row["cell"], "model": model}}
+
+    def searched(model: str, way: str) -> dict[str, Any]:
+        return {"cell": {"model": model, "part": "retrieval", "way": way}, **{score: [1.0, 0.0] for score in RANKING}}
+
+    text, states = (answer_row(f"{mode}, x", [0.0, 1.0], [ONE] * 2) for mode in MODES[1:])
+    rows = [searched("one", "hybrid"), searched("one", "sparse"), searched("one", RANKED), searched("two", "hybrid")]
+    rows += [searched("two", "sparse"), of("one", text), of("one", states), of("two", text)]
+    compared = {(row[1], row[2]) for row in tables(rows)["Comparisons"]}
+    assert ("hybrid (one)", "hybrid (two)") in compared
+    assert ("doc-query, x (one)", "doc-query, x (two)") in compared
+    assert ("doc-cache, x (one)", "doc-query, x (two)") in compared
+    assert len(compared) == 7
+
+
+def test_where_nothing_has_an_answer_nothing_is_said_of_answers() -> None:
+    rows = [answer_row(f"{mode}, x", [0.0, 1.0], [UNANSWERABLE] * 2, [0.0, 1.0]) for mode in MODES[1:]]
+    other = [{**row, "cell": {**row["cell"], "model": "two"}} for row in rows]
+    found = {"cell": {"model": "m", "part": "found", "way": "dense"}, "found": []}
+    told = tables([*rows, *other, found])
+    assert set(told) == {"Calibration", "Where it loses"}
 
 
 def test_questions_are_told_apart_by_what_they_need_and_states_meet_the_better_of_text() -> None:

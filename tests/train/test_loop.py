@@ -300,6 +300,7 @@ def both(first: RetrievalStep, second: RetrievalStep) -> RetrievalStep:
         None,
         first.answers + moved,
         first.is_full,
+        contents=first.contents + second.contents,
     )
 
 
