@@ -36,6 +36,9 @@ STUB = '''"""Stands in for the package of this name: training from JSONL files d
 
 def load_dataset(**arguments):
     raise ValueError("the package datasets is not here: only JSONL files can be read")
+
+
+load_dataset_builder = load_dataset
 '''
 ERRORS_STUB = '"""See the package."""\n\n\nclass DatasetsError(Exception):\n    """Never raised here."""\n'
 

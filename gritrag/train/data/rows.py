@@ -21,7 +21,6 @@ from typing import Any, NamedTuple
 
 from datasets import load_dataset, load_dataset_builder
 from datasets.exceptions import DatasetsError
-from datasets.packaged_modules.json.json import Json
 
 from gritrag.tokens import check_text
 from gritrag.train.data.config import SourceConfig
@@ -203,7 +202,7 @@ def _of_data_set(arguments: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
 def _json_files(folder: str, split: str) -> list[Path]:
     """The files of a split, as `datasets` chooses them, where each holds a list or a row in every line; else none."""
     builder = load_dataset_builder(folder)
-    if not isinstance(builder, Json) or builder.config.field is not None:
+    if builder.name != "json" or builder.config.field is not None:
         return []
     files = [Path(file) for file in (builder.config.data_files or {}).get(split, ())]
     return files if all(map(_is_plain, files)) else []
