@@ -22,6 +22,7 @@ BLOCKS |= {"main", "ol", "p", "pre", "section", "summary", "table", "tbody", "tf
 _SPACE = re.compile(r"[ \t\r\n\f]+")
 _CONTAINER = "{urn:oasis:names:tc:opendocument:xmlns:container}rootfile"
 _TOO_DEEP = "elements lie in one another more than 2,000 deep, and nothing behind that is read: simplify the page"
+_RESOURCE_LIMIT = 114  # the number of libxml2, for which lxml before 6 has no name
 _FONT_OBFUSCATION = ("http://www.idpf.org/2008/embedding", "http://ns.adobe.com/pdf/enc#RC")
 
 
@@ -81,7 +82,7 @@ def _parse(data: bytes) -> tuple[etree._Element, str]:
     # without `huge_tree` the parser drops, in silence, all behind 256 open elements or a picture of 10 MB in the page
     parser = HTMLParser(encoding="utf-8", no_network=True, huge_tree=True)
     tree = fromstring(text.replace("\0", "").encode("utf-8"), parser=parser)
-    is_cut = any(entry.type == etree.ErrorTypes.ERR_RESOURCE_LIMIT for entry in parser.error_log)
+    is_cut = any(entry.type == _RESOURCE_LIMIT for entry in parser.error_log)
     return tree, _TOO_DEEP if is_cut else ""
 
 

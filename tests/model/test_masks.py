@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from architectures import make_tokenizer
-from causal_lms import tiny_config, tiny_lm
+from causal_lms import here, tiny_config, tiny_lm
 from likelihoods import check_as_read_in_full
 from transformers import AutoModelForCausalLM, PreTrainedConfig
 
@@ -41,7 +41,7 @@ def model_of(architecture: str, dtype: torch.dtype = torch.float32) -> GritModel
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("architecture", MASKS)
+@pytest.mark.parametrize("architecture", here(*MASKS))
 def test_masks_of_every_kind_of_model(architecture: str, dtype: torch.dtype) -> None:
     assert probe(tiny_lm(architecture).to(dtype)).masks == MASKS[architecture]
 
@@ -52,7 +52,7 @@ def test_layers_that_see_a_part_are_windows(architecture: str) -> None:
     assert (decoder.has_window, decoder.reads_alone, decoder.takes_biases) == (True, True, False)
 
 
-@pytest.mark.parametrize("architecture", [*ALONE, "phi", "bloom", "doge"])
+@pytest.mark.parametrize("architecture", here(*ALONE, "phi", "bloom", "doge"))
 def test_an_answer_is_that_of_its_context_alone(architecture: str) -> None:
     model = model_of(architecture)
     states = [reading.state for reading in model.read_documents(TEXTS)]
@@ -100,8 +100,9 @@ def test_a_question_is_as_probable_as_behind_the_text(architecture: str) -> None
     check_as_read_in_full(model, TEXTS, QUESTION)
 
 
-def test_a_bias_that_would_hide_documents_is_left_out(tmp_path: Path) -> None:
-    model = model_of("doge")
+@pytest.mark.parametrize("architecture", here("doge"))
+def test_a_bias_that_would_hide_documents_is_left_out(architecture: str, tmp_path: Path) -> None:
+    model = model_of(architecture)
     documents = [Document(text, id=str(number)) for number, text in enumerate(TEXTS)]
     hits = [Hit(documents[0], 1.0, 1), Hit(documents[1], 0.9, 2)]
     with Index.create(tmp_path / "index", model=model) as index:

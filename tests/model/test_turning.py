@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from architectures import ROTARY, make_tokenizer
-from causal_lms import tiny_config
+from causal_lms import here, tiny_config
 from likelihoods import check_as_read_in_full
 from transformers import AutoModelForCausalLM, LlamaConfig, Phi3Config, PreTrainedConfig
 
@@ -80,7 +80,7 @@ def test_the_turning_point_is_that_of_the_config() -> None:
 
 @pytest.mark.parametrize("lookup", [False, True])
 @pytest.mark.parametrize("length", LENGTHS.values(), ids=LENGTHS.keys())
-@pytest.mark.parametrize("architecture", ["phi3", "llama", "minicpm3"])
+@pytest.mark.parametrize("architecture", here("phi3", "llama", "minicpm3"))
 def test_text_goes_on_as_if_it_were_read_again(architecture: str, length: int, lookup: bool) -> None:
     model = longrope(architecture)
     ids = ids_of(6) * (length // 6) + ids_of(length % 6)
@@ -131,7 +131,7 @@ def test_a_question_is_as_probable_as_behind_the_text(words: int) -> None:
     check_as_read_in_full(longrope("phi3"), texts, "where do the seven boats lie in the winter?")
 
 
-@pytest.mark.parametrize("architecture", ["phi3", "llama", "minicpm3"])
+@pytest.mark.parametrize("architecture", here("phi3", "llama", "minicpm3"))
 def test_a_prompt_read_in_pieces_is_the_same_prompt(architecture: str) -> None:
     """As a server reads it."""
     model = longrope(architecture)
