@@ -18,12 +18,12 @@ import fsspec
 import numpy as np
 import torch
 import xxhash
-from safetensors.torch import load, save
+from safetensors.torch import load
 
 from gritrag.index.storage.durable import is_folder, make_folder, replace_files, sync
 from gritrag.index.storage.entries import StateRow
 from gritrag.index.storage.remote_states import OPTIONS, RemoteStates, put, retried
-from gritrag.index.storage.states import Reading, relative_path
+from gritrag.index.storage.states import Reading, relative_path, stable_file
 
 __all__ = ["FOLDER", "Part", "Staging"]
 
@@ -66,7 +66,7 @@ class Staging:
         states = [(key, each.state) for key, each in readings.items() if isinstance(each, Reading)]
         rows = self._states.save(states, self._codec) if states else []
         notes = {"keys": json.dumps(list(vectors)), "rows": json.dumps(rows)}
-        data = save({"vectors": torch.from_numpy(np.stack([*vectors.values()]).astype(np.float32))}, notes)
+        data = stable_file({"vectors": torch.from_numpy(np.stack([*vectors.values()]).astype(np.float32))}, notes)
         name = f"{_digest(vectors)}.{xxhash.xxh3_128_hexdigest(data)}.safetensors"
         put(self._remote, f"{self._base}/parts/{name}", data)
         return name

@@ -82,6 +82,20 @@ def test_what_is_staged_is_found_and_nothing_else_is(make: Make, reader: HashRea
     assert Staging(index.path, None, "float32").known().keys() == {row["key"] for row in rows[7:]}
 
 
+def test_what_is_staged_twice_is_there_once(make: Make, reader: HashReader, notes: list[Document]) -> None:
+    """As by two processes, or again after one died. With three notes the chance that all of ten are in one order by
+    chance is small."""
+    index = make(states="float32")
+    staging, _ = staged(index, reader, notes[:7])
+    before = sorted(path.name for path in (index.path / "staging").rglob("*.safetensors"))
+    for _ in range(10):
+        staged(index, reader, notes[:7])
+    assert sorted(path.name for path in (index.path / "staging").rglob("*.safetensors")) == before
+    assert len(before) == 8
+    found = staging.part(next((index.path / "staging" / "parts").iterdir()).name)
+    assert len(found.vectors) == len(found.rows) == 7
+
+
 def test_a_state_that_is_lost_is_read_when_it_is_needed(make: Make, reader: HashReader, notes: list[Document]) -> None:
     index = make(states="float32")
     staging, rows = staged(index, reader, notes)

@@ -9,7 +9,7 @@ import mmap
 import os
 import re
 import struct
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -24,7 +24,16 @@ from gritrag.index.storage.packed import decode, encode
 from gritrag.model.state import DocumentState, Reading
 from gritrag.records import Fingerprint
 
-__all__ = ["Checks", "DocumentState", "Reading", "StateFileWarning", "StateStore", "encoded", "state_key"]
+__all__ = [
+    "Checks",
+    "DocumentState",
+    "Reading",
+    "StateFileWarning",
+    "StateStore",
+    "encoded",
+    "stable_file",
+    "state_key",
+]
 
 Checks = Literal["once", "always"]
 """When a state file is compared with its checksum: when first read and whenever it has changed since, or always."""
@@ -159,7 +168,22 @@ class StateStore:
 def encoded(state: DocumentState, codec: str) -> bytes:
     """The file of a state."""
     notes = {"codec": codec, "reading": state.reading, "dtype": str(state.keys.dtype).removeprefix("torch.")}
-    return save(encode(state, codec), notes)
+    return stable_file(encode(state, codec), notes)
+
+
+def stable_file(tensors: dict[str, torch.Tensor], notes: Mapping[str, str]) -> bytes:
+    """A safetensors file, the same whenever it is made.
+
+    safetensors itself writes the notes in another order each time: what is stored twice, as by a call that is repeated
+    after a failure, would have two names on object storage, and one of them for ever.
+    """
+    data = save(tensors, dict(notes))
+    start, end = 8, 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(data[start:end])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode().ljust(end - start)
+    assert len(text) == end - start, "the same names and values, in another order"
+    return b"".join([data[:start], text, data[end:]])
 
 
 def relative_path(key: str) -> str:
