@@ -19,6 +19,7 @@ from gritrag.index.build import CHUNK_DOCUMENTS, CHUNK_SHARE, AddReport
 from gritrag.index.documents import check_documents
 from gritrag.index.origins import ids_of, origins
 from gritrag.index.protocol import Reader
+from gritrag.index.storage.durable import settled_place
 from gritrag.index.storage.manifest import parse_bytes
 from gritrag.progress import ReadingBar
 
@@ -117,7 +118,7 @@ def open_or_create(
     index = Index.open(folder, model=model, mode="rw")
     codec, place, quota = (index.stats()[name] for name in ("codec", "states_at", "state_quota"))
     wrong = ""
-    if states_at not in (None, place):
+    if states_at not in (None, place) and settled_place(states_at) != place:
         wrong = f"{folder} has its states {place or 'in its folder'}, not at {states_at}: use another folder"
     elif states not in (None, codec):
         wrong = f"{folder} stores states as {codec!r}, not {states!r}: go on with it as it is, or use another folder"

@@ -14,6 +14,7 @@ from gritrag.index.parts import Parts
 from gritrag.index.protocol import Reader
 from gritrag.index.storage.catalog import Catalog
 from gritrag.index.storage.entries import Entry, metadata_json, same_metadata
+from gritrag.index.storage.garbage import remove_garbage
 from gritrag.index.storage.states import DocumentState
 from gritrag.progress import ProgressBar
 from gritrag.records import Document, Fingerprint
@@ -95,7 +96,7 @@ def _commit(model: Reader, parts: Parts, chunk: Sequence[Checked]) -> None:
     with catalog.transaction():
         parts.quota.commit(rows, room.evicted)
         garbage = catalog.forget_unread_states(catalog.put(entries))
-    parts.files.remove([*room.evicted, *garbage])
+    remove_garbage(catalog, parts.files, [*room.evicted, *garbage])
 
 
 def remove(parts: Parts, ids: set[str] | None, where: Compiled) -> int:
@@ -107,7 +108,7 @@ def remove(parts: Parts, ids: set[str] | None, where: Compiled) -> int:
     if rows:
         with catalog.transaction():
             garbage = catalog.forget_unread_states(catalog.remove(rows))
-        parts.files.remove(garbage)
+        remove_garbage(catalog, parts.files, garbage)
     return len(rows)
 
 

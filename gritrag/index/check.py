@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 from gritrag.index.storage.catalog import Catalog
 from gritrag.index.storage.durable import is_folder, remove_files
 from gritrag.index.storage.entries import StateRow
+from gritrag.index.storage.garbage import remove_garbage
 from gritrag.index.storage.manifest import Manifest, begun_files
 from gritrag.index.storage.states import StateStore, relative_path
 from gritrag.index.storage.vectors import VectorIndex
@@ -51,7 +52,7 @@ def check_index(
         catalog.forget_states(bad)
         if words is not None:
             catalog.rebuild_words()
-    files.remove(bad)
+    remove_garbage(catalog, files, bad)
     collect(catalog, files, vectors)
     if lost is not None:
         vectors.save(rebuild=True)
@@ -61,6 +62,7 @@ def check_index(
 def collect(catalog: Catalog, files: StateStore, vectors: VectorIndex) -> None:
     """Remove files and links that the catalog does not know, as a writer leaves them that dies before its commit, or
     after it and before it has removed what was deleted. Folders stay: no index ever made one there."""
+    remove_garbage(catalog, files)
     root = catalog.path.parent
     stray = [*_strays(catalog, files, vectors), *begun_files(root)]
     remove_files(root, stray)

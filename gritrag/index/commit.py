@@ -18,6 +18,7 @@ from gritrag.index.origins import origin
 from gritrag.index.parts import Parts
 from gritrag.index.staging import Staging
 from gritrag.index.storage.entries import Entry, StateRow, metadata_json
+from gritrag.index.storage.garbage import remove_garbage
 from gritrag.index.storage.remote_files import RemoteFile, is_gone, is_url
 from gritrag.progress import ProgressBar
 from gritrag.records import Document
@@ -72,7 +73,7 @@ class Commit:
             self._tell_clashes()
             self._put_states()
             garbage = parts.catalog.forget_unread_states(replaced)
-        parts.files.remove(garbage)
+        remove_garbage(parts.catalog, parts.files, garbage)
         return AddReport(**self._counts)
 
     def outdated(self) -> list[str]:

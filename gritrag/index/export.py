@@ -48,6 +48,8 @@ def _copy(manifest: Manifest, catalog: Catalog, files: StateStore, target: Path,
         if manifest.states_at is None:
             bar.begin("states")
             _copy_states(files, copy, StateStore(target), bar)
+        with copy.transaction():
+            copy.forget_garbage()  # who has put it removes it
         bar.begin("vectors")
         VectorIndex(target, copy, manifest.dim).save(rebuild=True, on_read=bar.advance)
 

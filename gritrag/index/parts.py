@@ -14,7 +14,8 @@ from gritrag.index.check import collect
 from gritrag.index.errors import ClosedIndex
 from gritrag.index.protocol import Reader
 from gritrag.index.storage.catalog import Catalog
-from gritrag.index.storage.durable import make_folder, settled, sync
+from gritrag.index.storage.durable import make_folder, settled, settled_place, sync
+from gritrag.index.storage.garbage import remove_garbage
 from gritrag.index.storage.lock import WriterLock
 from gritrag.index.storage.manifest import CATALOG, Manifest, check_names, check_replaceable, parse_bytes, wipe
 from gritrag.index.storage.quota import StateQuota
@@ -31,7 +32,7 @@ def _collection(location: str | None) -> tuple[str, str] | None:
         return None
     if not location:
         raise ValueError("vectors_at must be the URL of a Qdrant server, or a folder for its local mode")
-    return location, f"gritrag-{uuid4().hex}"
+    return settled_place(location), f"gritrag-{uuid4().hex}"
 
 
 def _vectors(root: Path, catalog: Catalog, manifest: Manifest, writable: bool) -> VectorIndex:
@@ -56,6 +57,7 @@ class Parts:
         )
         at = manifest.states_at
         self.files = StateStore(root, checks) if at is None else RemoteStates(root, at, checks)
+        self.catalog.notes_garbage = at is not None
         self.vectors = _vectors(root, self.catalog, manifest, lock is not None)
         self.quota = StateQuota(self.catalog, self.files, manifest.codec, manifest.state_quota)
         self._writing = threading.Lock()
@@ -82,7 +84,7 @@ class Parts:
             states,
             parse_bytes(quota),
             model.loaded_as,
-            states_at,
+            None if states_at is None else settled_place(states_at),
             _collection(vectors_at),
         )
         root = settled(root)
@@ -133,10 +135,26 @@ class Parts:
             if lock is not None and not (root / "states").exists():  # removed to save space: they are only derived
                 make_folder(root / "states")
                 sync(root)
-            if lock is not None and lock.inherited:
-                collect(parts.catalog, parts.files, parts.vectors)
+            if lock is not None:
+                parts._tidy(lock.inherited)
             on_failure.pop_all()
         return parts
+
+    def _tidy(self, others_died: bool) -> None:
+        """Remove what writers before this one had to leave. Object storage that is away waits for the next."""
+        try:
+            if others_died:
+                collect(self.catalog, self.files, self.vectors)
+            else:
+                remove_garbage(self.catalog, self.files)
+        except OSError as error:
+            if not self.catalog.garbage():
+                raise
+            warnings.warn(
+                f"states of documents that were deleted are still at {self.manifest.states_at} ({error}): whoever "
+                "writes to the index next removes them",
+                stacklevel=5,
+            )
 
     def close(self) -> None:
         """Bring the vectors file up to date (if writable) and let go of everything. A second call does nothing."""

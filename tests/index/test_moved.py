@@ -37,6 +37,26 @@ def test_another_working_directory_changes_nothing(
     assert not os.listdir(tmp_path / "elsewhere")
 
 
+@pytest.mark.parametrize("at", ["states", "./states", "file://states", "local://states"])
+def test_a_folder_of_states_is_the_one_that_was_named(
+    tmp_path: Path, reader: HashReader, corpus: list[Document], at: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GRITRAG_STATE_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with Index.create("index", model=reader, states_at=at) as index:
+        index.add(corpus[:3])
+    monkeypatch.setenv("GRITRAG_STATE_CACHE", str(tmp_path / "cache2"))
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    with Index.open(tmp_path / "index", model=reader) as index:
+        assert None not in index.load_states(corpus[:3])
+    assert len(list((tmp_path / "states").rglob("*.safetensors"))) == 3
+    for url in ("memory://x/y", "s3://bucket/notes", "https://example.org:6333"):
+        assert durable.settled_place(url) == url
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert durable.settled_place("~/states") == str(tmp_path / "states")
+
+
 def test_a_link_that_is_turned_to_the_next_version_leaves_readers_with_theirs(
     make: Make, reader: HashReader, corpus: list[Document], tmp_path: Path
 ) -> None:

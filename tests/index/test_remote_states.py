@@ -178,6 +178,68 @@ def test_what_is_deleted_is_deleted_there_too(make: Make, corpus: list[Document]
     assert len(list((tmp_path / "cache").rglob("*.safetensors"))) == 2
 
 
+@pytest.mark.parametrize("remedy", ["open", "delete", "add", "compact"])
+@pytest.mark.parametrize("fault", [OSError("slow down"), KeyboardInterrupt()])
+def test_what_could_not_be_deleted_there_is_deleted_by_the_next_writer(
+    make: Make, reader: HashReader, corpus: list[Document], s3: Any, remedy: str, fault: BaseException, tmp_path: Path
+) -> None:
+    """Where the server fails, or the writer dies between its commit and the end of the deletion."""
+    index = make(states_at="s3://bucket/notes")
+    index.add(corpus[:6])
+    whole, failures = s3.rm_file, [None, fault, fault, fault, fault]
+
+    def fails(path: str, **options: Any) -> None:
+        if failures and (failure := failures.pop(0)) is not None:
+            raise failure
+        whole(path)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(remote_states, "FIRST_DELAY", 0.001)
+        patch.setattr(s3, "rm_file", fails)
+        with pytest.raises(type(fault)):
+            index.delete(ids=["d1", "d2", "d3"])
+    assert len(index) == 3
+    assert len(objects(s3)) == 5
+    index.export(tmp_path / "copy")
+    Index.open(tmp_path / "copy", model=reader, mode="rw").close()
+    assert len(objects(s3)) == 5, "a copy has nothing to delete"
+    if remedy == "open":
+        index.close()
+        Index.open(index.path, model=reader, mode="rw").close()
+    elif remedy == "delete":
+        index.add(corpus[6:7])
+        index.delete(ids=["d6"])
+    elif remedy == "add":
+        index.add(corpus[3:4])  # wanted again before it was deleted
+    else:
+        index.compact()
+    kept = [0, 3, 4, 5] if remedy == "add" else [0, 4, 5]
+    assert len(objects(s3)) == len(kept)
+    with Index.open(index.path, model=reader) as again:
+        assert sorted(again) == [f"d{number}" for number in kept]
+        assert None not in again.load_states([corpus[number] for number in kept])
+
+
+def test_a_server_that_is_away_keeps_nobody_from_writing(
+    make: Make, reader: HashReader, corpus: list[Document], s3: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*arguments: Any, **options: Any) -> None:
+        raise remote_states.BotoCoreError
+
+    index = make(states_at="s3://bucket/notes")
+    index.add(corpus[:3])
+    with monkeypatch.context() as patch:
+        patch.setattr(s3, "glob", away)
+        with pytest.raises(ConnectionError):
+            index.delete(ids=["d1"])
+        index.close()
+        with pytest.warns(UserWarning, match=r"are still at s3://bucket/notes.*whoever writes"):
+            Index.open(index.path, model=reader, mode="rw").close()
+    assert len(objects(s3)) == 3
+    Index.open(index.path, model=reader, mode="rw").close()
+    assert len(objects(s3)) == 2
+
+
 def test_any_file_system_of_fsspec_will_do(
     make: Make, corpus: list[Document], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -39,6 +39,9 @@ class Catalog(Connection):
     removed = False
     """Whether documents have been, since the log was last emptied of them."""
 
+    notes_garbage = False
+    """Whether keys of states that are dropped are noted until their files are gone; see `garbage`."""
+
     _digested = (-1, "")
     """The generation of which `digest` has last been asked, and the answer."""
 
@@ -279,12 +282,28 @@ class Catalog(Connection):
 
     def forget_states(self, keys: Iterable[str]) -> None:
         """Drop state rows; their files become garbage. Inside a transaction."""
-        self.execute_many("DELETE FROM states WHERE key = ?", ((key,) for key in keys))
+        dropped = list(keys)
+        self.execute_many("DELETE FROM states WHERE key = ?", ((key,) for key in dropped))
+        self._note_garbage(dropped)
 
     def forget_unread_states(self, keys: Iterable[str]) -> list[str]:
         """Drop those of the state rows `keys` that no document reads any more; return which. Inside a transaction."""
         sql = "DELETE FROM states WHERE key = ?1 AND ?1 NOT IN (SELECT state_key FROM documents) RETURNING key"
-        return [dropped for key in keys for (dropped,) in self.execute(sql, (key,))]
+        found = [dropped for key in keys for (dropped,) in self.execute(sql, (key,))]
+        self._note_garbage(found)
+        return found
+
+    def garbage(self) -> list[str]:
+        """Keys of states that were dropped, and whose files may still be there; none where `notes_garbage` is False."""
+        return list(json.loads(self.meta("garbage") or "[]"))
+
+    def forget_garbage(self) -> None:
+        """All of it has been removed. Inside a transaction."""
+        self.execute("DELETE FROM meta WHERE name = 'garbage'")
+
+    def _note_garbage(self, keys: list[str]) -> None:
+        if self.notes_garbage and keys:
+            self.set_meta("garbage", json.dumps([*self.garbage(), *keys]))
 
     # Meta
 

@@ -60,6 +60,14 @@ def settled(path: Path) -> Path:
     return Path(os.path.realpath(path))
 
 
+def settled_place(place: str) -> str:
+    """A URL as it is, and a folder by its absolute path, whatever becomes of the working directory."""
+    protocol, separator, path = place.rpartition("://")
+    if protocol not in ("", "file", "local"):
+        return place
+    return f"{protocol}{separator}{os.path.abspath(os.path.expanduser(path))}"
+
+
 def write_new(path: Path, data: bytes | memoryview) -> None:
     """A file that was not there before: a link that was is removed, and not followed."""
     _write(path, [data])

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from gritrag.index.storage.catalog import Catalog
 from gritrag.index.storage.entries import Entry, StateRow
+from gritrag.index.storage.garbage import remove_garbage
 from gritrag.index.storage.packed import bytes_per_token
 from gritrag.index.storage.states import DocumentState, StateFileWarning, StateStore, relative_path
 
@@ -131,7 +132,7 @@ class StateQuota:
         with self.catalog.transaction():
             self.commit(rows, room.evicted)
             garbage = self.catalog.forget_unread_states([key])  # its document was deleted in the meantime
-        self.files.remove([*room.evicted, *garbage])
+        remove_garbage(self.catalog, self.files, [*room.evicted, *garbage])
 
     def save_uses(self) -> None:
         """Write what has been counted since the last commit, if anything."""

@@ -116,6 +116,8 @@ class RemoteStates(StateStore):
         """Delete the objects of states that the catalog has forgotten, and what is kept of them here."""
         listed = list(keys)
         super().remove(listed)
+        if listed:
+            self._remote.invalidate_cache()  # other processes stage states, and not all file systems list anew
         for key in listed:
             for path in retried(partial(self._remote.glob, f"{escape(self._base)}/{key[:2]}/{key}.*")):
                 retried(partial(self._remote.rm_file, path))
