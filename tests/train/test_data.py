@@ -61,6 +61,41 @@ def test_every_passage_comes_once_in_an_epoch(tiny_model: GritModel, recipe: Rec
     assert set(seen.values()) == {3}
 
 
+def test_a_file_that_is_listed_twice_comes_whole_each_time(tiny_model: GritModel, recipe: Recipe) -> None:
+    twice = [{"path": "questions.jsonl"}, {"path": "questions.jsonl", "instruction": "Other"}]
+    data = {"sources": twice, "chat": [], "tokens_per_step": 80, "queries_per_document": 1}
+    mixture = Mixture(recipe(data=data, generative=ONLY_QUESTIONS), tiny_model)
+    read: dict[bool, list[str]] = {False: [], True: []}
+    for step in map(mixture.step, range(60)):
+        queries = [text(tiny_model, query.ids) for query in step.queries]
+        read["Other" in queries[0]] += queries
+    rows = len(mixture.sources[0].passages)
+    for queries in read.values():
+        assert len(queries) >= rows
+        assert len(set(queries[:rows])) == rows, "an epoch has each row once"
+
+
+def test_chats_whose_answers_are_cut_away_are_left_out_and_told(
+    tiny_model: GritModel, recipe: Recipe, tmp_path: Path, write: Write, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def chat(before: int) -> dict[str, Any]:
+        turns = [{"role": "user", "content": "b" * before}, {"role": "assistant", "content": "yes " * 99}]
+        return {"messages": turns}
+
+    def mixture(*chats: dict[str, Any]) -> Mixture:
+        path = str(write(tmp_path / "chats.jsonl", list(chats)))
+        data = {"chat": [{"path": path}], "max_chat_tokens": 300, "tokens_per_step": 900}
+        return Mixture(recipe(data=data, generative={"p_chat": 1.0}), tiny_model)
+
+    for step in map(mixture(chat(100), chat(2000)).step, range(3)):
+        assert isinstance(step, ChatStep)
+        assert [len(ids) for ids in step.ids] == [300]
+        assert all(any(targets) for targets in step.is_target)
+    assert "1 of 2 chats are left out" in "".join(capsys.readouterr())
+    with pytest.raises(ValueError, match=r"in none of its chats an answer begins within data.max_chat_tokens=300"):
+        mixture(chat(2000))
+
+
 def test_processes_share_a_source_and_no_batch(tiny_model: GritModel, recipe: Recipe) -> None:
     config = recipe(generative={"p_chat": 0.3, "p_full": 0.5})
     ranks = [Mixture(config, tiny_model, rank, 2) for rank in range(2)]

@@ -24,6 +24,9 @@ from gritrag.train.data.steps import ChatStep, Prompted, RetrievalStep
 from gritrag.train.data.wordings import WORDINGS, Wording
 from gritrag.train.objectives.config import GenerativeConfig
 
+LONGEST_FRAME = 64
+"""Tokens that chat templates write around a message, at most: those of short chats need not be counted."""
+
 
 def identity(text: str) -> int:
     """A number of 63 bits that tells texts apart: it fits in an int64."""
@@ -267,6 +270,12 @@ class Collator:
             ids_of.append(ids[: self._data.max_chat_tokens])
             is_target_of.append(is_target[: self._data.max_chat_tokens])
         return ChatStep(source.name, ids_of, is_target_of)
+
+    def has_answer(self, chat: Chat) -> bool:
+        """Whether something of the assistant's stands within `max_chat_tokens`."""
+        most = self._data.max_chat_tokens
+        longest = sum(len(message["content"].encode()) + LONGEST_FRAME for message in chat.messages)
+        return longest <= most or any(self.chat(chat)[1][:most])
 
     def chat(self, chat: Chat) -> tuple[list[int], list[bool]]:
         """Token ids of one chat, and which are the assistant's, its end token included with what the template writes

@@ -76,7 +76,7 @@ class DataConfig(Recipe):
             None.
         answers_per_step: at most so many questions are answered in a step; made ones fill what is free.
         p_title: share of documents that are read with their title.
-        max_chat_tokens: longer chats are cut there, and nothing is learnt from what stands behind.
+        max_chat_tokens: longer chats are cut there, and left out where no answer begins before.
         word_noise: share of words that the rule ``noise`` of `SourceConfig.augment` drops, doubles or swaps.
         workers: processes that make steps ahead of their time. With 0 a step is made while the model waits: not to be
             seen on a processor, and much of the time on a fast device.

@@ -5,9 +5,11 @@ one source (task-homogeneous batches).
 """
 
 import random
+from collections import Counter
 from dataclasses import replace
 
 from gritrag.model.grit import GritModel
+from gritrag.progress import ProgressBar
 from gritrag.train.config import TrainConfig
 from gritrag.train.data.augment import Augmenter
 from gritrag.train.data.collate import Collator
@@ -43,12 +45,13 @@ class Mixture:
         for source in self.chats:
             if not source.chats:
                 raise ValueError(f"{source.config.path} holds questions; list it under data.sources")
+            self._leave_out(source)
         # where the loss of answers is switched off, a step that has no other would train nothing
         generative = config.generative
         self._p_chat = generative.p_chat if generative.weight else 0.0
         self._p_full = generative.p_full if generative.weight and generative.contexts != "none" else 0.0
         self._drawn: list[tuple[Source, int]] = []
-        self._counts: dict[str, int] = {}
+        self._counts: Counter[Source] = Counter()
 
     def step(self, number: int) -> RetrievalStep | ChatStep:
         """What step `number` (from 0) trains on; the same for the same recipe and data."""
@@ -66,6 +69,20 @@ class Mixture:
         is_quantised = bool(quantise) and self._chance(f"quantise/{number}").random() < share
         seed = self._chance(f"seed/{source.config.path}/{batch}").getrandbits(32)
         return replace(step, seed=seed, is_quantised=is_quantised and not is_full)
+
+    def _leave_out(self, source: Source) -> None:
+        """Leave out chats of which nothing could be learnt, as all answers stand behind the cut, and tell how many.
+
+        Raises:
+            ValueError: all of a source are so.
+        """
+        most, every = self._config.data.max_chat_tokens, len(source.chats)
+        source.chats = [chat for chat in source.chats if self._collator.has_answer(chat)]
+        remedy = f"an answer begins within data.max_chat_tokens={most}: raise it, or shorten what stands before"
+        if not source.chats:
+            raise ValueError(f"{source.config.path}: in none of its chats {remedy}")
+        if (left := every - len(source.chats)) and self._rank == 0:
+            ProgressBar.write(f"{source.config.path}: {left} of {every} chats are left out. In the others {remedy}")
 
     def _check_negatives(self, source: Source) -> None:
         """Without negatives there is nothing to learn from a comparison.
@@ -91,6 +108,5 @@ class Mixture:
         is_chat = bool(self.chats) and rng.random() < self._p_chat
         sources = self.chats if is_chat else self.sources
         source = rng.choices(sources, [source.config.weight for source in sources])[0]
-        count = self._counts.get(source.config.path, 0)
-        self._counts[source.config.path] = count + 1
-        self._drawn.append((source, count))
+        self._drawn.append((source, self._counts[source]))
+        self._counts[source] += 1
