@@ -12,6 +12,7 @@ import httpx
 import pytest
 import uvicorn
 from mcp import Client, StdioServerParameters
+from mcp.client.stdio import stdio_client
 from mcp.server.mcpserver import MCPServer
 from mcp.types import CallToolResult
 from typer.testing import CliRunner
@@ -175,7 +176,9 @@ def command(tiny_model: GritModel, tmp_path: Path) -> list[str]:
 
 
 async def test_over_standard_input_and_output(command: list[str]) -> None:
-    async with Client(StdioServerParameters(command=sys.executable, args=[*command, "--write"])) as client:
+    async with Client(
+        stdio_client(StdioServerParameters(command=sys.executable, args=[*command, "--write"]))
+    ) as client:
         assert len((await client.list_tools()).tools) == 5
         assert content(await client.call_tool("add", {"documents": [{"text": "Seals bark.", "id": "s"}]}))["added"] == 1
         found = content(await client.call_tool("search", {"question": "seals", "mode": "sparse"}))
