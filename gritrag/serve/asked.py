@@ -55,7 +55,7 @@ def index_of(service: Service, tenant: Tenant, model: str, extension: Extension 
     check_model(service, tenant, model)
     names = readable_names(service, tenant)
     wants_documents = model == DEFAULT or extension is not None
-    return service.indexes[names[0]] if wants_documents and names else None
+    return service.indexes.get(names[0]) if wants_documents and names else None
 
 
 def check_model(service: Service, tenant: Tenant, model: str) -> None:

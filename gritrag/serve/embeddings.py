@@ -41,12 +41,7 @@ async def embeddings(body: EmbeddingBody, request: Request, service: Serving, as
     outcomes = await whole(service, asker, request, read(service.engine, prompts, asker.client, asker.deadline))
     vectors = [shortened(outcome.vector, body.dimensions) for outcome in outcomes]
     tokens = sum(len(prompt.ids) for prompt in prompts)
-    rows = [
-        EmbeddingRow(index=number, embedding=_encoded(vector) if body.encoding_format == "base64" else vector.tolist())
-        for number, vector in enumerate(vectors)
-    ]
-    usage = EmbeddingUsage(prompt_tokens=tokens, total_tokens=tokens)
-    return JSONResponse(Embeddings(data=rows, model=body.model, usage=usage).model_dump(mode="json"))
+    return Response(await in_thread(_answer, body, vectors, tokens), media_type="application/json")
 
 
 @router.post("/v1/rerank", response_model=Reranked, response_model_exclude_none=True, responses=ERRORS)
@@ -108,6 +103,16 @@ def texts_of(service: Service, given: str | list[str] | list[int] | list[list[in
 def _check_count(service: Service, count: int, param: str) -> None:
     if count > service.limits.inputs:
         raise bad(f"{param}: at most {service.limits.inputs} texts in one request, not {count}", param)
+
+
+def _answer(body: EmbeddingBody, vectors: list[np.ndarray], tokens: int) -> str:
+    """As JSON, which may be 20 MB of numbers: writing it takes a while, in which other answers are to go on."""
+    rows = [
+        EmbeddingRow(index=number, embedding=_encoded(vector) if body.encoding_format == "base64" else vector.tolist())
+        for number, vector in enumerate(vectors)
+    ]
+    usage = EmbeddingUsage(prompt_tokens=tokens, total_tokens=tokens)
+    return Embeddings(data=rows, model=body.model, usage=usage).model_dump_json()
 
 
 def _prompts(service: Service, body: EmbeddingBody, is_query: bool) -> list[TokenIds]:

@@ -64,7 +64,7 @@ class Engine:
         self._slots = Slots(model.decoder.shape) if self._is_ragged else None
         self._urgent: FairQueue[ReadingJob | RankingJob] = FairQueue()
         self._background: FairQueue[ReadingJob] = FairQueue()
-        self._is_stopping = False
+        self._is_stopping = self._leaves_background = False
         self._token_cost, self._credit = FIRST_COST, 0.0
         self._expects_until = 0.0
         self._threads = torch.get_num_threads()
@@ -81,6 +81,12 @@ class Engine:
             self._is_stopping = True
             self._changed.notify()
         self._thread.join()
+
+    def leave_background(self) -> None:
+        """Embed and index nothing more, whatever has been begun: it fails with a `StoppingError`."""
+        with self._changed:
+            self._leaves_background = True
+            self._changed.notify()
 
     def submit(self, job: Job) -> None:
         """Take a job on.
@@ -156,7 +162,8 @@ class Engine:
         """Let go of everything that nobody waits for: its place and its cache are free for the next."""
         self._waiting.remove(lambda job: job.is_gone())
         self._urgent.remove(lambda job: job.is_gone())
-        self._background.remove(lambda job: job.is_gone())
+        for job in self._background.remove(lambda job: self._leaves_background or job.is_gone()):
+            job.fail(StoppingError("the server is stopping"))  # but for those that are settled
         self._leave(lambda job: job.is_gone())
 
     def _leave(self, is_over: Callable[[Generation], bool]) -> None:

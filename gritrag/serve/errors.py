@@ -21,6 +21,10 @@ PATH = re.compile(r"(?<![\w/:.])/[\w.@+-]+(?:/[\w.@+-]*)+")
 """A path of this machine, which is nobody's business."""
 
 
+GONE = "index_not_found"
+"""Code of an index that there is not, or no more."""
+
+
 class ErrorDetail(BaseModel):
     message: str
     type: str
@@ -94,7 +98,7 @@ def as_api_error(error: Exception) -> ApiError:
         logger.error("%s: start the server again", error)
         return ApiError(503, "the index has been deleted or made anew: the server must be started again", "index_gone")
     if isinstance(error, ClosedIndex):  # while it was asked, or written
-        return ApiError(404, "the vector store has been deleted", "index_not_found", "index")
+        return ApiError(404, "the vector store has been deleted", GONE, "index")
     if isinstance(error, ValueError):
         return bad(PATH.sub("(a file of the server)", str(error)))
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):

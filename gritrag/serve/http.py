@@ -15,9 +15,9 @@ from fastapi.sse import EventSourceResponse, format_sse_event
 from pydantic import BaseModel
 from starlette.types import Receive, Scope, Send
 
-from gritrag.index.errors import ReplacedIndex
+from gritrag.index.errors import ClosedIndex, ReplacedIndex
 from gritrag.index.index import Index
-from gritrag.serve.errors import ApiError, as_api_error
+from gritrag.serve.errors import GONE, ApiError, as_api_error
 from gritrag.serve.question import Asker
 from gritrag.serve.service import Service
 from gritrag.serve.tenants import Tenant
@@ -68,9 +68,10 @@ def readable(service: Service, tenant: Tenant, name: str) -> Index:
     Raises:
         ApiError: 404 if there is none, or none that it may know of.
     """
-    if name not in service.indexes or not tenant.may_read(name):
-        raise ApiError(404, f"there is no index {name!r} for this key", "index_not_found", "index")
-    return service.indexes[name]
+    index = service.indexes.get(name)  # once: it may be deleted in another thread
+    if index is None or not tenant.may_read(name):
+        raise ApiError(404, f"there is no index {name!r} for this key", GONE, "index")
+    return index
 
 
 def writable(service: Service, tenant: Tenant, name: str) -> Index:
@@ -88,11 +89,15 @@ def writable(service: Service, tenant: Tenant, name: str) -> Index:
 
 
 async def present(of_index: Coroutine[Any, Any, T]) -> T | None:
-    """What is said of an index; None for one that has been deleted from the disk, or made anew there."""
+    """What is said of an index; None for one that has been deleted, here or from the disk, or made anew there."""
     try:
         return await of_index
     except ReplacedIndex as error:
         logger.error("%s: start the server again", error)
+        return None
+    except (ApiError, ClosedIndex) as error:
+        if as_api_error(error).code != GONE:
+            raise
         return None
 
 

@@ -100,8 +100,13 @@ class Service:
         task.add_done_callback(self._tasks.discard)
 
     async def finish(self) -> None:
-        """Take nothing more on, finish what was taken on, and let go of everything."""
+        """Take nothing more on, finish what was taken on, and let go of everything.
+
+        Uploads that are read into a store may take hours: where they are kept, the next server goes on with them.
+        """
         self.admission.is_draining = True
+        if self.uploads.are_kept:
+            self.engine.leave_background()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await in_thread(self.engine.stop)
         for index in self.indexes.values():

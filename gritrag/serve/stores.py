@@ -2,17 +2,19 @@
 
 import logging
 import time
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request
 
 from gritrag.chunks import Cutting, cut, in_short
+from gritrag.index.errors import ClosedIndex
 from gritrag.index.index import Index
 from gritrag.records import Hit
 from gritrag.serve.asked import readable_names
 from gritrag.serve.errors import ERRORS, ApiError, as_api_error, bad
 from gritrag.serve.filters import where_of
 from gritrag.serve.http import Asking, Serving, present, readable, whole, writable
+from gritrag.serve.jobs import StoppingError
 from gritrag.serve.question import Asker
 from gritrag.serve.service import Service
 from gritrag.serve.store_bodies import (
@@ -146,10 +148,15 @@ async def list_store_files(
     asker: Asking,
     limit: Annotated[int, Query(ge=1, le=100)] = 100,
     after: str | None = None,
+    order: Literal["asc", "desc"] = "asc",
+    filter: Literal["in_progress", "completed", "failed", "cancelled"] | None = None,
 ) -> StoreFileList:
-    """The files of a store that this key uploaded."""
+    """The files of a store that this key uploaded: all, or those of one status."""
     readable(service, asker.tenant, store)
     files = [StoreFile.of(each, store) for each in service.uploads.attached(store, [asker.tenant.name])]
+    files = [file for file in files if filter in (None, file.status)]
+    if order == "desc":
+        files.reverse()
     ids = [file.id for file in files]
     files = files[ids.index(after) + 1 :] if after in ids else files
     page = files[:limit]
@@ -196,7 +203,8 @@ def begin(service: Service, store: str, upload: Upload, attributes: dict[str, An
     size, overlap = cutting.chunk_size, cutting.overlap
     attachment = Attachment(created_at=int(time.time()), attributes=attributes, chunk_size=size, overlap=overlap)
     service.uploads.attach(upload, store, attachment)
-    service.in_background(in_writer(_read_in, service, service.indexes[store], store, upload, attachment))
+    if (index := service.indexes.get(store)) is not None:  # it may be deleted in another thread
+        service.in_background(in_writer(_read_in, service, index, store, upload, attachment))
 
 
 def go_on_reading(service: Service) -> None:
@@ -216,6 +224,8 @@ def take_out(service: Service, index: Index, store: str, upload: Upload) -> None
     service.uploads.detach(upload, store)  # first: whoever reads it now finds that it is to be no longer
     try:
         index.delete(where={FILE_ID: upload.id})
+    except ClosedIndex:  # the store has been deleted, with all that was in it
+        return
     except OSError:  # of the disk: it can be tried again
         service.uploads.attach(upload, store, upload.stores[store])
         raise
@@ -226,7 +236,10 @@ def _read_in(service: Service, index: Index, store: str, upload: Upload, attachm
     with service.uploads.turn(upload):
         if not service.uploads.is_current(upload, store, attachment):
             return
-        done = _read(service, index, upload, attachment)
+        try:
+            done = _read(service, index, upload, attachment)
+        except StoppingError:  # the next server goes on with it
+            return
         service.uploads.settle(upload, store, attachment.model_copy(update=done))
         if not service.uploads.is_current(upload, store, attachment) and not index.closed:
             # taken out while it was read; if it was put in anew, it is read anew behind this one
@@ -250,5 +263,9 @@ def _read(service: Service, index: Index, upload: Upload, attachment: Attachment
         index.delete(ids=outdated)
         size = sum(len(chunk.text.encode()) for chunk in chunks)
         return {"status": "completed", "chunks": len(chunks), "bytes": size, "error": "; ".join(losses)}
+    except StoppingError:
+        if service.uploads.are_kept:
+            raise
+        return {"status": "failed", "error": "the server was stopped"}
     except Exception as error:  # nobody waits for it: what went wrong is told in its status
         return {"status": "failed", "error": as_api_error(error).message}

@@ -71,6 +71,11 @@ class Uploads:
             record = Upload.model_validate(json.loads(path.read_text("utf-8")))
             self._records[record.id] = record
 
+    @property
+    def are_kept(self) -> bool:
+        """Whether they are there when the server is started again."""
+        return self._temporary is None
+
     def close(self) -> None:
         if self._temporary:
             self._temporary.cleanup()

@@ -1,6 +1,7 @@
 """The official `openai` client drives the server: what it sends by default, and what it expects to get."""
 
 import base64
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,6 +13,7 @@ from openai.types.chat import ChatCompletionMessageParam
 from serving import DOCUMENTS, QUESTIONS, Running
 
 from gritrag import GritModel
+from gritrag.serve.openai_bodies import EmbeddingRow
 from gritrag.serve.tenants import Tenant
 
 CHAT: list[ChatCompletionMessageParam] = [{"role": "user", "content": QUESTIONS[0]}]
@@ -322,6 +324,22 @@ def test_embedding_dimensions_token_ids_and_sides(client: openai.OpenAI, tiny_mo
     with pytest.raises(openai.APIStatusError) as long:
         client.embeddings.create(model="gritrag", input="x" * 600)
     assert long.value.status_code == 413
+
+
+def test_vectors_are_written_beside_the_loop_of_all_answers(
+    client: openai.OpenAI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As numbers in JSON those of one request may take seconds."""
+    threads: list[str] = []
+    tell = EmbeddingRow.__init__
+
+    def noted(row: EmbeddingRow, **fields: Any) -> None:
+        threads.append(threading.current_thread().name)
+        tell(row, **fields)
+
+    monkeypatch.setattr(EmbeddingRow, "__init__", noted)
+    client.embeddings.create(model="gritrag", input=["one", "two"], encoding_format="float")
+    assert [name.startswith("worker") for name in threads] == [True, True]
 
 
 @pytest.mark.parametrize("path", ["/rerank", "/v1/rerank"])

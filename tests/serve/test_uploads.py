@@ -168,6 +168,73 @@ def test_what_a_killed_server_was_reading_is_read_by_the_next(tiny_model: GritMo
         assert "no such store" in json.loads(record.read_text("utf-8"))["stores"]["vs_gone"]["error"]
 
 
+def test_a_server_that_is_stopped_leaves_what_it_reads_to_the_next(tiny_model: GritModel, tmp_path: Path) -> None:
+    """Indexing a file may take hours, and whoever stops the server is not to wait for it."""
+    data = tmp_path / "data"
+
+    def served() -> Any:
+        return running(make_service(tiny_model, "tiny", [], Tenants(), Limits(), data=data))
+
+    with served() as server, server.client() as http:
+        engine = server.service.engine
+        engine.on_step = lambda rows, seconds: time.sleep(0.1)
+        store = http.post("/v1/vector_stores", json={"name": "kept"}).json()["id"]
+        file = upload(http, "long.txt", "\n\n".join(f"line {n} of the poem goes here" for n in range(200)))
+        body: dict[str, Any] = {"file_id": file, "chunking_strategy": {"type": "static"}}
+        body["chunking_strategy"]["static"] = {"max_chunk_size_tokens": 32, "chunk_overlap_tokens": 0}
+        http.post(f"/v1/vector_stores/{store}/files", json=body).raise_for_status()
+        end = time.monotonic() + 20
+        while not engine._background and time.monotonic() < end:
+            time.sleep(0.01)
+    record = json.loads((data / "files" / f"{file}.json").read_text("utf-8"))
+    assert record["stores"][store]["status"] == "in_progress"
+    with served() as server, server.client() as http:
+        assert wait_for(http, file, store) == "completed"
+        assert http.get(f"/v1/vector_stores/{store}/files/{file}").json()["chunks"] == 200
+
+
+def test_files_of_a_store_are_listed_by_status_and_from_either_end(http: httpx.Client) -> None:
+    files = [upload(http, name, "words") for name in ("a.txt", "broken.docx", "b.txt")]
+    told = [put_in(http, file) for file in files]
+    assert told == ["completed", "failed", "completed"]
+
+    def listed(**asked: Any) -> list[str]:
+        answer = http.get("/v1/vector_stores/docs/files", params=asked)
+        return [each["id"] for each in answer.json()["data"]]
+
+    assert listed(filter="failed") == [files[1]]
+    assert sorted(listed(filter="completed")) == sorted([files[0], files[2]])
+    assert listed(filter="in_progress") == []
+    assert listed(order="desc") == listed()[::-1]
+    assert listed(order="desc", limit=1, after=listed()[1]) == [listed()[0]]
+
+
+def test_stores_and_files_may_go_in_the_middle_of_a_call(
+    own: Running, http: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another client deletes a store while all are listed, or while a file of it is deleted."""
+    stores = [http.post("/v1/vector_stores", json={"name": name}).json()["id"] for name in ("one", "two")]
+    file = upload(http, "a.txt", "the tide turns at dusk")
+    for store in ("docs", *stores):
+        assert put_in(http, file, store) == "completed"
+    stats, delete = Index.stats, Index.delete
+
+    def gone(index: Index, store: str) -> None:
+        if store in str(index.path) and store in own.service.indexes:
+            own.service.stores.delete(store)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Index, "stats", lambda index: (gone(index, stores[0]), stats(index))[1])
+        listed = http.get("/v1/vector_stores")
+        assert listed.status_code == 200, listed.text
+        assert {each["id"] for each in listed.json()["data"]} == {"docs", stores[1]}
+    with monkeypatch.context() as patch:
+        patch.setattr(Index, "delete", lambda index, **which: (gone(index, stores[1]), delete(index, **which))[1])
+        assert http.delete(f"/v1/files/{file}").status_code == 200
+    assert http.get(f"/v1/files/{file}").status_code == 404
+    assert "the tide turns at dusk" not in texts(http)
+
+
 def test_a_store_that_cannot_be_noted_is_not_made(own: Running, http: httpx.Client) -> None:
     before = {each["id"] for each in http.get("/v1/vector_stores").json()["data"]}
     headers = {"content-type": "application/json"}
