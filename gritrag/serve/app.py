@@ -9,7 +9,18 @@ from fastapi.staticfiles import StaticFiles
 from starlette.types import Scope
 
 import gritrag
-from gritrag.serve import chat, completions, documents, embeddings, files, models, rag, responses, stores
+from gritrag.serve import (
+    chat,
+    completions,
+    documents,
+    embeddings,
+    file_batches,
+    files,
+    models,
+    rag,
+    responses,
+    stores,
+)
 from gritrag.serve.errors import install_errors
 from gritrag.serve.guard import Guard
 from gritrag.serve.service import Service
@@ -58,7 +69,7 @@ def create_app(service: Service) -> FastAPI:
     app.state.service = service
     install_errors(app)
     app.add_middleware(Guard, service=service)
-    for module in (rag, chat, completions, embeddings, models, documents, files, stores, responses):
+    for module in (rag, chat, completions, embeddings, models, documents, files, stores, file_batches, responses):
         app.include_router(module.router)
     if PAGE.is_dir():
         app.mount("/", Page(directory=PAGE, html=True), name="page")

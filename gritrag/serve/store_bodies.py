@@ -1,12 +1,13 @@
 """Bodies of vector stores, their files and their search, as OpenAI names them."""
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
 from gritrag.records import Document, Hit
 from gritrag.serve.bodies import Metadata
-from gritrag.serve.uploads import Upload
+from gritrag.serve.uploads import Attachment, Upload
 
 FILE_ID = "file_id"
 """Metadata field of every document that came from an uploaded file."""
@@ -18,6 +19,13 @@ class FileCounts(BaseModel):
     failed: int = 0
     cancelled: int = 0
     total: int = 0
+
+    @classmethod
+    def of(cls, attached: Sequence[Attachment]) -> "FileCounts":
+        counts = cls(total=len(attached))
+        for each in attached:
+            setattr(counts, each.status, getattr(counts, each.status) + 1)
+        return counts
 
 
 class StoreBody(BaseModel):
@@ -77,6 +85,26 @@ class NewStoreFile(BaseModel):
     chunking_strategy: Chunking | None = None
 
 
+class NewFileBatch(BaseModel):
+    """Files to put into a store: those of `file_ids` in one way, or each of `files` in its own."""
+
+    file_ids: list[str] = Field([], max_length=500)
+    files: list[NewStoreFile] = Field([], max_length=500)
+    attributes: dict[str, str | float | bool] | None = None
+    chunking_strategy: Chunking | None = None
+
+
+class FileBatch(BaseModel):
+    """Files that were put into a store together."""
+
+    id: str
+    object: Literal["vector_store.files_batch"] = "vector_store.files_batch"
+    created_at: int
+    vector_store_id: str
+    status: Literal["in_progress", "completed"]
+    file_counts: FileCounts
+
+
 class LastError(BaseModel):
     code: Literal["server_error", "unsupported_file", "invalid_file"] = "invalid_file"
     message: str
@@ -124,6 +152,25 @@ class StoreFileList(BaseModel):
     has_more: bool = False
     first_id: str | None = None
     last_id: str | None = None
+
+
+class Wanted(BaseModel):
+    """Which files of a store a client wants to have listed."""
+
+    limit: int = Field(100, ge=1, le=100)
+    after: str | None = None
+    order: Literal["asc", "desc"] = "asc"
+    filter: Literal["in_progress", "completed", "failed", "cancelled"] | None = None
+
+    def page(self, files: list[StoreFile]) -> StoreFileList:
+        """Of files, the oldest first."""
+        found = [file for file in files if self.filter in (None, file.status)]
+        found = found[::-1] if self.order == "desc" else found
+        ids = [file.id for file in found]
+        left = found[ids.index(self.after) + 1 :] if self.after in ids else found
+        page = left[: self.limit]
+        first, last = (page[0].id, page[-1].id) if page else (None, None)
+        return StoreFileList(data=page, has_more=len(left) > self.limit, first_id=first, last_id=last)
 
 
 class StoreFileDeleted(BaseModel):

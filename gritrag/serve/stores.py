@@ -2,7 +2,7 @@
 
 import logging
 import time
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
 
@@ -34,6 +34,7 @@ from gritrag.serve.store_bodies import (
     StoreFileDeleted,
     StoreFileList,
     StoreList,
+    Wanted,
 )
 from gritrag.serve.tenants import Tenant
 from gritrag.serve.threads import in_thread, in_writer
@@ -110,10 +111,7 @@ async def search(store: str, body: SearchBody, request: Request, service: Servin
 async def _store(service: Service, tenant: Tenant, name: str) -> StoreBody:
     index = readable(service, tenant, name)
     stats = await in_thread(index.stats)
-    attached = [upload.stores[name] for upload in service.uploads.attached(name, [tenant.name])]
-    counts = FileCounts(total=len(attached))
-    for each in attached:
-        setattr(counts, each.status, getattr(counts, each.status) + 1)
+    counts = FileCounts.of([each.stores[name] for each in service.uploads.attached(name, [tenant.name])])
     created = service.stores.created(name)
     return StoreBody(
         id=name,
@@ -146,22 +144,12 @@ async def list_store_files(
     store: str,
     service: Serving,
     asker: Asking,
-    limit: Annotated[int, Query(ge=1, le=100)] = 100,
-    after: str | None = None,
-    order: Literal["asc", "desc"] = "asc",
-    filter: Literal["in_progress", "completed", "failed", "cancelled"] | None = None,
+    wanted: Annotated[Wanted, Query()],
 ) -> StoreFileList:
     """The files of a store that this key uploaded: all, or those of one status."""
     readable(service, asker.tenant, store)
-    files = [StoreFile.of(each, store) for each in service.uploads.attached(store, [asker.tenant.name])]
-    files = [file for file in files if filter in (None, file.status)]
-    if order == "desc":
-        files.reverse()
-    ids = [file.id for file in files]
-    files = files[ids.index(after) + 1 :] if after in ids else files
-    page = files[:limit]
-    first, last = (page[0].id, page[-1].id) if page else (None, None)
-    return StoreFileList(data=page, has_more=len(files) > limit, first_id=first, last_id=last)
+    files = service.uploads.attached(store, [asker.tenant.name])
+    return wanted.page([StoreFile.of(each, store) for each in files])
 
 
 @router.get("/v1/vector_stores/{store}/files/{file_id}", response_model=StoreFile, responses=ERRORS)
@@ -198,10 +186,17 @@ def cutting_of(chunking: Chunking | None) -> Cutting:
     return Cutting(static.max_chunk_size_tokens, static.chunk_overlap_tokens)
 
 
-def begin(service: Service, store: str, upload: Upload, attributes: dict[str, Any], cutting: Cutting) -> None:
+def begin(
+    service: Service, store: str, upload: Upload, attributes: dict[str, Any], cutting: Cutting, batch: str = ""
+) -> None:
     """Start to read a file into a store."""
-    size, overlap = cutting.chunk_size, cutting.overlap
-    attachment = Attachment(created_at=int(time.time()), attributes=attributes, chunk_size=size, overlap=overlap)
+    attachment = Attachment(
+        batch=batch,
+        created_at=int(time.time()),
+        attributes=attributes,
+        chunk_size=cutting.chunk_size,
+        overlap=cutting.overlap,
+    )
     service.uploads.attach(upload, store, attachment)
     if (index := service.indexes.get(store)) is not None:  # it may be deleted in another thread
         service.in_background(in_writer(_read_in, service, index, store, upload, attachment))

@@ -25,9 +25,11 @@ MOST_NAME = 200
 
 
 class Attachment(BaseModel):
-    """A file in a vector store. Its number tells it from one that took its place while it was read."""
+    """A file in a vector store. Its number tells it from one that took its place while it was read; `batch` is the id
+    of those that were put in with it, if any were."""
 
     number: str = Field(default_factory=lambda: uuid.uuid4().hex)
+    batch: str = ""
     status: Literal["in_progress", "completed", "failed"] = "in_progress"
     created_at: int
     attributes: dict[str, Any] = {}

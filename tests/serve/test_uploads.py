@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import openai
 import pytest
 from serving import Running, running
 
@@ -191,6 +192,45 @@ def test_a_server_that_is_stopped_leaves_what_it_reads_to_the_next(tiny_model: G
     with served() as server, server.client() as http:
         assert wait_for(http, file, store) == "completed"
         assert http.get(f"/v1/vector_stores/{store}/files/{file}").json()["chunks"] == 200
+
+
+def test_files_are_put_in_together_as_the_client_does(own: Running, http: httpx.Client) -> None:
+    with openai.OpenAI(base_url=f"{own.url}/v1", api_key="none", max_retries=0) as client:
+        stores = client.vector_stores
+        given: Any = [("a.txt", b"the tide turns at dusk"), ("b.txt", b"a kite flies"), ("broken.docx", b"no")]
+        batch = stores.file_batches.upload_and_poll(vector_store_id="docs", files=given, poll_interval_ms=20)
+        assert (batch.object, batch.status, batch.vector_store_id) == ("vector_store.files_batch", "completed", "docs")
+        counts = batch.file_counts
+        assert (counts.completed, counts.failed, counts.in_progress, counts.total) == (2, 1, 0, 3)
+        assert {"the tide turns at dusk", "a kite flies"} <= set(texts(http))
+        whole = [file.id for file in stores.file_batches.list_files(batch.id, vector_store_id="docs", limit=1)]
+        assert whole == [file.id for file in stores.files.list("docs")]
+        (broken,) = stores.file_batches.list_files(batch.id, vector_store_id="docs", filter="failed")
+        assert stores.files.retrieve(broken.id, vector_store_id="docs").last_error is not None
+        one = upload(http, "c.txt", "the mill turns\n\nand turns")
+        options: Any = {"attributes": {"kind": "mill"}, "chunking_strategy": {"type": "auto"}}
+        alike = stores.file_batches.create("docs", file_ids=[one, one], **options)
+        assert alike.file_counts.total == 1
+        own_way = stores.file_batches.create("docs", files=[{"file_id": whole[0], **options}])
+        stores.file_batches.poll(own_way.id, vector_store_id="docs", poll_interval_ms=20)
+        assert stores.files.retrieve(whole[0], vector_store_id="docs").attributes == {"kind": "mill"}
+        assert stores.file_batches.retrieve(batch.id, vector_store_id="docs").file_counts.total == 2, "one has left it"
+        before = len(list(stores.files.list("docs")))
+        strategy: Any = {"type": "static", "static": {"max_chunk_size_tokens": 16, "chunk_overlap_tokens": 16}}
+        two = [{"file_id": upload(http, "d.txt", "words")}, {"file_id": one, "chunking_strategy": strategy}]
+        for refused in (
+            {},
+            {"file_ids": [one], "files": two},
+            {"files": two},
+            {"file_ids": [two[0]["file_id"], "file-x"]},
+        ):
+            with pytest.raises(openai.APIStatusError) as error:
+                stores.file_batches.create("docs", **refused)  # type: ignore[arg-type]
+            assert error.value.status_code in (400, 404)
+        assert len(list(stores.files.list("docs"))) == before, "of a batch that is refused nothing is begun"
+        for unknown in ("vsfb_x", " "):
+            with pytest.raises(openai.NotFoundError):
+                stores.file_batches.retrieve(unknown, vector_store_id="docs")
 
 
 def test_files_of_a_store_are_listed_by_status_and_from_either_end(http: httpx.Client) -> None:
