@@ -49,14 +49,14 @@ test-langchain-oldest: .venv/.installed-$(EXTRAS)
 	PYTHONPATH=.venv/langchain-oldest .venv/bin/python -m pytest tests/langchain
 
 # The fast tests with the oldest releases that pyproject.toml allows, laid over the others: a floor that is too low fails here.
-# uv finds them. torch stays as it is, as its old releases bring gigabytes of CUDA. boto3, which only tests need, has to
-# be of the age of botocore.
+# uv finds them. torch stays as it is, as its old releases bring gigabytes of CUDA. boto3 and langchain-openai, which only
+# tests need, have to be of the age of what they stand on.
 # Others than the fast ones: make test-oldest TESTS="tests/langchain tests/serve"
 TESTS ?= -m "not slow and not model"
 comma := ,
 test-oldest: .venv/.installed-$(EXTRAS)
 	$(PIP) uv
-	echo "boto3>=1.36" | .venv/bin/uv pip compile --quiet --no-annotate --resolution lowest-direct --python .venv/bin/python \
+	printf "boto3>=1.36\nlangchain-openai>=1\n" | .venv/bin/uv pip compile --quiet --no-annotate --resolution lowest-direct --python .venv/bin/python \
 		$(patsubst %,--extra %,$(filter-out site dev,$(subst $(comma), ,$(EXTRAS)))) \
 		pyproject.toml - --output-file .venv/oldest.txt
 	sed -i -E '/^(torch|triton|nvidia|cuda)/d' .venv/oldest.txt

@@ -178,6 +178,27 @@ def test_what_is_deleted_is_deleted_there_too(make: Make, corpus: list[Document]
     assert len(list((tmp_path / "cache").rglob("*.safetensors"))) == 2
 
 
+def test_a_listing_that_is_kept_hides_nothing_from_deletion(
+    make: Make, corpus: list[Document], s3: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As most file systems of fsspec keep it, while another process stages states."""
+    monkeypatch.setitem(remote_states.OPTIONS["s3"], "use_listings_cache", True)
+    index = make(states_at="s3://bucket/notes")
+    index.add(corpus[:1])
+    (path,) = objects(s3)
+    folder, _, name = path.rpartition("/")
+    data, neighbour = s3.cat_file(path), f"{folder}/{name.replace('.', '0.')}"
+    s3.pipe_file(neighbour, data)
+    s3.rm_file(path)
+    keeping = index._parts.files._remote
+    keeping.invalidate_cache()
+    assert keeping.ls(folder) == [neighbour]
+    s3.pipe_file(path, data)
+    assert keeping.ls(folder) == [neighbour], "it is kept"
+    index.delete(ids=["d0"])
+    assert objects(s3) == [neighbour]
+
+
 @pytest.mark.parametrize("remedy", ["open", "delete", "add", "compact"])
 @pytest.mark.parametrize("fault", [OSError("slow down"), KeyboardInterrupt()])
 def test_what_could_not_be_deleted_there_is_deleted_by_the_next_writer(
