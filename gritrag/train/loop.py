@@ -121,6 +121,11 @@ class Trainer:
         found = snapshots(self.run)
         if found:
             self.progress = self._restore(found[-1])
+            if self.progress.stage >= len(self._stages):
+                raise ValueError(
+                    f"{found[-1]} was written in stage {self.progress.stage + 1}, and the recipe has "
+                    f"{len(self._stages)}: give --set name=NAME for a run of its own"
+                )
             if self.progress.stage:
                 self._enter(self.progress.stage)
                 self._restore(found[-1])

@@ -60,6 +60,19 @@ def test_the_loss_is_over_documents_that_are_others(
     assert read_once(step).losses["contrastive"] == pytest.approx(torch.stack(losses).mean().item(), rel=1e-5)
 
 
+def test_a_document_is_the_same_in_every_step_whatever_it_stands_there_for(
+    mined: Callable[..., TrainConfig], tiny_model: GritModel
+) -> None:
+    """So memory does not hold a copy of an earlier step against it."""
+    mixture = Mixture(mined(generative={"p_full": 0.0}), tiny_model)
+    known: dict[str, set[int]] = {}
+    for step in map(mixture.step, range(6)):
+        for document, identity in zip(step.documents, step.identities, strict=True):
+            read = tiny_model.tokenizer.decode(document.ids)
+            known.setdefault(next(text for text in TEXTS if text in read), set()).add(identity)
+    assert [len(identities) for identities in known.values()] == [1] * len(TEXTS)
+
+
 def test_what_is_not_in_the_documents_is_in_no_copy_either(
     mined: Callable[..., TrainConfig], tiny_model: GritModel
 ) -> None:

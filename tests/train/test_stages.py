@@ -65,6 +65,13 @@ def test_a_run_that_is_resumed_where_a_stage_begins_equals_an_unbroken_one(recip
         assert torch.equal(resumed.parameters[name], parameter), name
 
 
+def test_a_run_does_not_go_on_in_a_stage_that_the_recipe_has_not(recipe: Recipe) -> None:
+    config = recipe(steps=2, stages=[{}, {}])
+    Trainer(config).train()
+    with pytest.raises(ValueError, match="was written in stage 2, and the recipe has 1"):
+        Trainer(config.model_copy(update={"stages": (), "steps": 4})).train()
+
+
 def test_a_run_can_end_by_tokens(recipe: Recipe) -> None:
     trainer = Trainer(recipe(steps=1000, tokens=1500, generative=ALONE))
     assert trainer.train() is not None

@@ -100,9 +100,10 @@ class Collator:
         questions = [question for question in every if not question.is_made]
         row = len(batch.documents)
         evidence, negatives = (questions[0].evidence, questions[0].negatives) if questions else ((), ())
-        batch.identities += [identity(known) for known in (passage.identity or passage.text, *evidence, *negatives)]
         whole = Document(passage.text, title=passage.title).content
-        batch.contents += [identity(known.strip()) for known in (whole, *evidence, *negatives)]
+        own, *beside_it = (identity(known.strip()) for known in (whole, *evidence, *negatives))
+        batch.contents += [own, *beside_it]
+        batch.identities += [identity(passage.identity) if passage.identity else own, *beside_it]
         for text in [Document(kept, title=title).content, *map(self._fit, evidence), *map(self._fit, negatives)]:
             batch.texts.append(text)
             batch.documents.append(self.document(text))

@@ -71,8 +71,8 @@ class Question(NamedTuple):
 class Passage(NamedTuple):
     """A document and all questions of a file that it answers.
 
-    Passages of one `identity`, which is the text where it is empty, are not held against each other's questions when
-    they are met in another step.
+    Passages of one `identity`, which is title and text where it is empty, are not held against each other's questions
+    when they are met in another step.
     """
 
     text: str
