@@ -6,6 +6,7 @@ from pydantic import BaseModel, Field
 
 from gritrag.serve.bodies import AnswerBody, Metadata, SamplingBody
 from gritrag.serve.openai_bodies import ContentPart, ResponseFormat
+from gritrag.serve.store_bodies import RankingOptions
 
 
 class InputItem(BaseModel):
@@ -27,6 +28,7 @@ class Tool(BaseModel):
     vector_store_ids: list[str] = []
     max_num_results: int | None = Field(None, ge=1, le=50)
     filters: dict[str, Any] | None = None
+    ranking_options: RankingOptions | None = None
 
 
 class ResponsesBody(SamplingBody):

@@ -92,6 +92,12 @@ def _refuse(body: ResponsesBody) -> None:
             raise bad(
                 f"tools: this server searches files, and calls no {tool.type!r}", "tools", "unsupported_parameter"
             )
+        if tool.ranking_options is not None and tool.ranking_options.score_threshold:
+            raise bad(
+                "ranking_options.score_threshold: answers are made from the best documents, whatever their scores",
+                "tools",
+                "unsupported_parameter",
+            )
     for name in ("conversation", "prompt"):
         if getattr(body, name) is not None:
             raise bad(

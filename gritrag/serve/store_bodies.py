@@ -179,10 +179,17 @@ class StoreFileDeleted(BaseModel):
     deleted: bool = True
 
 
+class RankingOptions(BaseModel):
+    """Scores below the threshold are left out; they lie in [0, 1]. There is one ranker, whatever is asked for."""
+
+    score_threshold: float | None = Field(None, ge=0, le=1)
+
+
 class SearchBody(BaseModel):
     query: str | list[str]
     max_num_results: int = Field(10, ge=1, le=50)
     filters: dict[str, Any] | None = None
+    ranking_options: RankingOptions | None = None
     rewrite_query: bool | None = False
 
 

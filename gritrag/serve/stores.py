@@ -101,8 +101,9 @@ async def search(store: str, body: SearchBody, request: Request, service: Servin
     where = where_of(body.filters) if body.filters else None
     finding = service.search(asker, index, queries, body.max_num_results, where)
     found = await whole(service, asker, request, finding)
+    least = (body.ranking_options.score_threshold if body.ranking_options else None) or 0.0
     best: dict[str, Hit] = {}
-    for hit in sorted((hit for hits in found for hit in hits), key=lambda hit: -hit.score):
+    for hit in sorted((hit for hits in found for hit in hits if hit.score >= least), key=lambda hit: -hit.score):
         best.setdefault(hit.document.id, hit)
     rows = [SearchRow.of(hit) for hit in list(best.values())[: body.max_num_results]]
     return SearchPage(search_query=queries, data=rows)

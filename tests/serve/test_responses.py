@@ -255,6 +255,7 @@ def test_what_is_not_done_is_refused(client: openai.OpenAI) -> None:
         {"input": [{"type": "function_call_output", "call_id": "c", "output": "x"}]},
         {"input": []},
         {"tools": [{"type": "file_search", "vector_store_ids": []}]},
+        {"tools": [{"type": "file_search", "vector_store_ids": ["docs"], "ranking_options": {"score_threshold": 0.5}}]},
     ]
     for fields in refused:
         with pytest.raises(openai.BadRequestError):

@@ -233,6 +233,17 @@ def test_files_are_put_in_together_as_the_client_does(own: Running, http: httpx.
                 stores.file_batches.retrieve(unknown, vector_store_id="docs")
 
 
+def test_a_search_leaves_out_what_scores_less_than_asked(http: httpx.Client) -> None:
+    def scores(**asked: Any) -> list[float]:
+        answer = http.post("/v1/vector_stores/docs/search", json={"query": "when does the ferry leave?", **asked})
+        return [row["score"] for row in answer.json()["data"]]
+
+    every = scores()
+    assert len(every) > 2
+    assert scores(ranking_options={"ranker": "auto"}) == every
+    assert scores(ranking_options={"ranker": "auto", "score_threshold": every[1]}) == every[:2]
+
+
 def test_files_of_a_store_are_listed_by_status_and_from_either_end(http: httpx.Client) -> None:
     files = [upload(http, name, "words") for name in ("a.txt", "broken.docx", "b.txt")]
     told = [put_in(http, file) for file in files]
