@@ -25,11 +25,16 @@ def complements(logs_NS: np.ndarray, best: int, least_gain: float = LEAST_GAIN) 
     Args:
         logs_NS: log-probability of each token of the question behind each document, in nats.
         best: row of the document to begin with.
-        least_gain: nats per token that each further document must add.
+        least_gain: nats per token that each further document must add, above 0.
 
     Returns:
         the further rows, the one that adds most first; none where the best document is enough.
+
+    Raises:
+        ValueError: a gain of 0, which any document adds without end, or less.
     """
+    if not least_gain > 0:
+        raise ValueError(f"least_gain must be above 0, not {least_gain!r}")
     smooth_NS = _smoothed(logs_NS.astype(np.float64))
     explained_S = smooth_NS[best]
     found: list[int] = []

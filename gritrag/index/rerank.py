@@ -60,7 +60,9 @@ def ranker(model: Reader) -> Ranker:
     return model
 
 
-def ranked(hits: Sequence[Hit], logs_NS: np.ndarray, k: int, least_gain: float = LEAST_GAIN) -> list[Hit]:
+def ranked(
+    hits: Sequence[Hit], logs_NS: np.ndarray, k: int, least_gain: float = LEAST_GAIN, below: float = 0.0
+) -> list[Hit]:
     """The `k` best of the hits by both: how the search scored them, and how probable the question is behind each.
 
     Where the question needs several documents, those that explain what the best one does not come next and have its
@@ -72,7 +74,7 @@ def ranked(hits: Sequence[Hit], logs_NS: np.ndarray, k: int, least_gain: float =
     scores_N = combined(np.array([hit.score for hit in hits], np.float64), logs_N)
     best = int(scores_N.argmax())
     further = complements(logs_NS, best, least_gain)
-    scores_N[further] = scores_N[best]
+    scores_N[further] = np.maximum(scores_N[further], scores_N[best] - below)
     first = {row: number for number, row in enumerate([best, *further])}
     order = sorted(range(len(hits)), key=lambda row: (-scores_N[row], first.get(row, len(hits)), row))[:k]
     return [

@@ -8,7 +8,7 @@ from places import PLACES
 from typer.testing import CliRunner
 
 from experiments.script import application
-from experiments.several_documents import ALONE, ENOUGH, FOUND, TOGETHER, command, table
+from experiments.several_documents import ALONE, F1, FOUND, TEXT, Way, command, table
 
 TINY = str(Path(__file__).parents[2] / "configs" / "tiny" / "model")
 
@@ -43,28 +43,44 @@ def asked(questions: Path, rows: Path, *more: str) -> str:
     return done.stdout
 
 
-def test_rows_are_kept_and_a_run_goes_on(questions: Path, tmp_path: Path) -> None:
+def test_rows_are_kept_and_a_run_goes_on_with_further_ways(questions: Path, tmp_path: Path) -> None:
     rows = tmp_path / "rows.jsonl"
-    asked(questions, rows, "--stop-after", "1")
-    assert len(rows.read_text().splitlines()) == 1
-    told = asked(questions, rows)
+    asked(questions, rows, "--way", "0.6:0", "--stop-after", "1")
+    assert [json.loads(line)["way"] for line in rows.read_text().splitlines()] == [TEXT, ALONE, "0.6:0"]
+    told = asked(questions, rows, "--way", "0.6:0", "--way", "0.1:0")
     kept = [json.loads(line) for line in rows.read_text().splitlines()]
-    assert [row["pairs"] for row in kept] == [True, False, True, False]
-    assert all(
-        row[f"{ENOUGH}, {name}"] <= 1 and f"F1, states, {name}" in row for row in kept for name in (ALONE, TOGETHER)
-    )
+    assert [row["way"] for row in kept[3:]] == ["0.1:0", *[TEXT, ALONE, "0.6:0", "0.1:0"] * 3]
+    assert [row["pairs"] for row in kept if row["way"] == ALONE] == [True, False, True, False]
+    assert all(row["complements"] == 0 for row in kept if row["way"] in (TEXT, ALONE))
     assert "Pairs of questions: 2" in told
-    assert "F1, states, % of text: alone" in told
+    assert "% of text" in told
     assert "Questions one by one: 2" in told
-    assert asked(questions, rows) == told
+    assert asked(questions, rows, "--way", "0.6:0", "--way", "0.1:0") == told
     assert len(rows.read_text().splitlines()) == len(kept)
 
 
-def test_without_answers_there_is_no_f1(questions: Path, tmp_path: Path) -> None:
+def test_log_probabilities_are_kept_by_candidate(questions: Path, tmp_path: Path) -> None:
     rows = tmp_path / "rows.jsonl"
-    assert "F1" not in asked(questions, rows, "--no-answers")
+    assert "F1" not in asked(questions, rows, "--no-answers", "--way", "0.6:0")
+    (row, *_) = (row for row in map(json.loads, rows.read_text().splitlines()) if row["way"] == ALONE)
+    assert len(row["log p"]) == len(row["search"]) == len(row["needed"]) == 6
+    assert sum(row["needed"]) == 2
+    assert row["search"] == sorted(row["search"], reverse=True)
+    assert all(log_p < 0 for log_p in row["log p"][0])
 
 
 def test_differences_are_paired_and_in_points() -> None:
-    rows = [{f"{FOUND}, {ALONE}": a, f"{FOUND}, {TOGETHER}": a + 0.5} for a in (0.0, 0.5, 0.0, 0.5)]
-    assert "+50.0 [+50.0, +50.0]" in table(rows, 0)
+    rows = [
+        {"way": way, "id": str(number), "complements": way == "0.6:0", FOUND: 1.0, F1: f1 + 0.25 * (way == "0.6:0")}
+        for number, f1 in enumerate((0.25, 0.5, 0.25, 0.5))
+        for way in (TEXT, ALONE, "0.6:0")
+    ]
+    (line,) = (line for line in table(rows, [TEXT, ALONE, "0.6:0"], 0).splitlines() if "0.6:0" in line)
+    assert line.split("|")[2].strip() == "4"
+    assert "+25.0 [+25.0, +25.0]" in line
+
+
+@pytest.mark.parametrize("way", ["0.6", "a:b", "0:0", "0.6:-1", "nan:0"])
+def test_a_way_that_there_is_not_is_refused(way: str) -> None:
+    with pytest.raises(ValueError, match="0.6:0|above 0"):
+        Way.of(way)

@@ -78,3 +78,9 @@ def test_the_best_document_stays_the_best() -> None:
     hits = hits_of(0.0, 1.0)
     logs_NS = explaining(range(18, 40), range(18))
     assert [hit.document.id for hit in ranked(hits, logs_NS, 2)] == ["1", "0"], "also where a complement comes before"
+
+
+@pytest.mark.parametrize("least", [0.0, -0.1, np.nan])
+def test_a_gain_that_any_document_adds_is_refused(least: float) -> None:
+    with pytest.raises(ValueError, match="above 0"):
+        complements(explaining(range(TOKENS)), 0, least)
