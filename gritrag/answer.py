@@ -66,7 +66,7 @@ class RAG:
             relevance bias is used: less the more is read again, a quarter at 0.2, and none from 0.4 on.
         rerank: so many candidates of the search are ranked by how probable the question is behind each of their
             states, and the `k` best are kept, with these scores; see `Index.rerank`. Documents that explain words of
-            the question that the best one does not come next and weigh as much. None to leave it out.
+            the question that the best one does not come near the front and weigh nearly as much. None to leave it out.
         unanswerable_above: where the probability that the documents do not hold the answer (`Answer.unanswerable`) is
             above this, the answer is ``"not in the documents"``, before a token is sent. 1 for never, None for what
             the checkpoint says. Only ``"doc-cache"`` without `recompute` is calibrated, on checkpoints that are.

@@ -14,7 +14,7 @@ WINDOW = 5
 """Tokens over which log-probabilities are averaged before documents are compared: of single tokens any document may
 guess one better than the rest."""
 
-LEAST_GAIN = 0.6
+LEAST_GAIN = 0.4
 """Nats per token of the question that a further document must add. Chosen on validation sets, see
 docs/experiments/2026-11-several-documents.md."""
 

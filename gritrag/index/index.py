@@ -240,7 +240,7 @@ class Index(Contents):
         """Rank hits anew: by their scores, and by how probable the question is behind the state of each document.
 
         Where the question needs several documents, those that explain words of it which the best one does not come
-        next, with its score (`Hit.is_complement`).
+        near the front, with a score close to its own (`Hit.is_complement`).
         No document is read again but those whose state is missing; these are stored if the index is written here.
 
         Args:

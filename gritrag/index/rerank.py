@@ -24,6 +24,10 @@ MOST_BELOW = 1.0
 """Nats per token by which a document can be below the best: further ones are no less relevant. So one that answers half
 of a question keeps its place."""
 
+BELOW = 0.1
+"""How far below the best a document is put that explains what the best one does not. At the same score, questions that
+need one document lose twice what those gain that need several; see docs/experiments/2026-11-several-documents.md."""
+
 
 @runtime_checkable
 class Ranker(Protocol):
@@ -61,12 +65,12 @@ def ranker(model: Reader) -> Ranker:
 
 
 def ranked(
-    hits: Sequence[Hit], logs_NS: np.ndarray, k: int, least_gain: float = LEAST_GAIN, below: float = 0.0
+    hits: Sequence[Hit], logs_NS: np.ndarray, k: int, least_gain: float = LEAST_GAIN, below: float = BELOW
 ) -> list[Hit]:
     """The `k` best of the hits by both: how the search scored them, and how probable the question is behind each.
 
-    Where the question needs several documents, those that explain what the best one does not come next and have its
-    score: they weigh as much in an answer. See `complements` for `least_gain`.
+    Where the question needs several documents, those that explain what the best one does not get a score that
+    is `below` its own at most: they weigh nearly as much in an answer. See `complements` for `least_gain`.
     """
     if not hits:
         return []

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from gritrag.index.complements import LEAST_GAIN, WINDOW, complements
-from gritrag.index.rerank import ranked
+from gritrag.index.rerank import BELOW, ranked
 from gritrag.records import Document, Hit
 
 TOKENS = 40
@@ -61,7 +61,7 @@ def test_short_questions_and_what_is_no_number() -> None:
     assert complements(np.zeros((1, 6), np.float32), 0) == []
 
 
-def test_complements_come_behind_the_best_with_its_score() -> None:
+def test_complements_come_behind_the_best_with_a_score_close_to_its_own() -> None:
     hits = hits_of(1.0, 0.9, 0.8, 0.0)
     logs_NS = explaining(range(18), range(18), range(18), range(18, 40))
     logs_NS[3] -= 0.5
@@ -69,7 +69,8 @@ def test_complements_come_behind_the_best_with_its_score() -> None:
     assert [hit.document.id for hit in alone] == ["0", "1", "2"]
     assert [hit.document.id for hit in together] == ["0", "3", "1"]
     assert [hit.rank for hit in together] == [1, 2, 3]
-    assert together[1].score == together[0].score == alone[0].score
+    assert together[0].score == alone[0].score
+    assert together[1].score == pytest.approx(alone[0].score - BELOW)
     assert together[2] == replace(alone[1], rank=3)
     assert [hit.is_complement for hit in (*alone, *together)] == [False] * 4 + [True, False]
 
@@ -84,3 +85,11 @@ def test_the_best_document_stays_the_best() -> None:
 def test_a_gain_that_any_document_adds_is_refused(least: float) -> None:
     with pytest.raises(ValueError, match="above 0"):
         complements(explaining(range(TOKENS)), 0, least)
+
+
+def test_a_complement_that_is_nearer_to_the_best_keeps_its_score() -> None:
+    hits = hits_of(1.0, 0.95, 0.0)
+    logs_NS = explaining(range(20), range(20, 40), range(0))
+    alone, together = (ranked(hits, logs_NS, 3, least) for least in (np.inf, LEAST_GAIN))
+    assert [hit.score for hit in together] == [hit.score for hit in alone]
+    assert [hit.is_complement for hit in together] == [False, True, False]
