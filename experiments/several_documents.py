@@ -5,7 +5,7 @@
 Questions of the file, and pairs of neighbouring ones asked together ("A? And B?"), which need two documents. Hybrid
 search finds 20 candidates, which are ranked from their states: alone, by how probable the whole question is behind
 each, and in each way GAIN:BELOW: documents that add so many nats per token to what the best one explains of the
-question (`gritrag.index.complements`) are lifted to so much below its score. The 5 best are answered from, by states
+question (`gritrag.complements`) are lifted to so much below its score. The 5 best are answered from, by states
 and, where they are ranked alone, as text. Rows are kept with the log-probabilities of each token behind each candidate:
 a run that was stopped goes on, and further ways join what is there.
 """

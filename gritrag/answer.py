@@ -56,7 +56,9 @@ class RAG:
             ``relevance_bias * (score / best score - 1)``. Where no document has a score above 0, the similarity of its
             vector to that of the question takes the place of the score. States with a bias share positions: each ends
             where the question begins, so that their order does not matter. 0 turns the bias off and puts documents one
-            behind the other. It has no effect on documents that are read again, nor on models with sliding windows,
+            behind the other. Documents that the question, while it is read, turns out to need beside the best one get
+            nearly its weight (`gritrag.model.lifting`), with ``"doc-cache"``, where the model's retrieval heads are
+            known. The bias has no effect on documents that are read again, nor on models with sliding windows,
             without rotary embeddings, whose states cannot be moved, or whose masks take no bias.
 
         recompute: between speed and a full reading: this share of the tokens of the states is read again with all
@@ -309,7 +311,7 @@ class RAG:
         is_exact = (plan.is_exact or is_read) and not plan.refuses(completion.unanswerable)
         return Answer(
             text=completion.text.strip(),
-            hits=tuple(hits),
+            hits=plan.hits_of(hits, completion.complements),
             citations=plan.citations,
             usage=Usage(len(plan.context), max(0, plan.cached_tokens - read_again), len(completion.token_ids)),
             timings=timings,

@@ -148,6 +148,7 @@ class ContextPlan:
         is_exact: whether the uncached run of the same segments would give the same tokens.
         cached_tokens: those of states that were there; a state that was missing has been read for this answer.
         refusal: when to say that the documents do not hold the answer; None where the model cannot tell.
+        numbers: of the hits that the documents of the context are, in its order.
     """
 
     context: Context
@@ -155,6 +156,12 @@ class ContextPlan:
     is_exact: bool
     cached_tokens: int
     refusal: Refusal | None = None
+    numbers: tuple[int, ...] = ()
+
+    def hits_of(self, hits: Sequence[Hit], complements: Collection[int]) -> tuple[Hit, ...]:
+        """The hits that this was planned from, marked where their document is among these numbers of the context's."""
+        found = {self.numbers[number] for number in complements}
+        return tuple(replace(hit, is_complement=hit.is_complement or n in found) for n, hit in enumerate(hits))
 
     def refuses(self, unanswerable: float | None) -> bool:
         """Whether that probability made the answer: what the uncached run would have said is not known then."""
@@ -210,13 +217,15 @@ def plan_context(
         Citation(hits[own].document.id, hits[own].document.title, spans[number] - len(biased[number]), spans[number])
         for number, own in enumerate(kept)
     )
-    context = model.decoder.usable(Context((*before, *placed, *after)))
+    is_plain = mode is MODES["doc-cache"] and not recompute
+    context = model.decoder.usable(Context((*before, *placed, *after), seeks_complements=is_plain))
     new = {id(documents[number].content) for number in retrieved.computed}
     cached = sum(len(each.state) for each in context.states if id(each.state) not in new)
-    is_calibrated = mode is MODES["doc-cache"] and not recompute
     nearest = _nearest([hits[number] for number in kept])
-    refusal = model.refusal(nearest, unanswerable_above) if is_calibrated else None
-    return ContextPlan(context, citations, _is_exact(model, context), cached, refusal)
+    refusal = model.refusal(nearest, unanswerable_above) if is_plain else None
+    return ContextPlan(
+        context, citations, _is_exact(model, context), cached, refusal, tuple(kept[number] for number in order)
+    )
 
 
 def _biased(documents: Sequence[Part], biases: Sequence[float], recompute: float) -> list[Part]:

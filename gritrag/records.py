@@ -212,7 +212,8 @@ class FingerprintMismatch(ValueError):  # noqa: N818 - it says what it found, as
 class Hit:
     """A document that a search found. `score` is higher for better; its scale depends on the search mode. `similarity`
     is that of its vector to the question's, where the search has compared them. `is_complement` says that it explains
-    words of the question that the best hit does not: ranking from states found that both are needed."""
+    words of the question that the best hit does not: ranking from states, or reading the question, found that both are
+    needed."""
 
     document: Document
     score: float

@@ -13,7 +13,7 @@ PACKAGE = ROOT / "gritrag"
 
 # lowest first; the parts of one floor do not know each other
 FLOORS = [
-    {"records", "config", "progress", "folders", "processor"},
+    {"records", "config", "progress", "folders", "processor", "complements"},
     {"clock"},
     {"prompts", "corpus"},
     {"tokens", "codecs", "documents"},

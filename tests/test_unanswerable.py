@@ -213,13 +213,12 @@ def test_without_what_is_probed_nothing_is_told(calibrated: GritModel) -> None:
     refusal = calibrated.refusal(0.5, 0.0)
     assert own is not None
     assert refusal is not None
-    watched, (found, said) = refusal.watched(), refusal.judge(logits_V, None, 9)
+    found, said = refusal.judge(logits_V, None, 9)
     if own.layers:
-        assert watched is not None
-        assert watched.layers == LAYERS
+        assert refusal.layers == LAYERS
         assert (found, said) == (None, ())
     else:
-        assert watched is None
+        assert refusal.layers == ()
         assert said
 
 

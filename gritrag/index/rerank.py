@@ -9,7 +9,7 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from gritrag.index.complements import LEAST_GAIN, complements
+from gritrag.complements import LEAST_GAIN, complements
 from gritrag.index.protocol import Reader
 from gritrag.index.storage.states import DocumentState
 from gritrag.records import Hit

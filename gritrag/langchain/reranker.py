@@ -8,7 +8,7 @@ from langchain_core.documents import BaseDocumentCompressor
 from langchain_core.documents import Document as LangChainDocument
 from pydantic import ConfigDict, Field
 
-from gritrag.index.complements import complements
+from gritrag.complements import complements
 from gritrag.langchain.documents import from_langchain, to_langchain
 from gritrag.langchain.indexes import OpenIndex
 from gritrag.langchain.passages import identify, passages_of

@@ -16,8 +16,6 @@ from pathlib import Path
 
 import torch
 
-from gritrag.model.state import Watched
-
 ANSWERABILITY_FILE = "answerability.json"
 """Name of the file inside a checkpoint."""
 
@@ -138,9 +136,10 @@ class Refusal:
     above: float
     token_ids: tuple[int, ...]
 
-    def watched(self) -> Watched | None:
-        """What the forward that reads the end of the question is to keep; None for nothing."""
-        return Watched(self.answerability.layers) if self.answerability.layers else None
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """Behind how many layers the hidden state of the last token of the question is to be kept; see `Watched`."""
+        return self.answerability.layers
 
     def judge(
         self, logits_V: torch.Tensor, hidden_D: torch.Tensor | None, most: int

@@ -68,10 +68,13 @@ class Context:
     Args:
         parts: to be answered from, a context must end with tokens.
         start: position of the first token.
+        seeks_complements: whether what stands behind states that share positions is a question, which may turn out to
+            need several of them; see `gritrag.model.lifting`.
     """
 
     parts: tuple[Part, ...]
     start: int = 0
+    seeks_complements: bool = False
 
     @classmethod
     def of(cls, *contents: DocumentState | Sequence[int]) -> "Context":
@@ -94,6 +97,12 @@ class Context:
         """Position of what comes behind it: `start` and its tokens, but for states that share positions."""
         last = self.start if not self.parts else self._positions[-1] + len(self.parts[-1])
         return max([last, *(placed.position + len(placed.state) for placed in self.states)])
+
+    @property
+    def behind_documents(self) -> int:
+        """Tokens behind the last state that shares positions."""
+        last = max((number for number, part in enumerate(self.parts) if part.shares_positions), default=-1)
+        return sum(map(len, self.parts[last + 1 :]))
 
     @property
     def cached_tokens(self) -> int:

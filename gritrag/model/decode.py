@@ -22,10 +22,11 @@ from transformers import (
 
 from gritrag.model.answerability import Refusal
 from gritrag.model.context import Context
-from gritrag.model.inputs import inputs
+from gritrag.model.inputs import Inputs, inputs
+from gritrag.model.lifting import Lifter
 from gritrag.model.lookup import Lookup
 from gritrag.model.module_forward import Forward
-from gritrag.model.state import PlacedCache
+from gritrag.model.state import PlacedCache, Watched
 from gritrag.model.text import TextStream
 
 FinishReason = Literal["stop", "length"]
@@ -124,12 +125,14 @@ def _whole(name: str, value: Any) -> int:
 
 class Completion(NamedTuple):
     """What was generated: `token_ids` hold the end token where there was one, `text` never does. `unanswerable` is what
-    its `Refusal` found; None where there was none."""
+    its `Refusal` found; None where there was none. `complements` are numbers among the documents of its context of
+    those that the question needs beside the best one."""
 
     text: str
     token_ids: list[int]
     finish_reason: FinishReason
     unanswerable: float | None = None
+    complements: tuple[int, ...] = ()
 
 
 class Decoding:
@@ -145,6 +148,7 @@ class Decoding:
         contexts: each ends with tokens that are still to be read.
         sampling: how to choose and when to stop.
         refusals: of each context: when to say that its documents do not hold the answer; None for never, or for all.
+        lifter: of the model, for contexts that seek complements; None if it has none.
     """
 
     def __init__(
@@ -156,6 +160,7 @@ class Decoding:
         contexts: Sequence[Context],
         sampling: Sampling,
         refusals: Sequence[Refusal | None] | None = None,
+        lifter: Lifter | None = None,
     ) -> None:
         assert all(context.parts[-1].state is None for context in contexts), "nothing to read"
         self._forward, self._cache, self._sampling, self._contexts = forward, cache, sampling, contexts
@@ -167,6 +172,8 @@ class Decoding:
         self._reasons: list[FinishReason | None] = [None] * len(contexts)
         self._refusals = refusals or [None] * len(contexts)
         self._unanswerable: list[float | None] = [None] * len(contexts)
+        self._lifter = lifter
+        self._complements: list[tuple[int, ...]] = [()] * len(contexts)
         # what every row was given, those that have ended included
         self._chosen_BT = torch.zeros(len(contexts), 0, dtype=torch.long, device=lm.device)
         self._generator = torch.Generator(device=lm.device)
@@ -182,16 +189,15 @@ class Decoding:
 
     @property
     def completions(self) -> list[Completion]:
-        found = zip(self._texts, self._generated, self._reasons, self._unanswerable, strict=True)
-        return [Completion(text.text, ids, reason or "length", p) for text, ids, reason, p in found]
+        found = zip(self._texts, self._generated, self._reasons, self._unanswerable, self._complements, strict=True)
+        return [Completion(text.text, ids, reason or "length", p, c) for text, ids, reason, p, c in found]
 
     def __iter__(self) -> Iterator[list[str]]:
         left = self._sampling.max_new_tokens
         guess: list[int] = []
         with torch.inference_mode():  # not around a yield: the mode would leak into the caller
-            ids, positions, mask, is_real = inputs(self._contexts, self._device)
-            self._cache.watched = next((each.watched() for each in self._refusals if each is not None), None)
-            logits_BSV = self._forward.logits(ids, positions, mask, self._cache)
+            given = inputs(self._contexts, self._device)
+            logits_BSV, positions, is_real = self._read(given), given.positions, given.is_real
             told = self._refuse(logits_BSV[:, -1])
         if all(self._reasons):
             yield told
@@ -219,6 +225,20 @@ class Decoding:
                     is_real = torch.cat([is_real, is_real.new_ones(len(is_real), 1)], dim=1)
                 # what comes now sees all that was there
                 logits_BSV = self._forward.next_logits(ids, positions, is_real, self._cache)
+
+    def _read(self, given: Inputs) -> torch.Tensor:
+        """Logits behind what is left to read, which is read once more where documents are lifted meanwhile."""
+        lifter = self._lifter if any(map(Lifter.is_due, self._contexts)) else None
+        length = self._cache.length
+        self._cache.watched = watched_for(self._refusals, lifter, self._cache)
+        logits_BSV = self._forward.logits(given.ids, given.positions, given.mask, self._cache)
+        if lifter is not None:
+            self._complements = lifter.lift(self._cache, self._contexts, self._cache.watched)
+            if any(self._complements):
+                self._cache.cut(length)
+                self._cache.watched = watched_for(self._refusals, None, self._cache)
+                logits_BSV = self._forward.logits(given.ids, given.positions, given.mask, self._cache)
+        return logits_BSV
 
     def _refuse(self, logits_BV: torch.Tensor) -> list[str]:
         """End the rows whose documents hardly hold the answer, saying so; what was said of each row."""
@@ -272,6 +292,13 @@ class Decoding:
         if self._lookup is not None:
             self._lookup.extend(tokens[: len(pieces)])
         return "".join(pieces), len(pieces)
+
+
+def watched_for(refusals: Sequence[Refusal | None], lifter: Lifter | None, cache: PlacedCache) -> Watched | None:
+    """What forwards that read questions behind what is in a cache are to keep; None for nothing."""
+    layers = next((each.layers for each in refusals if each is not None), ())
+    all_of = () if lifter is None else lifter.layers
+    return Watched(layers, all_of, cache.length) if layers or all_of else None
 
 
 def stop_token_ids(tokenizer: PreTrainedTokenizerBase, stop: Sequence[str]) -> set[int]:

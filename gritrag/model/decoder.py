@@ -14,6 +14,7 @@ from gritrag.model.decode import Completion, Decoding, Sampling
 from gritrag.model.forwards import Forwards
 from gritrag.model.kernels import without_cudnn
 from gritrag.model.layers import needs_dense
+from gritrag.model.lifting import Lifter
 from gritrag.model.likelihood import Scored, log_likelihoods
 from gritrag.model.native_forward import DecodingInTurn, NativeCache
 from gritrag.model.placing import place, row_of
@@ -21,6 +22,7 @@ from gritrag.model.probed import Probed
 from gritrag.model.recompute import Rereader, recompute
 from gritrag.model.reread_modules import ModuleRereader
 from gritrag.model.reread_step import StepRereader
+from gritrag.model.retrieval_heads import RetrievalHeads
 from gritrag.model.slots import Slot, size_of
 from gritrag.model.state import CacheShape, DocumentState, PlacedCache
 from gritrag.model.step import SPARE_COLUMNS, STEP_TOKENS
@@ -43,6 +45,10 @@ class ContextDecoder:
         probed: what `probe(lm)` found.
         forwards: of the model.
         context_length: longest context in tokens, the answer included.
+        heads: by which it finds what a question needs beside the best document; None where they are not known.
+
+    Raises:
+        ValueError: it has no such heads.
     """
 
     def __init__(
@@ -52,10 +58,14 @@ class ContextDecoder:
         probed: Probed,
         forwards: Forwards,
         context_length: int,
+        heads: RetrievalHeads | None = None,
     ) -> None:
         self.context_length = context_length
         self._lm, self._tokenizer, self._probed, self._forwards = lm, tokenizer, probed, forwards
         self._turn = turning_point(lm)
+        self.lifter = None
+        if heads is not None and probed.rotation is not None:
+            self.lifter = Lifter(lm, heads, probed.rotation)
 
     # --- what the model can do ---------------------------------------------------------------------------------------
 
@@ -220,7 +230,8 @@ class ContextDecoder:
             return own[0] if len(own) == 1 else DecodingInTurn(own)
         best = self._forwards.best
         if self._shares_rows(contexts):
-            return Decoding(best, lm, tokenizer, cache, contexts, sampling, refusals)
+            return Decoding(best, lm, tokenizer, cache, contexts, sampling, refusals, self.lifter)
         caches = [row_of(cache, row, context) for row, context in enumerate(contexts)]
         each = zip(caches, contexts, refusals or [None] * len(contexts), strict=True)
-        return DecodingInTurn([Decoding(best, lm, tokenizer, c, [one], sampling, [r]) for c, one, r in each])
+        own = [Decoding(best, lm, tokenizer, c, [one], sampling, [r], self.lifter) for c, one, r in each]
+        return DecodingInTurn(own)

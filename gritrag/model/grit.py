@@ -30,6 +30,7 @@ from gritrag.model.probed import Probe, Probed
 from gritrag.model.probes import probe
 from gritrag.model.prompt_builder import Prompt, PromptBuilder, prompts_of
 from gritrag.model.reader import PromptReader
+from gritrag.model.retrieval_heads import RetrievalHeads
 from gritrag.model.rotation import Rotation
 from gritrag.model.state import DocumentState, Reading
 from gritrag.model.step import Step
@@ -59,6 +60,7 @@ class GritModel(Embedder):
         weights, adapter: identities of the files for the fingerprint; hashed from memory where not given.
         parts: file of the weights of `config.parts`; they begin untrained where None.
         answerability: tells whether documents hold an answer; None where that is not calibrated.
+        retrieval_heads: tell which documents a question needs beside the best one; None where they are not known.
         probed: what was proved of this model; it is probed where None.
 
     Raises:
@@ -75,6 +77,7 @@ class GritModel(Embedder):
         parts: Path | None = None,
         probed: Probed | None = None,
         answerability: Answerability | None = None,
+        retrieval_heads: RetrievalHeads | None = None,
     ) -> None:
         if probed is None:
             with without_cudnn(lm.device):
@@ -88,8 +91,8 @@ class GritModel(Embedder):
         self.forwards = Forwards(lm, probed.step if self.parts.contextual is None else None)
         self.prompts = PromptBuilder(tokenizer, template, self.parts, self.config.instruction, self.context_length)
         self.reader = PromptReader(lm, probed, self.forwards, self.parts, self.prompts.encoder, self.config.reading)
-        self.decoder = ContextDecoder(lm, tokenizer, probed, self.forwards, self.context_length)
-        self.answerability = answerability
+        self.decoder = ContextDecoder(lm, tokenizer, probed, self.forwards, self.context_length, retrieval_heads)
+        self.answerability, self.retrieval_heads = answerability, retrieval_heads
         self._weights, self._adapter = weights or hash_parameters(lm), adapter
         facts = facts_of(lm, tokenizer, self.config, template, (self._weights, adapter))
         self.fingerprint = Fingerprint(facts if self.parts.is_empty else {**facts, "parts": self.parts.identity})
@@ -144,7 +147,8 @@ class GritModel(Embedder):
         given = {key: value for key, value in asked.items() if value is not None}
         config = loaded.configured(name, given)
         identity = loaded.weights, loaded.adapter
-        model = cls(loaded.lm, loaded.tokenizer, config, *identity, loaded.parts, probed, loaded.answerability)
+        fitted = loaded.answerability, loaded.retrieval_heads
+        model = cls(loaded.lm, loaded.tokenizer, config, *identity, loaded.parts, probed, *fitted)
         if parts is None:  # those would begin untrained again
             path = Path(name)
             model.loaded_as = {"name": str(path.resolve() if path.exists() else name), **given}
@@ -162,7 +166,8 @@ class GritModel(Embedder):
             folder: made, or written over.
         """
         identity = self._weights, self._adapter
-        save_checkpoint(Path(folder), self.lm, self.tokenizer, self.config, self.parts, identity, self.answerability)
+        fitted = self.answerability, self.retrieval_heads
+        save_checkpoint(Path(folder), self.lm, self.tokenizer, self.config, self.parts, identity, *fitted)
 
     # --- what it is -------------------------------------------------------------------------------------------------
 

@@ -20,6 +20,7 @@ from gritrag.model.identity import hash_files
 from gritrag.model.inner_errors import INNER_ERRORS, told
 from gritrag.model.names import locate, model_in
 from gritrag.model.packed import round_to_half
+from gritrag.model.retrieval_heads import RETRIEVAL_HEADS_FILE, RetrievalHeads
 from gritrag.model.weight_copy import WeightCopy
 from gritrag.prompts import CHATML, FITTED, GEMMA, GRITLM, INSTRUCT, PLAIN, TEMPLATES, Template, fitted
 
@@ -31,8 +32,8 @@ class Loaded:
     """A model as it came from disk, with what its fingerprint needs to know of the files.
 
     `parts` is the file of its parts; None where there is none, so that they begin untrained. `answerability` is None
-    where nothing is calibrated for these weights. `copy` is where the weights may be kept as they are now; None where
-    they may not, or lie there.
+    where nothing is calibrated for these weights, `retrieval_heads` where they are not known. `copy` is where the
+    weights may be kept as they are now; None where they may not, or lie there.
     """
 
     lm: PreTrainedModel
@@ -42,6 +43,7 @@ class Loaded:
     adapter: str
     parts: Path | None = None
     answerability: Answerability | None = None
+    retrieval_heads: RetrievalHeads | None = None
     copy: WeightCopy | None = None
 
     def configured(self, name: str | Path, given: Mapping[str, Any]) -> CheckpointConfig:
@@ -90,7 +92,9 @@ def load(
         weights, adapter = config.origin.weights, config.origin.adapter
     parts = path / config.parts_file if config.parts_file else None
     answerability = _answerability(path / ANSWERABILITY_FILE, adapter, lm)
-    return Loaded(lm, tokenizer, config, weights, adapter, parts, answerability, None if is_copy else copy)
+    heads_file = path / RETRIEVAL_HEADS_FILE
+    heads = RetrievalHeads.load(heads_file) if heads_file.is_file() else None
+    return Loaded(lm, tokenizer, config, weights, adapter, parts, answerability, heads, None if is_copy else copy)
 
 
 def _adapted(lm: PreTrainedModel, folder: Path, base: Path) -> PreTrainedModel:

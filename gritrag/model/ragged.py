@@ -249,16 +249,16 @@ def ragged(step: Step, rows: Sequence[Row]) -> torch.Tensor:
     x_BTD = step.embed(torch.cat([row.ids for row in rows], dim=1))
     rotary = step.rotary(x_BTD, torch.cat([row.positions for row in rows], dim=1))
     groups = attending(rows, step, x_BTD)
-    ends = accumulate(row.ids.shape[1] for row in rows)
+    ends = list(accumulate(row.ids.shape[1] for row in rows))
     watched = [
-        (row.cache.watched, end)
+        (row.cache.watched, slice(end - row.ids.shape[1], end))
         for row, end in zip(rows, ends, strict=True)
         if row.cache is not None and row.cache.watched is not None
     ]
     last = step.layers[-1]
     for number, layer in enumerate(step.layers):
-        for kept, end in watched:
-            kept.see(number, x_BTD[:, :end])
+        for kept, own in watched:
+            kept.see(number, x_BTD[:, own])
         query, key, value = layer.rotated(x_BTD, rotary, rotary)
         for each in groups:
             each.store(number, key[0, each.part], value[0, each.part])

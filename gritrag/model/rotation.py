@@ -25,6 +25,9 @@ class Rotation:
     Args:
         decoder: the causal stack.
 
+    Attributes:
+        is_per_type: whether layers of some types have angles of their own.
+
     Raises:
         ValueError: the model has no rotary module, or one whose angles depend on the length of the context: its keys
             cannot be moved.
@@ -46,8 +49,8 @@ class Rotation:
         if scaled:
             raise ValueError(f"{config.model_type} scales its angles with the context ({scaled[0]}): keys cannot move")
         self._rotary = rotary
-        self._is_per_type = "layer_type" in inspect.signature(rotary.forward).parameters
-        kinds = config.layer_types if self._is_per_type else ()
+        self.is_per_type = "layer_type" in inspect.signature(rotary.forward).parameters
+        kinds = config.layer_types if self.is_per_type else ()
         shared = getattr(config, "num_kv_shared_layers", None) or 0  # the last ones use keys of others (Gemma 3n)
         self._layer_types: list[str] = list(kinds[: len(kinds) - shared])
         self._tables: tuple[torch.Tensor, torch.Tensor] | None = None
@@ -69,7 +72,7 @@ class Rotation:
         """
         out = torch.empty_like(keys) if out is None else out
         cos, sin = self.tables(start, start + keys.shape[2], keys.device)
-        if self._is_per_type:
+        if self.is_per_type:
             cos, sin = cos[layers], sin[layers]
         if out.dtype == torch.float32:
             return _rotate_into(out, keys.float(), cos, sin)
@@ -112,7 +115,7 @@ class Rotation:
         """float32 `[L or 1, 1 or B, T, R]`."""
         position_ids = positions if positions.dim() == 2 else positions[None]
         probe = torch.empty(0, dtype=torch.float32, device=positions.device)
-        if not self._is_per_type:
+        if not self.is_per_type:
             cos, sin = self._rotary(probe, position_ids)
             return cos[None], sin[None]
         by_type = {kind: self._rotary(probe, position_ids, kind) for kind in set(self._layer_types)}

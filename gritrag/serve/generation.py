@@ -11,9 +11,17 @@ import torch
 
 from gritrag.model.answerability import Refusal
 from gritrag.model.context import Context, Part
-from gritrag.model.decode import Completion, FinishReason, Sampling, end_token_ids, stop_token_ids
+from gritrag.model.decode import (
+    Completion,
+    FinishReason,
+    Sampling,
+    end_token_ids,
+    stop_token_ids,
+    watched_for,
+)
 from gritrag.model.grit import GritModel
 from gritrag.model.inputs import inputs
+from gritrag.model.lifting import Lifter
 from gritrag.model.lookup import Lookup
 from gritrag.model.ragged import Row
 from gritrag.model.slots import Slot, Slots
@@ -88,7 +96,9 @@ class Generation:
         self._ids, self._positions, self._mask = given.ids, given.positions, given.mask
         if self.recompute:
             (self.read_again,) = model.decoder.recompute(self._cache, [self.context], self.recompute)
-        self._cache.watched = None if self.refusal is None else self.refusal.watched()
+        self._lifter = model.decoder.lifter if Lifter.is_due(self.context) else None
+        self._complements: tuple[int, ...] = ()
+        self._cache.watched = watched_for([self.refusal], self._lifter, self._cache)
         self._read, self._guess = 0, list[int]()
         self._columns_before = self._cache.length
         self._generated: list[int] = []
@@ -198,7 +208,10 @@ class Generation:
         return int(self._positions[0, -1]) + len(self._generated)
 
     def take(self, logits_SV: torch.Tensor) -> Finished | None:
-        """Choose from what its row gave, and tell what became certain. The end is returned, and not yet told."""
+        """Choose from what its row gave, and tell what became certain. The end is returned, and not yet told. Where
+        documents were lifted while the question was read, nothing is chosen, and it is read once more."""
+        if self._lifts():
+            return None
         if self.refusal is not None and not self._generated:
             hidden_1D = self._cache.end_watch()
             hidden_D = None if hidden_1D is None else hidden_1D[0]
@@ -222,6 +235,19 @@ class Generation:
         self._guess = []
         return self._told_of(pieces, told)
 
+    def _lifts(self) -> bool:
+        """Whether documents are lifted, now that the question has been read for the first time."""
+        lifter, self._lifter = self._lifter, None
+        if lifter is None:
+            return False
+        (self._complements,) = lifter.lift(self._cache, [self.context], self._cache.watched)
+        if not self._complements:
+            return False
+        self._cache.cut(self._columns_before)
+        self._cache.watched = watched_for([self.refusal], None, self._cache)
+        self._read = 0
+        return True
+
     def _told_of(self, pieces: list[str], told: Sequence[TokenLogprob]) -> Finished | None:
         """Tell what became certain; the end, if this is it, is returned."""
         self._told += told
@@ -233,7 +259,7 @@ class Generation:
             self.sink(Piece(text, tuple(told)))
         if self._reason is None:
             return None
-        completion = Completion(self._text.text, self._generated, self._reason, self._unanswerable)
+        completion = Completion(self._text.text, self._generated, self._reason, self._unanswerable, self._complements)
         return Finished(completion, self.cached_tokens, self.place_seconds, tuple(self._told), self.read_again)
 
     def _push(self, token: int) -> str:

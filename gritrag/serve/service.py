@@ -332,7 +332,7 @@ def _answer(
     is_exact = (plan.is_exact or is_read) and not plan.refuses(completion.unanswerable)
     return Answer(
         text=completion.text.strip(),
-        hits=tuple(hits),
+        hits=plan.hits_of(hits, completion.complements),
         citations=plan.citations,
         usage=Usage(
             len(plan.context), max(0, plan.cached_tokens - again) + finished.cached_tokens, len(completion.token_ids)

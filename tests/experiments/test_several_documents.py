@@ -82,5 +82,5 @@ def test_differences_are_paired_and_in_points() -> None:
 
 @pytest.mark.parametrize("way", ["0.6", "a:b", "0:0", "0.6:-1", "nan:0"])
 def test_a_way_that_there_is_not_is_refused(way: str) -> None:
-    with pytest.raises(ValueError, match="0.6:0|above 0"):
+    with pytest.raises(ValueError, match=r"0\.6:0|above 0"):
         Way.of(way)

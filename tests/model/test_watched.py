@@ -146,3 +146,32 @@ def test_what_is_kept_owns_its_memory() -> None:
     hidden_BTD += 1
     assert watched.hidden is not None
     assert watched.hidden.sum() == 0
+
+
+@both_dtypes
+def test_all_tokens_are_kept_however_a_question_is_cut(dtype: torch.dtype) -> None:
+    """And those only that are still in the cache, where a forward has to be repeated."""
+    lm = make_lm("llama").to(dtype)
+    step, own = Step(lm), contexts()[:1]
+    given = inputs(own, torch.device("cpu"))
+    whole, cut = placed(lm, own), placed(lm, own)
+    for cache in (whole, cut):
+        cache.watched = Watched((), (1, 2), cache.length)
+    with torch.inference_mode():
+        step.logits(given.ids, given.positions, None, whole)
+        for part, is_repeated in ((slice(0, 2), False), (slice(2, 5), True)):
+            length = cut.length
+            for _ in range(1 + is_repeated):
+                cut.cut(length)
+                row = Row(given.ids[:, part], given.positions[:, part], cut, 1)
+                ragged(step, [Row(given.ids[:, 1:3], given.positions[:, 1:3], placed(lm, own), 1), row])
+    assert whole.watched is not None
+    assert cut.watched is not None
+    expected, found = whole.watched.read(0, 5), cut.watched.read(0, 5)
+    assert expected is not None
+    assert found is not None
+    assert cut.watched.hidden is None, "the last token was not asked for"
+    for passed in (1, 2):
+        torch.testing.assert_close(found[passed].float(), expected[passed].float(), **CLOSE[dtype])
+    assert cut.watched.read(0, 6) is None
+    assert Watched((), (1,)).read(0, 0) is None, "no forward has been there"

@@ -19,7 +19,9 @@ from gritrag.corpus import documents, questions
 from gritrag.model.answerability import Answerability, Refusal
 from gritrag.model.context import Context
 from gritrag.model.decode import Sampling
+from gritrag.model.lifting import Lifter
 from gritrag.model.ragged import Row, ragged
+from gritrag.model.retrieval_heads import RetrievalHeads
 from gritrag.model.state import PlacedCache
 from gritrag.model.step import Step
 from gritrag.prompts import NOT_FOUND
@@ -227,6 +229,30 @@ def test_tokens_are_read_again_as_alone(share: float, server: Running, tiny_mode
     for answer, alone in zip(together(server, bodies), expected, strict=True):
         assert (answer["text"], answer["exact"]) == (alone.text, alone.exact)
         assert answer["usage"]["prompt_tokens_details"]["cached_tokens"] == alone.usage.cached_tokens
+
+
+@pytest.mark.parametrize("limits", [{}, {"step_tokens": 3, "rows": 2}], ids=["", "in pieces"])
+def test_documents_are_lifted_as_alone(
+    limits: dict[str, int],
+    tiny_model: GritModel,
+    make_index: Callable[..., Path],
+    start: Callable[..., Running],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Also where a question is read in several pieces."""
+    assert tiny_model.rotation is not None
+    lifter = Lifter(tiny_model.lm, RetrievalHeads(((1, 3), (2, 0)), 1e-6), tiny_model.rotation)
+    folder = make_index(tiny_model)
+    with Index.open(folder, model=tiny_model, mode="r") as index:
+        plain = [RAG(index, k=3).ask(question, max_new_tokens=12).text for question in QUESTIONS]
+        monkeypatch.setattr(tiny_model.decoder, "lifter", lifter)
+        expected = [RAG(index, k=3).ask(question, max_new_tokens=12) for question in QUESTIONS]
+    assert [answer.text for answer in expected] != plain
+    server = start(tiny_model, {"docs": folder}, **limits)
+    bodies = [("/v1/rag", {"question": q, "k": 3, "max_new_tokens": 12}) for q in QUESTIONS]
+    for answer, alone in zip(together(server, bodies * 2), expected * 2, strict=True):
+        assert answer["text"] == alone.text
+        assert answer["usage"]["prompt_tokens"] == alone.usage.prompt_tokens
 
 
 @pytest.mark.parametrize("probe", [(), ((2, 1), (0.31, -0.29) * 32)], ids=["", "probe"])

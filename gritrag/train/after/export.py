@@ -12,6 +12,7 @@ from gritrag.model.adapter import PeftModel, extract
 from gritrag.model.answerability import ANSWERABILITY_FILE
 from gritrag.model.grit import GritModel
 from gritrag.model.parts import PARTS_FILE
+from gritrag.model.retrieval_heads import RETRIEVAL_HEADS_FILE
 from gritrag.train.config import TrainConfig
 
 ADAPTER = "adapter"
@@ -74,7 +75,10 @@ def export(
         )
     if not model.parts.is_empty:
         model.parts.save(folder / PARTS_FILE)
-    (folder / ANSWERABILITY_FILE).unlink(missing_ok=True)  # of the weights that were written over
+    for fitted in (ANSWERABILITY_FILE, RETRIEVAL_HEADS_FILE):  # to the weights that were written over
+        (folder / fitted).unlink(missing_ok=True)
+    if model.retrieval_heads is not None:  # training moves no head to another place
+        model.retrieval_heads.save(folder / RETRIEVAL_HEADS_FILE)
     CheckpointConfig(
         base=base,
         adapter=name,

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from gritrag.index.complements import LEAST_GAIN, WINDOW, complements
+from gritrag.complements import LEAST_GAIN, WINDOW, complements, gains
 from gritrag.index.rerank import BELOW, ranked
 from gritrag.records import Document, Hit
 
@@ -93,3 +93,12 @@ def test_a_complement_that_is_nearer_to_the_best_keeps_its_score() -> None:
     alone, together = (ranked(hits, logs_NS, 3, least) for least in (np.inf, LEAST_GAIN))
     assert [hit.score for hit in together] == [hit.score for hit in alone]
     assert [hit.is_complement for hit in together] == [False, True, False]
+
+
+def test_gains_are_what_complements_are_chosen_by() -> None:
+    scores_NS = explaining(range(20), range(20, 40), range(0))
+    found = gains(scores_NS, 0)
+    assert found.argmax() == 1
+    assert found[0] == found[2] == 0
+    assert complements(scores_NS, 0, float(found[1])) == [1]
+    assert complements(scores_NS, 0, float(found[1]) + 1e-6) == []

@@ -1,0 +1,164 @@
+"""Does reading a question tell which documents it needs beside the best one, and are answers better for it?
+
+    python -m experiments.lifting nq.validation.jsonl --rows rows.jsonl --gain 0.6 --gain 0.8
+
+Questions of the file, pairs of neighbouring ones asked together ("A? And B?") that need two documents, and pairs that
+need one, where the file has them: they are as long and look the same. Each is answered from the 5 documents that hybrid
+search finds: as text, from states, and from states with lifting (`gritrag.model.lifting`) at each gain. Rows are kept:
+a run that was stopped goes on, and further gains join what is there.
+"""
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import islice, pairwise, zip_longest
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from experiments.dial import K, Kept, Row, documents_of, questions_of, together
+from experiments.script import run
+from gritrag import RAG, GritModel, Hit, Index
+from gritrag.cli.options import Device, Dtype, Model
+from gritrag.config import DEFAULT_MODEL
+from gritrag.evaluate.machine import machine_of
+from gritrag.evaluate.question_rows import Question
+from gritrag.evaluate.report import aligned, header
+from gritrag.evaluate.rows import evenly, read_questions
+from gritrag.evaluate.scores import score_answer
+from gritrag.evaluate.statistics import difference, mean, ratio
+from gritrag.model.lifting import Lifter
+from gritrag.model.retrieval_heads import RetrievalHeads
+from gritrag.progress import ProgressBar
+
+ANSWER_TOKENS = 20
+TEXT, STATES = "text", "states"
+TWO, ONE, SAME = KINDS = ("Pairs of two documents", "Questions one by one", "Pairs of one document")
+
+
+def asked_of(path: Path, single: int, pairs: int) -> list[tuple[str, Question]]:
+    """So many of each kind, spread evenly and in turn."""
+    own = [question for question in read_questions(path) if question.answers]
+    own = [question._replace(id=str(number)) for number, question in enumerate(own)]
+    same = [together(one, other) for one, other in pairwise(own) if one.document == other.document]
+    plain = [(TWO if question.needed else ONE, question) for question in questions_of(path, "all", single, pairs)]
+    turns = zip_longest(plain, [(SAME, question._replace(needed=())) for question in evenly(same, pairs)])
+    return [each for turn in turns for each in turn if each is not None]
+
+
+class Lifting:
+    """Answers questions with and without.
+
+    Args:
+        index: open, of a GritModel.
+        heads: its retrieval heads.
+    """
+
+    def __init__(self, index: Index, heads: RetrievalHeads) -> None:
+        assert isinstance(index.model, GritModel)
+        self._index, self._model, self._heads = index, index.model, heads
+        self._states, self._text = RAG(index), RAG(index, mode="doc-query")
+
+    def rows(self, question: Question, wanted: Sequence[str]) -> Iterator[Row]:
+        """One for each way, the gains from the least on: where nothing is lifted, nothing is at a higher one."""
+        (hits,) = self._index.search_many([question.text], K)
+        needed = {document.id for document in question.gold}
+        alone: float | None = None
+        for way in wanted:
+            if alone is not None and way not in (TEXT, STATES):
+                yield {"way": way, "F1": alone, "lifted": 0, "right": False}
+                continue
+            f1, lifted = self._answered(question, hits, way)
+            yield {
+                "way": way,
+                "F1": f1,
+                "lifted": len(lifted),
+                "right": bool(lifted) and {hits[0].document.id, lifted[0]} == needed,
+            }
+            if not lifted and way not in (TEXT, STATES):
+                alone = f1
+
+    def _answered(self, question: Question, hits: Sequence[Hit], way: str) -> tuple[float, list[str]]:
+        """F1 of the answer, and ids of the documents that were lifted for it."""
+        decoder, rotation = self._model.decoder, self._model.rotation
+        assert rotation is not None, "heads are for keys that can be moved"
+        decoder.lifter = None
+        if way not in (TEXT, STATES):
+            decoder.lifter = Lifter(self._model.lm, replace(self._heads, least_gain=float(way)), rotation)
+        rag = self._text if way == TEXT else self._states
+        answer = rag.ask(question.text, hits=hits, max_new_tokens=ANSWER_TOKENS)
+        lifted = [hit.document.id for hit in answer.hits if hit.is_complement]
+        return score_answer(answer.text, question.answers)["F1"], lifted
+
+
+def table(rows: Sequence[Row], ways: Sequence[str], seed: int) -> str:
+    """F1 of each way, of the questions that have all, against text and against states, paired."""
+    of = {(row["way"], row["id"]): row for row in rows}
+    ids = [id for id in dict.fromkeys(row["id"] for row in rows) if all((way, id) in of for way in ways)]
+    lines = []
+    for way in ways if ids else ():
+        own = [of[way, id] for id in ids]
+        f1, text, states = ([of[name, id]["F1"] for id in ids] for name in (way, TEXT, STATES))
+        share = ratio(f1, text, seed)
+        change = difference([100 * each for each in f1], [100 * each for each in states], seed)
+        lines.append(
+            [
+                way,
+                str(sum(row["lifted"] > 0 for row in own)),
+                str(sum(row["right"] for row in own)),
+                mean(f1, seed).show(),
+                "-" if share is None else share.show(),
+                f"{change.mean:+.1f} [{change.low:+.1f}, {change.high:+.1f}]",
+            ]
+        )
+    columns = ["least gain", "lifted", "the needed one", "F1", "% of text", "against states"]
+    return f"{len(ids)}\n\n" + aligned(columns, lines)
+
+
+def command(
+    path: Annotated[Path, typer.Argument(help="JSONL of questions with their passages and answers.")],
+    rows: Annotated[Path, typer.Option(help="Answers are kept here, as JSONL.")],
+    gain: Annotated[list[float], typer.Option(help="That a document must add; may be given several times.", min=0)],
+    questions: Annotated[int, typer.Option(help="Questions to answer, one by one.", min=0)] = 60,
+    pairs: Annotated[int, typer.Option(help="Pairs of questions to answer, of each kind.", min=0)] = 60,
+    documents: Annotated[int, typer.Option(help="Passages to search, at least those that are needed.", min=1)] = 200,
+    stop_after: Annotated[int | None, typer.Option(help="Answer no more than so many further ones.", min=0)] = None,
+    seed: Annotated[int, typer.Option(help="Of resamples.")] = 0,
+    model: Model = DEFAULT_MODEL,
+    dtype: Dtype = "auto",
+    device: Device = "auto",
+) -> None:
+    """Say what lifting brings."""
+    ways = [TEXT, STATES, *dict.fromkeys(f"{each:g}" for each in sorted(gain))]
+    asked = asked_of(path, questions, pairs)
+    loaded = GritModel.from_pretrained(model, dtype=dtype, device=device)
+    heads = loaded.retrieval_heads
+    if heads is None:
+        raise ValueError(f"{model} has no retrieval heads")
+    about: dict[str, Any] = {"model": model, "file": path.stem, "dtype": str(loaded.lm.dtype).removeprefix("torch.")}
+    about["heads"] = [list(head) for head in heads.heads]
+    kept = Kept(rows)
+
+    def missing(kind: str, question: Question) -> list[str]:
+        have = {row["way"] for row in kept.of(**about, kind=kind, id=question.id)}
+        return [name for name in ways if name not in have]
+
+    left = list(islice((each for each in asked if missing(*each)), stop_after))
+    with tempfile.TemporaryDirectory() as folder, Index.create(Path(folder) / "index", model=loaded) as index:
+        if left:
+            needed = [question for _, question in asked]
+            index.add(documents_of(path, needed, documents), show_progress_bar=True)
+        lifting = Lifting(index, heads)
+        for kind, question in ProgressBar(left, desc=path.stem, unit="question", disable=not left):
+            of = {**about, "kind": kind, "id": question.id}
+            kept.add([{**of, **row} for row in lifting.rows(question, missing(kind, question))])
+    typer.echo(header({**about, "documents": documents, "k": K, "seed": seed, **machine_of(loaded)}))
+    for kind in KINDS:
+        own = kept.of(**about, kind=kind)
+        if own:
+            typer.echo(f"\n{kind}: " + table(own, ways, seed))
+
+
+if __name__ == "__main__":
+    run(command)
