@@ -212,8 +212,8 @@ class Generation:
         documents were lifted while the question was read, nothing is chosen, and it is read once more."""
         if self._lifts():
             return None
+        hidden_1D = self._cache.end_watch()
         if self.refusal is not None and not self._generated:
-            hidden_1D = self._cache.end_watch()
             hidden_D = None if hidden_1D is None else hidden_1D[0]
             self._unanswerable, said = self.refusal.judge(logits_SV[-1], hidden_D, self.sampling.max_new_tokens)
             if said:

@@ -17,12 +17,12 @@ from serving import QUESTIONS, Running
 from gritrag import RAG, GritModel, Index
 from gritrag.corpus import documents, questions
 from gritrag.model.answerability import Answerability, Refusal
-from gritrag.model.context import Context
+from gritrag.model.context import Context, Part
 from gritrag.model.decode import Sampling
 from gritrag.model.lifting import Lifter
 from gritrag.model.ragged import Row, ragged
 from gritrag.model.retrieval_heads import RetrievalHeads
-from gritrag.model.state import PlacedCache
+from gritrag.model.state import PlacedCache, Watched
 from gritrag.model.step import Step
 from gritrag.prompts import NOT_FOUND
 from gritrag.serve.engine import Engine
@@ -253,6 +253,29 @@ def test_documents_are_lifted_as_alone(
     for answer, alone in zip(together(server, bodies * 2), expected * 2, strict=True):
         assert answer["text"] == alone.text
         assert answer["usage"]["prompt_tokens"] == alone.usage.prompt_tokens
+
+
+@pytest.mark.parametrize("least_gain", [1e-6, 1e6], ids=["lifted", "not lifted"])
+def test_nothing_is_kept_of_what_is_said(
+    least_gain: float, tiny_model: GritModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Hidden states are kept while a question is read, and no longer."""
+    assert tiny_model.rotation is not None
+    lifter = Lifter(tiny_model.lm, RetrievalHeads(((1, 3),), least_gain), tiny_model.rotation)
+    monkeypatch.setattr(tiny_model.decoder, "lifter", lifter)
+    states = [reading.state for reading in tiny_model.read_documents(["goats eat red moss", "a ferry sails at noon"])]
+    parts = [Part(state, -5.0 * number, shares_positions=True) for number, state in enumerate(states)]
+    question = Part(tuple(tiny_model.prompts.question_ids(QUESTIONS[0], has_documents=True)))
+    context = Context((*parts, question), seeks_complements=True)
+    seen: list[int] = []
+    hidden_TD = torch.randn(512, 32, generator=torch.Generator().manual_seed(0))
+    monkeypatch.setattr(Watched, "see", lambda watched, passed, hidden_BTD: seen.append(hidden_BTD.shape[1]))
+    monkeypatch.setattr(Watched, "read", lambda watched, row, tokens: {1: hidden_TD[:tokens]})
+    generation = Generation(context, Sampling(max_new_tokens=6), "a", time.monotonic() + 600)
+    ((completion, _),) = run_at_once(tiny_model, [generation], [])
+    assert len(completion.token_ids) > 1
+    assert bool(completion.complements) == (least_gain < 1)
+    assert seen == [len(question)] * len(tiny_model.lm.model.layers)
 
 
 @pytest.mark.parametrize("probe", [(), ((2, 1), (0.31, -0.29) * 32)], ids=["", "probe"])
