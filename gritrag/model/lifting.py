@@ -24,6 +24,10 @@ LIFTED = -0.8
 """Relevance bias of a complement, in attention scores: that of a document whose score is a tenth below the best one's,
 see docs/experiments/2026-11-several-documents.md."""
 
+TOO_LOW = LIFTED - 0.5
+"""Documents with a bias below this are lifted: of others, such as those that ranking has lifted, an answer would change
+little, and its question would be read once more."""
+
 
 class Lifter:
     """Finds what questions need beside the best document, and lifts it.
@@ -51,7 +55,7 @@ class Lifter:
     def is_due(context: Context) -> bool:
         """Whether a context may gain: it has a question behind several documents, of which one counts most."""
         biases = [part.relevance_bias for part in context.parts if part.shares_positions]
-        return context.seeks_complements and len(biases) > 1 and min(biases) < LIFTED
+        return context.seeks_complements and len(biases) > 1 and min(biases) < TOO_LOW
 
     def lift(self, cache: PlacedCache, contexts: Sequence[Context], watched: Watched | None) -> list[tuple[int, ...]]:
         """Raise the biases of complements in a cache, for what is read from now on.
@@ -80,7 +84,7 @@ class Lifter:
         scores_NS = self._scores.scores(self._scores.queries(hidden), self._keys(cache, documents), lengths)
         biases = [cell.placed.relevance_bias for cell in documents]
         found = complements(scores_NS.cpu().numpy(), biases.index(max(biases)), self._scores.heads.least_gain)
-        raised = tuple(number for number in found if biases[number] < LIFTED)
+        raised = tuple(number for number in found if biases[number] < TOO_LOW)
         assert cache.bias is not None
         for number in raised:
             row, columns, placed = documents[number]
