@@ -173,5 +173,8 @@ def test_all_tokens_are_kept_however_a_question_is_cut(dtype: torch.dtype) -> No
     assert cut.watched.hidden is None, "the last token was not asked for"
     for passed in (1, 2):
         torch.testing.assert_close(found[passed].float(), expected[passed].float(), **CLOSE[dtype])
+    last = cut.watched.read(0, 3)
+    assert last is not None
+    assert all(torch.equal(last[passed], found[passed][2:]) for passed in (1, 2))
     assert cut.watched.read(0, 6) is None
     assert Watched((), (1,)).read(0, 0) is None, "no forward has been there"
