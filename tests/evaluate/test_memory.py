@@ -1,5 +1,6 @@
 """Memory of answering: its parts make the whole, and it is measured in a process of its own."""
 
+import gc
 import json
 import os
 from pathlib import Path
@@ -18,7 +19,7 @@ from gritrag.index.index import Index
 from gritrag.model import hardware
 from gritrag.model import packed as packed_module
 from gritrag.model.packed import Packed, can_pack
-from gritrag.model.pages import can_give_back
+from gritrag.model.pages import can_give_back, give_back_heap
 
 TINY = str(Path(__file__).parents[2] / "configs" / "tiny" / "model")
 MB = 1e6
@@ -59,6 +60,8 @@ def test_packed_weights_count_as_they_are_packed(monkeypatch: pytest.MonkeyPatch
 def test_what_packed_weights_leave_unused_is_told() -> None:
     """That is what they take, as the system tells, beyond 16 bits a number."""
     weight = torch.randn(32768, 576).half().float()
+    gc.collect()  # what earlier tests have left would be freed, or used, while this is measured
+    give_back_heap()
     before = memory.resident()
     packed = Packed([weight])
     assert packed.spare_bytes == 2 * 32768 * (1024 - 576)
