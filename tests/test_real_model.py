@@ -114,20 +114,21 @@ def test_lookup_changes_no_token_in_bfloat16(bf16_model: GritModel) -> None:
     assert saved > 0, "no guess was right, so nothing was shown"
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+has_bf16 = torch.ops.mkldnn._is_mkldnn_bf16_supported()
+needs_bf16 = pytest.mark.skipif(not has_bf16, reason="no bfloat16 instructions: minutes of reading")
+
+
+@pytest.mark.parametrize("dtype", ["float32", pytest.param("bfloat16", marks=needs_bf16)])
 def test_a_question_that_needs_two_documents_is_seen_while_it_is_read(dtype: str, tmp_path: Path) -> None:
     """Questions that need one are left alone. By the checkpoint that is shipped."""
     asked = list(questions())
-    pairs = [(asked[number], asked[number + 1]) for number in (0, 18, 24)]
-    wanted = {question.document_id for question in (*asked[:4], *sum(pairs, ()))}
-    model = GritModel.from_pretrained(dtype=dtype)
-    with Index.create(tmp_path / "index", model=model) as index:
-        index.add([document for document in documents() if document.id in wanted])
+    with Index.create(tmp_path / "index", model=GritModel.from_pretrained(dtype=dtype)) as index:
+        index.add(documents())
         rag = RAG(index)
-        for one, other in pairs:
+        for one, other in ((asked[number], asked[number + 1]) for number in (18, 24)):
             answer = rag.ask(f"{one.question.rstrip('?')}? And {other.question}", max_new_tokens=2)
             assert answer.hits[0].document.id == one.document_id
             assert [hit.document.id for hit in answer.hits if hit.is_complement] == [other.document_id]
-        for question in asked[:4]:
+        for question in asked[:10]:
             answer = rag.ask(question.question, max_new_tokens=2)
             assert not any(hit.is_complement for hit in answer.hits)

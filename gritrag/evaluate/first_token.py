@@ -1,12 +1,14 @@
 """Seconds to the first token, from states and from text, on documents of an exact length.
 
 The ways take turns on the same documents in the same order, so a ratio compares runs that are close in time; every
-round draws another combination and another order of documents.
+round draws another combination and another order of documents. These answer nothing, so whether the question lifts one
+of them is chance: states are measured without lifting, and with a document lifted in every answer.
 """
 
 import random
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -28,6 +30,7 @@ from gritrag.records import Hit
 COMMAND = "bench first-token"
 QUESTION = "Which of these places can be reached by ferry in winter?"
 READ, CACHED = "doc-query", "doc-cache"
+LIFTED = f"{CACHED}, lifted"
 PARTS = ("retrieve", "load", "place", "forward", "first_token")
 MEMORY = Path("/dev/shm")
 
@@ -97,7 +100,8 @@ def measure(model: GritModel, setting: Setting, folder: Path, results: Results) 
         turns = list(in_turn(cells, 1, setting.repetitions))
         for number, (mode, with_search) in ProgressBar(turns, desc="measuring", unit="answer"):
             hits = [Hit(document, 1 / rank, rank) for rank, document in enumerate(chosen[number], start=1)]
-            timings = rags[mode].ask(QUESTION, hits=None if with_search else hits, max_new_tokens=1).timings
+            with lifting(model, mode == LIFTED):
+                timings = rags[mode].ask(QUESTION, hits=None if with_search else hits, max_new_tokens=1).timings
             if number < 0:  # the first round warms up
                 continue
             before = timings.retrieve + timings.load + timings.place
@@ -118,10 +122,29 @@ def ways(index: Index, setting: Setting) -> dict[str, RAG]:
     """Ways to answer, by name."""
     k = setting.documents
     found = {mode: RAG(index, mode=mode, k=k) for mode in (READ, CACHED)}
+    if may_lift(found[CACHED]):
+        found[LIFTED] = RAG(index, k=k)
     found |= {f"{CACHED}, recompute {share:g}": RAG(index, k=k, recompute=share) for share in setting.recompute}
     if setting.rerank is not None:
         found[f"{CACHED}, {setting.rerank} ranked"] = RAG(index, k=k, rerank=setting.rerank)
     return found
+
+
+def may_lift(rag: RAG) -> bool:
+    """Whether answers of its model may lift documents, of which more than one is needed."""
+    return rag.model.decoder.lifter is not None and rag.k > 1
+
+
+@contextmanager
+def lifting(model: GritModel, always: bool) -> Iterator[None]:
+    """Meanwhile every question lifts a document, or none does."""
+    lifter = model.decoder.lifter
+    if lifter is not None:
+        model.decoder.lifter = lifter.demanding(1e-9) if always else None
+    try:
+        yield
+    finally:
+        model.decoder.lifter = lifter
 
 
 def sections(facts: Mapping[str, Any], rows: Sequence[Row]) -> list[Section]:

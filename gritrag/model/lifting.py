@@ -9,6 +9,7 @@ Shape letters: `B` contexts, `C` columns of a cache, `T` tokens, `D` hidden size
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from transformers import PreTrainedModel
@@ -44,7 +45,11 @@ class Lifter:
     def __init__(self, lm: PreTrainedModel, heads: RetrievalHeads, rotation: Rotation) -> None:
         if rotation.is_per_type:
             raise ValueError("retrieval heads are for models that rotate keys alike in all layers")
-        self._scores, self._rotation = HeadScores(lm, heads), rotation
+        self._lm, self._scores, self._rotation = lm, HeadScores(lm, heads), rotation
+
+    def demanding(self, least_gain: float) -> "Lifter":
+        """The same with another gain that documents must add."""
+        return Lifter(self._lm, replace(self._scores.heads, least_gain=least_gain), self._rotation)
 
     @property
     def layers(self) -> tuple[int, ...]:

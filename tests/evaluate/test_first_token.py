@@ -5,15 +5,19 @@ from pathlib import Path
 
 import pytest
 import torch
+from places import PLACES
 from typer.testing import CliRunner
 
+from gritrag import RAG, GritModel, Hit, Index
 from gritrag.cli import app
 from gritrag.evaluate import first_token, reading, workload
 from gritrag.evaluate.bounds import told
 from gritrag.evaluate.first_token import PARTS, Setting, main, sections
 from gritrag.evaluate.workload import GEOMETRIES, Subject, config_of, documents_of, parameters, random_model, tokenizer
 from gritrag.model import packed as packed_module
+from gritrag.model.lifting import Lifter
 from gritrag.model.packed import can_pack_bf16
+from gritrag.model.retrieval_heads import RetrievalHeads
 
 TINY = str(Path(__file__).parents[2] / "configs" / "tiny" / "model")
 SIZES = {"smollm2-135m": 134.5e6, "qwen3-0.6b": 596e6, "qwen3-1.7b": 1.72e9, "llama3-8b": 8.03e9, "mistral-7b": 7.25e9}
@@ -168,3 +172,21 @@ def test_a_read_pass_that_costs_too_much_is_told() -> None:
     rows = [{"kind": "reading", "cell": {"pass": name}, "seconds": s, "tokens": 10} for name, s in seconds.items()]
     lost = reading.sections({"settings": {}}, rows)[-1].tables[0].rows
     assert [row[0].split()[0] for row in lost] == ["read_documents", "encode_document"]
+
+
+def test_lifting_is_a_way_of_its_own(tiny_model: GritModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether random documents are lifted would be chance."""
+    assert tiny_model.rotation is not None
+    own = Lifter(tiny_model.lm, RetrievalHeads(((1, 3), (2, 0)), 1.0), tiny_model.rotation)
+    monkeypatch.setattr(tiny_model.decoder, "lifter", own)
+    with Index.create(tmp_path / "index", model=tiny_model) as index:
+        index.add([f"{place} has owls and hens" for place in PLACES[:3]])
+        names = list(first_token.ways(index, first_token.Setting(documents=3)))
+        assert names == ["doc-query", "doc-cache", "doc-cache, lifted"]
+        assert "doc-cache, lifted" not in first_token.ways(index, first_token.Setting(documents=1))
+        hits = [Hit(hit.document, 1 / hit.rank, hit.rank) for hit in index.search("How many owls?", k=3)]
+        for always in (True, False):
+            with first_token.lifting(tiny_model, always):
+                answer = RAG(index, k=3).ask("How many owls?", hits=hits, max_new_tokens=1)
+            assert any(hit.is_complement for hit in answer.hits) == always
+    assert tiny_model.decoder.lifter is own
