@@ -24,7 +24,7 @@ from gritrag.model.answerability import log_odds
 from gritrag.model.decode import Sampling
 from gritrag.model.inputs import inputs
 from gritrag.model.reread_modules import attention_of
-from gritrag.model.state import Watched
+from gritrag.model.watched import Watched
 from gritrag.plan import MODES, Retrieved, plan_context
 from gritrag.progress import ProgressBar
 from gritrag.prompts import NOT_FOUND

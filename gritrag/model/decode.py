@@ -21,13 +21,14 @@ from transformers import (
 )
 
 from gritrag.model.answerability import Refusal
+from gritrag.model.caches import PlacedCache
 from gritrag.model.context import Context
 from gritrag.model.inputs import Inputs, inputs
 from gritrag.model.lifting import Lifter
 from gritrag.model.lookup import Lookup
 from gritrag.model.module_forward import Forward
-from gritrag.model.state import PlacedCache, Watched
 from gritrag.model.text import TextStream
+from gritrag.model.watched import Watched
 
 FinishReason = Literal["stop", "length"]
 

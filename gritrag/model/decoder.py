@@ -9,6 +9,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from gritrag.model.answerability import Refusal
+from gritrag.model.caches import CacheShape, PlacedCache
 from gritrag.model.context import Context
 from gritrag.model.decode import Completion, Decoding, Sampling
 from gritrag.model.forwards import Forwards
@@ -24,7 +25,7 @@ from gritrag.model.reread_modules import ModuleRereader
 from gritrag.model.reread_step import StepRereader
 from gritrag.model.retrieval_heads import RetrievalHeads
 from gritrag.model.slots import Slot, size_of
-from gritrag.model.state import CacheShape, DocumentState, PlacedCache
+from gritrag.model.state import DocumentState
 from gritrag.model.step import SPARE_COLUMNS, STEP_TOKENS
 from gritrag.model.turning import turning_point
 

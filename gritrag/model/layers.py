@@ -17,10 +17,10 @@ from torch.nn.functional import pad, rms_norm, scaled_dot_product_attention, sil
 from transformers import Cache
 from transformers.activations import ACT2FN
 
+from gritrag.model.caches import CacheShape
 from gritrag.model.gemm_layout import GemmLayout
 from gritrag.model.masks import added
 from gritrag.model.packed import Packed
-from gritrag.model.state import CacheShape
 
 SILU = (nn.SiLU, type(ACT2FN["silu"]))
 """Modules that are called as a function: over a few tokens the call takes longer than what it computes."""

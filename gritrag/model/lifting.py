@@ -15,11 +15,12 @@ import torch
 from transformers import PreTrainedModel
 
 from gritrag.complements import complements
+from gritrag.model.caches import PlacedCache
 from gritrag.model.context import Context
 from gritrag.model.placing import Cell, cells
 from gritrag.model.retrieval_heads import HeadScores, RetrievalHeads
 from gritrag.model.rotation import Rotation
-from gritrag.model.state import PlacedCache, Watched
+from gritrag.model.watched import Watched
 
 LIFTED = -0.8
 """Relevance bias of a complement, in attention scores: that of a document whose score is a tenth below the best one's,

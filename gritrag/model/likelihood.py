@@ -11,12 +11,13 @@ from typing import NamedTuple
 
 import torch
 
+from gritrag.model.caches import CacheShape
 from gritrag.model.context import Context, Part
 from gritrag.model.inputs import inputs
 from gritrag.model.module_forward import Forward
 from gritrag.model.placing import place
 from gritrag.model.rotation import Rotation
-from gritrag.model.state import CacheShape, DocumentState
+from gritrag.model.state import DocumentState
 
 MOST_COLUMNS = 1 << 14
 """So many placed tokens, padding included, go into one batch: 378 MB of the states of SmolLM2-135M in bfloat16."""

@@ -13,6 +13,7 @@ from collections.abc import Callable
 import torch
 from transformers import PreTrainedModel
 
+from gritrag.model.caches import CacheShape, RecordingCache
 from gritrag.model.context import Context
 from gritrag.model.inner_errors import INNER_ERRORS
 from gritrag.model.inputs import inputs
@@ -20,7 +21,7 @@ from gritrag.model.module_forward import ModuleForward
 from gritrag.model.placing import place
 from gritrag.model.probed import SHIFT, TOKENS, Masks, differ
 from gritrag.model.reread_modules import AttentionObserver
-from gritrag.model.state import CacheShape, DocumentState, RecordingCache
+from gritrag.model.state import DocumentState
 
 FAR = {torch.float32: 1e-3, torch.float16: 0.1, torch.bfloat16: 0.1}
 """How far logits may be off, relative to the largest. Rounding in 16 bits takes those of a deep model to 0.05; tokens

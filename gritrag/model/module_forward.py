@@ -8,8 +8,9 @@ from typing import Any, Protocol
 import torch
 from transformers import Cache, PreTrainedModel
 
+from gritrag.model.caches import PlacedCache
 from gritrag.model.masks import added, additive
-from gritrag.model.state import PlacedCache, Watched
+from gritrag.model.watched import Watched
 
 MOST_TOKENS = 11
 """Tokens of one step of decoding in float32, where guesses change no token though shapes differ."""

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from transformers import Cache, PreTrainedModel
 
+from gritrag.model.caches import PlacedCache
 from gritrag.model.decode import Completion, Decoding
 from gritrag.model.module_forward import keep_watched, log_probabilities_of, watched_of
-from gritrag.model.state import PlacedCache
 from gritrag.model.turning import turning_point
 
 KEPT_AS = ("past_key_values", "cache_params")

@@ -8,9 +8,9 @@ from typing import NamedTuple
 
 import torch
 
+from gritrag.model.caches import CacheShape, PlacedCache
 from gritrag.model.context import Context, PlacedState
 from gritrag.model.rotation import Rotation
-from gritrag.model.state import CacheShape, PlacedCache
 
 TOGETHER = 1 << 26
 """Numbers of keys of several states that a GPU unpacks and rotates at once, at most: a quarter of a gigabyte in

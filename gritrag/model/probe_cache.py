@@ -17,12 +17,12 @@ from transformers import PreTrainedModel
 
 from gritrag.folders import cache_folder
 from gritrag.model.attention import decoder_stack
+from gritrag.model.caches import CacheShape
 from gritrag.model.identity import hash_config
 from gritrag.model.kernels import without_cudnn
 from gritrag.model.probed import NAMES, Probe, Probed
 from gritrag.model.probes import probe
 from gritrag.model.rotation import Rotation
-from gritrag.model.state import CacheShape
 from gritrag.model.step import Step
 from gritrag.processor import capabilities
 

@@ -9,9 +9,9 @@ from typing import Literal
 import torch
 from transformers import PreTrainedModel
 
+from gritrag.model.caches import CacheShape
 from gritrag.model.native_forward import NativeForward
 from gritrag.model.rotation import Rotation
-from gritrag.model.state import CacheShape
 from gritrag.model.step import Step
 
 Name = Literal["bidirectional", "move", "continue", "step"]

@@ -18,12 +18,12 @@ from transformers import DynamicCache, PreTrainedModel, cache_utils
 from transformers.cache_utils import LinearAttentionCacheLayerMixin
 
 from gritrag.model.attention import Attention, decoder_stack
+from gritrag.model.caches import CacheShape, PlacedCache, RecordingCache
 from gritrag.model.inner_errors import INNER_ERRORS, told
 from gritrag.model.mask_probe import probe_masks
 from gritrag.model.native_forward import KEPT_AS, NativeCache, NativeForward
 from gritrag.model.probed import SHIFT, TOKENS, Masks, Probe, Probed, differ, probe_ids, tolerance
 from gritrag.model.rotation import ALL, Rotation
-from gritrag.model.state import CacheShape, PlacedCache, RecordingCache
 from gritrag.model.step_probe import probe_step
 
 logger = logging.getLogger(__name__)

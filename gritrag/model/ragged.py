@@ -15,10 +15,10 @@ from typing import NamedTuple, Protocol
 import torch
 from torch.nn.functional import pad, scaled_dot_product_attention
 
+from gritrag.model.caches import PlacedCache
 from gritrag.model.layers import AttentionMask, needs_dense
 from gritrag.model.masks import hidden
 from gritrag.model.slots import Slot
-from gritrag.model.state import PlacedCache
 from gritrag.model.step import COLUMN_BLOCK, Step
 
 PADDED = 32

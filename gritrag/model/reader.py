@@ -10,11 +10,12 @@ import torch
 from transformers import PreTrainedModel
 
 from gritrag.model.attention import Attention, decoder_stack
+from gritrag.model.caches import RecordingCache
 from gritrag.model.forwards import Forwards
 from gritrag.model.kernels import without_cudnn
 from gritrag.model.parts import Parts
 from gritrag.model.probed import Probed
-from gritrag.model.state import DocumentState, Reading, RecordingCache
+from gritrag.model.state import DocumentState, Reading
 from gritrag.model.turning import turning_point
 from gritrag.progress import ProgressBar
 from gritrag.tokens import Batch, Encoder, TokenIds, length_sorted_batches

@@ -16,10 +16,10 @@ from typing import NamedTuple, Protocol
 
 import torch
 
+from gritrag.model.caches import PlacedCache
 from gritrag.model.context import Context
 from gritrag.model.inputs import Inputs, inputs
 from gritrag.model.placing import cells, row_of
-from gritrag.model.state import PlacedCache
 
 FIRST_TOKENS = 4
 """So many of each document are read again before all others; see docs/experiments/2026-11-recompute.md."""

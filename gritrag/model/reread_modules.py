@@ -13,10 +13,10 @@ from torch.overrides import TorchFunctionMode
 from transformers import Cache
 from transformers.cache_utils import CacheLayerMixin
 
+from gritrag.model.caches import PlacedCache
 from gritrag.model.inputs import Inputs
 from gritrag.model.module_forward import Forward
 from gritrag.model.recompute import Again, choosing_layers
-from gritrag.model.state import PlacedCache
 
 
 class AttentionObserver(TorchFunctionMode):

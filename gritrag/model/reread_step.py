@@ -14,11 +14,11 @@ from typing import NamedTuple
 import torch
 from torch.nn.functional import scaled_dot_product_attention, softmax
 
+from gritrag.model.caches import PlacedCache
 from gritrag.model.inputs import Inputs
 from gritrag.model.layers import needs_dense
 from gritrag.model.masks import added, hidden
 from gritrag.model.recompute import Again, choosing_layers
-from gritrag.model.state import PlacedCache
 from gritrag.model.step import Step
 
 BLOCK = 64

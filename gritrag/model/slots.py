@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import torch
 
-from gritrag.model.state import CacheShape
+from gritrag.model.caches import CacheShape
 
 BLOCK_COLUMNS = 8192
 """Of all slots of a block together; a larger slot has a block of its own."""

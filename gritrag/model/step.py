@@ -21,6 +21,7 @@ from torch.nn.functional import embedding, pad
 from transformers import Cache, PreTrainedModel
 
 from gritrag.model.attention import decoder_stack
+from gritrag.model.caches import PlacedCache
 from gritrag.model.gemm_layout import GemmLayout
 from gritrag.model.layers import (
     GROUPED_ROWS,
@@ -36,7 +37,6 @@ from gritrag.model.layers import (
 )
 from gritrag.model.module_forward import MOST_TOKENS, bias_of, log_probabilities_of, watched_of
 from gritrag.model.packed import at_once, is_packable
-from gritrag.model.state import PlacedCache
 from gritrag.model.turning import turning_point
 
 MEASURED_LAYERS = 4

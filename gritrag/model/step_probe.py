@@ -11,10 +11,10 @@ import torch
 from transformers import PreTrainedModel
 
 from gritrag.model.attention import decoder_stack
+from gritrag.model.caches import CacheShape, PlacedCache
 from gritrag.model.inner_errors import INNER_ERRORS
 from gritrag.model.module_forward import ModuleForward
 from gritrag.model.probed import SHIFT, TOKENS, Probe, differ, tolerance
-from gritrag.model.state import CacheShape, PlacedCache
 from gritrag.model.step import SPARE_COLUMNS, STEP_TOKENS, Step
 
 

@@ -16,8 +16,8 @@ import torch
 from torch import nn
 from transformers import Cache, PreTrainedConfig, PreTrainedModel
 
+from gritrag.model.caches import PlacedCache
 from gritrag.model.module_forward import ModuleForward
-from gritrag.model.state import PlacedCache
 
 
 def turning_point(lm: PreTrainedModel) -> int | None:

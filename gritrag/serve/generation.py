@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 import torch
 
 from gritrag.model.answerability import Refusal
+from gritrag.model.caches import PlacedCache
 from gritrag.model.context import Context, Part
 from gritrag.model.decode import (
     Completion,
@@ -25,7 +26,6 @@ from gritrag.model.lifting import Lifter
 from gritrag.model.lookup import Lookup
 from gritrag.model.ragged import Row
 from gritrag.model.slots import Slot, Slots
-from gritrag.model.state import PlacedCache
 from gritrag.model.text import TextStream
 from gritrag.serve.jobs import DeadlineError, Failed, Finished, Piece, Sink, TokenLogprob
 from gritrag.serve.memory import ConversationState, Memory

@@ -12,9 +12,10 @@ import numpy as np
 import torch
 from torch.nn.functional import normalize
 
+from gritrag.model.caches import PlacedCache, RecordingCache
 from gritrag.model.grit import GritModel
 from gritrag.model.ragged import PADDED, Row, padded
-from gritrag.model.state import DocumentState, PlacedCache, RecordingCache
+from gritrag.model.state import DocumentState
 from gritrag.serve.jobs import Awaited
 from gritrag.tokens import TokenIds
 

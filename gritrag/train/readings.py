@@ -9,8 +9,9 @@ from typing import Any
 
 import torch
 
+from gritrag.model.caches import RecordingCache
 from gritrag.model.grit import GritModel
-from gritrag.model.state import DocumentState, RecordingCache
+from gritrag.model.state import DocumentState
 from gritrag.tokens import TokenIds, length_sorted_batches
 from gritrag.train.objectives.gradcache import GradCache
 

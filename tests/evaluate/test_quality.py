@@ -35,9 +35,9 @@ from gritrag.evaluate.suite import Result
 from gritrag.evaluate.summary import Evaluated, evaluated, pairs, sections
 from gritrag.index.index import Index
 from gritrag.model import decoder
+from gritrag.model.caches import PlacedCache
 from gritrag.model.context import Context
 from gritrag.model.grit import GritModel
-from gritrag.model.state import PlacedCache
 from gritrag.records import Document, as_hits
 
 MODES = ["no-retrieval", "doc-query", "doc-cache"]

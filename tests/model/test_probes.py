@@ -14,12 +14,12 @@ from gritrag.config import CheckpointConfig
 from gritrag.doctor import examine_model
 from gritrag.model import probes, state
 from gritrag.model.attention import Attention, bidirectional_view, decoder_stack
+from gritrag.model.caches import CacheShape, PlacedCache
 from gritrag.model.grit import GritModel
 from gritrag.model.layers import AttentionMask, Rotary
 from gritrag.model.probed import SHIFT, TOKENS, differ, probe_ids, tolerance
 from gritrag.model.probes import probe
 from gritrag.model.rotation import Rotation
-from gritrag.model.state import CacheShape, PlacedCache
 from gritrag.model.step import Step
 from gritrag.model.step_probe import LAYER_TOLERANCE, layer_differs
 

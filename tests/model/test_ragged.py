@@ -6,12 +6,13 @@ import pytest
 import torch
 from architectures import VOCABULARY, make_lm
 
+from gritrag.model.caches import CacheShape, PlacedCache
 from gritrag.model.context import Context, Part
 from gritrag.model.placing import place
 from gritrag.model.probes import probe
 from gritrag.model.ragged import Alone, Neighbours, Row, Stretch, Whole, attending, padded, ragged
 from gritrag.model.slots import KEPT, Slots
-from gritrag.model.state import CacheShape, DocumentState, PlacedCache
+from gritrag.model.state import DocumentState
 from gritrag.model.step import SPARE_COLUMNS, Step
 
 SHAPE = CacheShape(3, 2, 8, torch.float32, torch.device("cpu"))

@@ -5,8 +5,8 @@ import torch
 from architectures import VOCABULARY, make_lm
 
 from gritrag.model import step as module
+from gritrag.model.caches import RecordingCache
 from gritrag.model.probes import probe
-from gritrag.model.state import RecordingCache
 from gritrag.model.step import READ_BLOCK, Step
 
 

@@ -7,13 +7,14 @@ import pytest
 import torch
 from architectures import MOVABLE
 
+from gritrag.model.caches import PlacedCache
 from gritrag.model.context import Context
 from gritrag.model.decode import Sampling
 from gritrag.model.grit import GritModel
 from gritrag.model.module_forward import ModuleForward
 from gritrag.model.recompute import FIRST_TOKENS, choosing_layers
 from gritrag.model.reread_modules import AttentionObserver, attention_of
-from gritrag.model.state import DocumentState, PlacedCache
+from gritrag.model.state import DocumentState
 
 TEXTS = ["the river", "a much longer text about a bridge over the river", "short", "nobody crosses it in the winter"]
 FULL = [name for name in MOVABLE if name not in ("mistral", "gemma3")]

@@ -8,12 +8,13 @@ from architectures import MOVABLE, WITH_STATES, make_lm
 from transformers.cache_utils import CacheLayerMixin
 
 from gritrag.model.attention import Attention, decoder_stack
+from gritrag.model.caches import PlacedCache, PlacedLayer, RecordingCache, RecordingLayer
 from gritrag.model.context import Context
 from gritrag.model.grit import GritModel
 from gritrag.model.placing import place
 from gritrag.model.reread_modules import OverwritingLayer
 from gritrag.model.rotation import Rotation
-from gritrag.model.state import DocumentState, PlacedCache, PlacedLayer, RecordingCache, RecordingLayer
+from gritrag.model.state import DocumentState
 from gritrag.train import placing
 
 TEXTS = ["the river", "a much longer text about a bridge over the river", "short", "seven ferries cross at noon"]

@@ -7,6 +7,7 @@ import torch
 from architectures import VOCABULARY, make_lm
 from transformers import PreTrainedModel
 
+from gritrag.model.caches import CacheShape, PlacedCache
 from gritrag.model.context import Context, Part
 from gritrag.model.inputs import inputs
 from gritrag.model.module_forward import ModuleForward
@@ -14,8 +15,9 @@ from gritrag.model.native_forward import NativeCache, NativeForward
 from gritrag.model.placing import place
 from gritrag.model.probes import probe
 from gritrag.model.ragged import Row, ragged
-from gritrag.model.state import CacheShape, DocumentState, PlacedCache, Watched
+from gritrag.model.state import DocumentState
 from gritrag.model.step import SPARE_COLUMNS, Step
+from gritrag.model.watched import Watched
 
 LAYERS = (2, 1)
 """In the order in which they are asked for."""

@@ -17,13 +17,14 @@ from serving import QUESTIONS, Running
 from gritrag import RAG, GritModel, Index
 from gritrag.corpus import documents, questions
 from gritrag.model.answerability import Answerability, Refusal
+from gritrag.model.caches import PlacedCache
 from gritrag.model.context import Context, Part
 from gritrag.model.decode import Sampling
 from gritrag.model.lifting import Lifter
 from gritrag.model.ragged import Row, ragged
 from gritrag.model.retrieval_heads import RetrievalHeads
-from gritrag.model.state import PlacedCache, Watched
 from gritrag.model.step import Step
+from gritrag.model.watched import Watched
 from gritrag.prompts import NOT_FOUND
 from gritrag.serve.engine import Engine
 from gritrag.serve.generation import Generation
