@@ -11,33 +11,16 @@ Kinds of rows, told apart by their keys:
 - ``{"messages"}``: a chat; GritLM's ``{"text": [user, assistant, ...]}`` too.
 """
 
-import json
 import random
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from datasets import load_dataset, load_dataset_builder
-from datasets.exceptions import DatasetsError
-
 from gritrag.tokens import check_text
 from gritrag.train.data.config import SourceConfig
+from gritrag.train.data.row_files import read_rows
 from gritrag.train.data.sentences import sentence_ends
-
-HUB_NAME = re.compile(
-    r"(?P<path>[\w-][\w.-]*/[\w-][\w.-]*)(/(?P<name>[\w.-]+))?(@(?P<revision>[\w.-]+))?(:(?P<split>[\w.]+))?"
-)
-"""``owner/name``, then, as far as they are given, configuration, revision and split, as `load_dataset` calls them."""
-
-WHERE = (
-    "data_dir is what paths are relative to (--set data.data_dir=FOLDER). docs/how-to/train.md says where the files of "
-    "configs/default.yaml come from; configs/quickstart.yaml trains on a sample that needs none of them"
-)
-
-FILES = {".jsonl", ".json", ".parquet"}
-SPLIT = "train"
 
 
 class Question(NamedTuple):
@@ -100,7 +83,7 @@ def read_source(path: Path, config: SourceConfig) -> tuple[list[Passage], list[C
     questions: dict[tuple[str, str, tuple[str, ...]], list[Question]] = {}
     chats: list[Chat] = []
     labelled: list[tuple[str, str]] = []
-    for number, (where, row) in enumerate(_rows(path, config)):
+    for number, (where, row) in enumerate(read_rows(path, config)):
         if config.max_rows is not None and number == config.max_rows:
             break
         try:
@@ -161,113 +144,6 @@ def _alike(labelled: Sequence[tuple[str, str]], negatives: int, path: Path) -> l
 
 def _told(error: Exception) -> str:
     return f"it lacks the key {error}" if isinstance(error, KeyError) else str(error)
-
-
-def _rows(path: Path, config: SourceConfig) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Where each row stands, and the row."""
-    if path.suffix == ".parquet" and not path.exists():
-        raise ValueError(f"there is no file {path}; {WHERE}")
-    if path.suffix != ".parquet" and (path.is_file() or (path.suffix in FILES and not path.exists())):
-        yield from _lines(path)
-        return
-    where, arguments = _data_set(path, config)
-    number = 0
-    try:
-        for number, row in enumerate(_of_data_set(arguments), start=1):
-            yield f"{where}, row {number}", _said(row)
-    except (OSError, ValueError, DatasetsError) as error:
-        told = " ".join(str(error).split())
-        raise ValueError(
-            f"{where} cannot be read behind row {number}: {told}; a path is a file or a folder of data files below "
-            "data_dir, or a name on the hub, owner/name:split. Where the hub cannot be reached, download the data set "
-            "into a folder and name that"
-        ) from None
-
-
-def _of_data_set(arguments: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    """Rows as they are written. JSON in a folder is read here: `datasets` makes times of texts that look like dates,
-    and other texts of these (findings/datasets-rewrites-dates-in-json.sh)."""
-    files = _json_files(arguments["path"], arguments["split"]) if Path(arguments["path"]).is_dir() else []
-    if not files:
-        yield from load_dataset(**arguments)
-        return
-    for file in files:
-        text = file.read_text("utf-8-sig")
-        if text.lstrip().startswith("["):
-            yield from (_object(row, str(file)) for row in json.loads(text))
-        else:
-            yield from (row for _, row in _lines(file))
-
-
-def _json_files(folder: str, split: str) -> list[Path]:
-    """The files of a split, as `datasets` chooses them, where each holds a list or a row in every line; else none."""
-    builder = load_dataset_builder(folder)
-    if builder.name != "json" or builder.config.field is not None:
-        return []
-    files = [Path(file) for file in (builder.config.data_files or {}).get(split, ())]
-    return files if all(map(_is_plain, files)) else []
-
-
-def _is_plain(file: Path) -> bool:
-    """Whether it is no archive, and not one object over many lines."""
-    if file.suffix not in (".json", ".jsonl", ".ndjson"):
-        return False
-    with file.open(encoding="utf-8-sig") as lines:
-        first = next((line.strip() for line in lines if line.strip()), "")
-    return first.startswith("[") or (first.startswith("{") and first.endswith("}"))
-
-
-def _said(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A row without its nulls: of a data set and of what is exported from one, each row has all columns, and those that
-    it has nothing to say in are null."""
-    return {key: value for key, value in row.items() if value is not None}
-
-
-def _lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    try:
-        with path.open(encoding="utf-8-sig") as lines:
-            for number, line in enumerate(lines, start=1):
-                if line.strip():
-                    yield f"{path}, line {number}", _said(_json(line, f"{path}, line {number}"))
-    except OSError as error:
-        raise ValueError(f"cannot read {path} ({error.strerror}); {WHERE}") from None
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is no UTF-8 text: {error.reason}") from None
-
-
-def _data_set(path: Path, config: SourceConfig) -> tuple[str, dict[str, Any]]:
-    """Name of a data set, and what `load_dataset` is called with. What lies here is streamed: no copy is kept."""
-    if path.is_file():
-        return str(path), {"path": "parquet", "data_files": str(path), "split": SPLIT, "streaming": True}
-    folder, split = path, SPLIT
-    if not path.is_dir() and ":" in path.name:
-        name, _, split = path.name.rpartition(":")
-        folder = path.parent / name
-    if folder.is_dir():
-        return str(path), {"path": str(folder), "split": split, "streaming": True}
-    match = HUB_NAME.fullmatch(config.path)
-    if match is None:
-        raise ValueError(
-            f"{path} is no file and no folder, and {config.path!r} is no name on the hub, owner/name:split; "
-            "data_dir is what paths are relative to"
-        )
-    named = {key: value for key, value in match.groupdict().items() if value is not None}
-    # all of it is kept in the cache of `datasets`, for the next time; of a large one some rows are enough
-    return config.path, {"split": SPLIT, **named, "streaming": config.max_rows is not None}
-
-
-def _json(line: str, where: str) -> dict[str, Any]:
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{where}: broken row: {error}") from None
-    return _object(row, where)
-
-
-def _object(row: Any, where: str) -> dict[str, Any]:
-    if not isinstance(row, dict):
-        raise ValueError(f"{where}: broken row: a row must be an object, not {type(row).__name__}")
-    return row
 
 
 def _question(row: Mapping[str, Any]) -> tuple[str, str, Question]:
