@@ -183,6 +183,11 @@ class Kept:
         """Those of which all this is true."""
         return [row for row in self.rows if all(row[name] == value for name, value in about.items())]
 
+    def missing(self, ways: Sequence[str], **about: Any) -> list[str]:
+        """Of these ways, those that nothing is kept of."""
+        have = {row["way"] for row in self.of(**about)}
+        return [name for name in ways if name not in have]
+
     def add(self, rows: Sequence[Row]) -> None:
         """To the file too, all at once."""
         with self.path.open("a", encoding="utf-8") as file:

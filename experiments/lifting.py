@@ -139,20 +139,16 @@ def command(
     about: dict[str, Any] = {"model": model, "file": path.stem, "dtype": str(loaded.lm.dtype).removeprefix("torch.")}
     about["heads"] = [list(head) for head in heads.heads]
     kept = Kept(rows)
-
-    def missing(kind: str, question: Question) -> list[str]:
-        have = {row["way"] for row in kept.of(**about, kind=kind, id=question.id)}
-        return [name for name in ways if name not in have]
-
-    left = list(islice((each for each in asked if missing(*each)), stop_after))
+    lacking = ((each, kept.missing(ways, **about, kind=each[0], id=each[1].id)) for each in asked)
+    left = list(islice(((each, names) for each, names in lacking if names), stop_after))
     with tempfile.TemporaryDirectory() as folder, Index.create(Path(folder) / "index", model=loaded) as index:
         if left:
             needed = [question for _, question in asked]
             index.add(documents_of(path, needed, documents), show_progress_bar=True)
         lifting = Lifting(index, heads)
-        for kind, question in ProgressBar(left, desc=path.stem, unit="question", disable=not left):
+        for (kind, question), names in ProgressBar(left, desc=path.stem, unit="question", disable=not left):
             of = {**about, "kind": kind, "id": question.id}
-            kept.add([{**of, **row} for row in lifting.rows(question, missing(kind, question))])
+            kept.add([{**of, **row} for row in lifting.rows(question, names)])
     typer.echo(header({**about, "documents": documents, "k": K, "seed": seed, **machine_of(loaded)}))
     for kind in KINDS:
         own = kept.of(**about, kind=kind)

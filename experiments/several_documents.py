@@ -159,19 +159,15 @@ def command(
     about: dict[str, Any] = {"model": model, "file": path.stem, "dtype": str(loaded.lm.dtype).removeprefix("torch.")}
     about["answers"] = answers
     kept = Kept(rows)
-
-    def missing(question: Question) -> list[str]:
-        have = {row["way"] for row in kept.of(**about, id=question.id)}
-        return [name for name in ways if name not in have]
-
-    left = list(islice((question for question in asked if missing(question)), stop_after))
+    lacking = ((question, kept.missing(ways, **about, id=question.id)) for question in asked)
+    left = list(islice(((question, names) for question, names in lacking if names), stop_after))
     with tempfile.TemporaryDirectory() as folder, Index.create(Path(folder) / "index", model=loaded) as index:
         if left:
             index.add(documents_of(path, asked, documents), show_progress_bar=True)
         ranking = Ranking(index, answers)
-        for question in ProgressBar(left, desc=path.stem, unit="question", disable=not left):
+        for question, names in ProgressBar(left, desc=path.stem, unit="question", disable=not left):
             of = {**about, "pairs": bool(question.needed), "id": question.id}
-            kept.add([{**of, **row} for row in ranking.rows(question, missing(question))])
+            kept.add([{**of, **row} for row in ranking.rows(question, names)])
     facts = {**about, "documents": documents, "candidates": CANDIDATES, "k": K, "seed": seed}
     typer.echo(header({**facts, **machine_of(loaded)}))
     wanted = {question.id for question in asked}

@@ -197,10 +197,7 @@ def plan_context(
     """
     hits, states = retrieved.hits, retrieved.states
     before, after = (mode if hits else NO_RETRIEVAL).frame(model, retrieved.question, retrieved.question_state)
-    if states is None:
-        documents = [_tokens(model.document_token_ids(hit.document)) for hit in hits]
-    else:
-        documents = [Part(state) for state in states]
+    documents = _documents(model, hits, states)
     start = sum(map(len, before))
     bias = relevance_bias if states is not None and not recompute and model.decoder.takes_biases else 0.0
     kept = _kept(model, hits, documents, start + sum(map(len, after)), room, bias)
@@ -212,20 +209,27 @@ def plan_context(
     placed = [biased[number] for number in order]
     if recompute and placed and not before and placed[0].state is not None:
         placed[0] = replace(placed[0], unbiased=FIRST_TOKENS)
-    spans = dict(zip(order, _ends(start, placed), strict=True))
-    citations = tuple(
-        Citation(hits[own].document.id, hits[own].document.title, spans[number] - len(biased[number]), spans[number])
-        for number, own in enumerate(kept)
-    )
+    numbers = tuple(kept[number] for number in order)
+    ends = dict(zip(numbers, _ends(start, placed), strict=True))
+    citations = tuple(_citation(hits[own].document, ends[own], len(documents[own])) for own in kept)
     is_plain = mode is MODES["doc-cache"] and not recompute
     context = model.decoder.usable(Context((*before, *placed, *after), seeks_complements=is_plain))
     new = {id(documents[number].content) for number in retrieved.computed}
     cached = sum(len(each.state) for each in context.states if id(each.state) not in new)
     nearest = _nearest([hits[number] for number in kept])
     refusal = model.refusal(nearest, unanswerable_above) if is_plain else None
-    return ContextPlan(
-        context, citations, _is_exact(model, context), cached, refusal, tuple(kept[number] for number in order)
-    )
+    return ContextPlan(context, citations, _is_exact(model, context), cached, refusal, numbers)
+
+
+def _documents(model: GritModel, hits: Sequence[Hit], states: Sequence[DocumentState] | None) -> list[Part]:
+    """Of each hit the state, or its tokens where states are not reused."""
+    if states is not None:
+        return [Part(state) for state in states]
+    return [_tokens(model.document_token_ids(hit.document)) for hit in hits]
+
+
+def _citation(document: Document, end: int, tokens: int) -> Citation:
+    return Citation(document.id, document.title, end - tokens, end)
 
 
 def _biased(documents: Sequence[Part], biases: Sequence[float], recompute: float) -> list[Part]:

@@ -1,7 +1,7 @@
 """`eval questions`: files whose rows bring their passages, by one model after the other, each loaded once."""
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -82,11 +82,7 @@ def main(
     names = tuple(dict.fromkeys((model, *compare)))
     check_names(names)
     where = pick_device(device)
-    counts = {
-        "documents_indexed": [len(each.chosen.documents) for each in sheets.values()],
-        "questions_searched": [len(each.chosen.questions) * setting.has("retrieval") for each in sheets.values()],
-        "questions_answered": [len(each.asked) for each in sheets.values()],
-    }
+    counts = _counts(sheets.values(), setting)
     about: dict[str, Any] = {"model": model, "files": list(files.paths), **counts}
     if files.is_one:
         about = {"model": model, "file": paths[0].name, **{name: each for name, (each,) in counts.items()}}
@@ -105,6 +101,15 @@ def main(
             del loaded  # the next model needs its memory
 
     return conduct(files, total, about, machine(pick_dtype(dtype, where), where), setting, outputs, measure)
+
+
+def _counts(sheets: Collection[Sheet], setting: Setting) -> dict[str, list[int]]:
+    """What is asked of each file."""
+    return {
+        "documents_indexed": [len(each.chosen.documents) for each in sheets],
+        "questions_searched": [len(each.chosen.questions) * setting.has("retrieval") for each in sheets],
+        "questions_answered": [len(each.asked) for each in sheets],
+    }
 
 
 def _measure(

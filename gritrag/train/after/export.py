@@ -10,6 +10,7 @@ from gritrag.folders import give_usual_rights
 from gritrag.model import ternary
 from gritrag.model.adapter import PeftModel, extract
 from gritrag.model.answerability import ANSWERABILITY_FILE
+from gritrag.model.checkpoint import SAVED_MODEL
 from gritrag.model.grit import GritModel
 from gritrag.model.parts import PARTS_FILE
 from gritrag.model.retrieval_heads import RETRIEVAL_HEADS_FILE
@@ -53,26 +54,16 @@ def export(
         what was written, in one line; for an extracted adapter, what the extraction costs.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    settings, base = config.adapter, config.base
-    name: str | None = ADAPTER
-    if settings.embeddings and settings.method == "full":
-        model.lm.save_pretrained(folder / "model")
-        model.tokenizer.save_pretrained(folder / "model")
-        base, name, told = "model", None, "the whole model, embeddings included"
+    is_whole = config.adapter.embeddings and config.adapter.method == "full"
+    if is_whole:
+        model.lm.save_pretrained(folder / SAVED_MODEL)
+        model.tokenizer.save_pretrained(folder / SAVED_MODEL)
+        told = "the whole model, embeddings included"
     elif adapter is not None:
         adapter.save_pretrained(str(folder / ADAPTER))
-        told = f"the trained adapter of rank {settings.rank}"
+        told = f"the trained adapter of rank {config.adapter.rank}"
     else:
-        weights = load_base(config, "cpu").lm.state_dict()
-        if settings.form == "ternary":
-            cost, what = ternary.write(model.lm, weights, folder / ADAPTER, moments), "a ternary adapter"
-        else:
-            cost = extract(model.lm, weights, settings.rank, folder / ADAPTER, config.base, moments)
-            what = f"an adapter of rank {settings.rank}"
-        told = (
-            f"{what} extracted from the change of weights: {cost.nbytes / 1e6:.1f} MB, "
-            f"loses {cost.weight_error:.1%} of the change of weights, {cost.output_error:.1%} of that of outputs"
-        )
+        told = _extracted(model, config, folder, moments)
     if not model.parts.is_empty:
         model.parts.save(folder / PARTS_FILE)
     for fitted in (ANSWERABILITY_FILE, RETRIEVAL_HEADS_FILE):  # to the weights that were written over
@@ -80,8 +71,8 @@ def export(
     if model.retrieval_heads is not None:  # training moves no head to another place
         model.retrieval_heads.save(folder / RETRIEVAL_HEADS_FILE)
     CheckpointConfig(
-        base=base,
-        adapter=name,
+        base=SAVED_MODEL if is_whole else config.base,
+        adapter=None if is_whole else ADAPTER,
         template=config.template,
         pooling=config.pooling,
         reading=config.reading,
@@ -92,3 +83,17 @@ def export(
     ).save(folder)
     give_usual_rights(folder)
     return f"{folder}: {told}"
+
+
+def _extracted(model: GritModel, config: TrainConfig, folder: Path, moments: Mapping[str, torch.Tensor] | None) -> str:
+    """Write the adapter that turns the base into the model, as far as one can; what it is, and what it costs."""
+    weights, settings = load_base(config, "cpu").lm.state_dict(), config.adapter
+    if settings.form == "ternary":
+        cost, what = ternary.write(model.lm, weights, folder / ADAPTER, moments), "a ternary adapter"
+    else:
+        cost = extract(model.lm, weights, settings.rank, folder / ADAPTER, config.base, moments)
+        what = f"an adapter of rank {settings.rank}"
+    return (
+        f"{what} extracted from the change of weights: {cost.nbytes / 1e6:.1f} MB, "
+        f"loses {cost.weight_error:.1%} of the change of weights, {cost.output_error:.1%} of that of outputs"
+    )
