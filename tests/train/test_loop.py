@@ -21,6 +21,7 @@ from safetensors.torch import load_file
 
 from gritrag.model.grit import GritModel
 from gritrag.model.low_rank import SummedForward
+from gritrag.model.retrieval_heads import RETRIEVAL_HEADS_FILE, RetrievalHeads
 from gritrag.train.config import TrainConfig
 from gritrag.train.data.mixture import Mixture
 from gritrag.train.data.steps import Prompted, RetrievalStep
@@ -175,11 +176,15 @@ def test_a_run_begins_from_a_checkpoint_and_ships_the_change_since_the_base(reci
     first = Trainer(recipe(name="first", steps=3, lr=1e-2, adapter=adapter))
     checkpoint = first.train()
     shipped = GritModel.from_pretrained(str(checkpoint), dtype="float32", device="cpu")
+    heads = RetrievalHeads(((1, 3),), 1.0)
+    heads.save(checkpoint / RETRIEVAL_HEADS_FILE)
     second = Trainer(recipe(name="second", steps=1, lr=1e-9, init=str(checkpoint), adapter=adapter))
     for name, value in weights(second).items():
         assert torch.equal(value, shipped.lm.get_parameter(name))
     again = GritModel.from_pretrained(str(second.train()), dtype="float32", device="cpu")
     np.testing.assert_allclose(again.encode_document(["Osk"]), shipped.encode_document(["Osk"]), atol=1e-3)
+    assert again.retrieval_heads == heads
+    assert shipped.retrieval_heads is None
     with pytest.raises(
         ValueError, match=r"its adapter is merged into its weights, so it goes on with adapter\.method=full"
     ):

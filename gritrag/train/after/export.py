@@ -12,8 +12,9 @@ from gritrag.model.adapter import PeftModel, extract
 from gritrag.model.answerability import ANSWERABILITY_FILE
 from gritrag.model.checkpoint import SAVED_MODEL
 from gritrag.model.grit import GritModel
+from gritrag.model.names import locate
 from gritrag.model.parts import PARTS_FILE
-from gritrag.model.retrieval_heads import RETRIEVAL_HEADS_FILE
+from gritrag.model.retrieval_heads import RETRIEVAL_HEADS_FILE, RetrievalHeads
 from gritrag.train.config import TrainConfig
 
 ADAPTER = "adapter"
@@ -68,8 +69,8 @@ def export(
         model.parts.save(folder / PARTS_FILE)
     for fitted in (ANSWERABILITY_FILE, RETRIEVAL_HEADS_FILE):  # to the weights that were written over
         (folder / fitted).unlink(missing_ok=True)
-    if model.retrieval_heads is not None:  # training moves no head to another place
-        model.retrieval_heads.save(folder / RETRIEVAL_HEADS_FILE)
+    if (heads := _retrieval_heads(model, config)) is not None:
+        heads.save(folder / RETRIEVAL_HEADS_FILE)
     CheckpointConfig(
         base=SAVED_MODEL if is_whole else config.base,
         adapter=None if is_whole else ADAPTER,
@@ -97,3 +98,14 @@ def _extracted(model: GritModel, config: TrainConfig, folder: Path, moments: Map
         f"{what} extracted from the change of weights: {cost.nbytes / 1e6:.1f} MB, "
         f"loses {cost.weight_error:.1%} of the change of weights, {cost.output_error:.1%} of that of outputs"
     )
+
+
+def _retrieval_heads(model: GritModel, config: TrainConfig) -> RetrievalHeads | None:
+    """Those of the base, or of the checkpoint that the run went on from: training moves no head to another place."""
+    if model.retrieval_heads is not None or not config.init or Path(config.init).is_file():
+        return model.retrieval_heads
+    try:
+        file = locate(config.init) / RETRIEVAL_HEADS_FILE
+    except ValueError:  # it has gone meanwhile, and what was trained is to be written all the same
+        return None
+    return RetrievalHeads.load(file) if file.is_file() else None
