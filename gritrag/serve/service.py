@@ -239,8 +239,8 @@ class Service:
     async def _reranked(self, asker: Asker, question: Question, hits: Sequence[Hit]) -> tuple[list[Hit], States]:
         """The best `k` by how probable the question is behind each of their states, and these states."""
         states = await self._states(asker, question.index, hits)
-        logs_N = await rank(self.engine, question.text, states.states, asker.client, asker.deadline)
-        kept = ranked(hits, logs_N, question.k)
+        logs_NS = await rank(self.engine, question.text, states.states, asker.client, asker.deadline)
+        kept = ranked(hits, logs_NS, question.k)
         numbers = {id(hit.document): number for number, hit in enumerate(hits)}
         return kept, states.of([numbers[id(hit.document)] for hit in kept])
 
