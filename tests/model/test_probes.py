@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, cache_utils
 
 from gritrag.config import CheckpointConfig
 from gritrag.doctor import examine_model
-from gritrag.model import probes, state
+from gritrag.model import caches, probes
 from gritrag.model.attention import Attention, bidirectional_view, decoder_stack
 from gritrag.model.caches import CacheShape, PlacedCache
 from gritrag.model.grit import GritModel
@@ -153,8 +153,8 @@ def test_a_model_that_is_not_causal_is_refused() -> None:
 
 
 def test_a_cache_that_forgets_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(state.PlacedLayer, "get_seq_length", lambda self: self.length - 1)
-    monkeypatch.setattr(state.PlacedLayer, "get_mask_sizes", lambda self, q: (self.length + q, 1))
+    monkeypatch.setattr(caches.PlacedLayer, "get_seq_length", lambda self: self.length - 1)
+    monkeypatch.setattr(caches.PlacedLayer, "get_mask_sizes", lambda self, q: (self.length + q, 1))
     goes_on = probe(make_lm("llama")).probes[2]
     assert goes_on.outcome == "falls back"
     assert "does not go on from keys and values" in goes_on.detail
