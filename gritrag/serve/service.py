@@ -94,7 +94,7 @@ class Service:
             raise too_long(tokens, self.most_tokens, param)
 
     def in_background(self, work: Coroutine[Any, Any, None]) -> None:
-        """Do what nobody waits for; the server does not stop before it is done."""
+        """Do what nobody waits for; the server does not stop before it is done or given up."""
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -102,11 +102,11 @@ class Service:
     async def finish(self) -> None:
         """Take nothing more on, finish what was taken on, and let go of everything.
 
-        Uploads that are read into a store may take hours: where they are kept, the next server goes on with them.
+        Uploads that are read into a store may take hours. They are left: where they are kept, the next server goes on
+        with them, and otherwise they are gone.
         """
         self.admission.is_draining = True
-        if self.uploads.are_kept:
-            self.engine.leave_background()
+        self.engine.leave_background()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await in_thread(self.engine.stop)
         for index in self.indexes.values():

@@ -230,12 +230,16 @@ def take_out(service: Service, index: Index, store: str, upload: Upload) -> None
 def _read_in(service: Service, index: Index, store: str, upload: Upload, attachment: Attachment) -> None:
     """In a thread: the file's documents take the place of those that it gave before."""
     with service.uploads.turn(upload):
-        if not service.uploads.is_current(upload, store, attachment):
+        if service.admission.is_draining or not service.uploads.is_current(upload, store, attachment):
             return
         try:
             done = _read(service, index, upload, attachment)
-        except StoppingError:  # the next server goes on with it
-            return
+        except StoppingError as error:
+            if service.uploads.are_kept:  # the next server goes on with it
+                return
+            if not index.closed:  # the file is gone with this server: nobody could take out what was stored of it
+                index.delete(where={FILE_ID: upload.id})
+            done = {"status": "failed", "error": str(error)}
         service.uploads.settle(upload, store, attachment.model_copy(update=done))
         if not service.uploads.is_current(upload, store, attachment) and not index.closed:
             # taken out while it was read; if it was put in anew, it is read anew behind this one
@@ -243,7 +247,11 @@ def _read_in(service: Service, index: Index, store: str, upload: Upload, attachm
 
 
 def _read(service: Service, index: Index, upload: Upload, attachment: Attachment) -> dict[str, Any]:
-    """What is to be noted of it."""
+    """What is to be noted of it.
+
+    Raises:
+        StoppingError: the server was stopped; a part of it may be stored.
+    """
     try:
         metadata = {**attachment.attributes, FILE_ID: upload.id, "filename": upload.name}
         documents, losses = service.uploads.documents(upload, metadata)
@@ -260,8 +268,6 @@ def _read(service: Service, index: Index, upload: Upload, attachment: Attachment
         size = sum(len(chunk.text.encode()) for chunk in chunks)
         return {"status": "completed", "chunks": len(chunks), "bytes": size, "error": "; ".join(losses)}
     except StoppingError:
-        if service.uploads.are_kept:
-            raise
-        return {"status": "failed", "error": "the server was stopped"}
+        raise
     except Exception as error:  # nobody waits for it: what went wrong is told in its status
         return {"status": "failed", "error": as_api_error(error).message}

@@ -169,6 +169,20 @@ def test_what_a_killed_server_was_reading_is_read_by_the_next(tiny_model: GritMo
         assert "no such store" in json.loads(record.read_text("utf-8"))["stores"]["vs_gone"]["error"]
 
 
+def begin_long(server: Running, http: httpx.Client, store: str, is_begun: Callable[[], bool]) -> str:
+    """A file of 200 chunks that takes long to be read, once it `is_begun`."""
+    server.service.engine.on_step = lambda rows, seconds: time.sleep(0.1)
+    file = upload(http, "long.txt", "\n\n".join(f"line {n} of the poem goes here" for n in range(200)))
+    body: dict[str, Any] = {"file_id": file, "chunking_strategy": {"type": "static"}}
+    body["chunking_strategy"]["static"] = {"max_chunk_size_tokens": 32, "chunk_overlap_tokens": 0}
+    http.post(f"/v1/vector_stores/{store}/files", json=body).raise_for_status()
+    end = time.monotonic() + 20
+    while not is_begun() and time.monotonic() < end:
+        time.sleep(0.01)
+    assert is_begun()
+    return file
+
+
 def test_a_server_that_is_stopped_leaves_what_it_reads_to_the_next(tiny_model: GritModel, tmp_path: Path) -> None:
     """Indexing a file may take hours, and whoever stops the server is not to wait for it."""
     data = tmp_path / "data"
@@ -177,21 +191,32 @@ def test_a_server_that_is_stopped_leaves_what_it_reads_to_the_next(tiny_model: G
         return running(make_service(tiny_model, "tiny", [], Tenants(), Limits(), data=data))
 
     with served() as server, server.client() as http:
-        engine = server.service.engine
-        engine.on_step = lambda rows, seconds: time.sleep(0.1)
         store = http.post("/v1/vector_stores", json={"name": "kept"}).json()["id"]
-        file = upload(http, "long.txt", "\n\n".join(f"line {n} of the poem goes here" for n in range(200)))
-        body: dict[str, Any] = {"file_id": file, "chunking_strategy": {"type": "static"}}
-        body["chunking_strategy"]["static"] = {"max_chunk_size_tokens": 32, "chunk_overlap_tokens": 0}
-        http.post(f"/v1/vector_stores/{store}/files", json=body).raise_for_status()
-        end = time.monotonic() + 20
-        while not engine._background and time.monotonic() < end:
-            time.sleep(0.01)
+        file = begin_long(server, http, store, lambda: bool(server.service.engine._background))
     record = json.loads((data / "files" / f"{file}.json").read_text("utf-8"))
     assert record["stores"][store]["status"] == "in_progress"
     with served() as server, server.client() as http:
         assert wait_for(http, file, store) == "completed"
         assert http.get(f"/v1/vector_stores/{store}/files/{file}").json()["chunks"] == 200
+
+
+def test_a_server_that_keeps_no_uploads_leaves_no_part_of_one(
+    tiny_model: GritModel, make_index: Callable[..., Path]
+) -> None:
+    """Nobody goes on with it, and nobody could take it out."""
+    folder = make_index(tiny_model)
+    with Index.open(folder, model=tiny_model) as index:
+        before = list(index)
+    service = make_service(tiny_model, "tiny", [Served("docs", folder)], Tenants(), Limits())
+    with running(service) as server, server.client() as http:
+        read, number, read_file = [], len(before), service.uploads.documents
+        service.uploads.documents = lambda *args: (read.append(args), read_file(*args))[1]
+        begin_long(server, http, "docs", lambda: len(service.indexes["docs"]) > number)
+        for n in range(WRITERS):  # wait for a thread, or for the one that writes
+            put_in(http, upload(http, f"{n}.txt", f"a short one, number {n}"), waits=False)
+    with Index.open(folder, model=tiny_model) as index:
+        assert list(index) == before
+    assert len(read) <= WRITERS, "files that nobody had begun are not read"
 
 
 def test_files_are_put_in_together_as_the_client_does(own: Running, http: httpx.Client) -> None:
