@@ -7,12 +7,14 @@ import sys
 import tomllib
 from pathlib import Path
 
+import pytest
 import yaml
 
 import gritrag
 
 ROOT = Path(__file__).parents[1]
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+PROJECT = PYPROJECT["project"]
 README = (ROOT / "README.md").read_text("utf-8")
 MAKEFILE = (ROOT / "Makefile").read_text("utf-8")
 CHANGELOG = (ROOT / "CHANGELOG.md").read_text("utf-8")
@@ -82,6 +84,9 @@ NEVER_IMPORTED = {"site", "dev"}
 THROUGH_OTHERS = {"python-multipart", "defusedxml", "s3fs"}
 """FastAPI needs the first for uploads, openpyxl the second for safe XML, fsspec the third for S3."""
 MAX_BYTES = 4 * 2**20
+ALWAYS_IN_SDIST = {".gitignore", "pyproject.toml"}
+"""Hatchling takes these without being told."""
+of_a_checkout = pytest.mark.skipif(not (ROOT / ".git").exists(), reason="a source distribution has no tracked files")
 
 
 def names(requirements: list[str]) -> set[str]:
@@ -178,6 +183,16 @@ def test_the_licence_is_apache_2() -> None:
     assert "END OF TERMS AND CONDITIONS" in text
 
 
+@of_a_checkout
+def test_the_sdist_holds_everything_that_is_tracked() -> None:
+    """Tests read files beside the package, so that without one of them nothing is even collected."""
+    included = PYPROJECT["tool"]["hatch"]["build"]["targets"]["sdist"]["include"]
+    assert all(name.startswith("/") for name in included), "others match files of that name in any folder"
+    left_out = [name for name in tracked_files() if not f"/{name}/".startswith(tuple(f"{each}/" for each in included))]
+    assert set(left_out) == ALWAYS_IN_SDIST
+
+
+@of_a_checkout
 def test_no_tracked_file_is_large_but_checkpoints() -> None:
     large = [
         name
