@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from experiments.answerability_rows import ANSWERABLE, CUT_OUT, END, GREATEST, KINDS, SUM, WORD, WORDS, Row
+from gritrag.evaluate.statistics import area
 from gritrag.model.answerability import Answerability
 
 SIGNALS = ("log_odds", "similarity")
@@ -182,7 +183,7 @@ def areas(scores_N: np.ndarray, data: Data) -> dict[str, float]:
     for kind in KINDS[1:]:
         own_N = scores_N[(kinds_N == kind) & (found_N | (kind != CUT_OUT))]
         if len(own_N):
-            found[kind] = float((own_N[:, None] > answerable_N).mean() + 0.5 * (own_N[:, None] == answerable_N).mean())
+            found[kind] = area(own_N, answerable_N)
     return found
 
 

@@ -161,7 +161,7 @@ def main(
     lines = []
     for way, of_way in found.items():
         ratio = statistics.ratio(of_way, found[ALL], 0)
-        lines.append([way, statistics.mean(of_way, 0).show(), "-" if ratio is None else ratio.show()])
+        lines.append([way, statistics.mean(of_way, 0).show(), statistics.percent(ratio)])
     facts = {"model": model, "files": [path.name for path in paths], **machine_of(loaded)}
     typer.echo(header({**facts, "questions": len(asked), "documents": len(states), "share": share}))
     typer.echo(aligned(["tokens that are kept", "F1", "% of all tokens"], lines))

@@ -84,8 +84,8 @@ def main(path: Path, model: str, dtype: str, device: str, options: Setting) -> s
     rows = [
         [
             way,
-            f"{(value := sampled.interval()).mean:.3f} [{value.low:.3f}, {value.high:.3f}]",
-            f"{(change := sampled.minus(found[TEXT]).interval()).mean:+.3f} [{change.low:+.3f}, {change.high:+.3f}]",
+            sampled.interval().show(".3f", 1),
+            sampled.minus(found[TEXT]).interval().show("+.3f", 1),
         ]
         for way, sampled in found.items()
     ]

@@ -269,7 +269,7 @@ def sections(facts: Mapping[str, Any], rows: Sequence[Row]) -> list[Section]:
                 ),
                 statistics.mean(row["F1"], seed).show(),
                 change.show("+.1f"),
-                "-" if ratio is None else ratio.show(),
+                statistics.percent(ratio),
                 f"{row['KL']:.4f}",
                 f"{100 * row['same token']:.1f}",
             ]

@@ -12,9 +12,8 @@ from gritrag.evaluate import statistics, summary
 from gritrag.evaluate.quality import BEST, UNANSWERABLE
 from gritrag.evaluate.report import Section, Table, header, losing, markdown, ms
 from gritrag.evaluate.scores import RANKED
-from gritrag.evaluate.statistics import Interval
 from gritrag.evaluate.suite import Result, Row
-from gritrag.evaluate.summary import CACHED, KINDS, READ, Evaluated, better_ways, evaluated
+from gritrag.evaluate.summary import CACHED, KINDS, READ, Evaluated, better_ways, evaluated, said
 from gritrag.index.search import MODES
 from gritrag.prompts import NOT_FOUND
 
@@ -142,7 +141,7 @@ def _line(run: Evaluated, kind: str, context: str, seed: int) -> list[str]:
     share = statistics.ratio(*against_the_better(run, kind, context), seed)
     seconds = [ms(run.values("first_token", way, [kind])) for way in ways[:2]]
     shown = [statistics.mean(values, seed).show() for values in f1]
-    return [str(len(f1[0])), *shown, "-" if share is None else share.show(), *seconds]
+    return [str(len(f1[0])), *shown, statistics.percent(share), *seconds]
 
 
 def against_the_better(run: Evaluated, kind: str, context: str) -> tuple[list[float], list[float]]:
@@ -191,7 +190,7 @@ def _not_found(groups: Groups, seed: int) -> Section:
         for file, run in files.items():
             for context in run.contexts():
                 told = [
-                    _said(run.values("not_found", f"{way}, {context}", kinds), seed)
+                    said(run.values("not_found", f"{way}, {context}", kinds), seed)
                     for kinds in ([UNANSWERABLE], KINDS)
                     for way in (READ, CACHED)
                 ]
@@ -200,10 +199,3 @@ def _not_found(groups: Groups, seed: int) -> Section:
     columns += ["wrongly, from text", "wrongly, from states"]
     text = f"How often an answer is “{NOT_FOUND}”: rightly, % of unanswerable questions; wrongly, % of answerable ones."
     return Section("Not in the documents, all files", text, (), [Table(columns, lines)])
-
-
-def _said(told: Sequence[float], seed: int) -> str:
-    if not told:
-        return "-"
-    share: Interval = statistics.mean(told, seed)
-    return f"{share.show()} ({sum(told):.0f} of {len(told)})"

@@ -53,9 +53,10 @@ class Interval:
     high: float
     n: int
 
-    def show(self, form: str = ".1f") -> str:
-        """In points of 100."""
-        return f"{100 * self.mean:{form}} [{100 * self.low:{form}}, {100 * self.high:{form}}]"
+    def show(self, form: str = ".1f", scale: float = 100.0) -> str:
+        """Times `scale`: in points of 100, where it is not given."""
+        mean, low, high = (f"{scale * each:{form}}" for each in (self.mean, self.low, self.high))
+        return f"{mean} [{low}, {high}]"
 
 
 @dataclass(frozen=True)
@@ -115,6 +116,11 @@ def ratio(a_N: Sequence[float], b_N: Sequence[float], seed: int) -> Interval | N
     return _interval(a.estimate / b.estimate, above_R[is_some_R] / below_R[is_some_R], len(a_N))
 
 
+def percent(share: Interval | None) -> str:
+    """A `ratio` in points of 100, for a table; a dash where there is none."""
+    return "-" if share is None else share.show()
+
+
 def quantile(values_N: Sequence[float], q: float, seed: int) -> Interval:
     """The quantile `q` of the values."""
     return _interval(float(np.quantile(values_N, q)), _quantiles(values_N, q, seed), len(values_N))
@@ -134,12 +140,23 @@ def _quantiles(values_N: Sequence[float], q: float, seed: int) -> np.ndarray:
 
 
 def auc(positive_N: Sequence[float], negative_N: Sequence[float], seed: int) -> Interval:
-    """How often a value of the one sample is above one of the other, ties half: the area under the ROC curve."""
-    positive, negative = np.asarray(positive_N, np.float64), np.asarray(negative_N, np.float64)
-    above_NN = (positive[:, None] > negative) + 0.5 * (positive[:, None] == negative)
-    pairs = zip(draws(len(positive), seed), draws(len(negative), seed + 1), strict=True)
+    """The `area`, with its interval."""
+    above_NN = _above(positive_N, negative_N)
+    pairs = zip(draws(len(positive_N), seed), draws(len(negative_N), seed + 1), strict=True)
     resampled_R = np.array([above_NN[rows][:, columns].mean() for rows, columns in pairs])
-    return _interval(float(above_NN.mean()), resampled_R, len(positive) + len(negative))
+    return _interval(float(above_NN.mean()), resampled_R, len(positive_N) + len(negative_N))
+
+
+def area(positive_N: Sequence[float] | np.ndarray, negative_N: Sequence[float] | np.ndarray) -> float:
+    """How often a value of the one sample is above one of the other, ties half: the area under the ROC curve."""
+    return float(_above(positive_N, negative_N).mean())
+
+
+def _above(positive_N: Sequence[float] | np.ndarray, negative_N: Sequence[float] | np.ndarray) -> np.ndarray:
+    """For each pair of values, `[positive, negative]`: 1 where the first is greater, 0.5 where they are equal."""
+    positive, negative = np.asarray(positive_N, np.float64)[:, None], np.asarray(negative_N, np.float64)
+    above_NN: np.ndarray = (positive > negative) + 0.5 * (positive == negative)
+    return above_NN
 
 
 def _interval(estimate: float, resampled_R: np.ndarray, rows: int) -> Interval:

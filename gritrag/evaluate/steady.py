@@ -179,15 +179,15 @@ def section(row: Row, setting: Mapping[str, Any]) -> Section:
     rows, end = [], 0
     for number, part in enumerate(parts):
         rate, found = hit_rate(part), [of_parts[number] for of_parts in quantiles.values()]
-        shown = [f"{1e3 * each.mean:.0f} [{1e3 * each.low:.0f}, {1e3 * each.high:.0f}]" for each in found]
+        shown = [each.show(".0f", 1e3) for each in found]
         rows.append([f"{end + 1} to {end + len(part)}", "-" if rate is None else f"{100 * rate:.1f}", *shown])
         end += len(part)
     ratio, rate = growth(parts[0], parts[-1], seed), hit_rate(row["requests"])
     is_flat, is_open = ratio.mean <= 1 + TOLERANCE, ratio.low <= 1 + TOLERANCE < ratio.high
     stored = f"{row['state_bytes'] / 1e6:.1f} MB of states stored, of {row['state_bytes_of_all'] / 1e6:.1f} MB for all"
     verdict = (
-        f"{'' if rate is None else f'Hit rate {100 * rate:.1f}%. '}The p95 of the last window is {ratio.mean:.3f} "
-        f"[{ratio.low:.3f}, {ratio.high:.3f}] times that of the first: {'within' if is_flat else 'not within'} "
+        f"{'' if rate is None else f'Hit rate {100 * rate:.1f}%. '}The p95 of the last window is "
+        f"{ratio.show('.3f', 1)} times that of the first: {'within' if is_flat else 'not within'} "
         f"{100 * TOLERANCE:.0f}%{', but the interval holds both' if is_open else ''}."
     )
     return Section(

@@ -157,7 +157,9 @@ def _against_the_better(runs: Sequence[Evaluated], seed: int) -> Section:
                 change = statistics.difference(cached, ways[way], seed)
                 share = statistics.ratio(cached, ways[way], seed)
                 shown = [statistics.mean(values, seed).show() for values in (cached, ways[way])]
-                lines.append([each.model, kind, context, shown[0], way, shown[1], change.show("+.1f"), _percent(share)])
+                lines.append(
+                    [each.model, kind, context, shown[0], way, shown[1], change.show("+.1f"), statistics.percent(share)]
+                )
     columns = ["model", "kind", "context", "F1 from states", "better of text", "its F1", "difference", "ratio, %"]
     text = "From states, against the better of all text and the best single document; paired."
     return Section("Cached against the better of text", text, (), [Table(columns, lines)])
@@ -183,7 +185,7 @@ def _dialled(run: Evaluated, kind: str, way: str, read: str, seed: int) -> list[
     found, text = (run.values("F1", each, [kind]) for each in (way, read))
     seconds, slow = (run.values("first_token", each, [kind]) for each in (way, read))
     share, sooner = statistics.ratio(found, text, seed), Spread.of_ratios(slow, seconds)
-    return [way, statistics.mean(found, seed).show(), _percent(share), ms(seconds), sooner.show(".1f")]
+    return [way, statistics.mean(found, seed).show(), statistics.percent(share), ms(seconds), sooner.show(".1f")]
 
 
 def better_ways(run: Evaluated, context: str) -> list[str]:
@@ -197,10 +199,7 @@ def _calibration(runs: Sequence[Evaluated], seed: int) -> Section:
         for way in each.answers:
             rightly, wrongly = (each.values("not_found", way, kinds) for kinds in ([UNANSWERABLE], KINDS))
             if rightly or any(wrongly):
-                shown = [
-                    f"{statistics.mean(told, seed).show()} ({sum(told):.0f} of {len(told)})" if told else "-"
-                    for told in (rightly, wrongly)
-                ]
+                shown = (said(told, seed) for told in (rightly, wrongly))
                 lines.append([each.model, way, *shown, *_probabilities(each, way, seed)])
     columns = ["model", "answers", "rightly, % of unanswerable", "wrongly, % of answerable", "AUC", "Brier"]
     text = (
@@ -211,13 +210,18 @@ def _calibration(runs: Sequence[Evaluated], seed: int) -> Section:
     return Section("Calibration", text, (), [Table(columns, lines)])
 
 
+def said(told: Sequence[float], seed: int) -> str:
+    """How often it was said, as a share and a count; a dash where nothing was asked."""
+    return f"{statistics.mean(told, seed).show()} ({sum(told):.0f} of {len(told)})" if told else "-"
+
+
 def _probabilities(run: Evaluated, way: str, seed: int) -> tuple[str, str]:
     """Area under the curve, where there are questions of both kinds, and Brier score."""
     if "unanswerable" not in run.answers[way]:
         return "-", "-"
     without, with_answer = (run.values("unanswerable", way, kinds) for kinds in ([UNANSWERABLE], KINDS))
     errors = [*((1 - p) ** 2 for p in without), *(p**2 for p in with_answer)]
-    brier = f"{(value := statistics.mean(errors, seed)).mean:.3f} [{value.low:.3f}, {value.high:.3f}]"
+    brier = statistics.mean(errors, seed).show(".3f", 1)
     if not without or not with_answer:
         return "-", brier
     return statistics.auc(without, with_answer, seed).show(), brier
@@ -228,7 +232,7 @@ def _comparisons(runs: Sequence[Evaluated], seed: int) -> Section:
     for pair in pairs(runs):
         change, share = pair.compared(seed)
         of, against = f"{pair.way} ({pair.model.model})", f"{pair.other_way} ({pair.other_model.model})"
-        lines.append([pair.score, of, against, change.show("+.1f"), _percent(share)])
+        lines.append([pair.score, of, against, change.show("+.1f"), statistics.percent(share)])
     table = Table(["score", "of", "against", "difference", "ratio, %"], lines)
     return Section("Comparisons", "Paired, over all answerable questions.", (), [table])
 
@@ -244,7 +248,3 @@ def _losses(runs: Sequence[Evaluated]) -> Section:
                 told = ", ".join(worse[:WORST])
                 lost.append(f"{each.model}, {context}: {len(worse)} of {len(ids)} questions, {told}")
     return losing(lost, f"Questions with a lower F1 from states than from text; the first {WORST} are named.")
-
-
-def _percent(ratio: Interval | None) -> str:
-    return "-" if ratio is None else ratio.show()

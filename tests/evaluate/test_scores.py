@@ -149,6 +149,12 @@ def test_a_ratio_over_nothing_is_none_and_one_over_little_is_finite() -> None:
     assert statistics.ratio([1.0, 0.0], [0.0, 0.0], 0) is None
     assert statistics.auc([1.0, 3.0], [0.0, 1.0, 2.0, 3.0], 0).mean == pytest.approx((1.5 + 3.5) / 8)
     assert statistics.auc([2.0, 3.0], [0.0, 1.0], 0) == statistics.Interval(1, 1, 1, 4)
+    assert statistics.area([1.0, 3.0], np.array([0.0, 1.0, 2.0, 3.0])) == pytest.approx((1.5 + 3.5) / 8)
+    assert (statistics.percent(None), statistics.percent(statistics.Interval(0.5, 0.25, 1, 3))) == (
+        "-",
+        "50.0 [25.0, 100.0]",
+    )
+    assert statistics.Interval(0.5, -0.25, 1, 3).show("+.2f", 1) == "+0.50 [-0.25, +1.00]"
     found = statistics.ratio([1.0, 1.0, 0.0], [1.0, 0.0, 0.0], 0)
     assert found is not None
     assert found.mean == 2
