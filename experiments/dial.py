@@ -9,17 +9,19 @@ right answer: small models answer so little rightly that F1 says nothing of them
 goes on, and further ways and files join what is there.
 """
 
-import json
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from itertools import groupby, islice, pairwise, product, zip_longest
+from itertools import groupby, islice
 from pathlib import Path
+from statistics import fmean
 from typing import Annotated, Any, NamedTuple
 
 import torch
 import typer
 
+from experiments.asked import K, documents_of, questions_of
+from experiments.kept import Kept, Paired, Row, lacking
 from experiments.script import run
 from gritrag import RAG, GritModel, Hit, Index
 from gritrag.cli.options import Device, Dtype, Model
@@ -27,23 +29,15 @@ from gritrag.config import DEFAULT_MODEL
 from gritrag.evaluate.machine import machine_of
 from gritrag.evaluate.question_rows import Question
 from gritrag.evaluate.report import aligned, header
-from gritrag.evaluate.rows import evenly, read_questions
 from gritrag.evaluate.scores import score_answer
-from gritrag.evaluate.statistics import difference, mean, ratio
 from gritrag.model.context import Context
 from gritrag.model.decode import Sampling
 from gritrag.model.recompute import FIRST_TOKENS
 from gritrag.plan import MODES, Retrieved, check_recompute, check_relevance_bias, plan_context
 from gritrag.progress import ProgressBar
-from gritrag.records import Document
 
 TEXT, STATES = "text", "states"
-K, ANSWER_TOKENS = 5, 20
-MOST_ANSWERS = 4
-"""Wordings of one question's answer that are joined with those of another's."""
-
-HALVES = {"even": slice(0, None, 2), "odd": slice(1, None, 2), "all": slice(None)}
-Row = dict[str, Any]
+ANSWER_TOKENS = 20
 
 
 class Way(NamedTuple):
@@ -69,43 +63,6 @@ class Way(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.share:g}:{self.bias:g}"
-
-
-def questions_of(path: Path, half: str, single: int, pairs: int) -> list[Question]:
-    """So many answerable questions and pairs of such, of every second row of a file, spread evenly and in turn.
-
-    Raises:
-        ValueError: no such half, or a broken file.
-    """
-    if half not in HALVES:
-        raise ValueError(f"half must be one of {', '.join(HALVES)}, not {half!r}")
-    read = [question for question in read_questions(path) if question.answers]
-    own = [question._replace(id=str(number)) for number, question in enumerate(read)][HALVES[half]]
-    joined = [together(one, other) for one, other in pairwise(own) if one.document != other.document]
-    turns = zip_longest(evenly(joined, pairs), evenly(own, single))
-    return [question for turn in turns for question in turn if question is not None]
-
-
-def together(one: Question, other: Question) -> Question:
-    """Both questions as one, which needs both documents."""
-    texts = [question.text.strip().rstrip("?") for question in (one, other)]
-    answers = product(one.answers[:MOST_ANSWERS], other.answers[:MOST_ANSWERS])
-    return Question(
-        f"{one.id}+{other.id}",
-        f"{texts[0]}? And {texts[1]}?",
-        tuple(f"{first} and {second}" for first, second in answers),
-        one.document,
-        (),
-        (other.document,),
-    )
-
-
-def documents_of(path: Path, questions: Sequence[Question], most: int) -> list[Document]:
-    """What the questions need, and further passages of the file."""
-    needed = {document.id: document for question in questions for document in question.gold}
-    others = [question.document for question in read_questions(path) if question.document.id not in needed]
-    others = list({document.id: document for document in others}.values())
-    return [*needed.values(), *evenly(others, max(0, most - len(needed)))]
 
 
 class Answering:
@@ -171,50 +128,20 @@ def in_a_row(context: Context, bias: float) -> Context:
     return Context((replace(parts[0], unbiased=FIRST_TOKENS), *parts[1:]), context.start)
 
 
-class Kept:
-    """Rows in a file of JSONL, by what they were asked of."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        lines = path.read_text("utf-8").splitlines() if path.exists() else []
-        self.rows: list[Row] = [json.loads(line) for line in lines]
-
-    def of(self, **about: Any) -> list[Row]:
-        """Those of which all this is true."""
-        return [row for row in self.rows if all(row[name] == value for name, value in about.items())]
-
-    def missing(self, ways: Sequence[str], **about: Any) -> list[str]:
-        """Of these ways, those that nothing is kept of."""
-        have = {row["way"] for row in self.of(**about)}
-        return [name for name in ways if name not in have]
-
-    def add(self, rows: Sequence[Row]) -> None:
-        """To the file too, all at once."""
-        with self.path.open("a", encoding="utf-8") as file:
-            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-        self.rows += rows
-
-
 def table(rows: Sequence[Row], ways: Sequence[str], seed: int) -> str:
     """F1 and log-probability of each way, and both against text, paired, over the questions that have them all."""
-    of = {(row["way"], row["id"]): row for row in rows}
-    ids = [id for id in dict.fromkeys(row["id"] for row in rows) if all((way, id) in of for way in ways)]
-    lines = []
-    for way in ways if ids else ():
-        f1, text = ([of[name, id]["F1"] for id in ids] for name in (way, TEXT))
-        log_p, text_log_p = ([of[name, id]["log p"] for id in ids] for name in (way, TEXT))
-        share, change = ratio(f1, text, seed), difference(log_p, text_log_p, seed)
-        lines.append(
-            [
-                way,
-                mean(f1, seed).show(),
-                "-" if share is None else share.show(),
-                f"{mean(log_p, seed).mean:.3f}",
-                f"{change.mean:+.3f} [{change.low:+.3f}, {change.high:+.3f}]",
-            ]
-        )
+    paired = Paired.of(rows, ways)
+    lines = [
+        [
+            way,
+            *paired.shares(way, "F1", TEXT, seed),
+            f"{fmean(paired.values(way, 'log p')):.3f}",
+            paired.change(way, "log p", TEXT, seed, "+.3f", 1),
+        ]
+        for way, _ in paired.each()
+    ]
     columns = ["read again: bias", "F1", "% of text", "log p", "against text"]
-    return f"{len(ids)}\n\n" + aligned(columns, lines)
+    return f"{paired.questions}\n\n" + aligned(columns, lines)
 
 
 def command(
@@ -243,19 +170,15 @@ def command(
         """Text and states alone are what they are, whatever is read again."""
         return [row for row in kept.of(**about, **more) if row["label"] == label or ":" not in row["way"]]
 
-    def missing(question: Question) -> list[str]:
-        have = {row["way"] for row in own_rows(id=question.id)}
-        return [name for name in ways if name not in have]
-
-    left = list(islice((question for question in asked if missing(question)), stop_after))
+    missing = ((question, lacking(own_rows(id=question.id), ways)) for question in asked)
+    left = list(islice(((question, names) for question, names in missing if names), stop_after))
     with tempfile.TemporaryDirectory() as folder, Index.create(Path(folder) / "index", model=loaded) as index:
         if left:
             index.add(documents_of(path, asked, documents), show_progress_bar=True)
         answering = Answering(index)
-        for question in ProgressBar(left, desc=path.stem, unit="question", disable=not left):
-            found = answering.rows(question, missing(question))
-            of = {**about, "pairs": bool(question.needed), "id": question.id, "label": label}
-            kept.add([{**of, **row} for row in found])
+        for question, names in ProgressBar(left, desc=path.stem, unit="question", disable=not left):
+            of = {"pairs": bool(question.needed), "id": question.id, "label": label}
+            kept.add(answering.rows(question, names), **about, **of)
     facts = {"file": path.name, **about, "label": label, "documents": documents, "k": K, **machine_of(loaded)}
     typer.echo(header({**facts, "seed": seed}))
     for name, is_pair in (("Pairs of questions", True), ("Questions one by one", False)):

@@ -11,13 +11,14 @@ a run that was stopped goes on, and further gains join what is there.
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from itertools import islice, pairwise, zip_longest
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from experiments.dial import K, Kept, Row, documents_of, questions_of, together
+from experiments.asked import KINDS, K, documents_of, questions_by_kind
+from experiments.kept import Kept, Paired, Row, lacking
 from experiments.script import run
 from gritrag import RAG, GritModel, Hit, Index
 from gritrag.cli.options import Device, Dtype, Model
@@ -25,26 +26,13 @@ from gritrag.config import DEFAULT_MODEL
 from gritrag.evaluate.machine import machine_of
 from gritrag.evaluate.question_rows import Question
 from gritrag.evaluate.report import aligned, header
-from gritrag.evaluate.rows import evenly, read_questions
 from gritrag.evaluate.scores import score_answer
-from gritrag.evaluate.statistics import difference, mean, ratio
 from gritrag.model.lifting import Lifter
 from gritrag.model.retrieval_heads import RetrievalHeads
 from gritrag.progress import ProgressBar
 
 ANSWER_TOKENS = 20
 TEXT, STATES = "text", "states"
-TWO, ONE, SAME = KINDS = ("Pairs of two documents", "Questions one by one", "Pairs of one document")
-
-
-def asked_of(path: Path, single: int, pairs: int) -> list[tuple[str, Question]]:
-    """So many of each kind, spread evenly and in turn."""
-    own = [question for question in read_questions(path) if question.answers]
-    own = [question._replace(id=str(number)) for number, question in enumerate(own)]
-    same = [together(one, other) for one, other in pairwise(own) if one.document == other.document]
-    plain = [(TWO if question.needed else ONE, question) for question in questions_of(path, "all", single, pairs)]
-    turns = zip_longest(plain, [(SAME, question._replace(needed=())) for question in evenly(same, pairs)])
-    return [each for turn in turns for each in turn if each is not None]
 
 
 class Lifting:
@@ -94,26 +82,19 @@ class Lifting:
 
 def table(rows: Sequence[Row], ways: Sequence[str], seed: int) -> str:
     """F1 of each way, of the questions that have all, against text and against states, paired."""
-    of = {(row["way"], row["id"]): row for row in rows}
-    ids = [id for id in dict.fromkeys(row["id"] for row in rows) if all((way, id) in of for way in ways)]
-    lines = []
-    for way in ways if ids else ():
-        own = [of[way, id] for id in ids]
-        f1, text, states = ([of[name, id]["F1"] for id in ids] for name in (way, TEXT, STATES))
-        share = ratio(f1, text, seed)
-        change = difference([100 * each for each in f1], [100 * each for each in states], seed)
-        lines.append(
-            [
-                way,
-                str(sum(row["lifted"] > 0 for row in own)),
-                str(sum(row["right"] for row in own)),
-                mean(f1, seed).show(),
-                "-" if share is None else share.show(),
-                f"{change.mean:+.1f} [{change.low:+.1f}, {change.high:+.1f}]",
-            ]
-        )
+    paired = Paired.of(rows, ways)
+    lines = [
+        [
+            way,
+            str(sum(row["lifted"] > 0 for row in own)),
+            str(sum(row["right"] for row in own)),
+            *paired.shares(way, "F1", TEXT, seed),
+            paired.change(way, "F1", STATES, seed),
+        ]
+        for way, own in paired.each()
+    ]
     columns = ["least gain", "lifted", "the needed one", "F1", "% of text", "against states"]
-    return f"{len(ids)}\n\n" + aligned(columns, lines)
+    return f"{paired.questions}\n\n" + aligned(columns, lines)
 
 
 def command(
@@ -131,7 +112,7 @@ def command(
 ) -> None:
     """Say what lifting brings."""
     ways = [TEXT, STATES, *dict.fromkeys(f"{each:g}" for each in sorted(gain))]
-    asked = asked_of(path, questions, pairs)
+    asked = questions_by_kind(path, questions, pairs)
     loaded = GritModel.from_pretrained(model, dtype=dtype, device=device)
     heads = loaded.retrieval_heads
     if heads is None:
@@ -139,16 +120,15 @@ def command(
     about: dict[str, Any] = {"model": model, "file": path.stem, "dtype": str(loaded.lm.dtype).removeprefix("torch.")}
     about["heads"] = [list(head) for head in heads.heads]
     kept = Kept(rows)
-    lacking = ((each, kept.missing(ways, **about, kind=each[0], id=each[1].id)) for each in asked)
-    left = list(islice(((each, names) for each, names in lacking if names), stop_after))
+    missing = ((each, lacking(kept.of(**about, kind=each[0], id=each[1].id), ways)) for each in asked)
+    left = list(islice(((each, names) for each, names in missing if names), stop_after))
     with tempfile.TemporaryDirectory() as folder, Index.create(Path(folder) / "index", model=loaded) as index:
         if left:
             needed = [question for _, question in asked]
             index.add(documents_of(path, needed, documents), show_progress_bar=True)
         lifting = Lifting(index, heads)
         for (kind, question), names in ProgressBar(left, desc=path.stem, unit="question", disable=not left):
-            of = {**about, "kind": kind, "id": question.id}
-            kept.add([{**of, **row} for row in lifting.rows(question, names)])
+            kept.add(lifting.rows(question, names), **about, kind=kind, id=question.id)
     typer.echo(header({**about, "documents": documents, "k": K, "seed": seed, **machine_of(loaded)}))
     for kind in KINDS:
         own = kept.of(**about, kind=kind)

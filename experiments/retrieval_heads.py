@@ -19,8 +19,7 @@ import numpy as np
 import torch
 import typer
 
-from experiments.dial import K, documents_of
-from experiments.lifting import ONE, SAME, TWO, asked_of
+from experiments.asked import ONE, SAME, TWO, K, documents_of, questions_by_kind
 from experiments.script import run
 from gritrag import GritModel, Index
 from gritrag.cli.options import Device, Dtype, Model
@@ -29,6 +28,7 @@ from gritrag.config import DEFAULT_MODEL
 from gritrag.evaluate.machine import machine_of
 from gritrag.evaluate.question_rows import Question
 from gritrag.evaluate.report import aligned, header
+from gritrag.evaluate.statistics import area
 from gritrag.model.retrieval_heads import HeadScores, RetrievalHeads
 from gritrag.progress import ProgressBar
 
@@ -75,12 +75,6 @@ class AllHeads:
         return Gains(np.array(found), float(gains(logs_NS, 0).max()))
 
 
-def area(above: Sequence[float], below: Sequence[float]) -> float:
-    """How often one of the first is greater than one of the second; ties count half."""
-    one, other = np.array(above)[:, None], np.array(below)[None]
-    return float((one > other).mean() + (one == other).mean() / 2)
-
-
 def table(found: dict[str, list[Gains]], heads: Sequence[tuple[int, ...]], most: int) -> str:
     """The best heads of one file, and log-probabilities."""
     against = [kind for kind in (ONE, SAME) if found.get(kind)]
@@ -114,7 +108,7 @@ def command(
     facts = {"model": model, "documents": documents, "k": K, **machine_of(loaded)}
     typer.echo(header(facts))
     for path in paths:
-        asked = asked_of(path, questions, pairs)
+        asked = questions_by_kind(path, questions, pairs)
         found: dict[str, list[Gains]] = {}
         with tempfile.TemporaryDirectory() as folder, Index.create(Path(folder) / "index", model=loaded) as index:
             index.add(documents_of(path, [question for _, question in asked], documents), show_progress_bar=True)

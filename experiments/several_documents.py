@@ -19,7 +19,8 @@ from typing import Annotated, Any, NamedTuple
 import numpy as np
 import typer
 
-from experiments.dial import K, Kept, Row, documents_of, questions_of
+from experiments.asked import K, documents_of, questions_of
+from experiments.kept import Kept, Paired, Row, lacking
 from experiments.script import run
 from gritrag import RAG, GritModel, Hit, Index
 from gritrag.cli.options import Device, Dtype, Model
@@ -28,7 +29,7 @@ from gritrag.evaluate.machine import machine_of
 from gritrag.evaluate.question_rows import Question
 from gritrag.evaluate.report import aligned, header
 from gritrag.evaluate.scores import score_answer
-from gritrag.evaluate.statistics import difference, mean, ratio
+from gritrag.evaluate.statistics import mean
 from gritrag.index.rerank import ranked
 from gritrag.progress import ProgressBar
 
@@ -116,25 +117,16 @@ class Ranking:
 
 def table(rows: Sequence[Row], ways: Sequence[str], seed: int) -> str:
     """Each way's figures, against text and against documents ranked alone, paired, of questions that have all ways."""
-    of = {(row["way"], row["id"]): row for row in rows}
-    ids = [id for id in dict.fromkeys(row["id"] for row in rows) if all((way, id) in of for way in ways)]
+    paired = Paired.of(rows, ways)
     lines = []
-    for way in ways if ids else ():
-        own = [of[way, id] for id in ids]
+    for way, own in paired.each():
         with_complements = sum(row["complements"] > 0 for row in own)
-        line = [way, str(with_complements), mean([row[FOUND] for row in own], seed).show()]
+        line = [way, str(with_complements), mean(paired.values(way, FOUND), seed).show()]
         if F1 in own[0]:
-            f1, text, alone = ([of[name, id][F1] for id in ids] for name in (way, TEXT, ALONE))
-            share = ratio(f1, text, seed)
-            change = difference([100 * each for each in f1], [100 * each for each in alone], seed)
-            line += [
-                mean(f1, seed).show(),
-                "-" if share is None else share.show(),
-                f"{change.mean:+.1f} [{change.low:+.1f}, {change.high:+.1f}]",
-            ]
+            line += [*paired.shares(way, F1, TEXT, seed), paired.change(way, F1, ALONE, seed)]
         lines.append(line)
     columns = ["gain: below", "with complements", FOUND, F1, "% of text", "against alone"]
-    return f"{len(ids)}\n\n" + aligned(columns[: max(map(len, lines), default=0)], lines)
+    return f"{paired.questions}\n\n" + aligned(columns[: max(map(len, lines), default=0)], lines)
 
 
 def command(
@@ -159,15 +151,14 @@ def command(
     about: dict[str, Any] = {"model": model, "file": path.stem, "dtype": str(loaded.lm.dtype).removeprefix("torch.")}
     about["answers"] = answers
     kept = Kept(rows)
-    lacking = ((question, kept.missing(ways, **about, id=question.id)) for question in asked)
-    left = list(islice(((question, names) for question, names in lacking if names), stop_after))
+    missing = ((question, lacking(kept.of(**about, id=question.id), ways)) for question in asked)
+    left = list(islice(((question, names) for question, names in missing if names), stop_after))
     with tempfile.TemporaryDirectory() as folder, Index.create(Path(folder) / "index", model=loaded) as index:
         if left:
             index.add(documents_of(path, asked, documents), show_progress_bar=True)
         ranking = Ranking(index, answers)
         for question, names in ProgressBar(left, desc=path.stem, unit="question", disable=not left):
-            of = {**about, "pairs": bool(question.needed), "id": question.id}
-            kept.add([{**of, **row} for row in ranking.rows(question, names)])
+            kept.add(ranking.rows(question, names), **about, pairs=bool(question.needed), id=question.id)
     facts = {**about, "documents": documents, "candidates": CANDIDATES, "k": K, "seed": seed}
     typer.echo(header({**facts, **machine_of(loaded)}))
     wanted = {question.id for question in asked}

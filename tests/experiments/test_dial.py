@@ -7,7 +7,7 @@ import pytest
 from places import PLACES
 from typer.testing import CliRunner
 
-from experiments.dial import Way, command, in_a_row, questions_of
+from experiments.dial import Way, command, in_a_row
 from experiments.script import application
 from gritrag.model.context import Context, Part
 from gritrag.model.grit import GritModel
@@ -24,16 +24,6 @@ def rows(tmp_path: Path) -> Path:
     ]
     path.write_text("\n".join(map(json.dumps, made)))
     return path
-
-
-def test_neighbours_of_a_half_are_asked_together(rows: Path) -> None:
-    asked = questions_of(rows, "odd", single=2, pairs=2)
-    assert [question.id for question in asked] == ["1+3", "1", "3+5", "3"]
-    assert asked[0].text == f"How many owls has {PLACES[1]}? And How many owls has {PLACES[3]}?"
-    assert asked[0].answers == ("1 owls and 3 owls", "1 owls and 3", "1 and 3 owls", "1 and 3")
-    assert [document.text.split(" has")[0] for document in asked[0].gold] == [PLACES[1], PLACES[3]]
-    with pytest.raises(ValueError, match="half must be one of"):
-        questions_of(rows, "upper", 1, 1)
 
 
 def test_a_way_is_a_share_and_a_bias() -> None:

@@ -9,7 +9,8 @@ from places import PLACES
 from typer.testing import CliRunner
 
 from experiments import lifting, retrieval_heads
-from experiments.retrieval_heads import Gains, area
+from experiments.asked import KINDS, ONE, TWO
+from experiments.retrieval_heads import Gains
 from experiments.script import application
 from gritrag import GritModel
 from gritrag.model.retrieval_heads import RetrievalHeads
@@ -53,7 +54,7 @@ def test_answers_are_kept_and_a_run_goes_on(questions: Path, model: str, tmp_pat
     told = asked()
     kept = [json.loads(line) for line in rows.read_text().splitlines()]
     assert [row["way"] for row in kept] == ["text", "states", "1e-09", "1000"] * 6
-    assert [sum(row["kind"] == kind for row in kept) for kind in lifting.KINDS] == [8, 8, 8]
+    assert [sum(row["kind"] == kind for row in kept) for kind in KINDS] == [8, 8, 8]
     assert all(row["lifted"] == 0 for row in kept if row["way"] != "1e-09")
     assert "Pairs of one document: 2" in told
     assert asked() == told
@@ -75,9 +76,7 @@ def test_heads_are_shown_with_how_well_they_tell_kinds_apart(questions: Path) ->
     assert "against: pairs of one document" in done.stdout
 
 
-def test_the_area_counts_ties_half() -> None:
-    assert area([2, 3], [1, 1]) == 1
-    assert area([1], [1, 2]) == pytest.approx(0.25)
-    found = {lifting.TWO: [Gains(np.array([3.0, 1.0]), 1.0)], lifting.ONE: [Gains(np.array([1.0, 3.0]), 1.0)]}
+def test_heads_that_tell_kinds_apart_come_first() -> None:
+    found = {TWO: [Gains(np.array([3.0, 1.0]), 1.0)], ONE: [Gains(np.array([1.0, 3.0]), 1.0)]}
     first, second, third = retrieval_heads.table(found, [(0, 0), (0, 1)], 5).splitlines()[-3:]
     assert ("head 0" in first, "100.0" in first, "head 1" in second, " 0.0" in second, "50.0" in third) == (True,) * 5
