@@ -276,3 +276,30 @@ def test_any_file_system_of_fsspec_will_do(
     assert len([path for path in shared.rglob("*") if path.is_file()]) == 29
     with pytest.raises(ValueError, match="cannot be reached"):
         make("other", states_at="nowhere://x")
+
+
+def test_states_are_kept_in_the_cache_folder_unless_another_is_named(
+    make: Make, reader: HashReader, corpus: list[Document], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("GRITRAG_CACHE", str(tmp_path / "everything"))
+    monkeypatch.delenv("GRITRAG_STATE_CACHE", raising=False)
+    index = make(states_at=f"file://{tmp_path}/shared", states="float32")
+    index.add(corpus)
+    places = {"": tmp_path / "everything" / "states", "~/own": tmp_path / "home" / "own"}
+    for named, folder in places.items():
+        monkeypatch.setenv("GRITRAG_STATE_CACHE", named)
+        with Index.open(index.path, model=reader) as again:
+            assert all(state is not None for state in again.load_states(corpus))
+        assert list(folder.glob("*/states/*/*"))
+    assert not (tmp_path / "home" / ".cache").exists()
+    monkeypatch.setenv("GRITRAG_STATE_CACHE", "")
+    monkeypatch.delenv("GRITRAG_CACHE")
+    monkeypatch.setattr(Path, "expanduser", nobody)
+    with pytest.raises(ValueError, match="no home folder; let GRITRAG_CACHE name one"):
+        Index.open(index.path, model=reader)
+
+
+def nobody(path: Path) -> Path:
+    """The home folder of a user that the system does not know."""
+    raise RuntimeError("Could not determine home directory.")

@@ -27,6 +27,7 @@ try:
 except ImportError:  # an extra: without it there is no S3 either
     BotoCoreError = ConnectionError
 
+from gritrag.folders import cache_folder
 from gritrag.index.storage.durable import replace_files
 from gritrag.index.storage.entries import StateRow
 from gritrag.index.storage.states import KEY, Checks, DocumentState, StateStore, encoded, relative_path
@@ -57,9 +58,13 @@ FOR_GOOD = (FileNotFoundError, PermissionError)
 
 
 def default_cache() -> Path:
-    """Where states from object storage are kept on this machine: ``GRITRAG_STATE_CACHE``, or below ``~/.cache``."""
+    """Where states from object storage are kept on this machine: ``GRITRAG_STATE_CACHE``, or in the cache folder.
+
+    Raises:
+        ValueError: neither is known, see `cache_folder`.
+    """
     named = os.environ.get("GRITRAG_STATE_CACHE")
-    return Path(named) if named else Path.home() / ".cache" / "gritrag" / "states"
+    return Path(named).expanduser() if named else cache_folder() / "states"
 
 
 class RemoteStates(StateStore):
@@ -70,7 +75,7 @@ class RemoteStates(StateStore):
         URL: ``GRITRAG_STATE_CACHE_BYTES``, or 10 GB. States that are asked for together may exceed it for a moment.
 
         Raises:
-            ValueError: there is no such kind of URL, or what reads it is not installed.
+            ValueError: there is no such kind of URL, what reads it is not installed, or no folder is known to cache in.
         """
         cache = default_cache() / xxhash.xxh3_64_hexdigest(url.encode())
         super().__init__(cache, checks)
