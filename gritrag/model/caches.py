@@ -46,8 +46,6 @@ class RecordingLayer(CacheLayerMixin):
         """No limit."""
         return -1
 
-    get_max_cache_shape = get_max_length  # its name before transformers 5.13
-
 
 class RecordingCache(Cache):
     """What a read pass runs with: afterwards it holds rotated keys and values, `[B, H, T, K]` per layer."""
@@ -130,8 +128,6 @@ class PlacedLayer(CacheLayerMixin):
     def get_max_length(self) -> int:
         """Tokens that there is room for."""
         return self.keys.shape[2]
-
-    get_max_cache_shape = get_max_length  # its name before transformers 5.13
 
 
 class PlacedCache(Cache):

@@ -14,8 +14,8 @@ from itertools import product
 from typing import Any
 
 import torch
-from transformers import DynamicCache, PreTrainedModel, cache_utils
-from transformers.cache_utils import LinearAttentionCacheLayerMixin
+from transformers import DynamicCache, PreTrainedModel
+from transformers.cache_utils import DynamicIndexedLayer, LinearAttentionCacheLayerMixin
 
 from gritrag.model.attention import Attention, decoder_stack
 from gritrag.model.caches import CacheShape, PlacedCache, RecordingCache
@@ -30,8 +30,6 @@ logger = logging.getLogger(__name__)
 
 OF_LAYER = 0.1
 """How far what a layer adds may be off, see `_Layers.off`: rounding takes it to 0.04, a wrong state beyond 0.2."""
-INDEXED_LAYER = getattr(cache_utils, "DynamicIndexedLayer", ())
-"""A layer of a cache that keeps the keys of an indexer too; no layer is one before transformers 5.11."""
 
 
 @torch.no_grad()
@@ -264,7 +262,7 @@ def _other_than_keys(lm: PreTrainedModel) -> str:
             f"{name} keeps a running state{where}, not keys and values per token: it is the end of a recurrence over "
             "all that was read, and cannot be moved or joined with that of another document"
         )
-    if any(isinstance(layer, INDEXED_LAYER) for layer in layers):
+    if any(isinstance(layer, DynamicIndexedLayer) for layer in layers):
         return f"{name} chooses tokens by the keys of an indexer, for which a state has no room"
     return ""
 

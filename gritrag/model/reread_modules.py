@@ -115,8 +115,6 @@ class OverwritingLayer(CacheLayerMixin):
         """Tokens that there is room for."""
         return self.keys.shape[2]
 
-    get_max_cache_shape = get_max_length  # its name before transformers 5.13
-
 
 class ModuleRereader:
     """See `gritrag.model.recompute.Rereader`.

@@ -113,8 +113,6 @@ class PlacedLayer(CacheLayerMixin):
         """None: transformers says so with -1."""
         return -1
 
-    get_max_cache_shape = get_max_length  # its name before transformers 5.13
-
 
 def place(contexts: Sequence[Context], rotation: Rotation, room: int) -> Cache:
     """As `gritrag.model.placing.place`, with the same `cells`, but with gradients into the states.

@@ -1,14 +1,13 @@
 """Every probe has an outcome that it must give for each architecture."""
 
 import copy
-import runpy
 from collections.abc import Callable
 
 import pytest
 import torch
 from architectures import CONFIGS, make_lm
 from causal_lms import tiny_config, tiny_lm
-from transformers import AutoModelForCausalLM, PreTrainedModel, cache_utils
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from gritrag.config import CheckpointConfig
 from gritrag.doctor import examine_model
@@ -265,9 +264,3 @@ def test_hooks_that_transformers_left_are_no_hooks_of_anybody() -> None:
     assert (found.outcome, "hooks" in found.detail) == ("falls back", True)
     handle.remove()
     assert probe(lm).probes[3].outcome == "works"
-
-
-def test_a_transformers_without_layers_of_an_indexer_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delattr(cache_utils, "DynamicIndexedLayer", raising=False)
-    loaded = runpy.run_path(probes.__file__)
-    assert loaded["_other_than_keys"](make_lm("llama")) == ""

@@ -5,17 +5,14 @@ from collections.abc import Callable
 import pytest
 import torch
 from architectures import MOVABLE, WITH_STATES, make_lm
-from transformers.cache_utils import CacheLayerMixin
 
 from gritrag.model.attention import Attention, decoder_stack
-from gritrag.model.caches import PlacedCache, PlacedLayer, RecordingCache, RecordingLayer
+from gritrag.model.caches import PlacedCache, RecordingCache
 from gritrag.model.context import Context
 from gritrag.model.grit import GritModel
 from gritrag.model.placing import place
-from gritrag.model.reread_modules import OverwritingLayer
 from gritrag.model.rotation import Rotation
 from gritrag.model.state import DocumentState
-from gritrag.train import placing
 
 TEXTS = ["the river", "a much longer text about a bridge over the river", "short", "seven ferries cross at noon"]
 
@@ -26,12 +23,6 @@ def record(lm: torch.nn.Module, ids: list[int], start: int = 0) -> RecordingCach
     with torch.no_grad():
         Attention(decoder_stack(lm), "causal")(tokens, torch.ones_like(tokens, dtype=torch.bool), cache, start)
     return cache
-
-
-@pytest.mark.parametrize("layer", [RecordingLayer, PlacedLayer, OverwritingLayer, placing.PlacedLayer])
-def test_a_layer_has_room_by_either_name_that_transformers_knows(layer: type[CacheLayerMixin]) -> None:
-    """Releases before 5.13 make no layer that lacks the older name."""
-    assert layer.get_max_cache_shape is layer.get_max_length
 
 
 @pytest.mark.parametrize("architecture", MOVABLE)

@@ -38,7 +38,7 @@ LENGTHS = {**BEFORE, "turns within": TURN - 5, "in the question": TURN + 6, "far
 def longrope_config(architecture: str) -> PreTrainedConfig:
     if architecture == "minicpm3":  # keeps no states
         config = tiny_config("minicpm3")
-        config.rope_parameters = {**LONG_ROPE, "partial_rotary_factor": 1.0}
+        config.rope_parameters = {**LONG_ROPE, "partial_rotary_factor": 1.0, "factor": 8.0}
         return config
     made = {"phi3": Phi3Config, "llama": LlamaConfig}[architecture]
     return made(**ROTARY, rope_parameters=dict(LONG_ROPE), original_max_position_embeddings=TURN)
