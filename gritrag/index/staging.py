@@ -22,7 +22,7 @@ from safetensors.torch import load
 
 from gritrag.index.storage.durable import is_folder, make_folder, replace_files, sync
 from gritrag.index.storage.entries import StateRow
-from gritrag.index.storage.remote_states import OPTIONS, RemoteStates, put, retried
+from gritrag.index.storage.remote_states import OPTIONS, RemoteStates, put, remove_folder, retried
 from gritrag.index.storage.states import Reading, relative_path, stable_file
 
 __all__ = ["FOLDER", "Part", "Staging"]
@@ -121,8 +121,7 @@ class Staging:
         """Remove what is staged: after the commit, or to begin anew."""
         self.part.cache_clear()
         self._remote.invalidate_cache()
-        if retried(lambda: self._remote.exists(self._base)):
-            retried(lambda: self._remote.rm(self._base, recursive=True))
+        remove_folder(self._remote, self._base)
 
 
 def _digest(keys: Iterable[str]) -> str:

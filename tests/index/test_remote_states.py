@@ -6,12 +6,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hash_reader import HashReader
 from object_store import empty_bucket, object_server
 
 from gritrag.index.index import Index
+from gritrag.index.staging import Staging
 from gritrag.index.storage import remote_states
 from gritrag.index.storage.states import StateFileWarning
 from gritrag.records import Document
@@ -259,6 +261,19 @@ def test_a_server_that_is_away_keeps_nobody_from_writing(
     assert len(objects(s3)) == 3
     Index.open(index.path, model=reader, mode="rw").close()
     assert len(objects(s3)) == 2
+
+
+def test_clearing_what_is_staged_takes_a_name_for_a_name(s3: Any, tmp_path: Path) -> None:
+    """fsspec's `rm` takes `notes[12]` for a pattern: it would remove what is staged for notes1."""
+    one, other = (Staging(tmp_path / name, f"s3://bucket/{name}", "float32") for name in ("notes[12]", "notes1"))
+    for staging in (one, other):
+        staging.write({"key": np.ones(4, np.float32)})
+    s3.pipe_file("bucket/notes[12]/ab/state.safetensors", b"committed")
+    one.clear()
+    assert one.known() == {}
+    assert list(other.known()) == ["key"]
+    assert [path for path in objects(s3) if "[12]" in path] == ["bucket/notes[12]/ab/state.safetensors"]
+    one.clear()  # once there is nothing, too
 
 
 def test_any_file_system_of_fsspec_will_do(

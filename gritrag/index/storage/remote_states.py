@@ -32,7 +32,7 @@ from gritrag.index.storage.durable import replace_files
 from gritrag.index.storage.entries import StateRow
 from gritrag.index.storage.states import KEY, Checks, DocumentState, StateStore, encoded, relative_path
 
-__all__ = ["OPTIONS", "RemoteStates", "default_cache", "put", "retried"]
+__all__ = ["OPTIONS", "RemoteStates", "default_cache", "put", "remove_folder", "retried"]
 
 T = TypeVar("T")
 ATTEMPTS = 4
@@ -219,6 +219,21 @@ def put(remote: Any, path: str, data: bytes) -> None:
         retried(lambda: remote.mv(temporary, path))
     else:
         retried(lambda: remote.pipe_file(path, data))
+
+
+def remove_folder(remote: Any, path: str) -> None:
+    """Remove all that is below a path, if there is anything.
+
+    On object stores `rm` takes brackets in a path for a pattern, and would remove what matches it instead.
+
+    Raises:
+        OSError: not all could be removed, after several attempts.
+    """
+    if "file" not in _protocols(remote):
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            list(pool.map(lambda each: retried(partial(remote.rm_file, each)), retried(lambda: remote.find(path))))
+    elif remote.exists(path):
+        retried(lambda: remote.rm(path, recursive=True))
 
 
 def _protocols(remote: Any) -> tuple[str, ...]:
