@@ -22,6 +22,8 @@ class RecordingLayer(CacheLayerMixin):
     """Keeps what a single forward hands over, as it is: no concatenation, no window, no copy."""
 
     is_sliding = False
+    keys: torch.Tensor
+    values: torch.Tensor
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
         """Nothing to prepare."""
@@ -50,13 +52,15 @@ class RecordingLayer(CacheLayerMixin):
 class RecordingCache(Cache):
     """What a read pass runs with: afterwards it holds rotated keys and values, `[B, H, T, K]` per layer."""
 
+    layers: list[RecordingLayer]  # type: ignore[assignment]  # transformers allows any kind in one cache
+
     def __init__(self) -> None:
         super().__init__(layer_class_to_replicate=RecordingLayer)
 
     @property
     def recorded(self) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """Keys and values of each layer."""
-        return [(layer.keys, layer.values) for layer in self.layers]  # type: ignore[union-attr,misc]
+        return [(layer.keys, layer.values) for layer in self.layers]
 
     def unrotated(self, rotation: Rotation | None, start: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
         """Keys with the rotation of positions `start ...` undone in float32, and values; both `[L, B, H, T, K]`.
@@ -144,6 +148,7 @@ class PlacedCache(Cache):
     """
 
     watched: Watched | None = None
+    layers: list[PlacedLayer]  # type: ignore[assignment]  # transformers allows any kind in one cache
 
     def __init__(self, keys: torch.Tensor, values: torch.Tensor, length: int, bias: torch.Tensor | None = None) -> None:
         self.buffers, self.bias = (keys, values), bias
@@ -154,12 +159,12 @@ class PlacedCache(Cache):
         self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args: object, **kwargs: object
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """See `PlacedLayer`: all layers are there from the start."""
-        return self.layers[layer_idx].update(key_states, value_states)  # type: ignore[union-attr]
+        return self.layers[layer_idx].update(key_states, value_states)
 
     @property
     def length(self) -> int:
         """Columns that are filled."""
-        return self.layers[0].get_seq_length()  # type: ignore[union-attr]
+        return self.layers[0].get_seq_length()
 
     @property
     def capacity(self) -> int:
@@ -169,19 +174,19 @@ class PlacedCache(Cache):
     @property
     def shown(self) -> int:
         """At least so many columns are given to attention, which has to hide those behind `length`."""
-        return self.layers[0].shown  # type: ignore[union-attr]
+        return self.layers[0].shown
 
     @contextmanager
     def showing(self, columns: int) -> Iterator[None]:
         """Meanwhile, attention is given at least so many columns."""
         assert columns <= self.capacity, f"the cache holds {self.capacity} tokens, not {columns}"
         for layer in self.layers:
-            layer.shown = columns  # type: ignore[union-attr]
+            layer.shown = columns
         try:
             yield
         finally:
             for layer in self.layers:
-                layer.shown = 0  # type: ignore[union-attr]
+                layer.shown = 0
 
     def cut(self, length: int) -> None:
         """Forget every token behind the first `length`."""
@@ -189,7 +194,7 @@ class PlacedCache(Cache):
         if self.watched is not None:
             self.watched.cut(length)
         for layer in self.layers:
-            layer.length = length  # type: ignore[union-attr]
+            layer.length = length
 
     def end_watch(self) -> torch.Tensor | None:
         """What was `watched` of the latest forward, float32 `[B, layers * D]`; None if nothing was. Later forwards keep
@@ -200,7 +205,7 @@ class PlacedCache(Cache):
     def advance(self, tokens: int) -> None:
         """So many tokens more have been written into the buffers, past the layers."""
         for layer in self.layers:
-            layer.length += tokens  # type: ignore[union-attr]
+            layer.length += tokens
 
     def state(self, rotation: Rotation | None, token_ids: Sequence[int], reading: str) -> DocumentState:
         """Back from a cache of one row to a state: all tokens so far, un-rotated."""

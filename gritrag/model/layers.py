@@ -8,7 +8,7 @@ columns of the cache, `R` rows of a product (query heads of one key head, and to
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from typing import Any, NamedTuple
 
 import torch
@@ -328,7 +328,7 @@ class Layer(NamedTuple):
         return self.activation(gate).mul_(up)
 
 
-def expect(module: nn.Module, children: set[str], optional: set[str] = frozenset()) -> None:  # type: ignore[assignment]
+def expect(module: nn.Module, children: Set[str], optional: Set[str] = frozenset()) -> None:
     """Refuse a module that is made of anything else."""
     found = {name for name, _ in module.named_children()}
     if not children <= found <= children | optional:
