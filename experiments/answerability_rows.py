@@ -21,9 +21,9 @@ from gritrag.evaluate.question_rows import Question
 from gritrag.evaluate.rows import evenly, invented_questions, read_questions
 from gritrag.evaluate.scores import says_not_found, score_answer
 from gritrag.model.answerability import log_odds
-from gritrag.model.decode import Sampling
 from gritrag.model.inputs import inputs
 from gritrag.model.reread_modules import attention_of
+from gritrag.model.sampling import Sampling
 from gritrag.model.watched import Watched
 from gritrag.plan import MODES, Retrieved, plan_context
 from gritrag.progress import ProgressBar

@@ -31,8 +31,8 @@ from gritrag.evaluate.question_rows import Question
 from gritrag.evaluate.report import aligned, header
 from gritrag.evaluate.scores import score_answer
 from gritrag.model.context import Context
-from gritrag.model.decode import Sampling
 from gritrag.model.recompute import FIRST_TOKENS
+from gritrag.model.sampling import Sampling
 from gritrag.plan import MODES, Retrieved, check_recompute, check_relevance_bias, plan_context
 from gritrag.progress import ProgressBar
 

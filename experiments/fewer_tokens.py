@@ -25,8 +25,8 @@ from gritrag.evaluate.quality import Asked, Setting, gold_contexts
 from gritrag.evaluate.report import aligned, header
 from gritrag.evaluate.rows import choose, read_questions
 from gritrag.model.context import Context
-from gritrag.model.decode import Sampling
 from gritrag.model.grit import GritModel
+from gritrag.model.sampling import Sampling
 from gritrag.model.state import DocumentState
 from gritrag.plan import MODES, Retrieved, plan_context
 from gritrag.progress import ProgressBar

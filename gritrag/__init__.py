@@ -8,8 +8,8 @@ if TYPE_CHECKING:
     from gritrag.index.errors import DamagedIndex, ReplacedIndex
     from gritrag.index.index import Index
     from gritrag.index.shards import open_many
-    from gritrag.model.decode import Sampling
     from gritrag.model.grit import GritModel
+    from gritrag.model.sampling import Sampling
     from gritrag.model.state import Reading
     from gritrag.records import (
         Answer,
@@ -54,7 +54,7 @@ _HOMES = {
     "Index": "gritrag.index.index",
     "Reading": "gritrag.model.state",
     "ReplacedIndex": "gritrag.index.errors",
-    "Sampling": "gritrag.model.decode",
+    "Sampling": "gritrag.model.sampling",
     "chunk_documents": "gritrag.tokens",
     "open_many": "gritrag.index.shards",
 }

@@ -23,7 +23,7 @@ from opentelemetry.trace import (
 
 import gritrag
 from gritrag.answer import RAG, Where
-from gritrag.model.decode import Sampling
+from gritrag.model.sampling import Sampling
 from gritrag.plan import Given
 from gritrag.records import Answer, Event, Timings
 

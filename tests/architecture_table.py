@@ -16,9 +16,9 @@ from causal_lms import CAUSAL_LMS, tiny_lm
 from huggingface_hub.errors import StrictDataclassError
 
 from gritrag.model.context import Context
-from gritrag.model.decode import Sampling
 from gritrag.model.grit import GritModel
 from gritrag.model.inner_errors import INNER_ERRORS
+from gritrag.model.sampling import Sampling
 
 Outcome = Literal["works", "falls back", "refused"]
 

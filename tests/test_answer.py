@@ -19,10 +19,10 @@ from gritrag.index.rerank import ranked
 from gritrag.model import decoder
 from gritrag.model.caches import PlacedCache
 from gritrag.model.context import Context
-from gritrag.model.decode import Sampling
 from gritrag.model.inputs import inputs
 from gritrag.model.module_forward import ModuleForward
 from gritrag.model.placing import column_biases
+from gritrag.model.sampling import Sampling
 from gritrag.model.state import DocumentState
 from gritrag.records import Hit, as_hits
 

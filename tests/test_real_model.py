@@ -10,8 +10,8 @@ import torch
 from gritrag import RAG, GritModel, Hit, Index
 from gritrag.corpus import documents, questions
 from gritrag.model.context import Context
-from gritrag.model.decode import Sampling
 from gritrag.model.names import BUILT_IN, locate
+from gritrag.model.sampling import Sampling
 
 COUNT = 6
 

@@ -31,8 +31,8 @@ from gritrag.index.storage.entries import StateRow
 from gritrag.index.storage.packed import encode
 from gritrag.index.storage.states import DocumentState, StateStore, relative_path, state_key
 from gritrag.model.context import Context
-from gritrag.model.decode import Sampling
 from gritrag.model.grit import GritModel
+from gritrag.model.sampling import Sampling
 from gritrag.progress import ProgressBar
 from gritrag.records import Document
 

@@ -21,8 +21,8 @@ from gritrag.evaluate.statistics import Spread
 from gritrag.evaluate.suite import Result, Results, Row, rounds, run
 from gritrag.evaluate.workload import Subject, documents_of
 from gritrag.model.context import Context
-from gritrag.model.decode import Sampling
 from gritrag.model.grit import GritModel
+from gritrag.model.sampling import Sampling
 
 COMMAND = "bench decoding"
 BASELINE = "transformers, dynamic cache"

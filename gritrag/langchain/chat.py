@@ -18,7 +18,8 @@ from gritrag.langchain.indexes import OpenIndex, opened
 from gritrag.langchain.models import HoldsModel, Model, model_name
 from gritrag.langchain.prompt import read_prompt
 from gritrag.langchain.reuse import Reuse, plan_reuse
-from gritrag.model.decode import Completion, Sampling
+from gritrag.model.decode import Completion
+from gritrag.model.sampling import Sampling
 from gritrag.plan import check_relevance_bias
 from gritrag.records import Document
 

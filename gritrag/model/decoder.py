@@ -11,7 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from gritrag.model.answerability import Refusal
 from gritrag.model.caches import CacheShape, PlacedCache
 from gritrag.model.context import Context
-from gritrag.model.decode import Completion, Decoding, Sampling
+from gritrag.model.decode import Completion, Decoding
 from gritrag.model.forwards import Forwards
 from gritrag.model.kernels import without_cudnn
 from gritrag.model.layers import needs_dense
@@ -24,6 +24,7 @@ from gritrag.model.recompute import Rereader, recompute
 from gritrag.model.reread_modules import ModuleRereader
 from gritrag.model.reread_step import StepRereader
 from gritrag.model.retrieval_heads import RetrievalHeads
+from gritrag.model.sampling import Sampling
 from gritrag.model.slots import Slot, size_of
 from gritrag.model.state import DocumentState
 from gritrag.model.step import SPARE_COLUMNS, STEP_TOKENS

@@ -15,7 +15,6 @@ from gritrag.config import DEFAULT_MODEL, CheckpointConfig, PartsConfig, Reading
 from gritrag.model.answerability import Answerability, Refusal
 from gritrag.model.checkpoint import save_checkpoint
 from gritrag.model.context import Context
-from gritrag.model.decode import Sampling
 from gritrag.model.decoder import ContextDecoder
 from gritrag.model.embedder import Embedder
 from gritrag.model.forwards import Forwards
@@ -32,6 +31,7 @@ from gritrag.model.prompt_builder import Prompt, PromptBuilder, prompts_of
 from gritrag.model.reader import PromptReader
 from gritrag.model.retrieval_heads import RetrievalHeads
 from gritrag.model.rotation import Rotation
+from gritrag.model.sampling import Sampling
 from gritrag.model.state import DocumentState, Reading
 from gritrag.model.step import Step
 from gritrag.prompts import NOT_FOUND

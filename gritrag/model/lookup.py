@@ -53,6 +53,13 @@ class Lookup:
                 return list(takewhile(lambda token: token < self._words, guess))
         return []
 
+    def judge(self, guess: Sequence[int], chosen: Sequence[int]) -> int:
+        """How many tokens of a guess, from its first on, are what was chosen in their place; learn from that."""
+        pairs = enumerate(zip(guess, chosen, strict=False))
+        right = next((number for number, (guessed, token) in pairs if guessed != token), len(guess))
+        self.learn(len(guess), right)
+        return right
+
     def learn(self, guessed: int, right: int) -> None:
         """What came of a guess."""
         if right == guessed:

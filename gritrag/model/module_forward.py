@@ -27,7 +27,7 @@ class Forward(Protocol):
         cache: Cache,
         keep: int = 1,
     ) -> torch.Tensor:
-        """float32 `[B, keep, V]` of the last `keep` tokens. `mask` is that of `context.Inputs`."""
+        """float32 `[B, keep, V]` of the last `keep` tokens. `mask` is that of `inputs.Inputs`."""
 
     def log_probabilities(
         self,

@@ -80,9 +80,10 @@ class DocumentState:
         tensors = {f"{part} {n}": getattr(state, part) for n, state in enumerate(states) for part in ("keys", "values")}
         if any(tensor.device.type == "cpu" for tensor in tensors.values()):
             tensors = brought({name: tensor.cpu() for name, tensor in tensors.items()}, device)
-        return tuple(
+        keys, values = (
             torch.cat([tensors[f"{part} {n}"] for n in range(len(states))], dim=2) for part in ("keys", "values")
-        )  # type: ignore[return-value]
+        )
+        return keys, values
 
     def write(self, keys_LHTK: torch.Tensor, values_LHTK: torch.Tensor, rotation: Rotation | None, start: int) -> None:
         """Into a cache's buffers, rotated to positions `start ...`; as it is where keys cannot be moved."""

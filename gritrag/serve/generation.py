@@ -12,21 +12,15 @@ import torch
 from gritrag.model.answerability import Refusal
 from gritrag.model.caches import PlacedCache
 from gritrag.model.context import Context, Part
-from gritrag.model.decode import (
-    Completion,
-    FinishReason,
-    Sampling,
-    end_token_ids,
-    stop_token_ids,
-    watched_for,
-)
+from gritrag.model.decode import Completion, watched_for
 from gritrag.model.grit import GritModel
 from gritrag.model.inputs import inputs
 from gritrag.model.lifting import Lifter
 from gritrag.model.lookup import Lookup
+from gritrag.model.output import Output, ending_ids
 from gritrag.model.ragged import Row
+from gritrag.model.sampling import Sampler, Sampling
 from gritrag.model.slots import Slot, Slots
-from gritrag.model.text import TextStream
 from gritrag.serve.jobs import DeadlineError, Failed, Finished, Piece, Sink, TokenLogprob
 from gritrag.serve.memory import ConversationState, Memory
 
@@ -71,7 +65,7 @@ class Generation:
     @property
     def is_reading(self) -> bool:
         """Whether some of its context is still to be read."""
-        return self._read < self._ids.shape[1] - 1 or not self._generated
+        return self._read < self._ids.shape[1] - 1 or not self._output.token_ids
 
     # --- joining and leaving ------------------------------------------------------------------------------------------
 
@@ -101,21 +95,12 @@ class Generation:
         self._cache.watched = watched_for([self.refusal], self._lifter, self._cache)
         self._read, self._guess = 0, list[int]()
         self._columns_before = self._cache.length
-        self._generated: list[int] = []
         self._unanswerable: float | None = None
-        self._reason: FinishReason | None = None
-        self._text = TextStream(model.tokenizer, self.sampling.stop)
-        self._ends = end_token_ids(model.lm, model.tokenizer) | stop_token_ids(model.tokenizer, self.sampling.stop)
-        self._processors = self.sampling.processors()
-        self._chosen_1T = torch.zeros(1, 0, dtype=torch.long, device=model.lm.device)
-        self._is_greedy = self.sampling.temperature == 0 and not self._processors
-        self._generator = torch.Generator(device=model.lm.device)
-        if self.sampling.seed is None:
-            self._generator.seed()
-        else:
-            self._generator.manual_seed(self.sampling.seed)
+        ends = ending_ids(model.lm, model.tokenizer, self.sampling.stop)
+        self._output = Output(model.tokenizer, self.sampling.stop, ends)
+        self._sampler = Sampler(self.sampling, 1, model.lm.device)
         wanted = model.lm.dtype == torch.float32 if self.sampling.lookup is None else self.sampling.lookup
-        can_guess = wanted and self._is_greedy and self.top_logprobs is None
+        can_guess = wanted and self._sampler.is_greedy and self.top_logprobs is None
         words = model.lm.config.get_text_config().vocab_size
         self._lookup = Lookup(self.context.token_ids, words) if can_guess else None
         self.place_seconds = time.perf_counter() - began
@@ -147,7 +132,7 @@ class Generation:
         before = len(parts.pop(0)) if isinstance(parts[0].state, ConversationState) else 0
         buffers = [buffer[:, 0] for buffer in self._cache.buffers]
         if not any(part.state for part in parts):
-            ids = [*self.context.token_ids, *self._generated][: self._cache.length]
+            ids = [*self.context.token_ids, *self._output.token_ids][: self._cache.length]
             keys, values = (buffer[:, :, : len(ids)] for buffer in buffers)
             if self.slot is not None:  # which others will write over
                 keys, values, buffers = keys.clone(), values.clone(), [keys, values]
@@ -183,9 +168,9 @@ class Generation:
             piece: its context is cut after every so many tokens.
             guesses: whether tokens may be guessed.
         """
-        if self._generated:
+        if self._output.token_ids:
             self._guess = self._lookup.guess(self._left - 1) if self._lookup and guesses else []
-            ids = torch.tensor([[self._generated[-1], *self._guess]], device=self._ids.device)
+            ids = torch.tensor([[self._output.token_ids[-1], *self._guess]], device=self._ids.device)
             positions = torch.arange(self._position, self._position + ids.shape[1], device=ids.device)[None]
             return Row(ids, positions, self._cache, ids.shape[1], slot=self.slot)
         end = self._ids.shape[1]
@@ -200,12 +185,12 @@ class Generation:
 
     @property
     def _left(self) -> int:
-        return self.sampling.max_new_tokens - len(self._generated)
+        return self.sampling.max_new_tokens - len(self._output.token_ids)
 
     @property
     def _position(self) -> int:
         """Of the token that was chosen last."""
-        return int(self._positions[0, -1]) + len(self._generated)
+        return int(self._positions[0, -1]) + len(self._output.token_ids)
 
     def take(self, logits_SV: torch.Tensor) -> Finished | None:
         """Choose from what its row gave, and tell what became certain. The end is returned, and not yet told. Where
@@ -213,11 +198,11 @@ class Generation:
         if self._lifts():
             return None
         hidden_1D = self._cache.end_watch()
-        if self.refusal is not None and not self._generated:
+        if self.refusal is not None and not self._output.token_ids:
             hidden_D = None if hidden_1D is None else hidden_1D[0]
             self._unanswerable, said = self.refusal.judge(logits_SV[-1], hidden_D, self.sampling.max_new_tokens)
             if said:
-                return self._told_of([self._push(token) for token in said], [])
+                return self._told_of([self._output.push(token) for token in said], [])
         chosen, told = self._choose(logits_SV)
         right = self._count_right(chosen)
         # of a row of guesses the cache holds all: forget those behind the first wrong one
@@ -226,8 +211,8 @@ class Generation:
         taken = 0
         for token in chosen[: right + 1]:
             taken += 1
-            pieces.append(self._push(token))
-            if self._reason:
+            pieces.append(self._output.push(token))
+            if self._output.finish_reason is not None:
                 break
         self._cache.cut(self._cache.length - (right + 1 - taken))
         if self._lookup is not None:
@@ -251,47 +236,27 @@ class Generation:
     def _told_of(self, pieces: list[str], told: Sequence[TokenLogprob]) -> Finished | None:
         """Tell what became certain; the end, if this is it, is returned."""
         self._told += told
-        if self._reason is None and self._left == 0:
-            self._reason = "length"
-            pieces.append(self._text.flush())
+        output = self._output
+        if self._left == 0:
+            pieces.append(output.end())
         text = "".join(pieces)
         if text or told:
             self.sink(Piece(text, tuple(told)))
-        if self._reason is None:
+        if output.finish_reason is None:
             return None
-        completion = Completion(self._text.text, self._generated, self._reason, self._unanswerable, self._complements)
+        completion = Completion(
+            output.text, output.token_ids, output.finish_reason, self._unanswerable, self._complements
+        )
         return Finished(completion, self.cached_tokens, self.place_seconds, tuple(self._told), self.read_again)
-
-    def _push(self, token: int) -> str:
-        self._generated.append(token)
-        if token in self._ends:
-            self._reason = "stop"
-            return self._text.flush()
-        piece = self._text.push(token)
-        if self._text.is_stopped:
-            self._reason = "stop"
-        return piece
 
     def _count_right(self, chosen: Sequence[int]) -> int:
         """Guesses that were what would have been chosen."""
         if not self._guess or self._lookup is None:
             return 0
-        pairs = enumerate(zip(self._guess, chosen, strict=False))
-        right = next((number for number, (guessed, token) in pairs if guessed != token), len(self._guess))
-        self._lookup.learn(len(self._guess), right)
-        return right
+        return self._lookup.judge(self._guess, chosen)
 
     def _choose(self, logits_SV: torch.Tensor) -> tuple[list[int], list[TokenLogprob]]:
-        if self._is_greedy:
-            chosen = logits_SV.argmax(-1).tolist()
-        else:
-            logits_1V = self._processors(self._chosen_1T, logits_SV[-1:])  # type: ignore[arg-type]
-            if self.sampling.temperature == 0:
-                chosen_11 = logits_1V.argmax(-1, keepdim=True)
-            else:
-                chosen_11 = torch.multinomial(logits_1V.softmax(-1), 1, generator=self._generator)
-            self._chosen_1T = torch.cat([self._chosen_1T, chosen_11], dim=1)
-            chosen = chosen_11[0].tolist()
+        (chosen,) = self._sampler.choose(logits_SV[None])
         if self.top_logprobs is None:
             return chosen, []
         return chosen, [_logprob(logits_SV[-1], chosen[-1], self.top_logprobs)]

@@ -8,7 +8,7 @@ import numpy as np
 
 from gritrag.config import RELEVANCE_BIAS
 from gritrag.index.index import Index
-from gritrag.model.decode import Sampling
+from gritrag.model.sampling import Sampling
 from gritrag.model.state import DocumentState
 from gritrag.records import Answer, Hit
 from gritrag.serve.jobs import Piece, TokenLogprob

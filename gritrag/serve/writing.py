@@ -4,7 +4,7 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 
-from gritrag.model.decode import Sampling
+from gritrag.model.sampling import Sampling
 from gritrag.model.text import token_bytes
 from gritrag.records import Answer, Hit
 from gritrag.serve.asked import (

@@ -9,8 +9,8 @@ import torch
 from gritrag.model import arena as arena_module
 from gritrag.model.arena import CACHE_LINE, GRAIN, KEPT, Arena
 from gritrag.model.context import Context
-from gritrag.model.decode import Sampling
 from gritrag.model.grit import GritModel
+from gritrag.model.sampling import Sampling
 
 
 def test_memory_is_used_again_when_the_last_tensor_of_it_is_gone() -> None:

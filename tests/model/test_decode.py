@@ -15,11 +15,12 @@ from gritrag.model import layers
 from gritrag.model import step as step_module
 from gritrag.model.caches import PlacedCache
 from gritrag.model.context import Context
-from gritrag.model.decode import Decoding, Sampling
+from gritrag.model.decode import Decoding
 from gritrag.model.grit import GritModel
 from gritrag.model.lookup import FEW, Lookup
 from gritrag.model.module_forward import ModuleForward
 from gritrag.model.probes import probe
+from gritrag.model.sampling import Sampling
 from gritrag.model.step import Step
 
 LLAMA_LIKE = ["llama", "llama-yarn", "llama-dynamic", "qwen2", "qwen3"]

@@ -13,8 +13,10 @@ from tokenizers import AddedToken
 from tokenizers.processors import TemplateProcessing
 from transformers import BertConfig, BertLMHeadModel
 
-from gritrag.model.decode import Sampling, TextStream, stop_token_ids
 from gritrag.model.grit import GritModel
+from gritrag.model.output import stop_token_ids
+from gritrag.model.sampling import Sampling
+from gritrag.model.text import TextStream
 from gritrag.records import Document
 from gritrag.tokens import Encoder
 

@@ -12,11 +12,11 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig
 
 from gritrag import RAG, Document, Hit, Index
 from gritrag.model.context import Context, Part
-from gritrag.model.decode import Sampling
 from gritrag.model.grit import GritModel
 from gritrag.model.inputs import inputs
 from gritrag.model.probed import Masks
 from gritrag.model.probes import probe
+from gritrag.model.sampling import Sampling
 
 TEXTS = ["seven boats lie at the landing stage near the old mill", "a mill"]
 QUESTION = "where do the boats lie?"

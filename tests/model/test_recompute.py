@@ -9,11 +9,11 @@ from architectures import MOVABLE
 
 from gritrag.model.caches import PlacedCache
 from gritrag.model.context import Context
-from gritrag.model.decode import Sampling
 from gritrag.model.grit import GritModel
 from gritrag.model.module_forward import ModuleForward
 from gritrag.model.recompute import FIRST_TOKENS, choosing_layers
 from gritrag.model.reread_modules import AttentionObserver, attention_of
+from gritrag.model.sampling import Sampling
 from gritrag.model.state import DocumentState
 
 TEXTS = ["the river", "a much longer text about a bridge over the river", "short", "nobody crosses it in the winter"]

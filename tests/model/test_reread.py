@@ -10,13 +10,13 @@ from architectures import MOVABLE
 from gritrag.model import reread_step
 from gritrag.model.caches import PlacedCache
 from gritrag.model.context import Context, Part
-from gritrag.model.decode import Sampling
 from gritrag.model.grit import GritModel
 from gritrag.model.inputs import inputs
 from gritrag.model.module_forward import ModuleForward
 from gritrag.model.recompute import Again, Rereader, choosing_layers
 from gritrag.model.reread_modules import ModuleRereader
 from gritrag.model.reread_step import StepRereader, blocks
+from gritrag.model.sampling import Sampling
 
 TEXTS = ["the river", "a much longer text about a bridge over the river", "nobody crosses it in the winter"]
 SAMPLING = Sampling(max_new_tokens=4)

@@ -11,9 +11,9 @@ from safetensors.torch import load_file, save_file
 from gritrag import Document, GritModel
 from gritrag.config import CheckpointConfig, PartsConfig
 from gritrag.model.context import Context
-from gritrag.model.decode import Sampling
 from gritrag.model.parts import FORMAT
 from gritrag.model.placing import place
+from gritrag.model.sampling import Sampling
 
 ENCODER = str(Path(__file__).parents[2] / "configs" / "tiny" / "encoder")
 CONTEXTUAL = {"template": "instruct", "pooling": "first+last", "parts": PartsConfig(contextual_encoder=ENCODER)}

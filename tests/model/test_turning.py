@@ -16,10 +16,10 @@ from transformers import AutoModelForCausalLM, LlamaConfig, Phi3Config, PreTrain
 
 from gritrag import RAG, Document, Index
 from gritrag.model.context import Context
-from gritrag.model.decode import Sampling
 from gritrag.model.grit import GritModel
 from gritrag.model.module_forward import MOST_TOKENS
 from gritrag.model.probes import probe
+from gritrag.model.sampling import Sampling
 from gritrag.model.turning import choose_in_turn, turning_point
 
 TURN = 60

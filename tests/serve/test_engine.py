@@ -19,10 +19,10 @@ from gritrag.corpus import documents, questions
 from gritrag.model.answerability import Answerability, Refusal
 from gritrag.model.caches import PlacedCache
 from gritrag.model.context import Context, Part
-from gritrag.model.decode import Sampling
 from gritrag.model.lifting import Lifter
 from gritrag.model.ragged import Row, ragged
 from gritrag.model.retrieval_heads import RetrievalHeads
+from gritrag.model.sampling import Sampling
 from gritrag.model.step import Step
 from gritrag.model.watched import Watched
 from gritrag.prompts import NOT_FOUND

@@ -20,8 +20,8 @@ from serving import QUESTIONS, Running
 
 from gritrag import GritModel
 from gritrag.model.context import Context
-from gritrag.model.decode import Sampling
 from gritrag.model.ragged import PADDED, ragged
+from gritrag.model.sampling import Sampling
 from gritrag.serve.admission import Admission
 from gritrag.serve.engine import GAP_TOKENS, Engine
 from gritrag.serve.errors import ApiError

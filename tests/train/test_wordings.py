@@ -12,7 +12,7 @@ from langchain_core.messages import BaseMessage, HumanMessage, SystemMessage
 from gritrag import Document, GritModel, Index
 from gritrag.langchain import ChatGritRAG, GritRetriever, docs_to_messages, to_langchain
 from gritrag.model.context import Context
-from gritrag.model.decode import Sampling
+from gritrag.model.sampling import Sampling
 from gritrag.train.config import TrainConfig
 from gritrag.train.contexts import Contexts, _context
 from gritrag.train.data.collate import Collator

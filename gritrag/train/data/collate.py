@@ -7,8 +7,8 @@ from functools import cached_property
 
 from xxhash import xxh3_64_intdigest
 
-from gritrag.model.decode import end_token_ids
 from gritrag.model.grit import GritModel
+from gritrag.model.output import end_token_ids
 from gritrag.prompts import chat_segments
 from gritrag.records import Document
 from gritrag.tokens import TokenIds
