@@ -5,7 +5,7 @@ Shape letters: `B` batch, `T` tokens.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,18 +16,33 @@ from gritrag.index.index import Index
 from gritrag.index.rerank import check_rerank
 from gritrag.index.search import MODES as SEARCH_MODES
 from gritrag.model.answerability import check_unanswerable_above
-from gritrag.model.decode import Completion, Sampling
+from gritrag.model.decode import Completion
 from gritrag.model.grit import GritModel
+from gritrag.model.sampling import Sampling
 from gritrag.model.state import Reading
-from gritrag.plan import MODES, ContextPlan, Given, Mode, Retrieved, check_recompute, check_relevance_bias, plan_context
+from gritrag.plan import (
+    MODES,
+    ContextPlan,
+    Given,
+    Mode,
+    Retrieved,
+    check_recompute,
+    check_relevance_bias,
+    check_takes_recompute,
+    lacks_scores,
+    plan_context,
+    scored,
+)
 from gritrag.records import Answer, Document, Event, Hit, Timings, Usage
 
 __all__ = [
     "MODES",
     "RAG",
     "ContextPlan",
+    "Decoded",
     "Mode",
     "Retrieved",
+    "answer_of",
     "check_recompute",
     "check_relevance_bias",
     "plan_context",
@@ -109,11 +124,7 @@ class RAG:
         self.index, self.model, self.mode, self.k, self.search_mode = index, index.model, MODES[mode], k, search_mode
         self.relevance_bias, self.recompute, self.rerank = relevance_bias, recompute, rerank
         self.unanswerable_above = unanswerable_above
-        if recompute and not self.model.decoder.takes_recompute:
-            raise ValueError(
-                "recompute is not for models with sliding windows, nor for those that take no mask of their tokens: "
-                "use recompute=0 or mode='doc-query'"
-            )
+        check_takes_recompute(self.model, recompute)
 
     def ask(
         self,
@@ -232,13 +243,15 @@ class RAG:
             yield [Event(text=piece) for piece in pieces]
         timings = clock.timings()
         rows = zip(retrieved, plans, again, decoding.completions, strict=True)
-        answers = [self._answer(each.hits, plan, n, done, timings, options) for each, plan, n, done in rows]
+        answers = [
+            answer_of(self.model, self.mode.name, each.hits, plan, Decoded(done, timings, options, n))
+            for each, plan, n, done in rows
+        ]
         yield [Event(answer=answer) for answer in answers]
 
     def _options(self, sampling: Mapping[str, Any]) -> Sampling:
         """The template's stop strings are always among those that end an answer."""
-        options = Sampling.of(sampling)
-        return replace(options, stop=(*options.stop, *self.model.prompts.template.stop))
+        return Sampling.of(sampling).stopping_at(self.model.prompts.template.stop)
 
     def _retrieve(self, questions: Sequence[str], where: Where, given: Sequence[Given] | None) -> list[Retrieved]:
         """Hits for each question, and its state where the mode reuses it: embedded once, for all that needs it."""
@@ -252,7 +265,8 @@ class RAG:
                 questions, self.k, where=where, mode=self.search_mode, vectors=embedded, rerank=self.rerank
             )
             given = [Given(hits, is_best_last=True) for hits in found]
-        unscored = [row for row, each in enumerate(given) if self._lacks_scores(each.hits)]
+        bias = self.relevance_bias
+        unscored = [row for row, each in enumerate(given) if lacks_scores(self.model, self.mode, bias, each.hits)]
         if unscored and not vectors:
             vectors = dict(zip(unscored, self.model.encode_query([questions[row] for row in unscored]), strict=True))
         return [
@@ -266,11 +280,6 @@ class RAG:
             for row, question in enumerate(questions)
         ]
 
-    def _lacks_scores(self, hits: Sequence[Hit]) -> bool:
-        """Whether states get a relevance bias, and no score says which."""
-        is_biased = self.relevance_bias > 0 and self.mode.reuses_documents and self.model.decoder.takes_biases
-        return is_biased and len(hits) > 1 and not any(hit.score > 0 for hit in hits)
-
     def _plan(self, retrieved: Retrieved, options: Sampling) -> ContextPlan:
         hits, readings = retrieved.hits, dict[int, Reading]()
         if self.recompute == 1:  # all of it read again is text
@@ -279,7 +288,9 @@ class RAG:
             states, readings = self.index.states_of([hit.document for hit in hits])
             retrieved = replace(retrieved, states=states, computed=readings)
         if retrieved.question_vector is not None:
-            retrieved = replace(retrieved, hits=self._scored(hits, retrieved.question_vector, readings))
+            stored = self.index.load_vectors(hit.document for hit in hits)
+            vectors = [readings[n].vector if n in readings else vector for n, vector in enumerate(stored)]
+            retrieved = replace(retrieved, hits=scored(hits, vectors, retrieved.question_vector))
         return plan_context(
             self.model,
             self.mode,
@@ -290,33 +301,40 @@ class RAG:
             unanswerable_above=self.unanswerable_above,
         )
 
-    def _scored(self, hits: Sequence[Hit], vector_D: np.ndarray, readings: Mapping[int, Reading]) -> list[Hit]:
-        """The hits with the similarity to the question as score: of vectors that are stored, or have just been read."""
-        stored = self.index.load_vectors(hit.document for hit in hits)
-        vectors = [readings[n].vector if n in readings else vector for n, vector in enumerate(stored)]
-        found = [None if vector is None else float(vector @ vector_D) for vector in vectors]
-        return [replace(hit, score=each or 0.0, similarity=each) for hit, each in zip(hits, found, strict=True)]
 
-    def _answer(
-        self,
-        hits: Sequence[Hit],
-        plan: ContextPlan,
-        read_again: int,
-        completion: Completion,
-        timings: Timings,
-        options: Sampling,
-    ) -> Answer:
-        """`read_again` of the tokens of states were recomputed, those that had just been read perhaps among them."""
-        is_read = 0 < read_again == plan.context.cached_tokens and self.model.dtype == torch.float32
-        is_exact = (plan.is_exact or is_read) and not plan.refuses(completion.unanswerable)
-        return Answer(
-            text=completion.text.strip(),
-            hits=plan.hits_of(hits, completion.complements),
-            citations=plan.citations,
-            usage=Usage(len(plan.context), max(0, plan.cached_tokens - read_again), len(completion.token_ids)),
-            timings=timings,
-            exact=is_exact and (options.temperature == 0 or not plan.context.states),
-            mode=self.mode.name,
-            finish_reason=completion.finish_reason,
-            unanswerable=completion.unanswerable,
-        )
+class Decoded(NamedTuple):
+    """What decoding a planned context gave.
+
+    Args:
+        completion: the text, and how it ended.
+        timings: of all steps.
+        sampling: how tokens were chosen.
+        read_again: tokens of states that were recomputed, those that had just been read perhaps among them.
+        remembered: tokens before the documents that were not read again, of what was said before.
+    """
+
+    completion: Completion
+    timings: Timings
+    sampling: Sampling
+    read_again: int = 0
+    remembered: int = 0
+
+
+def answer_of(model: GritModel, mode: str, hits: Sequence[Hit], plan: ContextPlan, decoded: Decoded) -> Answer:
+    """The answer to a question, from the hits that its context was planned from. Everything that answers one, here and
+    in the server, says by this what was reused and whether that is exact."""
+    completion, again = decoded.completion, decoded.read_again
+    is_read = 0 < again == plan.context.cached_tokens and model.dtype == torch.float32
+    is_exact = (plan.is_exact or is_read) and not plan.refuses(completion.unanswerable)
+    cached = max(0, plan.cached_tokens - again) + decoded.remembered
+    return Answer(
+        text=completion.text.strip(),
+        hits=plan.hits_of(hits, completion.complements),
+        citations=plan.citations,
+        usage=Usage(len(plan.context), cached, len(completion.token_ids)),
+        timings=decoded.timings,
+        exact=is_exact and (decoded.sampling.temperature == 0 or not plan.context.states),
+        mode=mode,
+        finish_reason=completion.finish_reason,
+        unanswerable=completion.unanswerable,
+    )

@@ -29,7 +29,10 @@ __all__ = [
     "Retrieved",
     "check_recompute",
     "check_relevance_bias",
+    "check_takes_recompute",
+    "lacks_scores",
     "plan_context",
+    "scored",
 ]
 
 logger = logging.getLogger(__name__)
@@ -308,6 +311,24 @@ def relevance_biases(scores: Sequence[float], relevance_bias: float) -> list[flo
     return [relevance_bias * (score / best - 1) if best > 0 else 0.0 for score in known]
 
 
+def lacks_scores(model: GritModel, mode: Mode, relevance_bias: float, hits: Sequence[Hit]) -> bool:
+    """Whether states of these documents get a relevance bias, and no score says which; see `scored`."""
+    is_biased = relevance_bias > 0 and mode.reuses_documents and model.decoder.takes_biases
+    return is_biased and len(hits) > 1 and not any(hit.score > 0 for hit in hits)
+
+
+def scored(hits: Sequence[Hit], vectors: Sequence[np.ndarray | None], vector_D: np.ndarray) -> list[Hit]:
+    """The hits with the similarity to the question as score.
+
+    Args:
+        hits: of documents that came without scores.
+        vectors: of these documents, `[D]`; None where one is not known, whose score is 0.
+        vector_D: of the question.
+    """
+    found = [None if vector is None else float(vector @ vector_D) for vector in vectors]
+    return [replace(hit, score=each or 0.0, similarity=each) for hit, each in zip(hits, found, strict=True)]
+
+
 def check_relevance_bias(value: float) -> None:
     """Refuse what is no relevance bias.
 
@@ -326,6 +347,19 @@ def check_recompute(value: float) -> None:
     """
     if not 0 <= value <= 1:
         raise ValueError(f"recompute must be from 0 (nothing is read again) to 1 (everything), got {value!r}")
+
+
+def check_takes_recompute(model: GritModel, recompute: float) -> None:
+    """Refuse to read again what cannot be.
+
+    Raises:
+        ValueError: the model has sliding windows, or takes no masks by token.
+    """
+    if recompute and not model.decoder.takes_recompute:
+        raise ValueError(
+            "recompute is not for models with sliding windows, nor for those that take no mask of their tokens: leave "
+            "it out, or read the documents as text with mode='doc-query'"
+        )
 
 
 def _ends(start: int, parts: Sequence[Part]) -> list[int]:

@@ -188,6 +188,11 @@ class Index(Contents):
             dense_weight: weight in [0, 1] of vectors against words in ``"hybrid"``; `mmr` chooses among what
                 both found by vectors alone.
             rerank: so many of the best candidates, at least `k`, are ranked anew by their states; see `rerank`.
+
+        Raises:
+            ValueError: an empty question, an unknown mode, a number out of its range, an invalid filter, or `rerank`
+                with `mmr` or with a model that does not rank.
+            FingerprintMismatch: the index loads its model, and that is another one now.
         """
         options: dict[str, Any] = {"where": where, "mode": mode, "instruction": instruction, "mmr": mmr}
         options |= {"fetch_k": fetch_k, "dense_weight": dense_weight, "rerank": rerank}
@@ -211,6 +216,9 @@ class Index(Contents):
 
         Args:
             vectors: `[Q, dim]`, if the questions have been embedded already.
+
+        Raises:
+            ValueError: as `search`; one string instead of a list; or vectors of another shape, or that are not finite.
         """
         search = Search(k, mode, mmr, fetch_k, dense_weight)
         check_rerank(rerank, k, mmr)
@@ -274,7 +282,11 @@ class Index(Contents):
     def search_by_vector(
         self, vector: Sequence[float] | np.ndarray, k: int = 5, where: Mapping[str, Any] | None = None
     ) -> list[Hit]:
-        """The `k` documents with the greatest inner product with `vector` `[dim]`."""
+        """The `k` documents with the greatest inner product with `vector` `[dim]`.
+
+        Raises:
+            ValueError: a vector of another length or that is not finite, a `k` below 1, or an invalid filter.
+        """
         search = Search(k, "dense")
         catalog, vector_index, dim = self._searched
         query_QD = check_vector("the query", np.asarray(vector), dim)[None]

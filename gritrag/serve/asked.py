@@ -7,10 +7,10 @@ from typing import Any
 
 from gritrag.config import RELEVANCE_BIAS
 from gritrag.index.index import Index
-from gritrag.model.decode import Sampling
+from gritrag.model.sampling import Sampling
 from gritrag.plan import MODES
 from gritrag.prompts import chat_segments
-from gritrag.records import Document, Hit
+from gritrag.records import Document, Hit, as_hits
 from gritrag.serve.bodies import (
     DocumentBody,
     Extension,
@@ -21,7 +21,7 @@ from gritrag.serve.errors import ApiError, bad, too_long
 from gritrag.serve.http import readable
 from gritrag.serve.openai_bodies import ChatMessage
 from gritrag.serve.question import Question
-from gritrag.serve.service import Service, given_hits
+from gritrag.serve.service import Service
 from gritrag.serve.tenants import Tenant
 
 DEFAULT = "gritrag"
@@ -198,7 +198,7 @@ def question_of(
 
 def hits_of(documents: Sequence[str | DocumentBody]) -> list[Hit]:
     """Documents that came with a request."""
-    return given_hits([d if isinstance(d, str) else Document(d.text, d.id, d.title, d.metadata) for d in documents])
+    return as_hits([d if isinstance(d, str) else Document(d.text, d.id, d.title, d.metadata) for d in documents])
 
 
 def question_tokens(service: Service, text: str, extension: Extension | None) -> int:

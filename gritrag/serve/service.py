@@ -11,16 +11,16 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-import torch
 
+from gritrag.answer import Decoded, answer_of
 from gritrag.index.index import Index
 from gritrag.index.rerank import ranked
 from gritrag.model.context import Context, Part
-from gritrag.model.decode import Sampling
 from gritrag.model.grit import GritModel
+from gritrag.model.sampling import Sampling
 from gritrag.model.state import DocumentState, Reading
-from gritrag.plan import MODES, ContextPlan, Retrieved, plan_context
-from gritrag.records import Answer, Citation, Document, Hit, Timings, Usage, as_hits
+from gritrag.plan import MODES, ContextPlan, Retrieved, check_takes_recompute, lacks_scores, plan_context, scored
+from gritrag.records import Citation, Hit, Timings
 from gritrag.serve.admission import Admission
 from gritrag.serve.bridge import document_prompts, generate, query_prompts, rank, read
 from gritrag.serve.created import CreatedStores
@@ -155,13 +155,8 @@ class Service:
             ValueError, ApiError: see `RAG.ask`; 413 for what is too long.
         """
         began = time.perf_counter()
-        if question.recompute and not self.model.decoder.takes_recompute:
-            raise ValueError(
-                "recompute is not for models with sliding windows, nor for those that take no mask of their tokens: "
-                "leave it out"
-            )
-        template_stop = self.model.prompts.template.stop
-        sampling = replace(question.sampling, stop=(*question.sampling.stop, *template_stop))
+        check_takes_recompute(self.model, question.recompute)
+        sampling = question.sampling.stopping_at(self.model.prompts.template.stop)
         parts = {"retrieve": 0.0, "load": 0.0, "place": 0.0}
         asked = await in_thread(self.model.prompts.question_ids, question.text, True)
         self.check_length(len(asked) + len(question.history) + sampling.max_new_tokens, "max_tokens")
@@ -192,7 +187,8 @@ class Service:
                 assert isinstance(event, Finished)
                 parts["place"] = event.place
                 timings = Timings(**parts, total=time.perf_counter() - began)
-                answer = _answer(question, found.hits, plan, event, timings, self.model.dtype)
+                decoded = Decoded(event.completion, timings, sampling, event.read_again, event.cached_tokens)
+                answer = answer_of(self.model, question.mode, found.hits, plan, decoded)
                 usage = answer.usage
                 self.metrics.answer(
                     usage.prompt_tokens, usage.cached_tokens, usage.generated_tokens, timings.first_token
@@ -208,8 +204,7 @@ class Service:
         hits = list(question.hits) if question.hits is not None else []
         searches = mode.has_documents and question.hits is None and question.index is not None
         is_ranked = question.hits is None
-        weighs = question.relevance_bias > 0 and mode.reuses_documents and self.model.decoder.takes_biases
-        unscored = weighs and len(hits) > 1 and not any(hit.score > 0 for hit in hits)
+        unscored = lacks_scores(self.model, mode, question.relevance_bias, hits)
         needs_vector = (searches and question.search_mode != "sparse") or unscored
         vector: np.ndarray | None = None
         state: DocumentState | None = None
@@ -232,7 +227,7 @@ class Service:
             states: States | None = None
             if question.rerank is not None and hits:
                 hits, states = await self._reranked(asker, question, hits)
-            unscored = weighs and len(hits) > 1 and not any(hit.score > 0 for hit in hits)
+            unscored = lacks_scores(self.model, mode, question.relevance_bias, hits)
             return Found(hits, is_ranked, state, vector if unscored else None, states)
         return Found(hits if mode.has_documents else [], is_ranked, state, vector if unscored else None)
 
@@ -253,7 +248,8 @@ class Service:
             loaded = found.states or await self._states(asker, question.index, hits)
             states, computed, vectors = loaded
         if found.vector is not None:
-            hits = await self._scored(question.index, hits, found.vector, vectors)
+            known = await self._vectors(question.index, hits)
+            hits = scored(hits, [vectors.get(n, vector) for n, vector in enumerate(known)], found.vector)
         retrieved = Retrieved(
             question.text,
             hits,
@@ -304,14 +300,11 @@ class Service:
                 self.memory.keep_document(salt, prompts[number].ids, Reading(outcome.vector, outcome.state))
         return States([state for state in states if state is not None], set(computed), vectors)
 
-    async def _scored(
-        self, index: Index | None, hits: Sequence[Hit], vector_D: np.ndarray, vectors: Mapping[int, np.ndarray]
-    ) -> list[Hit]:
-        """The hits with the similarity to the question as score."""
-        stored = await in_thread(index.load_vectors, [hit.document for hit in hits]) if index is not None else []
-        known = {number: vector for number, vector in enumerate(stored) if vector is not None} | dict(vectors)
-        found = [float(known[number] @ vector_D) if number in known else None for number in range(len(hits))]
-        return [replace(hit, score=each or 0.0, similarity=each) for hit, each in zip(hits, found, strict=True)]
+    async def _vectors(self, index: Index | None, hits: Sequence[Hit]) -> list[np.ndarray | None]:
+        """Of the documents, as far as an index holds them."""
+        if index is None:
+            return [None] * len(hits)
+        return await in_thread(index.load_vectors, [hit.document for hit in hits])
 
 
 def _behind(history: tuple[int, ...], plan: ContextPlan) -> ContextPlan:
@@ -322,29 +315,3 @@ def _behind(history: tuple[int, ...], plan: ContextPlan) -> ContextPlan:
     citations = tuple(Citation(c.id, c.title, c.start + len(history), c.end + len(history)) for c in plan.citations)
     is_exact = plan.is_exact and not context.states
     return replace(plan, context=moved, citations=citations, is_exact=is_exact, refusal=None)
-
-
-def _answer(
-    question: Question, hits: Sequence[Hit], plan: ContextPlan, finished: Finished, timings: Timings, dtype: torch.dtype
-) -> Answer:
-    completion, again = finished.completion, finished.read_again
-    is_read = 0 < again == plan.context.cached_tokens and dtype == torch.float32
-    is_exact = (plan.is_exact or is_read) and not plan.refuses(completion.unanswerable)
-    return Answer(
-        text=completion.text.strip(),
-        hits=plan.hits_of(hits, completion.complements),
-        citations=plan.citations,
-        usage=Usage(
-            len(plan.context), max(0, plan.cached_tokens - again) + finished.cached_tokens, len(completion.token_ids)
-        ),
-        timings=timings,
-        exact=is_exact and (question.sampling.temperature == 0 or not plan.context.states),
-        mode=question.mode,
-        finish_reason=completion.finish_reason,
-        unanswerable=completion.unanswerable,
-    )
-
-
-def given_hits(documents: Sequence[str | Document]) -> list[Hit]:
-    """Documents that came with a request, in their order."""
-    return as_hits(documents)
