@@ -4,6 +4,7 @@ A block that cannot run without a network, a GPU or training has the class `no-r
 run by the tests" in the line above it, so that readers see it too. How many there are is counted here.
 """
 
+import ast
 import hashlib
 import importlib.util
 import os
@@ -144,6 +145,29 @@ def test_the_key_of_the_page_on_serving_is_the_one_that_its_command_hashes() -> 
     text = (ROOT / "docs" / "how-to" / "serve.md").read_text("utf-8")
     (key,) = re.findall(r'printf %s "(.+)" \| sha256sum', text)
     assert re.findall("key_sha256: (.+)", text) == [hashlib.sha256(key.encode()).hexdigest()]
+
+
+def messages() -> list[str]:
+    """Texts of the package but its docstrings, with a gap where a value stands."""
+    found = []
+    for path in (ROOT / "gritrag").rglob("*.py"):
+        tree = ast.parse(path.read_text("utf-8"))
+        docs = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.JoinedStr):
+                found.append("".join(p.value if isinstance(p, ast.Constant) else "\0" for p in node.values))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docs:
+                found.append(node.value)
+    return found
+
+
+def test_messages_of_the_page_on_troubles_are_those_of_the_code() -> None:
+    page = (ROOT / "docs" / "how-to" / "troubleshoot.md").read_text("utf-8")
+    told, said = re.findall(r"^\| `(.+?)` \|", page, re.MULTILINE), messages()
+    assert len(told) > 15
+    for message in told:
+        words = re.compile(".*".join(re.escape(part.strip()) for part in message.split("...")), re.DOTALL)
+        assert any(map(words.search, said)), f"nothing says {message!r} any more"
 
 
 def test_names_in_the_architecture_exist() -> None:
