@@ -1,8 +1,10 @@
 """The house has floors: a module imports only from floors below its own, and each heavy library has one door."""
 
 import ast
+import re
 from collections.abc import Iterator
 from graphlib import TopologicalSorter
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -95,6 +97,16 @@ def where(found: Import) -> str:
 
 def test_every_module_has_a_floor() -> None:
     assert {part(module) for module in MODULES} <= set(FLOOR)
+
+
+def test_the_table_of_layers_has_every_part_on_its_floor() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text("utf-8")
+    table = page.partition("| layer |")[2].partition("\n\n")[0]
+    layers = [re.findall(r"`gritrag\.(\w+)`", row.split("|")[1]) for row in table.splitlines()[2:]]
+    told = [name for layer in layers for name in layer]
+    assert sorted(told) == sorted(set(FLOOR) - {"gritrag", "__main__"})
+    for upper, lower in pairwise(layers):
+        assert min(FLOOR[name] for name in upper) > max(FLOOR[name] for name in lower), (upper, lower)
 
 
 def test_a_module_imports_only_from_floors_below() -> None:
