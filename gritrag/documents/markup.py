@@ -86,56 +86,74 @@ def _parse(data: bytes) -> tuple[etree._Element, str]:
     return tree, _TOO_DEEP if is_cut else ""
 
 
+class _Block:
+    """Text as a reader sees it, up to where a section ends.
+
+    A run of white space is one space, but in `preformatted` elements, which are counted.
+    """
+
+    def __init__(self) -> None:
+        self._pieces: list[str] = []
+        self.preformatted = 0
+
+    def put(self, piece: str | None) -> None:
+        piece = piece or ""
+        if not self.preformatted:
+            piece = _SPACE.sub(" ", piece)
+            piece = piece.lstrip(" ") if not self._pieces or self._pieces[-1].endswith((" ", "\n")) else piece
+        if piece:
+            self._pieces.append(piece)
+
+    def mark(self, piece: str) -> None:
+        """Put what the page does not say, such as the dash of a list."""
+        self._pieces.append(piece)
+
+    def end_line(self) -> None:
+        if self._pieces and not self._pieces[-1].endswith("\n"):
+            self._pieces.append("\n")
+
+    def flush(self) -> str:
+        text = "".join(self._pieces)
+        self._pieces.clear()
+        return re.sub(r"[ \t]+\n", "\n", text)
+
+
 def _walk(tree: etree._Element, sections: Sections) -> None:
     """Hand the text of a tree to `sections`, block by block, without recursion: a tree may be deep."""
-    text: list[str] = []
-    preformatted = 0
-
-    def put(piece: str | None) -> None:
-        piece = piece or ""
-        if not preformatted:
-            piece = _SPACE.sub(" ", piece)
-            piece = piece.lstrip(" ") if not text or text[-1].endswith((" ", "\n")) else piece
-        if piece:
-            text.append(piece)
-
-    def end_block() -> None:
-        if text and not text[-1].endswith("\n"):
-            text.append("\n")
-
-    def flush() -> str:
-        block = "".join(text)
-        text.clear()
-        return re.sub(r"[ \t]+\n", "\n", block)
-
+    block, skipped = _Block(), None
     walker = etree.iterwalk(tree, events=("start", "end", "comment", "pi"))
     for event, element in walker:
         tag = element.tag if isinstance(element.tag, str) else ""
         tag = tag.rpartition("}")[2].lower()
         if event == "start":
-            if tag in UNSEEN or "hidden" in element.attrib or element.get("aria-hidden") == "true":
+            if _is_unseen(element, tag):
                 walker.skip_subtree()
+                skipped = element  # whose end comes next
                 continue
             if tag in BLOCKS:
-                end_block()
+                block.end_line()
             if tag in HEADINGS:
-                sections.add(flush())
+                sections.add(block.flush())
             elif tag == "li":
-                text.append("- ")
-            preformatted += tag == "pre"
-            put(element.text)
+                block.mark("- ")
+            block.preformatted += tag == "pre"
+            block.put(element.text)
             continue
-        if event == "end" and tag not in UNSEEN:
-            preformatted -= tag == "pre"
+        if event == "end" and element is not skipped:
+            block.preformatted -= tag == "pre"
             if tag in HEADINGS:
-                sections.heading(flush(), HEADINGS[tag])
+                sections.heading(block.flush(), HEADINGS[tag])
             elif tag in ("td", "th"):
-                text.append(" | " if element.getnext() is not None else "")
+                block.mark(" | " if element.getnext() is not None else "")
             elif tag in BLOCKS:
-                end_block()
-        put(element.tail)
-    sections.add(flush())
+                block.end_line()
+        block.put(element.tail)
+    sections.add(block.flush())
     sections.cut()
+
+
+def _is_unseen(element: etree._Element, tag: str) -> bool:
+    return tag in UNSEEN or "hidden" in element.attrib or element.get("aria-hidden") == "true"
 
 
 def _refuse_rights_management(archive: zipfile.ZipFile) -> None:

@@ -245,6 +245,18 @@ def test_a_chapter_whose_end_cannot_be_read_says_so(tmp_path: Path) -> None:
     assert [loss.startswith("part 1: elements lie") for loss in losses] == [True] * CUTS
 
 
+def test_what_is_hidden_leaves_no_trace_in_what_is_seen(tmp_path: Path) -> None:
+    """Not even where it would have been a heading, a cell, or the end of text that keeps its white space."""
+    page = (
+        "<h1>Ferries</h1><p>One.</p><h2 hidden>Menu</h2><pre hidden>x</pre><p>Two   words.</p>"
+        "<table><tr><td>a</td><td aria-hidden=true>b</td><td>c</td></tr></table>"
+    )
+    (tmp_path / "a.html").write_text(f"<html><body>{page}</body></html>")
+    (found,) = documents(tmp_path / "a.html")
+    assert found.text == "One.\nTwo words.\na | c"
+    assert found.metadata["heading"] == "Ferries"
+
+
 @pytest.mark.parametrize("name", ["a.py", "a.rst", "A.RS", "a.tex"])
 def test_code_and_markup_for_authors_are_text(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text("def f():\n    return 1\n")
