@@ -14,6 +14,7 @@ from typer.testing import CliRunner, Result
 import gritrag
 from gritrag import Document, Index, chunk_documents, render
 from gritrag.cli import app, asking
+from gritrag.cli.options import part_of_extra
 from gritrag.evaluate import suite
 from gritrag.model.grit import GritModel
 
@@ -498,3 +499,35 @@ def test_it_says_its_version_and_runs_as_a_module() -> None:
     assert run("--version").stdout == f"gritrag {gritrag.__version__}\n"
     done = subprocess.run([sys.executable, "-m", "gritrag", "--version"], capture_output=True, text=True)
     assert done.stdout == f"gritrag {gritrag.__version__}\n"
+
+
+WITHOUT_EXTRAS = """
+import sys
+for library in ("fastapi", "mcp", "accelerate", "ray", "ir_measures", "opentelemetry"):
+    sys.modules[library] = None
+from typer.testing import CliRunner
+from gritrag.cli import app
+for line in sys.stdin.read().splitlines():
+    done = CliRunner().invoke(app, line.split())
+    print(done.exit_code, done.output.splitlines()[0])
+"""
+
+
+def test_a_command_whose_extra_is_missing_says_how_to_install_it() -> None:
+    commands = ["serve", "mcp notes", "train recipe.yaml", "index notes --engine ray", "eval questions q.jsonl"]
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_EXTRAS], input="\n".join(commands), capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    needs = ["gritrag serve needs fastapi", "gritrag mcp needs mcp", "training needs accelerate"]
+    needs += ["--engine ray needs ray", "evaluation needs ir_measures"]
+    extras = ["serve", "mcp", "train", "ray", "eval"]
+    assert done.stdout.splitlines() == [
+        f"2 error: {need}, which is not installed; run: pip install 'gritrag[{extra}]'"
+        for need, extra in zip(needs, extras, strict=True)
+    ]
+
+
+def test_what_the_package_itself_lacks_is_no_matter_of_extras() -> None:
+    with pytest.raises(ModuleNotFoundError, match=r"gritrag\.nothing"):
+        part_of_extra("nothing", "serve", "this")

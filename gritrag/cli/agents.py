@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from gritrag.cli.app import app
-from gritrag.cli.options import Device, Dtype, IndexModel, RelevanceBias, UnanswerableAbove, open_index
+from gritrag.cli.options import Device, Dtype, IndexModel, RelevanceBias, UnanswerableAbove, open_index, part_of_extra
 from gritrag.config import RELEVANCE_BIAS
 
 
@@ -25,11 +25,7 @@ def mcp(
     device: Device = "auto",
 ) -> None:
     """Offer an index to agents (MCP): search, ask and list; add and delete with --write."""
-    try:
-        from gritrag.mcp import make_server
-    except ModuleNotFoundError as error:
-        raise ValueError(f"{error}; install it with: pip install 'gritrag[mcp]'") from error
-
+    make_server = part_of_extra("mcp", "mcp", "gritrag mcp").make_server
     with open_index(index, model, dtype, device, "rw" if write else "r") as opened:
         server = make_server(opened, write, relevance_bias=relevance_bias, unanswerable_above=unanswerable_above)
         if http:

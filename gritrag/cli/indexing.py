@@ -26,6 +26,7 @@ from gritrag.cli.options import (
     agree,
     load_model,
     open_index,
+    part_of_extra,
     say_skipped,
     show,
     text_options,
@@ -192,14 +193,9 @@ def _opened(known: "Known", reader: "GritModel", cutting: "Cutting", storing: St
 
 def _ray(strict: bool) -> Any:
     """The module that indexes on Ray."""
-    from importlib import import_module
-
     if strict:
         raise ValueError("--strict looks at all files before it stores one, which Ray does not: leave it out")
-    try:
-        return import_module("gritrag.index.ray")
-    except ModuleNotFoundError as error:
-        raise ValueError(f"--engine ray needs {error.name}: pip install 'gritrag[ray]'") from error
+    return part_of_extra("index.ray", "ray", "--engine ray")
 
 
 def _tell(record: "Ingested", as_json: bool) -> None:

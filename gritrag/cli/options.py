@@ -79,14 +79,33 @@ BENCHES = Path("runs/bench")
 SHOWN = 200  # characters of what was typed, in a message
 
 
-def bench_part(name: str) -> Any:
-    """A module of `gritrag.evaluate`; what it lacks is told in one line."""
+def part_of_extra(module: str, extra: str, what: str) -> Any:
+    """A module of the package that not every installation can import.
+
+    Args:
+        module: its name below `gritrag`.
+        extra: that brings what it needs.
+        what: cannot be done without.
+
+    Raises:
+        ValueError: a library that the extra brings is missing.
+    """
     from importlib import import_module
 
     try:
-        return import_module(f"gritrag.evaluate.{name}")
+        return import_module(f"gritrag.{module}")
     except ModuleNotFoundError as error:
-        raise ValueError(str(error)) from error
+        if error.name is None or error.name.startswith("gritrag"):
+            raise  # that is our fault, and no extra helps
+        library = error.name.partition(".")[0]
+        raise ValueError(
+            f"{what} needs {library}, which is not installed; run: pip install 'gritrag[{extra}]'"
+        ) from error
+
+
+def bench_part(name: str) -> Any:
+    """A module of `gritrag.evaluate`; errors are those of `part_of_extra`."""
+    return part_of_extra(f"evaluate.{name}", "eval", "evaluation")
 
 
 def check_out(out: Path | None, inputs: Iterable[Path | None] = ()) -> None:

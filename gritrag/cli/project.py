@@ -20,6 +20,7 @@ from gritrag.cli.options import (
     TopK,
     chunks_of,
     load_model,
+    part_of_extra,
     show,
 )
 from gritrag.config import DEFAULT_MODEL, RELEVANCE_BIAS
@@ -68,11 +69,7 @@ def train(
     overrides: Annotated[list[str] | None, typer.Option("--set", help="A setting to change: lr=1e-4.")] = None,
 ) -> None:
     """Train a recipe. The same command resumes a run that was stopped."""
-    try:
-        from gritrag.train import loop
-    except ModuleNotFoundError as error:
-        raise ValueError(f"training needs {error.name}; run: pip install 'gritrag[train]'") from error
-    checkpoint = loop.main(recipe, overrides or ())
+    checkpoint = part_of_extra("train.loop", "train", "training").main(recipe, overrides or ())
     typer.echo(checkpoint or "stopped before the end; run the same command again to go on")
 
 

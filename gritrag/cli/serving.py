@@ -8,28 +8,13 @@ from typing import Annotated, Any
 import typer
 
 from gritrag.cli.app import app
-from gritrag.cli.options import Device, Dtype, Model, load_model
+from gritrag.cli.options import Device, Dtype, Model, load_model, part_of_extra
 from gritrag.config import DEFAULT_MODEL
 
 
 def serve_part(name: str) -> Any:
-    """A module of `gritrag.serve`; what it lacks is told in one line."""
-    from importlib import import_module
-
-    try:
-        return import_module(f"gritrag.serve.{name}")
-    except ModuleNotFoundError as error:
-        raise ValueError(f"{error}; install it with: pip install 'gritrag[serve]'") from error
-
-
-def tracing_part() -> Any:
-    """The module that makes spans; what it lacks is told in one line."""
-    from importlib import import_module
-
-    try:
-        return import_module("gritrag.tracing")
-    except ModuleNotFoundError as error:
-        raise ValueError(f"{error}; install it with: pip install 'gritrag[otel]'") from error
+    """A module of `gritrag.serve`; errors are those of `part_of_extra`."""
+    return part_of_extra(f"serve.{name}", "serve", "gritrag serve")
 
 
 @app.command()
@@ -63,6 +48,6 @@ def serve(
     loaded = serve_part("threads").apart(partial(load_model, model, dtype, device))  # not by this thread, which stays
     service = server.make_service(loaded, Path(model).name, served, known, bounds, read_only, data)
     if trace:
-        service.observer = tracing_part().Tracing(service.model_id)
+        service.observer = part_of_extra("tracing", "otel", "--trace").Tracing(service.model_id)
     typer.echo(f"serving {', '.join(service.indexes) or 'no index'} on http://{host}:{port}", err=True)
     server.run(service, host, port)
