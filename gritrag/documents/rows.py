@@ -74,7 +74,7 @@ def _table(file: BinaryIO) -> Iterator[Row]:
     try:
         module = import_module("gritrag.documents.parquet")
     except ModuleNotFoundError as error:
-        raise Unreadable(f"reading .parquet needs {error.name}: pip install 'gritrag[ray]', or {error.name}") from error
+        raise Unreadable(f"reading .parquet needs {error.name}: pip install {error.name}") from error
     rows: Iterator[Row] = module.read_table(file)
     return rows
 

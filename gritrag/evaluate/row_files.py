@@ -19,7 +19,6 @@ except ModuleNotFoundError:  # an extra; said where it is missed
     ParquetFile = None
 
 MAX_CELL = 1 << 30
-SNIFFED = 1 << 16
 DELIMITERS = ",;\t|"
 
 
@@ -117,12 +116,7 @@ def _cell(text: str) -> Any:
     for parse in (json.loads, ast.literal_eval):
         try:
             parsed = parse(text)
-        except (
-            ValueError,
-            SyntaxError,
-            RecursionError,
-            MemoryError,
-        ):  # the last where brackets are too deep for Python
+        except (ValueError, SyntaxError, RecursionError, MemoryError):  # the last where brackets are too deep
             continue
         return parsed if isinstance(parsed, list | dict) else text
     return text
