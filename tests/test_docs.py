@@ -19,12 +19,12 @@ from typing import NamedTuple
 
 import pytest
 import typer
+from repository import ROOT
 from test_public_surface import surface
 
 import gritrag
 from gritrag.cli import app
 
-ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 NOT_RUN = 0
 """Python blocks that are marked as not run. Add one only with a reason that the page gives."""

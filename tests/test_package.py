@@ -14,7 +14,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-from test_docs import ROOT, runnable
+from repository import ROOT
+from test_docs import runnable
 
 import gritrag
 

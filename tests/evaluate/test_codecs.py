@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from repository import TINY
 from typer.testing import CliRunner
 
 from gritrag.cli import app
@@ -19,7 +20,6 @@ from gritrag.evaluate.suite import Results
 from gritrag.index.storage.packed import bytes_per_token
 from gritrag.model.grit import GritModel
 
-TINY = str(Path(__file__).parents[2] / "configs" / "tiny" / "model")
 SMALL: dict[str, Any] = {
     "codecs": ("float32", "int8", "int4"),
     "questions": 2,

@@ -1,16 +1,15 @@
 """The bench of decoding compares like with like: every way goes on from the same states with the same tokens."""
 
 import re
-from pathlib import Path
 
 import pytest
+from repository import TINY
 
 from gritrag.evaluate.decoding import BASELINE, WAYS, Setting, contexts, main, sections
 from gritrag.evaluate.workload import Subject
 from gritrag.model.context import Context
 from gritrag.model.grit import GritModel
 
-TINY = str(Path(__file__).parents[2] / "configs" / "tiny" / "model")
 SETTING = Setting(documents=2, tokens=60, new_tokens=6, repetitions=2)
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from places import PLACES
+from repository import TINY
 from typer.testing import CliRunner
 
 from gritrag import RAG, GritModel, Hit, Index
@@ -19,7 +20,6 @@ from gritrag.model.lifting import Lifter
 from gritrag.model.packed import can_pack_bf16
 from gritrag.model.retrieval_heads import RetrievalHeads
 
-TINY = str(Path(__file__).parents[2] / "configs" / "tiny" / "model")
 SIZES = {"smollm2-135m": 134.5e6, "qwen3-0.6b": 596e6, "qwen3-1.7b": 1.72e9, "llama3-8b": 8.03e9, "mistral-7b": 7.25e9}
 
 

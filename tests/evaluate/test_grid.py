@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
+from repository import ROOT
 
 from gritrag.answer import MODES
 from gritrag.codecs import CODECS
@@ -16,7 +17,6 @@ from gritrag.evaluate.speed import BARE, PARTS, Cell, SpeedConfig, groups
 from gritrag.evaluate.speed_report import Limits
 from gritrag.evaluate.suite import FILE, Results, in_turn, latest, read_rows
 
-ROOT = Path(__file__).parents[2]
 CONFIGS = sorted((ROOT / "configs" / "bench").glob("*.yaml"))
 SPEED = {"documents": [1, 2], "tokens": [48], "caches": ["warm", "cold"], "repetitions": 2, "new_tokens": 2}
 TINY: dict[str, Any] = {

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from repository import TINY
 from typer.testing import CliRunner
 
 from gritrag.answer import RAG
@@ -21,7 +22,6 @@ from gritrag.model import packed as packed_module
 from gritrag.model.packed import Packed, can_pack
 from gritrag.model.pages import can_give_back, give_back_heap
 
-TINY = str(Path(__file__).parents[2] / "configs" / "tiny" / "model")
 MB = 1e6
 CPU = torch.device("cpu")
 

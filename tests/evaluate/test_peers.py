@@ -9,6 +9,7 @@ import pytest
 import torch
 from gguf import GGMLQuantizationType, GGUFReader
 from gguf.quants import dequantize
+from repository import TINY
 from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
@@ -19,7 +20,6 @@ from gritrag.evaluate.peers import DECODING, ENCODING, FIRST, OURS, Setting, mai
 from gritrag.evaluate.workload import Subject, random_model
 from gritrag.model.grit import GritModel
 
-TINY = str(Path(__file__).parents[2] / "configs" / "tiny" / "model")
 SMALL = Setting(documents=2, tokens=40, new_tokens=4, repetitions=2)
 
 STAND_IN = '''#!{python}

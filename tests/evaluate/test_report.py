@@ -9,6 +9,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
+from repository import ROOT, TINY
 from typer.testing import CliRunner
 
 from gritrag.cli import app
@@ -16,8 +17,6 @@ from gritrag.evaluate import grid
 from gritrag.evaluate.report import LINE, Point, Scale, Section, Series, Table, bar_chart, html, line_chart, markdown
 from gritrag.evaluate.suite import FILE
 
-ROOT = Path(__file__).parents[2]
-TINY = str(ROOT / "configs" / "tiny" / "model")
 SVG = "{http://www.w3.org/2000/svg}"
 RUN = {
     "kind": "run",

@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from repository import TINY
 from typer.testing import CliRunner
 
 from gritrag.cli import app
@@ -16,7 +17,6 @@ from gritrag.evaluate.statistics import Interval, Spread, as_json, from_json
 from gritrag.evaluate.suite import FILE, REPORTS, Result, Results, read_rows, run
 from gritrag.evaluate.workload import Subject
 
-TINY = str(Path(__file__).parents[2] / "configs" / "tiny" / "model")
 NUMBER = st.floats(-1e6, 1e6, allow_nan=False)
 
 

@@ -5,14 +5,13 @@ from pathlib import Path
 
 import pytest
 from places import PLACES
+from repository import TINY
 from typer.testing import CliRunner
 
 from experiments.dial import Way, command, in_a_row
 from experiments.script import application
 from gritrag.model.context import Context, Part
 from gritrag.model.grit import GritModel
-
-TINY = str(Path(__file__).parents[2] / "configs" / "tiny" / "model")
 
 
 @pytest.fixture

@@ -8,13 +8,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from repository import ROOT, TINY
 
 from experiments.gpu_pack import pack, thinned
 from experiments.gpu_parts import STAGE, join
 from gritrag import GritModel
 from gritrag.train.config import TrainConfig
 
-ROOT = Path(__file__).parents[2]
 QUICKSTART = ROOT / "configs" / "quickstart.yaml"
 
 
@@ -22,7 +22,7 @@ QUICKSTART = ROOT / "configs" / "quickstart.yaml"
 def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The quickstart's rows in parts of 1 KiB, without a base."""
     folder = tmp_path_factory.mktemp("gpu") / "pack"
-    settings = [f"data.data_dir={ROOT / 'configs' / 'sample'}", f"base={ROOT / 'configs' / 'tiny' / 'model'}"]
+    settings = [f"data.data_dir={ROOT / 'configs' / 'sample'}", f"base={TINY}"]
     names = pack(TrainConfig.load(QUICKSTART, settings), folder, 10**6, 1024, python="")
     assert len(names) > 2
     assert all((folder / name).stat().st_size <= 1024 for name in names)
@@ -58,7 +58,7 @@ def test_the_script_waits_for_parts_then_trains_and_leaves_pieces(packed: Path, 
     there, out = tmp_path / "there", tmp_path / "out"
     shutil.copytree(packed, there)
     (there / "part-1").rename(there / "late")
-    base = ROOT / "configs" / "tiny" / "model"
+    base = TINY
     environment = os.environ | {
         "PACK": str(there),
         "OUT": str(out),

@@ -1,14 +1,12 @@
 """Losses on files that were left out, at smoke size: the same questions for every model."""
 
-from pathlib import Path
+from repository import ROOT, TINY
 
 from experiments.left_out_losses import losses
 
-ROOT = Path(__file__).parents[2]
-
 
 def test_a_model_has_the_same_figures_each_time_and_one_for_each_kind() -> None:
-    base, file = str(ROOT / "configs" / "tiny" / "model"), "questions.validation.jsonl"
+    base, file = TINY, "questions.validation.jsonl"
     sizes = {"documents": 6, "answers": 4, "distractors": 2}
     found = losses("", ROOT / "configs" / "sample", [file], sizes, base)
     assert found == losses("", ROOT / "configs" / "sample", [file], sizes, base)

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from places import PLACES
+from repository import TINY
 from typer.testing import CliRunner
 
 from experiments import lifting, retrieval_heads
@@ -14,8 +15,6 @@ from experiments.retrieval_heads import Gains
 from experiments.script import application
 from gritrag import GritModel
 from gritrag.model.retrieval_heads import RetrievalHeads
-
-TINY = str(Path(__file__).parents[2] / "configs" / "tiny" / "model")
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from places import PLACES
+from repository import TINY
 from typer.testing import CliRunner
 
 from experiments.likelihood import ROW, TEXT, WAYS, WEIGHED, command, likelihoods
@@ -15,8 +16,6 @@ from gritrag.evaluate.quality import Asked
 from gritrag.evaluate.question_rows import Question
 from gritrag.model.grit import GritModel
 from gritrag.records import Document, Hit, as_hits
-
-TINY = str(Path(__file__).parents[2] / "configs" / "tiny" / "model")
 
 
 def asked(documents: int) -> list[Asked]:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from repository import TINY
 
 from experiments.mean_checkpoint import mean
 from gritrag import GritModel
@@ -11,18 +12,16 @@ from gritrag.config import CheckpointConfig
 from gritrag.model import ternary
 from gritrag.model.weight_change import linear_layers
 
-BASE = str(Path(__file__).parents[2] / "configs" / "tiny" / "model")
-
 
 def checkpoint(folder: Path, change: float) -> str:
     """The tiny base with a constant added to every weight of its linear layers, which three values hold exactly."""
-    model = GritModel.from_pretrained(BASE, dtype="float32", device="cpu")
+    model = GritModel.from_pretrained(TINY, dtype="float32", device="cpu")
     base = {name: tensor.clone() for name, tensor in model.lm.state_dict().items()}
     signs = torch.Generator().manual_seed(0)
     for layer in linear_layers(model.lm).values():
         layer.weight.data += change * torch.randint(0, 2, layer.weight.shape, generator=signs)
     ternary.write(model.lm, base, folder / "adapter")
-    CheckpointConfig(base=BASE, adapter="adapter", template="gritrag").save(folder)
+    CheckpointConfig(base=TINY, adapter="adapter", template="gritrag").save(folder)
     return str(folder)
 
 

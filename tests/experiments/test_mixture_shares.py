@@ -1,11 +1,9 @@
 """What a recipe asks, counted over a draw at smoke size."""
 
-from pathlib import Path
+from repository import ROOT
 
 from experiments.mixture_shares import KINDS, TOTAL, count, table
 from gritrag.train.config import TrainConfig
-
-ROOT = Path(__file__).parents[2]
 
 
 def test_shares_are_those_of_the_recipe() -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import yaml
 from places import PLACES
+from repository import ROOT
 from typer.testing import CliRunner
 
 from experiments.comparison import ComparisonConfig
@@ -16,7 +17,6 @@ from gritrag.evaluate.statistics import Interval, Sampled
 from gritrag.model.grit import GritModel
 from gritrag.train.config import TrainConfig
 
-ROOT = Path(__file__).parents[2]
 SCORES = {
     "questions/nDCG@10",
     "questions/recall@1",

@@ -5,12 +5,11 @@ from pathlib import Path
 
 import pytest
 from places import PLACES
+from repository import TINY
 from typer.testing import CliRunner
 
 from experiments.script import application
 from experiments.several_documents import ALONE, F1, FOUND, TEXT, Way, command, table
-
-TINY = str(Path(__file__).parents[2] / "configs" / "tiny" / "model")
 
 
 @pytest.fixture

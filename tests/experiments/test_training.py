@@ -3,12 +3,11 @@
 import json
 from pathlib import Path
 
+from repository import TINY
 from typer.testing import CliRunner
 
 from experiments.script import application
 from experiments.training import Setting, command, main, show, training
-
-TINY = str(Path(__file__).parents[2] / "configs" / "tiny" / "model")
 
 
 def test_both_ways_train_on_the_same_examples_and_one_reads_more(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from places import PLACES as TOWNS
 from places import QUESTION_ROWS
+from repository import TINY
 from typer.testing import CliRunner
 
 from experiments.answerability_fit import (
@@ -54,7 +55,6 @@ from gritrag import RAG, Document, GritModel, Index
 from gritrag.evaluate.question_rows import Question
 from gritrag.model.answerability import Answerability
 
-TINY = str(Path(__file__).parents[2] / "configs" / "tiny" / "model")
 TEXT = "{place} has one. Its tower is from {year}. Gulls of {place} nest there. Dogs may stay."
 
 

@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from repository import ROOT
 
 from gritrag import GritModel, Index
 
-EXAMPLES = Path(__file__).parents[2] / "examples" / "langchain"
+EXAMPLES = ROOT / "examples" / "langchain"
 
 
 def run(name: str, *arguments: Any, **options: Any) -> Any:

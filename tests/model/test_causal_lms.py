@@ -10,10 +10,11 @@ import pytest
 from architecture_table import examine
 from architectures import make_tokenizer
 from causal_lms import CAUSAL_LMS, tiny_lm
+from repository import ROOT
 
 from gritrag import RAG, Document, GritModel, Index
 
-PAGE = Path(__file__).parents[2] / "docs" / "reference" / "architectures.md"
+PAGE = ROOT / "docs" / "reference" / "architectures.md"
 LINES = {line.split("|")[1].strip(): line for line in PAGE.read_text("utf-8").splitlines() if line.startswith("| ")}
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from repository import TINY
 from safetensors.torch import load_file, save_file
 
 from gritrag.model import grit, pages
@@ -13,7 +14,6 @@ from gritrag.model.identity import facts_of
 from gritrag.model.pages import PAGEMAP, PRESENT, can_give_back, give_back, give_back_heap, is_of_file
 
 needs_pagemap = pytest.mark.skipif(not can_give_back(), reason="this system does not tell whose pages are whose")
-TINY = Path(__file__).parents[2] / "configs" / "tiny" / "model"
 NUMBERS = 64 * mmap.PAGESIZE
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from repository import ENCODER
 from safetensors.torch import load_file, save_file
 
 from gritrag import Document, GritModel
@@ -15,7 +16,6 @@ from gritrag.model.parts import FORMAT
 from gritrag.model.placing import place
 from gritrag.model.sampling import Sampling
 
-ENCODER = str(Path(__file__).parents[2] / "configs" / "tiny" / "encoder")
 CONTEXTUAL = {"template": "instruct", "pooling": "first+last", "parts": PartsConfig(contextual_encoder=ENCODER)}
 SHOWN = {"template": "instruct", "pooling": "last", "parts": PartsConfig(demonstrations=3)}
 TEXTS = ["the river", "a bridge over the river, and a mill", "rye"]

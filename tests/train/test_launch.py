@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 import yaml
+from repository import ROOT
 
 from gritrag.model.grit import GritModel
 from gritrag.train.config import TrainConfig
 
 Recipe = Callable[..., TrainConfig]
 
-ROOT = Path(__file__).parents[2]
 COMMANDS = re.findall(r"^accelerate launch .*$", (ROOT / "docs/how-to/train.md").read_text("utf-8"), re.MULTILINE)
 
 

@@ -1,10 +1,10 @@
 """Parts are trained with the rest: both losses reach them, in chunks as in one batch, and snapshots hold them."""
 
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 import torch
+from repository import ENCODER
 from safetensors.torch import load_file
 
 from gritrag.config import PartsConfig
@@ -18,7 +18,6 @@ from gritrag.train.snapshot import snapshots
 
 Recipe = Callable[..., TrainConfig]
 
-ENCODER = str(Path(__file__).parents[2] / "configs" / "tiny" / "encoder")
 KINDS = {
     "latent attention": {"pooling": "latent_attention", "parts": {"latents": 6, "latent_heads": 4}},
     "projection": {"pooling": "mean", "parts": {"projection": 12}},

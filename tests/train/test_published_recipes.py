@@ -5,12 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from repository import ROOT
 
 from gritrag import RAG, Document, GritModel, Index
 from gritrag.train.config import TrainConfig
 from gritrag.train.loop import Trainer
 
-ROOT = Path(__file__).parents[2]
 RECIPES = ("gritlm", "e5-mistral", "nv-embed", "llm2vec", "causal2vec", "epic", "prompt-contrastive")
 TEXTS = ["The mill grinds buckwheat.", "Seven bells hang in the tower of Halm, the oldest from 1640.", "Larch."]
 NO_VALIDATION = ["validation.paths=[]", "steps=4", "data.tokens_per_step=400"]

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from repository import ROOT
 
 from gritrag import GritModel
 from gritrag.train.config import TrainConfig
@@ -10,7 +11,6 @@ from gritrag.train.data.config import SourceConfig
 from gritrag.train.data.rows import read_source
 from gritrag.train.loop import Trainer
 
-ROOT = Path(__file__).parents[2]
 QUICKSTART = ROOT / "configs" / "quickstart.yaml"
 
 

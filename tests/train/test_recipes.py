@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 import yaml
+from repository import ROOT
 
 from gritrag.train.config import TrainConfig
 
-ROOT = Path(__file__).parents[2]
 MINIMAL = "name: a\ndata: {sources: [{path: x.jsonl}]}\n"
 
 
