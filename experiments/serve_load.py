@@ -27,6 +27,7 @@ from experiments.script import run
 from experiments.serving import (
     DOCUMENTS,
     RECORDS,
+    Served,
     Timed,
     abreast,
     client_of,
@@ -42,6 +43,8 @@ from experiments.serving import (
     resident_bytes,
 )
 from gritrag import GritModel, Index
+from gritrag.cli.options import Dtype, Model
+from gritrag.config import DEFAULT_MODEL
 from gritrag.corpus import documents, questions
 from gritrag.evaluate.llama_cpp import find_server, write_gguf
 from gritrag.progress import ProgressBar
@@ -52,10 +55,10 @@ WARM = 20
 # --- measurements -----------------------------------------------------------------------------------------------------
 
 
-async def together(folder: Path, dtype: str, clients: int, tokens: int, each: int = 1) -> dict[str, Any]:
+async def together(served: Served, clients: int, tokens: int, each: int = 1) -> dict[str, Any]:
     """Questions of the demo, one after the other and by so many clients at once, each of whom asks several."""
     asked = [question.question for question in questions()][: clients * each]
-    with ours(folder, dtype) as url:
+    with ours(served) as url:
         async with client_of(url) as client:
 
             def job(text: str) -> Callable[[], Awaitable[Timed]]:
@@ -76,7 +79,7 @@ async def together(folder: Path, dtype: str, clients: int, tokens: int, each: in
     }
 
 
-async def embedding(folder: Path, dtype: str, seconds: float, clients: int) -> dict[str, Any]:
+async def embedding(served: Served, seconds: float, clients: int) -> dict[str, Any]:
     """Chat's latency in turns without and with others that embed all the time."""
     texts = [document.text for document in documents()]
     asked = [question.question for question in questions()]
@@ -95,7 +98,7 @@ async def embedding(folder: Path, dtype: str, seconds: float, clients: int) -> d
             response = await client.post("/v1/embeddings", json={"input": texts[:16]})
             embedded += response.json()["usage"]["total_tokens"]
 
-    with ours(folder, dtype) as url:
+    with ours(served) as url:
         async with client_of(url) as client:
             await chats(client, [], time.perf_counter() + 2, 0)
             for turn in range(6):
@@ -116,7 +119,7 @@ async def embedding(folder: Path, dtype: str, seconds: float, clients: int) -> d
     }
 
 
-async def combinations(folder: Path, dtype: str, requests: int, clients: int) -> dict[str, Any]:
+async def combinations(served: Served, requests: int, clients: int) -> dict[str, Any]:
     """Hit tokens, and whether the last tenth of the requests takes longer, or more memory, than the first.
 
     A request that fails is counted, and stops no other.
@@ -125,7 +128,7 @@ async def combinations(folder: Path, dtype: str, requests: int, clients: int) ->
     done: list[Timed] = []
     failed: list[str] = []
     memory: list[int] = []
-    with ours(folder, dtype) as url, ProgressBar(total=requests, unit="request") as bar:
+    with ours(served) as url, ProgressBar(total=requests, unit="request") as bar:
         async with client_of(url) as client:
 
             def job(chosen: list[int], counts: bool = True) -> Callable[[], Awaitable[Timed]]:
@@ -169,11 +172,11 @@ async def combinations(folder: Path, dtype: str, requests: int, clients: int) ->
     }
 
 
-async def engines(folder: Path, dtype: str, build: Path | None, tokens: int, requests: int) -> dict[str, Any]:
+async def engines(served: Served, build: Path | None, tokens: int, requests: int) -> dict[str, Any]:
     """Requests per second and first tokens at 1, 4 and 16 clients, each with its documents in a new order."""
-    results: dict[str, Any] = {"dtype": dtype, "new_tokens": tokens, "documents": DOCUMENTS}
+    results: dict[str, Any] = {"dtype": served.dtype, "new_tokens": tokens, "documents": DOCUMENTS}
     picks = orders(3 * requests, RECORDS)
-    with ours(folder, dtype) as url:
+    with ours(served) as url:
         async with client_of(url) as client:
 
             def job(numbers: list[int]) -> Callable[[], Awaitable[Timed]]:
@@ -184,8 +187,8 @@ async def engines(folder: Path, dtype: str, build: Path | None, tokens: int, req
     if build is None:
         typer.echo("llama-server: left out; give --llama-cpp, the folder of its build", err=True)
         return results
-    model = GritModel.from_pretrained(dtype=dtype)
-    with tempfile.TemporaryDirectory() as temporary, Index.open(folder, model=model, mode="r") as index:
+    model = GritModel.from_pretrained(served.model, dtype=served.dtype)
+    with tempfile.TemporaryDirectory() as temporary, Index.open(served.folder, model=model, mode="r") as index:
         weights = Path(temporary) / "weights.gguf"
         write_gguf(model, weights)
         read = {n: model.document_token_ids(index.get([f"d{n}"])[0]) for n in range(RECORDS)}
@@ -232,24 +235,25 @@ def main(
     seconds: Annotated[float, typer.Option(help="Of embedding, in six turns without and with load.", min=1)] = 60,
     new_tokens: Annotated[int, typer.Option(help="Longest answer.", min=1)] = 32,
     index: Annotated[Path | None, typer.Option(help="Folder of the index; made if it is not there.")] = None,
-    dtype: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "auto",
+    model: Model = DEFAULT_MODEL,
+    dtype: Dtype = "auto",
     llama_cpp: Annotated[Path | None, typer.Option(help="Folder of a build of llama.cpp with llama-server.")] = None,
 ) -> None:
     """Measure one thing and print it as JSON."""
     if what not in ("together", "embedding", "combinations", "engines"):
         raise ValueError(f"{what!r} is nothing to measure; give together, embedding, combinations or engines")
     with tempfile.TemporaryDirectory() as temporary:
-        folder = index or Path(temporary) / "index"
-        if not folder.exists():
-            make_index(folder, dtype, RECORDS if what in ("combinations", "engines") else 0)
+        served = Served(index or Path(temporary) / "index", dtype, model)
+        if not served.folder.exists():
+            make_index(served, RECORDS if what in ("combinations", "engines") else 0)
         if what == "together":
-            result = asyncio.run(together(folder, dtype, clients, new_tokens, each))
+            result = asyncio.run(together(served, clients, new_tokens, each))
         elif what == "embedding":
-            result = asyncio.run(embedding(folder, dtype, seconds, clients))
+            result = asyncio.run(embedding(served, seconds, clients))
         elif what == "combinations":
-            result = asyncio.run(combinations(folder, dtype, requests or 10_000, clients))
+            result = asyncio.run(combinations(served, requests or 10_000, clients))
         else:
-            result = asyncio.run(engines(folder, dtype, llama_cpp, new_tokens, requests or 36))
+            result = asyncio.run(engines(served, llama_cpp, new_tokens, requests or 36))
     typer.echo(json.dumps(result, indent=2))
 
 

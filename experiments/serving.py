@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import httpx
 
 from gritrag import Document, GritModel, Index
+from gritrag.config import DEFAULT_MODEL
 from gritrag.corpus import documents
 
 START_SECONDS = 120
@@ -24,6 +25,14 @@ DOCUMENTS = 5
 
 RECORDS, RECORD_TOKENS = 60, 200
 """Documents to draw from, where they are chosen by number."""
+
+
+class Served(NamedTuple):
+    """What a server is started over: the folder of an index, and the model of it."""
+
+    folder: Path
+    dtype: str = "auto"
+    model: str = DEFAULT_MODEL
 
 
 class Timed(NamedTuple):
@@ -76,12 +85,13 @@ def process(command: Sequence[str], health: str) -> Iterator[None]:
 
 
 @contextmanager
-def ours(folder: Path, dtype: str) -> Iterator[str]:
+def ours(served: Served) -> Iterator[str]:
     """Our server over an index; gives its address."""
     port = free_port()
-    command = [sys.executable, "-c", "from gritrag.cli import app; app()", "serve", f"docs={folder}"]
+    command = [sys.executable, "-c", "from gritrag.cli import app; app()", "serve", f"docs={served.folder}"]
+    command += ["--port", str(port), "--model", served.model, "--dtype", served.dtype, "--requests", "1024"]
     url = f"http://127.0.0.1:{port}"
-    with process([*command, "--port", str(port), "--dtype", dtype, "--requests", "1024"], f"{url}/ready"):
+    with process(command, f"{url}/ready"):
         yield url
 
 
@@ -100,11 +110,12 @@ def corpus(count: int, tokens: int, model: GritModel) -> list[Document]:
     return made
 
 
-def make_index(folder: Path, dtype: str, records: int) -> None:
+def make_index(served: Served, records: int) -> None:
     """An index of the demo's documents, or of so many of one length."""
-    model = GritModel.from_pretrained(dtype=dtype)
+    model = GritModel.from_pretrained(served.model, dtype=served.dtype)
     chosen = corpus(records, RECORD_TOKENS, model) if records else documents()
-    with Index.create(folder, model=model, states="float32" if dtype == "float32" else "bf16") as index:
+    states = "float32" if served.dtype == "float32" else "bf16"
+    with Index.create(served.folder, model=model, states=states) as index:
         index.add(chosen)
 
 

@@ -6,9 +6,10 @@ from typing import Any
 
 import httpx
 import pytest
+from repository import TINY
 
 from experiments.serve_load import WARM, combinations
-from experiments.serving import DOCUMENTS, Timed, abreast, make_index, orders, percentile, rag
+from experiments.serving import DOCUMENTS, Served, Timed, abreast, make_index, orders, percentile, rag
 
 
 def test_no_set_of_documents_comes_twice() -> None:
@@ -53,12 +54,13 @@ def test_combinations_are_counted_to_the_last_request(
         return await rag(client, **{**body, "k": 0} if asked == WARM + 15 else body)
 
     monkeypatch.setattr("experiments.serve_load.rag", fails_once)
-    make_index(tmp_path / "index", "float32", 9)
-    found = asyncio.run(combinations(tmp_path / "index", "float32", 20, 4))
+    served = Served(tmp_path / "index", "float32", TINY)
+    make_index(served, 9)
+    found = asyncio.run(combinations(served, 20, 4))
     assert (found["requests"], found["failed"], found["window"]) == (19, 1, 2)
     assert "400" in found["first_failures"][0]
     assert found["hit_tokens_share"] == 1.0
-    assert 0.9 < found["cached_share_of_prompt"] < 1
+    assert 0.8 < found["cached_share_of_prompt"] < 1
     assert 0 < found["resident_after_first_bytes"] <= 1.5 * found["resident_at_end_bytes"]
     assert found["p95_first_s"] > 0
     assert "20/20" in capfd.readouterr().err
