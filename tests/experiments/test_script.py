@@ -31,10 +31,13 @@ def test_a_script_says_what_it_is_for_and_how_it_is_run(name: str) -> None:
 
 def test_a_mistake_is_told_in_one_line() -> None:
     run = subprocess.run(
-        [sys.executable, "-m", "experiments.recipes", "gone.yaml"], cwd=ROOT, capture_output=True, text=True
+        [sys.executable, "-m", "experiments.question_pairs", "gone.jsonl", "out"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
     )
     assert run.returncode == 2
-    assert run.stderr.startswith("error: cannot read the recipe gone.yaml")
+    assert run.stderr.startswith("error: cannot read gone.jsonl: No such file")
     assert "Traceback" not in run.stderr
 
 
