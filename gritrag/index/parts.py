@@ -56,7 +56,7 @@ class Parts:
             root / CATALOG, mode, checks == "always", None if lock is None else lambda: lock.is_there
         )
         at = manifest.states_at
-        self.files = StateStore(root, checks) if at is None else RemoteStates(root, at, checks)
+        self.files = StateStore(root, checks) if at is None else RemoteStates(at, checks)
         self.catalog.notes_garbage = at is not None
         self.vectors = _vectors(root, self.catalog, manifest, lock is not None)
         self.quota = StateQuota(self.catalog, self.files, manifest.codec, manifest.state_quota)

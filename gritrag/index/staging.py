@@ -46,7 +46,7 @@ class Staging:
         url = f"{states_at or f'file://{root.absolute()}'}/{FOLDER}"
         self._codec = codec
         self._links = states_at is None
-        self._states = RemoteStates(root, states_at or f"{url}/states")
+        self._states = RemoteStates(states_at or f"{url}/states")
         self._remote, self._base = fsspec.core.url_to_fs(url, **OPTIONS.get(url.split(":")[0], {}))
         self.part = lru_cache(maxsize=8)(self._part)
 

@@ -83,18 +83,27 @@ def test_all_hits_are_fetched_at_once_and_only_once(
 
 
 def test_the_local_disk_keeps_what_was_used_last_within_bounds(
-    make: Make, corpus: list[Document], s3: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    make: Make, reader: HashReader, corpus: list[Document], s3: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    index = make(states_at="s3://bucket/notes")
-    index.add(corpus)
-    most = index.stats()["bytes"]["states"] // 3
-    monkeypatch.setattr(index._parts.files, "_most", most)
+    with make(states_at="s3://bucket/notes") as written:
+        written.add(corpus)
+        most = written.stats()["bytes"]["states"] // 3
+    monkeypatch.setenv("GRITRAG_STATE_CACHE_BYTES", f"{most} B")
+    index = Index.open(written.path, model=reader)
     for document in corpus:
         assert index.load_states([document]) != [None]
         assert index.load_states([corpus[0]]) != [None]
         held = list((tmp_path / "cache").rglob("*.safetensors"))
         assert sum(path.stat().st_size for path in held) <= most
     assert any(index._parts.catalog.entry("d0").state_key in path.name for path in held)
+
+
+def test_a_bound_that_is_no_size_is_told_by_the_name_of_its_variable(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GRITRAG_STATE_CACHE_BYTES", "much")
+    with pytest.raises(ValueError, match="GRITRAG_STATE_CACHE_BYTES: 'much' is no size: give bytes"):
+        make(states_at=f"file://{tmp_path}/shared")
 
 
 @pytest.mark.parametrize("where", ["remote", "cache"])

@@ -30,6 +30,7 @@ except ImportError:  # an extra: without it there is no S3 either
 from gritrag.folders import cache_folder
 from gritrag.index.storage.durable import replace_files
 from gritrag.index.storage.entries import StateRow
+from gritrag.index.storage.manifest import parse_bytes
 from gritrag.index.storage.states import KEY, Checks, DocumentState, StateStore, encoded, relative_path
 
 __all__ = ["OPTIONS", "RemoteStates", "default_cache", "put", "remove_folder", "retried"]
@@ -67,12 +68,27 @@ def default_cache() -> Path:
     return Path(named).expanduser() if named else cache_folder() / "states"
 
 
-class RemoteStates(StateStore):
-    """As the folder `states/` of an index, but at `url`."""
+def cache_bytes() -> int:
+    """How many bytes of them are kept: ``GRITRAG_STATE_CACHE_BYTES``, a number or such as ``20GB``, or 10 GB.
 
-    def __init__(self, root: Path, url: str, checks: Checks = "once", cache_bytes: int | None = None) -> None:
-        """`root` is the directory of the index. At most `cache_bytes` stay on the local disk, of all indexes of that
-        URL: ``GRITRAG_STATE_CACHE_BYTES``, or 10 GB. States that are asked for together may exceed it for a moment.
+    Raises:
+        ValueError: it is no size.
+    """
+    try:
+        return parse_bytes(os.environ.get("GRITRAG_STATE_CACHE_BYTES") or CACHE_BYTES) or 0
+    except ValueError as error:
+        raise ValueError(f"GRITRAG_STATE_CACHE_BYTES: {error}") from None
+
+
+class RemoteStates(StateStore):
+    """As the folder `states/` of an index, but at `url`.
+
+    Of all indexes of that URL at most `cache_bytes()` stay on the local disk. States that are asked for together may
+    exceed it for a moment.
+    """
+
+    def __init__(self, url: str, checks: Checks = "once") -> None:
+        """See `StateStore`.
 
         Raises:
             ValueError: there is no such kind of URL, what reads it is not installed, or no folder is known to cache in.
@@ -83,8 +99,7 @@ class RemoteStates(StateStore):
             self._remote, self._base = fsspec.core.url_to_fs(url, **OPTIONS.get(url.split(":")[0], {}))
         except (ImportError, ValueError) as error:
             raise ValueError(f"states at {url} cannot be reached: {error}; for s3:// install 'gritrag[s3]'") from error
-        named = os.environ.get("GRITRAG_STATE_CACHE_BYTES", CACHE_BYTES)
-        self._most = int(named) if cache_bytes is None else cache_bytes
+        self._most = cache_bytes()
         self._away_until = 0.0
 
     def save(self, states: Iterable[tuple[str, DocumentState]], codec: str) -> list[StateRow]:
