@@ -170,6 +170,15 @@ def test_messages_of_the_page_on_troubles_are_those_of_the_code() -> None:
         assert any(map(words.search, said)), f"nothing says {message!r} any more"
 
 
+def test_the_model_card_tells_of_every_file_of_its_checkpoint() -> None:
+    (card,) = (ROOT / "gritrag" / "checkpoints").glob("*/README.md")
+    files = {str(path.relative_to(card.parent)) for path in card.parent.rglob("*") if path.is_file()} - {card.name}
+    told = re.findall(
+        r"^\* `(.+?)`:", card.read_text("utf-8").partition("## Files")[2].partition("\n## ")[0], re.MULTILINE
+    )
+    assert sorted(told) == sorted(files)
+
+
 def test_names_in_the_architecture_exist() -> None:
     names = re.findall(r"`(gritrag(?:\.\w+)+)`", (ROOT / "docs" / "architecture.md").read_text("utf-8"))
     assert len(names) > 40
