@@ -29,7 +29,8 @@ except ModuleNotFoundError as error:
 
 
 class MtebEncoder(AbsEncoder):
-    """What `mteb.evaluate` takes. Results are filed under the model's name and its fingerprint.
+    """What `mteb.evaluate` takes. Results are filed under the model's name and its fingerprint, and apart where the
+    instructions of tasks are read.
 
     Longer texts are cut to what the model reads, as in other models of the benchmark. A text without a single letter
     has the zero vector, which is like nothing.
@@ -75,6 +76,7 @@ class MtebEncoder(AbsEncoder):
             framework=["PyTorch", "Transformers"],
             similarity_fn_name=ScoringFunction.COSINE,
             use_instructions=task_instructions,
+            experiment_kwargs={"task_instructions": True} if task_instructions else None,
             training_datasets=None,
         )
 

@@ -37,6 +37,10 @@ class LocalSTS(MockSTSTask):
         self.dataset, self.data_loaded = {"test": Dataset.from_dict(PAIRS)}, True
 
 
+class InstructedSTS(LocalSTS):
+    metadata = LocalSTS.metadata.model_copy(update={"name": "InstructedSTS", "prompt": "Tell alike"})
+
+
 def loader(**columns: list[str]) -> DataLoader:
     return DataLoader(Dataset.from_dict(columns), batch_size=2)
 
@@ -84,6 +88,18 @@ def test_instructions_of_tasks_are_read_only_if_asked_for(tiny_model: GritModel)
     )
     np.testing.assert_allclose(asked, tiny_model.encode_query(TEXTS, "Tell alike"), atol=1e-6)
     assert np.abs(asked - tiny_model.encode_query(TEXTS)).max() > 1e-3
+
+
+def test_a_result_with_instructions_is_not_taken_for_one_without(tiny_model: GritModel, tmp_path: Path) -> None:
+    """mteb finds results again by name, revision and experiment: it would tell the first for both."""
+    told = []
+    for cache in (None, mteb.ResultCache(tmp_path)):
+        for asks in (False, True):
+            encoder = MtebEncoder(tiny_model, task_instructions=asks)
+            result = mteb.evaluate(encoder, InstructedSTS(), cache=cache, show_progress_bar=False)
+            told.append(result.task_results[0].get_score())
+    assert told[:2] == pytest.approx(told[2:])
+    assert told[0] != pytest.approx(told[1])
 
 
 def test_a_long_text_is_cut_and_an_empty_one_is_like_nothing(tiny_model: GritModel) -> None:
