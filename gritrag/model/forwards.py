@@ -53,6 +53,10 @@ class Forwards:
             return name
         return f"{name}, packed" if self._lm.dtype == torch.bfloat16 else f"{name}, of half precision: packed"
 
+    def expect_changes(self) -> None:
+        """Weights are about to be trained: say nothing when our own forward is left because they have changed."""
+        self._has_warned = True
+
     def drop_step(self) -> None:
         """Use the forward of transformers from now on: weights are about to change their place."""
         self._step = None

@@ -76,6 +76,7 @@ class Trainer:
         self.model = load_base(config, str(self.accelerator.device) if config.device == "auto" else config.device)
         if self.model.rotation is None:
             raise ValueError(f"{config.base} cannot be trained to answer from states: its keys cannot be moved")
+        self.model.forwards.expect_changes()
         group_attention(self.model.lm)
         torch.manual_seed(config.seed)  # an adapter begins at random
         self._adapter = choose_parameters(self.model.lm, config.adapter, config.sharding == "fsdp2")

@@ -233,6 +233,15 @@ def test_an_adapter_trains_with_summed_weights(recipe: Recipe) -> None:
     assert all(isinstance(layer.forward, SummedForward) for layer in layers)
 
 
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_that_weights_change_in_training_is_no_news(
+    recipe: Recipe, caplog: pytest.LogCaptureFixture, method: str
+) -> None:
+    validation = {"paths": ["questions.jsonl"], "every": 1, "documents": 4, "answers": 2}
+    Trainer(recipe(steps=1, adapter={"method": method, "rank": 4}, validation=validation)).train()
+    assert "slow forward" not in caplog.text
+
+
 def test_the_estimate_is_of_whichever_end_comes_first(recipe: Recipe) -> None:
     def minutes(**changes: Any) -> int:
         told = re.search(r"about (\d+) minutes to go", Trainer(recipe(steps=10**11, **changes)).describe())
