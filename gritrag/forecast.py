@@ -56,8 +56,10 @@ class Forecast(NamedTuple):
         hot = f", those of the hot part under a quota of {size_of(self.quota)}" if self.quota is not None else ""
         minutes = f"{self.seconds / 60:,.0f} minutes" if self.seconds >= 90 else f"{self.seconds:.0f} seconds"
         time_ = f"; {minutes} at {self.tokens / self.seconds:,.0f} tokens/s" if self.seconds else ""
+        files = f"{self.files:,} file{'s' * (self.files != 1)}"
+        documents = f"{self.documents:,} document{'s' * (self.documents != 1)}"
         return (
-            f"{self.files:,} files: about {self.tokens:,} tokens in {self.documents:,} documents; "
+            f"{files}: about {self.tokens:,} tokens in {documents}; "
             f"{size_of(self.text_and_vector_bytes)} of text and vectors, {states}{hot}, of "
             f"{size_of(self.free)} that are free{time_}"
         )

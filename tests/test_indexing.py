@@ -17,7 +17,7 @@ from gritrag import Document, GritModel, Index, tokens
 from gritrag.chunks import PART, Cutting, read_files
 from gritrag.cli import app, indexing, options
 from gritrag.documents.sources import list_sources
-from gritrag.forecast import choose_storage, forecast, free_bytes
+from gritrag.forecast import Forecast, choose_storage, forecast, free_bytes
 from gritrag.progress import ReadingBar
 from gritrag.tokens import chunk_documents
 
@@ -262,6 +262,12 @@ def test_it_says_what_it_will_take_and_asks_where_that_is_much(
         assert index.stats()["codec"] == "int8"
     monkeypatch.undo()
     assert "0 files: about 0 tokens" in run(*command).stderr
+
+
+def test_a_single_file_is_one_in_words() -> None:
+    one = Forecast(1, 1, 47, 867, 3830, 0.0, "int8", None, 10**9)
+    assert str(one).startswith("1 file: about 47 tokens in 1 document; 867 B of text")
+    assert str(one._replace(files=0, documents=2000)).startswith("0 files: about 47 tokens in 2,000 documents; ")
 
 
 def test_a_forecast_is_near_what_comes(tiny_model: GritModel, folder: Path, tmp_path: Path) -> None:
