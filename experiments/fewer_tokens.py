@@ -24,6 +24,7 @@ from gritrag.evaluate.machine import machine_of
 from gritrag.evaluate.quality import Asked, Setting, gold_contexts
 from gritrag.evaluate.report import aligned, header
 from gritrag.evaluate.rows import choose, read_questions
+from gritrag.model.cache_names import given_cache
 from gritrag.model.context import Context
 from gritrag.model.grit import GritModel
 from gritrag.model.sampling import Sampling
@@ -53,7 +54,10 @@ def read(model: GritModel, state: DocumentState) -> Read:
     model.lm.set_attn_implementation("eager")  # the others tell no attention
     with torch.inference_mode():
         found = model.lm(
-            input_ids=torch.tensor([ids]), position_ids=positions, past_key_values=cache, output_attentions=True
+            input_ids=torch.tensor([ids]),
+            position_ids=positions,
+            **given_cache(model.lm, cache),
+            output_attentions=True,
         ).attentions
     model.lm.set_attn_implementation("sdpa")
     attention_LHGAT = torch.stack([layer[0, ..., : len(ids)].float() for layer in found]).unflatten(

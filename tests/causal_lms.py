@@ -27,7 +27,7 @@ def here(*architectures: str) -> list[str]:
 
 
 KINDS: dict[float, str] = {
-    VOCABULARY: "vocab_size vocab_size_per_layer_input",
+    VOCABULARY: "vocab_size unpadded_vocab_size vocab_size_per_layer_input",
     CONTEXT: "max_position_embeddings n_positions n_ctx max_seq_len model_max_length seq_length max_sequence_length "
     "max_target_positions index_topk local_attention_window_len",
     32: "hidden_size d_model n_embd dim_model embed_dim emb_dim embedding_size embedding_dim attention_hidden_size "
@@ -86,6 +86,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "cohere_compass_text": {"rope_parameters": KINDS_OF_ROTATION},
     "dbrx": {"attn_config": {"kv_n_heads": 2, "rope_theta": 1e4, "clip_qkv": 8}},
     "deepseek_v2": {"n_routed_experts": 4, "num_experts_per_tok": 2},
+    "dory": {"n_input_layers": 2, "n_output_layers": 2},
     "dots1": {"n_routed_experts": 4, "n_shared_experts": 1, "num_experts_per_tok": 2},
     "gemma4_assistant": {"text_config": DRAFTS},
     "gemma4_unified_assistant": {"text_config": DRAFTS},

@@ -17,6 +17,7 @@ from gritrag import RAG, Document, GritModel, Index
 from gritrag.answer import MODES, ContextPlan, Retrieved, plan_context
 from gritrag.index.rerank import ranked
 from gritrag.model import decoder
+from gritrag.model.cache_names import given_cache
 from gritrag.model.caches import PlacedCache
 from gritrag.model.context import Context
 from gritrag.model.inputs import inputs
@@ -119,7 +120,7 @@ def test_each_mode_equals_one_long_forward_in_which_states_see_only_themselves(
             input_ids=given.ids,
             position_ids=given.positions,
             attention_mask=given.mask,
-            past_key_values=cache,
+            **given_cache(model.lm, cache),
             use_cache=True,
         ).logits
         ids = torch.tensor([context.token_ids])

@@ -30,6 +30,7 @@ from gritrag.evaluate.workload import documents_of
 from gritrag.index.storage.entries import StateRow
 from gritrag.index.storage.packed import encode
 from gritrag.index.storage.states import DocumentState, StateStore, relative_path, state_key
+from gritrag.model.cache_names import given_cache
 from gritrag.model.context import Context
 from gritrag.model.grit import GritModel
 from gritrag.model.sampling import Sampling
@@ -202,7 +203,7 @@ def _along(model: GritModel, context: Context, answer_ids: Sequence[int]) -> tor
         logits = model.lm(
             input_ids=ids,
             position_ids=torch.arange(start, start + ids.shape[1], device=ids.device)[None],
-            past_key_values=cache,
+            **given_cache(model.lm, cache),
             use_cache=True,
             logits_to_keep=len(answer_ids),
         ).logits[0]

@@ -20,6 +20,7 @@ from gritrag.evaluate.report import Section, Table, losing
 from gritrag.evaluate.statistics import Spread
 from gritrag.evaluate.suite import Result, Results, Row, rounds, run
 from gritrag.evaluate.workload import Subject, documents_of
+from gritrag.model.cache_names import given_cache
 from gritrag.model.context import Context
 from gritrag.model.grit import GritModel
 from gritrag.model.sampling import Sampling
@@ -105,7 +106,7 @@ def transformers_generate(model: GritModel, context: Context, new_tokens: int, i
         output = model.lm.generate(  # type: ignore[operator]
             ids,
             attention_mask=torch.ones_like(ids),
-            past_key_values=cache,
+            **given_cache(model.lm, cache),
             generation_config=greedy,
             streamer=stopwatch,
         )

@@ -30,6 +30,7 @@ from gritrag.evaluate.suite import Result, Results, Row, rounds, run
 from gritrag.evaluate.workload import Subject, documents_of
 from gritrag.export import to_sentence_transformers
 from gritrag.index.index import Index
+from gritrag.model.cache_names import given_cache
 from gritrag.model.grit import GritModel
 from gritrag.records import Document, Hit
 
@@ -109,7 +110,7 @@ def transformers_first_tokens(work: Workload) -> dict[str, Way]:
     lm, device = work.model.lm, work.model.lm.device
     cache, prefix = DynamicCache(), work.fixed
     with torch.inference_mode():
-        lm(input_ids=torch.tensor([prefix], device=device), past_key_values=cache, logits_to_keep=1)
+        lm(input_ids=torch.tensor([prefix], device=device), **given_cache(lm, cache), logits_to_keep=1)
 
     def generate(ids: Sequence[int], past: DynamicCache | None) -> float:
         given = torch.tensor([list(ids)], device=device)
@@ -117,7 +118,7 @@ def transformers_first_tokens(work: Workload) -> dict[str, Way]:
         start = perf_counter()
         with torch.inference_mode():
             output = lm.generate(  # type: ignore[operator]
-                given, attention_mask=torch.ones_like(given), past_key_values=past, generation_config=greedy
+                given, attention_mask=torch.ones_like(given), **given_cache(lm, past), generation_config=greedy
             )
         output[0, -1].item()
         return perf_counter() - start

@@ -13,6 +13,8 @@ import torch
 from torch import nn
 from transformers import Cache, PreTrainedModel
 
+from gritrag.model.cache_names import given_cache
+
 
 def decoder_stack(lm: PreTrainedModel) -> PreTrainedModel:
     """The transformer without its LM head: the thing whose output is hidden states.
@@ -87,7 +89,7 @@ class Attention(nn.Module):
             inputs_embeds=embeddings,
             attention_mask=mask,
             position_ids=positions.expand(input_ids.shape[0], -1),
-            past_key_values=cache,
+            **given_cache(self._decoder[0], cache),
             use_cache=cache is not None,
         )
         return output.last_hidden_state

@@ -13,6 +13,7 @@ from collections.abc import Callable
 import torch
 from transformers import PreTrainedModel
 
+from gritrag.model.cache_names import given_cache
 from gritrag.model.caches import CacheShape, RecordingCache
 from gritrag.model.context import Context
 from gritrag.model.inner_errors import INNER_ERRORS
@@ -64,7 +65,7 @@ def _off(
 def _states(lm: PreTrainedModel, ids_BT: torch.Tensor) -> list[DocumentState]:
     """Of the first tokens of each row, with keys as they were computed."""
     cache = RecordingCache()
-    lm(input_ids=ids_BT[:, :SHIFT], past_key_values=cache, use_cache=True)
+    lm(input_ids=ids_BT[:, :SHIFT], **given_cache(lm, cache), use_cache=True)
     return cache.states(None, ids_BT[:, :SHIFT].tolist(), "causal")
 
 

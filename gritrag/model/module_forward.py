@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import torch
 from transformers import Cache, PreTrainedModel
 
+from gritrag.model.cache_names import given_cache
 from gritrag.model.caches import PlacedCache
 from gritrag.model.masks import added, additive
 from gritrag.model.watched import Watched
@@ -98,7 +99,7 @@ class ModuleForward:
             input_ids=ids_BT,
             attention_mask=additive(mask, self._lm.dtype) if self._is_eager else mask,
             position_ids=positions_BT,
-            past_key_values=cache,
+            **given_cache(self._lm, cache),
             use_cache=True,
             logits_to_keep=keep,
             output_hidden_states=watched_of(cache) is not None,

@@ -18,9 +18,6 @@ from gritrag.model.decode import Completion, Decoding
 from gritrag.model.module_forward import keep_watched, log_probabilities_of, watched_of
 from gritrag.model.turning import turning_point
 
-KEPT_AS = ("past_key_values", "cache_params")
-"""Names under which models of transformers hand out what they keep of a text, and take it."""
-
 
 class NativeCache(PlacedCache):
     """What a model keeps of one text: no columns that a state could be written into.
@@ -51,7 +48,7 @@ class NativeForward:
 
     Args:
         lm: any causal LM.
-        kept_as: one of `KEPT_AS`; empty where all of a text is to be read again for each token.
+        kept_as: one of `CACHE_NAMES`; empty where all of a text is to be read again for each token.
         gives_positions: whether it is told where tokens stand. Bamba of transformers 5.23 counts from 0 again where it
             is not; RoBERTa counts in a way of its own.
     """

@@ -18,10 +18,11 @@ from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicIndexedLayer, LinearAttentionCacheLayerMixin
 
 from gritrag.model.attention import Attention, decoder_stack
+from gritrag.model.cache_names import cache_name, given_cache
 from gritrag.model.caches import CacheShape, PlacedCache, RecordingCache
 from gritrag.model.inner_errors import INNER_ERRORS, told
 from gritrag.model.mask_probe import probe_masks
-from gritrag.model.native_forward import KEPT_AS, NativeCache, NativeForward
+from gritrag.model.native_forward import NativeCache, NativeForward
 from gritrag.model.probed import SHIFT, TOKENS, Masks, Probe, Probed, differ, probe_ids, tolerance
 from gritrag.model.rotation import ALL, Rotation
 from gritrag.model.step_probe import probe_step
@@ -281,7 +282,7 @@ def _continue(
     with closing(_Layers(decoder_stack(lm))) as layers:
         whole = lm(input_ids=ids).logits[:, SHIFT:]
         layers.again(slice(SHIFT, None))
-        tail = lm(input_ids=ids[:, SHIFT:], position_ids=positions, past_key_values=cache, use_cache=True).logits
+        tail = lm(input_ids=ids[:, SHIFT:], position_ids=positions, **given_cache(lm, cache), use_cache=True).logits
         return differ(tail, whole), layers.off, shape
 
 
@@ -290,7 +291,7 @@ def _native(lm: PreTrainedModel, ids: torch.Tensor) -> NativeForward | None:
     whole = lm(input_ids=ids[:1]).logits[:, SHIFT - 1 :]
     runs = [slice(0, SHIFT), *(slice(number, number + 1) for number in range(SHIFT, TOKENS))]
     positions = torch.arange(TOKENS, device=ids.device)[None]
-    for kept_as, gives_positions in product((*KEPT_AS, ""), (True, False)):
+    for kept_as, gives_positions in product((cache_name(lm), ""), (True, False)):
         forward, cache = NativeForward(lm, kept_as, gives_positions), NativeCache()
         try:
             logits = [forward.logits(ids[:1, run], positions[:, run], None, cache) for run in runs]

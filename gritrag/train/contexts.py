@@ -10,6 +10,7 @@ import torch
 from transformers import Cache
 
 from gritrag.model.attention import decoder_stack
+from gritrag.model.cache_names import given_cache
 from gritrag.model.context import Context, Part
 from gritrag.model.grit import GritModel
 from gritrag.model.inputs import mask_by_position
@@ -111,7 +112,7 @@ class Contexts:
                 input_ids=input_ids.to(device),
                 attention_mask=mask,
                 position_ids=_padded_positions(positions, width).to(device),
-                past_key_values=cache,
+                **given_cache(self._decoder, cache),
                 use_cache=cache is not None,
             )
         return output.last_hidden_state

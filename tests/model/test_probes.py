@@ -13,6 +13,7 @@ from gritrag.config import CheckpointConfig
 from gritrag.doctor import examine_model
 from gritrag.model import caches, probes
 from gritrag.model.attention import Attention, bidirectional_view, decoder_stack
+from gritrag.model.cache_names import given_cache
 from gritrag.model.caches import CacheShape, PlacedCache
 from gritrag.model.grit import GritModel
 from gritrag.model.layers import AttentionMask, Rotary
@@ -115,7 +116,7 @@ def test_rounding_that_grows_from_layer_to_layer_is_no_forgotten_token() -> None
         for number, pair in enumerate(recorded):
             cache.update(*pair, number)
         positions = torch.arange(SHIFT, TOKENS)[None].expand(2, -1)
-        behind = lm(input_ids=ids[:, SHIFT:], position_ids=positions, past_key_values=cache).logits
+        behind = lm(input_ids=ids[:, SHIFT:], position_ids=positions, **given_cache(lm, cache)).logits
         assert differ(behind, lm(input_ids=ids).logits[:, SHIFT:]) > tolerance(torch.bfloat16), "nothing grows here"
     assert probe(lm).probes[2].outcome == "works"
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from architectures import MOVABLE
 
+from gritrag.model.cache_names import given_cache
 from gritrag.model.caches import PlacedCache
 from gritrag.model.context import Context
 from gritrag.model.grit import GritModel
@@ -116,7 +117,7 @@ def attention_by_hand(model: GritModel, context: Context) -> torch.Tensor:
             output = lm(
                 input_ids=torch.tensor([context.fresh_ids]),
                 position_ids=torch.tensor([context.fresh_positions]),
-                past_key_values=cache,
+                **given_cache(lm, cache),
                 use_cache=True,
                 output_attentions=True,
             )

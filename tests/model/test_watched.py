@@ -7,6 +7,7 @@ import torch
 from architectures import VOCABULARY, make_lm
 from transformers import PreTrainedModel
 
+from gritrag.model.cache_names import cache_name
 from gritrag.model.caches import CacheShape, PlacedCache
 from gritrag.model.context import Context, Part
 from gritrag.model.inputs import inputs
@@ -121,7 +122,7 @@ def test_a_ragged_forward_keeps_them_of_each_row(dtype: torch.dtype) -> None:
         torch.testing.assert_close(hidden_of(cache)[0], own, **CLOSE[dtype])
 
 
-@pytest.mark.parametrize("kept_as", ["past_key_values", ""])
+@pytest.mark.parametrize("kept_as", [cache_name(make_lm("llama")), ""])
 def test_a_model_without_states_gives_them_too(kept_as: str) -> None:
     lm, ids = make_lm("llama"), torch.randint(3, VOCABULARY, (1, 7))
     cache = NativeCache()
