@@ -1,7 +1,9 @@
 """Rows of every kind are understood, from files and data sets; a broken one is refused with its file and line."""
 
+import bz2
 import gzip
 import json
+import lzma
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ import pytest
 from datasets import Dataset
 from datasets.packaged_modules.json.json import Json
 
+from gritrag.train.data import row_files
 from gritrag.train.data.config import SourceConfig
 from gritrag.train.data.rows import Passage, Question, read_source
 
@@ -188,11 +191,47 @@ def test_texts_of_a_folder_stay_what_they_are(tmp_path: Path, write: Write, as_l
     assert [passage.questions[0].answer for passage in passages] == dates
 
 
-def test_compressed_files_of_a_folder_are_read_too(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", [".gz", ".bz2", ".xz"])
+def test_compressed_files_of_a_folder_are_read_too(tmp_path: Path, kind: str) -> None:
     (tmp_path / "facts").mkdir()
-    with gzip.open(tmp_path / "facts" / "train.jsonl.gz", "wt") as file:
-        file.write(json.dumps(row("Ann came.")) + "\n")
-    assert texts(tmp_path, "facts") == ["Ann came."]
+    opened = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}[kind]
+    rows = [{**row(f"Ann came {n}."), "answers": ["1999-05-12"]} for n in range(3)]
+    with opened(tmp_path / "facts" / f"train.jsonl{kind}", "wt") as file:
+        file.write("".join(json.dumps(each) + "\n" for each in rows))
+    passages, _ = read(tmp_path / "facts")
+    assert [(each.text, each.questions[0].answer) for each in passages] == [
+        (f"Ann came {n}.", "1999-05-12") for n in range(3)
+    ]
+
+
+@pytest.mark.parametrize("max_rows", [None, 3])
+def test_texts_of_a_data_set_on_the_hub_stay_what_they_are(
+    tmp_path: Path, write: Write, monkeypatch: pytest.MonkeyPatch, max_rows: int | None
+) -> None:
+    """Its files are those that `datasets` names, kept in the cache of the hub unless they are streamed."""
+    there, kept = tmp_path / "there", tmp_path / "kept"
+    dates = ["1999-05-12", "1066-10-14", "2001-02-03T04:05:06"]
+    for folder, days in ((there, dates), (kept, dates[:2])):
+        folder.mkdir()
+        rows = [{"question": f"{n}?", "passage": f"On {n}.", "answers": [day]} for n, day in enumerate(days)]
+        write(folder / "train.jsonl", [{"question": "a", "passage": "b", "answers": ["c"]}])
+        write(folder / "test.jsonl", rows)
+
+    def builder(path: str, name: str, revision: str) -> Any:
+        assert (path, name, revision) == ("osk/facts", "old", "v2")
+        return datasets.load_dataset_builder(str(there))
+
+    class Cache:
+        def download(self, files: list[str]) -> list[str]:
+            return [str(kept / Path(file).name) for file in files]
+
+    monkeypatch.setattr(row_files, "load_dataset_builder", builder)
+    monkeypatch.setattr(row_files, "DownloadManager", Cache)
+    passages, _ = read_source(
+        tmp_path / "osk/facts/old@v2:test", SourceConfig(path="osk/facts/old@v2:test", max_rows=max_rows)
+    )
+    expected = dates if max_rows else dates[:2]
+    assert [passage.questions[0].answer for passage in passages] == expected
 
 
 def test_a_data_set_has_a_name_on_the_hub_unless_something_lies_there(

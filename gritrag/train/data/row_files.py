@@ -3,11 +3,13 @@
 import json
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
-from datasets import load_dataset, load_dataset_builder
+from datasets import DownloadManager, StreamingDownloadManager, load_dataset, load_dataset_builder
 from datasets.exceptions import DatasetsError
+from datasets.utils.file_utils import xopen
 
 from gritrag.train.data.config import SourceConfig
 
@@ -22,6 +24,7 @@ WHERE = (
 )
 
 FILES = {".jsonl", ".json", ".parquet"}
+COMPRESSED = {".gz", ".bz2", ".xz"}
 SPLIT = "train"
 
 
@@ -55,36 +58,57 @@ def read_rows(path: Path, config: SourceConfig) -> Iterator[tuple[str, dict[str,
 
 
 def _of_data_set(arguments: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    """Rows as they are written. JSON in a folder is read here: `datasets` makes times of texts that look like dates,
-    and other texts of these (findings/datasets-rewrites-dates-in-json.sh)."""
-    files = _json_files(arguments["path"], arguments["split"]) if Path(arguments["path"]).is_dir() else []
+    """Rows as they are written. JSON is read here: `datasets` makes times of texts that look like dates, and other
+    texts of these (findings/datasets-rewrites-dates-in-json.sh)."""
+    files = _json_files(arguments)
     if not files:
         yield from load_dataset(**arguments)
         return
     for file in files:
-        text = file.read_text("utf-8-sig")
-        if text.lstrip().startswith("["):
-            yield from (_object(row, str(file)) for row in json.loads(text))
-        else:
-            yield from (row for _, row in _lines(file))
+        with _opened(file) as lines:
+            if _first_line(lines).startswith("["):
+                yield from (_object(row, file) for row in json.loads(lines.read()))
+            else:
+                yield from (row for _, row in _rows(lines, file))
 
 
-def _json_files(folder: str, split: str) -> list[Path]:
-    """The files of a split, as `datasets` chooses them, where each holds a list or a row in every line; else none."""
-    builder = load_dataset_builder(folder)
+def _json_files(arguments: Mapping[str, Any]) -> list[str]:
+    """The files of a split, as `datasets` chooses them, where each holds a list or a row in every line; else none.
+    Those of the hub are kept in its cache, unless they are streamed."""
+    where = {key: value for key, value in arguments.items() if key not in ("split", "streaming")}
+    builder = load_dataset_builder(**where)
     if builder.name != "json" or builder.config.field is not None:
         return []
-    files = [Path(file) for file in (builder.config.data_files or {}).get(split, ())]
+    files = [str(file) for file in (builder.config.data_files or {}).get(arguments["split"], ())]
+    if not arguments["streaming"]:
+        files = DownloadManager().download(files)
     return files if all(map(_is_plain, files)) else []
 
 
-def _is_plain(file: Path) -> bool:
+def _is_plain(file: str) -> bool:
     """Whether it is no archive, and not one object over many lines."""
-    if file.suffix not in (".json", ".jsonl", ".ndjson"):
+    suffixes = Path(file).suffixes
+    if suffixes and suffixes[-1] in COMPRESSED:
+        suffixes.pop()
+    if not suffixes or suffixes[-1] not in (".json", ".jsonl", ".ndjson"):
         return False
-    with file.open(encoding="utf-8-sig") as lines:
-        first = next((line.strip() for line in lines if line.strip()), "")
+    with _opened(file) as lines:
+        first = _first_line(lines).strip()
     return first.startswith("[") or (first.startswith("{") and first.endswith("}"))
+
+
+@contextmanager
+def _opened(file: str) -> Iterator[TextIO]:
+    """A file here or on the hub, as text."""
+    with xopen(StreamingDownloadManager().extract(file), "rt", encoding="utf-8-sig") as lines:
+        yield lines
+
+
+def _first_line(lines: TextIO) -> str:
+    """The first that is not empty; the file is at its beginning afterwards."""
+    first = next((line for line in lines if line.strip()), "")
+    lines.seek(0)
+    return first.lstrip()
 
 
 def _said(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -96,13 +120,17 @@ def _said(row: Mapping[str, Any]) -> dict[str, Any]:
 def _lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     try:
         with path.open(encoding="utf-8-sig") as lines:
-            for number, line in enumerate(lines, start=1):
-                if line.strip():
-                    yield f"{path}, line {number}", _said(_json(line, f"{path}, line {number}"))
+            yield from _rows(lines, str(path))
     except OSError as error:
         raise ValueError(f"cannot read {path} ({error.strerror}); {WHERE}") from None
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is no UTF-8 text: {error.reason}") from None
+
+
+def _rows(lines: TextIO, file: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            yield f"{file}, line {number}", _said(_json(line, f"{file}, line {number}"))
 
 
 def _data_set(path: Path, config: SourceConfig) -> tuple[str, dict[str, Any]]:
