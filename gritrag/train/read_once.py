@@ -20,7 +20,7 @@ from gritrag.train.contexts import Contexts
 from gritrag.train.data.steps import ChatStep, Prompted, RetrievalStep
 from gritrag.train.gathering import Pool
 from gritrag.train.objectives.cross_batch_memory import CrossBatchMemory
-from gritrag.train.objectives.losses import Contrastive, Generative
+from gritrag.train.objectives.losses import Contrastive, Generative, without_copies
 from gritrag.train.objectives.self_supervised import SelfSupervised
 from gritrag.train.quantise import FakeQuantise
 from gritrag.train.ranks import Ranks
@@ -180,7 +180,7 @@ class ReadOnce:
                 candidates_QN[query, allowed] = True
         elif self.memory.size and identities:
             documents_ND, candidates_QN = self.memory.beside(documents_ND, identities, positive_Q)
-        candidates_QN = _without_copies(candidates_QN, [each for *_, own in every for each in own], positive_Q)
+        candidates_QN = without_copies(candidates_QN, [each for *_, own in every for each in own], positive_Q)
         loss = self._contrastive(
             queries_QD,
             documents_ND,
@@ -270,21 +270,6 @@ class ReadOnce:
             )
             for chunk, weights in zip(counts, self._generative.weights(counts), strict=True)
         ]
-
-
-def _without_copies(
-    candidates_QN: torch.Tensor | None, contents: Sequence[int], positive_Q: Sequence[int]
-) -> torch.Tensor | None:
-    """What queries are compared with, but for further copies of their own documents, which answer them as well: one may
-    be the negative of another row. `contents` are those of the first columns, or empty."""
-    if len(set(contents)) == len(contents):
-        return candidates_QN
-    content_N = torch.tensor(list(contents))
-    is_other_QN = content_N[list(positive_Q)][:, None] != content_N
-    if candidates_QN is None:
-        return is_other_QN
-    candidates_QN[:, : len(contents)] &= is_other_QN
-    return candidates_QN
 
 
 def _tokens(prompts: Sequence[TokenIds]) -> int:

@@ -60,6 +60,25 @@ def test_the_loss_is_over_documents_that_are_others(
     assert read_once(step).losses["contrastive"] == pytest.approx(torch.stack(losses).mean().item(), rel=1e-5)
 
 
+def test_views_of_copies_are_no_negatives_of_each_other(mined: Callable[..., TrainConfig]) -> None:
+    views = {"weight": 1.0, "dropout": 1e-9, "temperature": 0.5}
+    config = mined(contrastive={"weight": 0}, generative={"weight": 0}, views=views)
+    model = GritModel.from_pretrained(config.base, dtype="float32", device="cpu")
+    step = Mixture(config, model).step(0)
+    assert isinstance(step, RetrievalStep)
+    read_once = ReadOnce(model, config)
+    with torch.no_grad():
+        vectors = read_once.read(step.documents, with_states=False).vectors
+    told = [next(n for n, text in enumerate(TEXTS) if text in model.tokenizer.decode(d.ids)) for d in step.documents]
+    assert sorted(told) == [0, 0, 1, 1, 2, 2, 3, 3]
+    losses = []
+    for own in range(8):
+        others = [row for row in range(8) if told[row] != told[own]]
+        logits = torch.stack([vectors[own] @ vectors[row] for row in (own, *others)]) / 0.5
+        losses.append(torch.logsumexp(logits, 0) - logits[0])
+    assert read_once(step).losses["views"] == pytest.approx(torch.stack(losses).mean().item(), rel=1e-5)
+
+
 def test_a_document_is_the_same_in_every_step_whatever_it_stands_there_for(
     mined: Callable[..., TrainConfig], tiny_model: GritModel
 ) -> None:

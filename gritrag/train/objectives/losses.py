@@ -161,6 +161,26 @@ class Views:
         self.config = config
         self._contrastive = Contrastive(ContrastiveConfig(temperature=config.temperature, false_negative_margin=None))
 
-    def __call__(self, first_ND: torch.Tensor, second_ND: torch.Tensor) -> torch.Tensor:
-        """InfoNCE from first to second views, a scalar."""
-        return self._contrastive(first_ND, second_ND, torch.arange(len(first_ND), device=first_ND.device))
+    def __call__(self, first_ND: torch.Tensor, second_ND: torch.Tensor, contents: Sequence[int] = ()) -> torch.Tensor:
+        """InfoNCE from first to second views, a scalar. `contents` are numbers of the texts, equal for copies of one,
+        which are no negatives of each other."""
+        rows, device = range(len(first_ND)), first_ND.device
+        others_NN = without_copies(None, contents, rows)
+        return self._contrastive(
+            first_ND, second_ND, torch.tensor(rows, device=device), None if others_NN is None else others_NN.to(device)
+        )
+
+
+def without_copies(
+    candidates_QN: torch.Tensor | None, contents: Sequence[int], positive_Q: Sequence[int]
+) -> torch.Tensor | None:
+    """What queries are compared with, but for further copies of their own documents, which answer them as well: one may
+    be the negative of another row. `contents` are those of the first columns, or empty."""
+    if len(set(contents)) == len(contents):
+        return candidates_QN
+    content_N = torch.tensor(list(contents))
+    is_other_QN = content_N[list(positive_Q)][:, None] != content_N
+    if candidates_QN is None:
+        return is_other_QN
+    candidates_QN[:, : len(contents)] &= is_other_QN
+    return candidates_QN

@@ -64,7 +64,9 @@ class SelfSupervised:
 
     def _compare_views(self, step: RetrievalStep) -> float:
         views = [self._view(step, number) for number in range(2)]
-        loss = self._views(*(self._peers.vectors(view.vectors) for view in views))
+        contents = [content for own in self._peers.lists(step.contents) for content in own]
+        first_ND, second_ND = (self._peers.vectors(view.vectors) for view in views)
+        loss = self._views(first_ND, second_ND, contents)
         (loss * self._config.views.weight).backward()
         for view in views:
             view.backward()
