@@ -1,7 +1,7 @@
 """`/v1/vector_stores/STORE/file_batches`: several uploaded files that are put into a store at once."""
 
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query
 
@@ -49,6 +49,15 @@ async def get_batch(store: str, batch: str, service: Serving, asker: Asking) -> 
     return _batch(store, batch, _files(service, asker, store, batch))
 
 
+@router.post("/v1/vector_stores/{store}/file_batches/{batch}/cancel", response_model=FileBatch, responses=ERRORS)
+async def cancel_batch(store: str, batch: str, service: Serving, asker: Asking) -> FileBatch:
+    """Read no more files of a batch: those that have been read stay, and nothing of the others does."""
+    writable(service, asker.tenant, store)
+    for upload in _files(service, asker, store, batch):
+        service.uploads.cancel(upload, store, batch)
+    return _batch(store, batch, _files(service, asker, store, batch))
+
+
 @router.get("/v1/vector_stores/{store}/file_batches/{batch}/files", response_model=StoreFileList, responses=ERRORS)
 async def list_batch(
     store: str, batch: str, service: Serving, asker: Asking, wanted: Annotated[Wanted, Query()]
@@ -73,10 +82,11 @@ def _files(service: Service, asker: Asker, store: str, batch: str) -> list[Uploa
 
 def _batch(store: str, batch: str, files: Sequence[Upload]) -> FileBatch:
     counts = FileCounts.of([each.stores[store] for each in files])
+    ended: Literal["completed", "cancelled"] = "cancelled" if counts.cancelled else "completed"
     return FileBatch(
         id=batch,
         created_at=min(each.stores[store].created_at for each in files),
         vector_store_id=store,
-        status="in_progress" if counts.in_progress else "completed",
+        status="in_progress" if counts.in_progress else ended,
         file_counts=counts,
     )

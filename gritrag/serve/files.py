@@ -2,12 +2,13 @@
 
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, File, Form, Request, Response, UploadFile
+from fastapi import APIRouter, File, Form, Query, Request, Response, UploadFile
 from fastapi.responses import FileResponse
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from gritrag.serve.errors import ERRORS, ApiError
 from gritrag.serve.http import Asking, Serving, whole
+from gritrag.serve.paging import Cursor, ends
 from gritrag.serve.stores import take_out
 from gritrag.serve.threads import in_thread, in_writer
 from gritrag.serve.uploads import Upload
@@ -45,6 +46,13 @@ class FileList(BaseModel):
     last_id: str | None = None
 
 
+class WantedFiles(Cursor):
+    """Which files a client wants to have listed."""
+
+    limit: int = Field(10_000, ge=1, le=10_000)
+    purpose: str | None = None
+
+
 class FileDeleted(BaseModel):
     id: str
     object: Literal["file"] = "file"
@@ -68,10 +76,12 @@ async def upload(
 
 
 @router.get("/v1/files", response_model=FileList, responses=ERRORS)
-async def list_files(service: Serving, asker: Asking, purpose: str | None = None) -> FileList:
+async def list_files(service: Serving, asker: Asking, wanted: Annotated[WantedFiles, Query()]) -> FileList:
     """The files of this key."""
-    files = [FileBody.of(each) for each in service.uploads.of(asker.tenant.name) if purpose in (None, each.purpose)]
-    return FileList(data=files, first_id=files[0].id if files else None, last_id=files[-1].id if files else None)
+    files = [FileBody.of(each) for each in service.uploads.of(asker.tenant.name)]
+    page, has_more = wanted.cut(files, lambda file: wanted.purpose in (None, file.purpose))
+    first, last = ends(page)
+    return FileList(data=page, has_more=has_more, first_id=first, last_id=last)
 
 
 @router.get("/v1/files/{file_id}", response_model=FileBody, responses=ERRORS)

@@ -7,6 +7,7 @@ from pydantic import BaseModel, Field
 
 from gritrag.records import Document, Hit
 from gritrag.serve.bodies import Metadata
+from gritrag.serve.paging import Cursor, ends
 from gritrag.serve.uploads import Attachment, Upload
 
 FILE_ID = "file_id"
@@ -40,6 +41,8 @@ class StoreBody(BaseModel):
     status: Literal["completed", "in_progress"] = "completed"
     last_active_at: int
     metadata: Metadata = {}
+    expires_after: None = None
+    expires_at: None = None
     documents: int
 
 
@@ -66,11 +69,13 @@ class NewStore(BaseModel):
     file_ids: list[str] = Field([], max_length=100)
     metadata: dict[str, str] | None = None
     chunking_strategy: Chunking | None = None
+    expires_after: dict[str, Any] | None = None
 
 
 class StoreChange(BaseModel):
     name: str | None = Field(None, max_length=256)
     metadata: dict[str, str] | None = None
+    expires_after: dict[str, Any] | None = None
 
 
 class StoreDeleted(BaseModel):
@@ -101,7 +106,7 @@ class FileBatch(BaseModel):
     object: Literal["vector_store.files_batch"] = "vector_store.files_batch"
     created_at: int
     vector_store_id: str
-    status: Literal["in_progress", "completed"]
+    status: Literal["in_progress", "completed", "cancelled"]
     file_counts: FileCounts
 
 
@@ -154,23 +159,29 @@ class StoreFileList(BaseModel):
     last_id: str | None = None
 
 
-class Wanted(BaseModel):
+class Wanted(Cursor):
     """Which files of a store a client wants to have listed."""
 
-    limit: int = Field(100, ge=1, le=100)
-    after: str | None = None
-    order: Literal["asc", "desc"] = "asc"
     filter: Literal["in_progress", "completed", "failed", "cancelled"] | None = None
 
     def page(self, files: list[StoreFile]) -> StoreFileList:
         """Of files, the oldest first."""
-        found = [file for file in files if self.filter in (None, file.status)]
-        found = found[::-1] if self.order == "desc" else found
-        ids = [file.id for file in found]
-        left = found[ids.index(self.after) + 1 :] if self.after in ids else found
-        page = left[: self.limit]
-        first, last = (page[0].id, page[-1].id) if page else (None, None)
-        return StoreFileList(data=page, has_more=len(left) > self.limit, first_id=first, last_id=last)
+        page, has_more = self.cut(files, lambda file: self.filter in (None, file.status))
+        first, last = ends(page)
+        return StoreFileList(data=page, has_more=has_more, first_id=first, last_id=last)
+
+
+class AttributesChange(BaseModel):
+    attributes: dict[str, str | float | bool] | None
+
+
+class ContentPage(BaseModel):
+    """What is stored of a file, a text for each of its chunks."""
+
+    object: Literal["vector_store.file_content.page"] = "vector_store.file_content.page"
+    data: list["SearchContent"]
+    has_more: bool = False
+    next_page: str | None = None
 
 
 class StoreFileDeleted(BaseModel):

@@ -2,6 +2,7 @@
 
 import logging
 import time
+from dataclasses import replace
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
@@ -9,21 +10,25 @@ from fastapi import APIRouter, Query, Request
 from gritrag.chunks import Cutting, cut, in_short
 from gritrag.index.errors import ClosedIndex
 from gritrag.index.index import Index
-from gritrag.records import Hit
+from gritrag.records import Document, Hit
 from gritrag.serve.asked import readable_names
 from gritrag.serve.errors import ERRORS, ApiError, as_api_error, bad
 from gritrag.serve.filters import where_of
 from gritrag.serve.http import Asking, Serving, present, readable, whole, writable
 from gritrag.serve.jobs import StoppingError
+from gritrag.serve.paging import Cursor, ends
 from gritrag.serve.question import Asker
 from gritrag.serve.service import Service
 from gritrag.serve.store_bodies import (
     FILE_ID,
+    AttributesChange,
     Chunking,
+    ContentPage,
     FileCounts,
     NewStore,
     NewStoreFile,
     SearchBody,
+    SearchContent,
     SearchPage,
     SearchRow,
     StaticChunking,
@@ -44,6 +49,12 @@ logger = logging.getLogger(__name__)
 
 router = APIRouter(tags=["vector stores"])
 
+AT_ONCE = 512
+"""Chunks of a file that are stored before it is asked again whether they still are to be."""
+
+RESERVED = {FILE_ID, "filename"}
+"""Names in the metadata of a file's documents that attributes do not change."""
+
 # --- stores ----------------------------------------------------------------------------------------------------------
 
 
@@ -52,6 +63,7 @@ async def create_store(body: NewStore, request: Request, service: Serving, asker
     """A new, empty index in the server's own folder; this key may read and write it."""
     if not asker.tenant.can_create:
         raise ApiError(403, "this key may create no vector stores", "not_allowed")
+    _refuse_expiry(body.expires_after)
     uploads = [service.uploads.get(id, asker.tenant.name) for id in body.file_ids]
     chunking = cutting_of(body.chunking_strategy)
     creating = in_writer(service.stores.create, asker.tenant, body.name or "", body.metadata or {})
@@ -62,12 +74,13 @@ async def create_store(body: NewStore, request: Request, service: Serving, asker
 
 
 @router.get("/v1/vector_stores", response_model=StoreList, responses=ERRORS)
-async def list_stores(service: Serving, asker: Asking) -> StoreList:
+async def list_stores(service: Serving, asker: Asking, wanted: Annotated[Cursor, Query()]) -> StoreList:
     """The indexes that this key may read, but for those that have been deleted from the disk."""
     names = readable_names(service, asker.tenant)
     rows = [await present(_store(service, asker.tenant, name)) for name in names]
-    stores = [row for row in rows if row is not None]
-    return StoreList(data=stores, first_id=stores[0].id if stores else None, last_id=stores[-1].id if stores else None)
+    stores, has_more = wanted.cut([row for row in rows if row is not None])
+    first, last = ends(stores)
+    return StoreList(data=stores, has_more=has_more, first_id=first, last_id=last)
 
 
 @router.get("/v1/vector_stores/{store}", response_model=StoreBody, responses=ERRORS)
@@ -79,6 +92,7 @@ async def get_store(store: str, service: Serving, asker: Asking) -> StoreBody:
 async def change_store(store: str, body: StoreChange, service: Serving, asker: Asking) -> StoreBody:
     """Give a store that was created here another name or other metadata."""
     writable(service, asker.tenant, store)
+    _refuse_expiry(body.expires_after)
     await in_writer(service.stores.change, store, body.name, body.metadata)
     return await _store(service, asker.tenant, store)
 
@@ -107,6 +121,16 @@ async def search(store: str, body: SearchBody, request: Request, service: Servin
         best.setdefault(hit.document.id, hit)
     rows = [SearchRow.of(hit) for hit in list(best.values())[: body.max_num_results]]
     return SearchPage(search_query=queries, data=rows)
+
+
+def _refuse_expiry(expires_after: dict[str, Any] | None) -> None:
+    if expires_after is not None:
+        raise bad(
+            "expires_after: a store is kept here until it is deleted; leave this out, and delete the store when it has "
+            "served",
+            "expires_after",
+            "unsupported_parameter",
+        )
 
 
 async def _store(service: Service, tenant: Tenant, name: str) -> StoreBody:
@@ -159,6 +183,26 @@ async def get_store_file(store: str, file_id: str, service: Serving, asker: Aski
     return StoreFile.of(_attached(service, asker, store, file_id), store)
 
 
+@router.post("/v1/vector_stores/{store}/files/{file_id}", response_model=StoreFile, responses=ERRORS)
+async def change_store_file(
+    store: str, file_id: str, body: AttributesChange, service: Serving, asker: Asking
+) -> StoreFile:
+    """Give a file other attributes: its documents have them as metadata from now on. None of them is read again."""
+    index = writable(service, asker.tenant, store)
+    upload = _attached(service, asker, store, file_id)
+    await in_writer(_describe, service, index, store, upload, dict(body.attributes or {}))
+    return StoreFile.of(_attached(service, asker, store, file_id), store)
+
+
+@router.get("/v1/vector_stores/{store}/files/{file_id}/content", response_model=ContentPage, responses=ERRORS)
+async def get_store_file_content(store: str, file_id: str, service: Serving, asker: Asking) -> ContentPage:
+    """What is stored of a file, chunk by chunk: as much as has been read."""
+    index = readable(service, asker.tenant, store)
+    upload = _attached(service, asker, store, file_id)
+    chunks = await in_thread(_chunks_of, index, upload)
+    return ContentPage(data=[SearchContent(text=chunk.content) for chunk in chunks])
+
+
 @router.delete("/v1/vector_stores/{store}/files/{file_id}", response_model=StoreFileDeleted, responses=ERRORS)
 async def delete_store_file(store: str, file_id: str, service: Serving, asker: Asking) -> StoreFileDeleted:
     """Take a file out of a store: its documents are deleted there, the file is kept."""
@@ -203,6 +247,36 @@ def begin(
         service.in_background(in_writer(_read_in, service, index, store, upload, attachment))
 
 
+def _chunks_of(index: Index, upload: Upload) -> list[Document]:
+    """All that is stored of a file."""
+    with index.snapshot():
+        return index.get([id for id in index if id.startswith(f"{upload.id}/")])
+
+
+def _describe(service: Service, index: Index, store: str, upload: Upload, attributes: dict[str, Any]) -> None:
+    """In a thread: other attributes for a file that is in a store.
+
+    Raises:
+        ApiError: 409 while it is read; 400 for a name that the file itself gives to its documents.
+    """
+    with service.uploads.turn(upload):
+        current = service.uploads.get(upload.id, upload.owner)
+        attachment = current.stores.get(store)
+        if attachment is None or attachment.status == "in_progress":
+            raise ApiError(409, "the file is being read; ask again when its status is completed", "in_progress")
+        chunks, before = _chunks_of(index, upload), attachment.attributes.keys() - RESERVED
+        changed = []
+        for chunk in chunks:
+            own = {name: value for name, value in chunk.metadata.items() if name not in before}
+            if taken := sorted(attributes.keys() & own.keys() - RESERVED):
+                raise bad(
+                    f"attributes: the file itself says {taken[0]!r} of its documents; use another name", "attributes"
+                )
+            changed.append(replace(chunk, metadata={**attributes, **own}))
+        index.add(changed)
+        service.uploads.settle(upload, store, attachment.model_copy(update={"attributes": attributes}))
+
+
 def go_on_reading(service: Service) -> None:
     """Read what a server that was killed had begun to read; what cannot be read here any more says so."""
     for upload, store, attachment in service.uploads.unfinished():
@@ -233,7 +307,7 @@ def _read_in(service: Service, index: Index, store: str, upload: Upload, attachm
         if service.admission.is_draining or not service.uploads.is_current(upload, store, attachment):
             return
         try:
-            done = _read(service, index, upload, attachment)
+            done = _read(service, index, store, upload, attachment)
         except StoppingError as error:
             if service.uploads.are_kept:  # the next server goes on with it
                 return
@@ -246,8 +320,8 @@ def _read_in(service: Service, index: Index, store: str, upload: Upload, attachm
             index.delete(where={FILE_ID: upload.id})
 
 
-def _read(service: Service, index: Index, upload: Upload, attachment: Attachment) -> dict[str, Any]:
-    """What is to be noted of it.
+def _read(service: Service, index: Index, store: str, upload: Upload, attachment: Attachment) -> dict[str, Any]:
+    """What is to be noted of it; it ends early where the file is taken out, put in anew or cancelled meanwhile.
 
     Raises:
         StoppingError: the server was stopped; a part of it may be stored.
@@ -261,7 +335,10 @@ def _read(service: Service, index: Index, upload: Upload, attachment: Attachment
         losses += [in_short(problems)] if problems else []
         if losses and not chunks:
             raise ValueError("; ".join(losses))
-        index.add(chunks)
+        for begin in range(0, len(chunks), AT_ONCE):
+            if not service.uploads.is_current(upload, store, attachment):
+                return {}  # what came of it is taken out again
+            index.add(chunks[begin : begin + AT_ONCE])
         kept = {chunk.id for chunk in chunks}
         outdated = [id for id in index if id.startswith(f"{upload.id}/") and id not in kept]
         index.delete(ids=outdated)

@@ -24,13 +24,17 @@ CHUNK = 1 << 20
 MOST_NAME = 200
 
 
+def _number() -> str:
+    return uuid.uuid4().hex
+
+
 class Attachment(BaseModel):
     """A file in a vector store. Its number tells it from one that took its place while it was read; `batch` is the id
     of those that were put in with it, if any were."""
 
-    number: str = Field(default_factory=lambda: uuid.uuid4().hex)
+    number: str = Field(default_factory=_number)
     batch: str = ""
-    status: Literal["in_progress", "completed", "failed"] = "in_progress"
+    status: Literal["in_progress", "completed", "failed", "cancelled"] = "in_progress"
     created_at: int
     attributes: dict[str, Any] = {}
     chunk_size: int = 256
@@ -169,6 +173,15 @@ class Uploads:
         with self._lock:
             if self.is_current(record, store, attachment):
                 self.attach(record, store, attachment)
+
+    def cancel(self, record: Upload, store: str, batch: str) -> None:
+        """Note that a file of a batch is not to be read into a store any more, if it has not been yet. Whoever reads it
+        finds that it is another attachment than the one that he reads."""
+        with self._lock:
+            current = self._records.get(record.id)
+            attachment = None if current is None else current.stores.get(store)
+            if attachment is not None and attachment.batch == batch and attachment.status == "in_progress":
+                self.attach(record, store, attachment.model_copy(update={"status": "cancelled", "number": _number()}))
 
     def is_current(self, record: Upload, store: str, attachment: Attachment) -> bool:
         """Whether a file still is in a store as it was put in then."""

@@ -57,7 +57,7 @@ def test_every_route_describes_what_it_takes_answers_and_refuses(server: Running
         (content,) = told["responses"]["200"].get("content", {"": {}}).values()
         is_json = "application/json" in told["responses"]["200"].get("content", {})
         assert not is_json or content["schema"], name
-        if name[0] == "post":
+        if name[0] == "post" and not name[1].endswith("/cancel"):  # which says all by its path
             assert told["requestBody"]["content"], name
         if name[1] not in ("/health",):
             assert "413" in told["responses"], name

@@ -9,6 +9,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,8 @@ from serving import Running, running
 
 from gritrag import GritModel, Index
 from gritrag.index.storage.quota import StateQuota
+from gritrag.serve import stores
+from gritrag.serve.bridge import EngineReader
 from gritrag.serve.limits import Limits
 from gritrag.serve.server import Served, make_service
 from gritrag.serve.tenants import Tenants
@@ -35,6 +39,12 @@ def own(tiny_model: GritModel, make_index: Callable[..., Path], start: Callable[
 def http(own: Running) -> Iterator[httpx.Client]:
     with own.client() as http:
         yield http
+
+
+@pytest.fixture
+def client(own: Running) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"{own.url}/v1", api_key="none", max_retries=0) as client:
+        yield client
 
 
 def upload(http: httpx.Client, name: str, content: str) -> str:
@@ -256,6 +266,172 @@ def test_files_are_put_in_together_as_the_client_does(own: Running, http: httpx.
         for unknown in ("vsfb_x", " "):
             with pytest.raises(openai.NotFoundError):
                 stores.file_batches.retrieve(unknown, vector_store_id="docs")
+
+
+def read_in(client: openai.OpenAI, name: str, content: str, **options: Any) -> str:
+    """A file that has been read into the index `docs`."""
+    given = (name, content.encode())
+    file = client.vector_stores.files.upload_and_poll(
+        vector_store_id="docs", file=given, poll_interval_ms=20, **options
+    )
+    assert file.status == "completed", file.last_error
+    return file.id
+
+
+def test_what_a_store_holds_of_a_file_is_told_chunk_by_chunk(client: openai.OpenAI, http: httpx.Client) -> None:
+    strategy: Any = {"type": "static", "static": {"max_chunk_size_tokens": 16, "chunk_overlap_tokens": 0}}
+    lines = [f"line {n} of the poem" for n in range(12)]
+    file = read_in(client, "poem.txt", "\n\n".join(lines), chunking_strategy=strategy)
+    other = read_in(client, "other.txt", "a kite flies")
+    page = client.vector_stores.files.content(file, vector_store_id="docs")
+    told = [each.text or "" for each in page]
+    assert len(told) == http.get(f"/v1/vector_stores/docs/files/{file}").json()["chunks"] > 1
+    assert " ".join(told).split() == " ".join(lines).split()
+    assert [(each.type, each.text) for each in client.vector_stores.files.content(other, vector_store_id="docs")] == [
+        ("text", "a kite flies")
+    ]
+    store = client.vector_stores.create(name="empty")
+    with pytest.raises(openai.NotFoundError, match="not in this vector store"):
+        client.vector_stores.files.content(other, vector_store_id=store.id)
+    (name,) = [each.name for each in client.vector_stores.list() if each.id == store.id]
+    assert name == "empty"
+
+
+def test_other_attributes_are_those_of_all_documents_of_a_file(
+    client: openai.OpenAI, own: Running, http: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = '{"text": "the wren sings", "page": 3}\n{"text": "the pike waits", "page": 4}'
+    file = read_in(client, "birds.jsonl", rows, attributes={"kind": "song", "year": 1890})
+    files, index = client.vector_stores.files, own.service.indexes["docs"]
+
+    def found(key: str, value: Any) -> list[str]:
+        condition: Any = {"type": "eq", "key": key, "value": value}
+        return sorted(row.content[0].text for row in client.vector_stores.search("docs", query="x", filters=condition))
+
+    assert found("kind", "song") == ["the pike waits", "the wren sings"]
+    monkeypatch.setattr(EngineReader, "read_documents", None)  # nothing is read again
+    monkeypatch.setattr(EngineReader, "encode_document", None)
+    changed = files.update(file, vector_store_id="docs", attributes={"kind": "animal", "wild": True, "filename": "x"})
+    assert changed.attributes == {"kind": "animal", "wild": True, "filename": "x"}
+    assert files.retrieve(file, vector_store_id="docs").attributes == changed.attributes
+    assert (found("kind", "song"), found("year", 1890)) == ([], [])
+    assert found("wild", True) == found("kind", "animal") == ["the pike waits", "the wren sings"]
+    assert found("page", 4) == ["the pike waits"]
+    assert found("filename", "birds.jsonl") == found("file_id", file) == ["the pike waits", "the wren sings"]
+    states = index.load_states([each for each in index.get(list(index)) if each.metadata.get("file_id") == file])
+    assert None not in states
+    with pytest.raises(openai.BadRequestError, match="'page'"):
+        files.update(file, vector_store_id="docs", attributes={"page": 7})
+    assert files.update(file, vector_store_id="docs", attributes=None).attributes == {}
+    assert (found("wild", True), found("page", 3)) == ([], ["the wren sings"])
+    assert found("filename", "birds.jsonl") == found("file_id", file) == ["the pike waits", "the wren sings"]
+    files.delete(file, vector_store_id="docs")
+    assert found("page", 3) == []
+
+
+def test_attributes_wait_until_a_file_has_been_read(
+    client: openai.OpenAI, own: Running, http: httpx.Client, gate: threading.Event
+) -> None:
+    file = upload(http, "a.txt", "the tide turns at dusk")
+    put_in(http, file, waits=False)
+    with ThreadPoolExecutor(1) as other:
+        update = other.submit(client.vector_stores.files.update, file, vector_store_id="docs", attributes={"a": 1})
+        gate.set()
+        with suppress(openai.ConflictError):  # where it came first
+            assert update.result().attributes == {"a": 1}
+    finish(own)
+    again = client.vector_stores.files.update(file, vector_store_id="docs", attributes={"a": 2})
+    assert again.attributes == {"a": 2}
+
+
+def test_a_batch_that_is_cancelled_is_read_no_further(
+    client: openai.OpenAI, own: Running, http: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batches, index = client.vector_stores.file_batches, own.service.indexes["docs"]
+    first = upload(http, "first.txt", "the tide turns at dusk")
+    assert put_in(http, first) == "completed"
+    waiting, opened, add = threading.Event(), threading.Event(), index.add
+
+    def waits(documents: Any) -> Any:
+        report = add(documents)
+        waiting.set()
+        opened.wait(20)
+        return report
+
+    monkeypatch.setattr(index, "add", waits)
+    monkeypatch.setattr(stores, "AT_ONCE", 1)
+    long = upload(http, "long.jsonl", "\n".join(json.dumps({"text": f"line {n} of the poem"}) for n in range(6)))
+    batch = batches.create("docs", file_ids=[long])
+    assert waiting.wait(20)
+    cancelled = batches.cancel(batch.id, vector_store_id="docs")
+    assert (cancelled.status, cancelled.file_counts.cancelled, cancelled.file_counts.in_progress) == ("cancelled", 1, 0)
+    opened.set()
+    finish(own)
+    assert not any("poem" in text for text in texts(http))
+    assert "the tide turns at dusk" in texts(http)
+    assert [file.status for file in batches.list_files(batch.id, vector_store_id="docs", filter="cancelled")] == [
+        "cancelled"
+    ]
+    done = batches.create_and_poll("docs", file_ids=[first], poll_interval_ms=20)
+    after = batches.cancel(done.id, vector_store_id="docs")
+    assert (after.status, after.file_counts.completed) == ("completed", 1), "what has been read stays"
+    assert batches.create_and_poll("docs", file_ids=[long], poll_interval_ms=20).file_counts.completed == 1
+    with pytest.raises(openai.NotFoundError):
+        batches.cancel("vsfb_x", vector_store_id="docs")
+
+
+def test_reading_ends_between_chunks_where_a_batch_is_cancelled(
+    client: openai.OpenAI, own: Running, http: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index, added = own.service.indexes["docs"], list[int]()
+    add = index.add
+
+    def cancels(documents: Any) -> Any:
+        added.append(len(documents))
+        own.service.uploads.cancel(own.service.uploads.get(file, "anyone"), "docs", batch_of())
+        return add(documents)
+
+    def batch_of() -> str:
+        return own.service.uploads.get(file, "anyone").stores["docs"].batch
+
+    monkeypatch.setattr(index, "add", cancels)
+    monkeypatch.setattr(stores, "AT_ONCE", 2)
+    file = upload(http, "long.jsonl", "\n".join(json.dumps({"text": f"line {n} of the poem"}) for n in range(6)))
+    client.vector_stores.file_batches.create("docs", file_ids=[file])
+    finish(own)
+    assert added == [2]
+    assert not any("poem" in text for text in texts(http))
+
+
+def test_lists_are_told_a_page_at_a_time(client: openai.OpenAI, http: httpx.Client) -> None:
+    files = [upload(http, f"{n}.txt", "words") for n in range(5)]
+    whole = [file.id for file in client.files.list()]
+    assert sorted(whole) == sorted(files)
+    assert [file.id for file in client.files.list(limit=2)] == whole, "the client asks for all pages"
+    assert client.files.list(limit=2).has_more
+    assert [file.id for file in client.files.list(limit=2, order="desc", after=whole[3]).data] == [whole[2], whole[1]]
+    assert client.files.list(purpose="user_data").data == []
+    made = [client.vector_stores.create(name=str(n)).id for n in range(3)]
+    stores = [store.id for store in client.vector_stores.list()]
+    assert sorted(stores) == sorted(["docs", *made])
+    assert [store.id for store in client.vector_stores.list(limit=1)] == stores
+    page = client.vector_stores.list(limit=2, before=stores[3])
+    assert ([store.id for store in page.data], page.has_more) == (stores[1:3], True)
+    assert [store.id for store in client.vector_stores.list(order="desc", limit=1).data] == [stores[-1]]
+    client.vector_stores.delete(made[0])
+    for list_from in (client.vector_stores.list, client.files.list):
+        with pytest.raises(openai.NotFoundError, match="begin it anew"):
+            list_from(after=made[0])
+
+
+def test_a_store_that_is_to_expire_is_refused(client: openai.OpenAI) -> None:
+    store = client.vector_stores.create(name="kept", metadata={"a": "b"})
+    assert store.expires_after is None
+    for call in (client.vector_stores.create, partial(client.vector_stores.update, store.id)):
+        with pytest.raises(openai.BadRequestError, match="expires_after: a store is kept here until it is deleted"):
+            call(name="x", expires_after={"anchor": "last_active_at", "days": 1})
+    changed = client.vector_stores.update(store.id, name="other", expires_after=None)
+    assert (changed.name, changed.metadata) == ("other", {"a": "b"})
 
 
 def test_a_search_leaves_out_what_scores_less_than_asked(http: httpx.Client) -> None:
