@@ -1,13 +1,12 @@
 """`/v1/responses`: the Responses API (and Open Responses), with `file_search` over the indexes of this server."""
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
-from gritrag.records import Answer, Hit
 from gritrag.serve.asked import ROLES, created, messages_of, refuse_unsupported
 from gritrag.serve.bodies import AnswerBody, Extension
 from gritrag.serve.errors import ERRORS, as_api_error, bad
@@ -23,8 +22,8 @@ from gritrag.serve.response_bodies import (
     ResponsesBody,
     ResponseUsage,
 )
+from gritrag.serve.response_items import FileSearch, Message, Named
 from gritrag.serve.service import Service
-from gritrag.serve.store_bodies import file_of
 from gritrag.serve.stored import Stored
 from gritrag.serve.writing import Written, chat_writer, logprobs_of
 
@@ -64,7 +63,9 @@ async def respond(body: ResponsesBody, request: Request, service: Serving, asker
         store=body.store is not False,
         metadata=dict(body.metadata or {}),
     )
-    events = _events(service, asker, response, writer(0), messages, _searches(body), RESULTS in (body.include or ()))
+    with_results = RESULTS in (body.include or ())
+    search = FileSearch(messages[-1]["content"], with_results) if _searches(body) else None
+    events = _events(service, asker, response, writer(0), messages, search)
     if body.stream:
         return await streamed(service, asker, request, _written(events))
     finished = await whole(service, asker, request, _last(events))
@@ -163,61 +164,38 @@ def _extension(service: Service, asker: Asker, body: ResponsesBody) -> Extension
 # --- what is answered ------------------------------------------------------------------------------------------------
 
 
-Named = tuple[str, dict[str, Any]]
-
-
 async def _events(
     service: Service,
     asker: Asker,
     response: ResponseBody,
     steps: AsyncGenerator[Written, None],
     messages: list[dict[str, str]],
-    searches: bool,
-    with_results: bool,
+    search: FileSearch | None,
 ) -> AsyncGenerator[Named, None]:
     """Names and contents of all events, the whole response in the last one."""
-    message = {"type": "message", "id": new_id("msg_"), "status": "in_progress", "role": "assistant", "content": []}
-    place = {"item_id": message["id"], "output_index": int(searches), "content_index": 0}
-    call_id = new_id("fs_")
     for name in ("response.created", "response.in_progress"):
         yield name, {"response": response.model_dump(mode="json")}
-    if searches:
-        query = messages[-1]["content"]
-        call: dict[str, Any] = {"type": "file_search_call", "id": call_id, "status": "in_progress"}
-        call |= {"queries": [query], "results": None}
-        yield "response.output_item.added", {"output_index": 0, "item": call}
-        for stage in ("in_progress", "searching"):
-            yield f"response.file_search_call.{stage}", {"output_index": 0, "item_id": call_id}
-    text, logprobs, last, has_begun = "", list[dict[str, Any]](), Written(), False
+    message, last, has_begun = Message(int(search is not None)), Written(), False
+    for each in () if search is None else search.begun():
+        yield each
     async with aclosing(steps):
         async for step in steps:
             if not has_begun:
                 has_begun = True
-                if searches:
-                    call |= {"status": "completed", "results": _results(step.hits) if with_results else None}
-                    yield "response.file_search_call.completed", {"output_index": 0, "item_id": call_id}
-                    yield "response.output_item.done", {"output_index": 0, "item": call}
-                yield "response.output_item.added", {"output_index": int(searches), "item": message}
-                yield "response.content_part.added", {**place, "part": _part("", [], None)}
+                for each in (*(() if search is None else search.done(step.hits)), *message.begun()):
+                    yield each
             if step.text or step.logprobs:
                 told = [each.model_dump(mode="json") for each in logprobs_of(service, step.logprobs)]
-                text, logprobs = text + step.text, logprobs + told
-                yield "response.output_text.delta", {**place, "delta": step.text, "logprobs": told}
+                yield message.grown(step.text, told)
             if step.finish_reason is not None:
                 last = step
-    part = _part(text, logprobs, last.answer)
-    yield "response.output_text.done", {**place, "text": text, "logprobs": logprobs}
-    for number, annotation in enumerate(part["annotations"]):
-        added = {**place, "annotation_index": number, "annotation": annotation}
-        yield "response.output_text.annotation.added", added
-    yield "response.content_part.done", {**place, "part": part}
     is_whole = last.finish_reason == "stop"
-    item = {**message, "status": "completed" if is_whole else "incomplete", "content": [part]}
-    yield "response.output_item.done", {"output_index": int(searches), "item": item}
-    output: list[dict[str, Any]] = [call, item] if searches else [item]
+    for each in message.done(last.answer, is_whole):
+        yield each
+    output = [*([] if search is None else [search.item]), message.item]
     finished = _finished(response, last, output, is_whole)
     if finished.store:
-        said = [*messages, {"role": "assistant", "content": text}]
+        said = [*messages, {"role": "assistant", "content": message.text}]
         service.responses.keep(Stored(asker.tenant.salt, finished.model_dump(mode="json"), said))
     name = "response.completed" if is_whole else "response.incomplete"
     yield name, {"response": finished.model_dump(mode="json")}
@@ -240,27 +218,6 @@ def _finished(response: ResponseBody, last: Written, output: list[dict[str, Any]
             "gritrag": None if last.answer is None else AnswerBody.of(last.answer),
         }
     )
-
-
-def _results(hits: Sequence[Hit]) -> list[dict[str, Any]]:
-    """What a search found, as a `file_search_call` tells it."""
-    found = []
-    for hit in hits:
-        id, name = file_of(hit.document)
-        row = {"file_id": id, "filename": name, "score": hit.score, "attributes": dict(hit.document.metadata)}
-        found.append({**row, "text": hit.document.content})
-    return found
-
-
-def _part(text: str, logprobs: list[dict[str, Any]], answer: Answer | None) -> dict[str, Any]:
-    """The text of a message, with the files that its documents came from."""
-    annotations: list[dict[str, Any]] = []
-    cited = {citation.id for citation in answer.citations} if answer is not None else set()
-    for hit in answer.hits if answer is not None else ():
-        if hit.document.id in cited:
-            id, name = file_of(hit.document)
-            annotations.append({"type": "file_citation", "index": len(text), "file_id": id, "filename": name})
-    return {"type": "output_text", "text": text, "annotations": annotations, "logprobs": logprobs}
 
 
 async def _written(events: AsyncGenerator[Named, None]) -> AsyncGenerator[bytes, None]:
