@@ -3,7 +3,7 @@
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Self
@@ -60,7 +60,8 @@ class Parts:
         self.catalog.notes_garbage = at is not None
         self.vectors = _vectors(root, self.catalog, manifest, lock is not None)
         self.quota = StateQuota(self.catalog, self.files, manifest.codec, manifest.state_quota)
-        self._writing = threading.Lock()
+        self._writing = threading.RLock()
+        self._was_interrupted = False
 
     @classmethod
     def create(
@@ -161,6 +162,7 @@ class Parts:
         lock, self.lock = self.lock, None
         try:
             if lock is not None and lock.is_ours and not self.catalog.is_replaced:
+                self._tidy_interrupted()
                 self.quota.save_uses()
                 self.vectors.save()
         finally:
@@ -180,16 +182,33 @@ class Parts:
             raise ClosedIndex(self.root)
         if self.lock is None:
             raise ValueError(f"{self.root} is open for reading only (or closed): open it with mode='rw'")
-        if not self._writing.acquire(blocking=waits):
-            yield False
-            return
         with ExitStack() as afterwards:
-            afterwards.callback(self._writing.release)
+            afterwards.callback(self._let_go)  # first: an interrupt may come as soon as it is this thread's turn
+            if not self._writing.acquire(blocking=waits):
+                yield False
+                return
+            if waits:
+                self._tidy_interrupted()
             try:
                 yield True
+            except Exception:
+                raise
+            except BaseException:  # Ctrl-C: files may be there that no row names, or not any more
+                self._was_interrupted = True
+                raise
             finally:
                 if self.catalog.removed:
                     self._forget()
+
+    def _let_go(self) -> None:
+        with suppress(RuntimeError):  # it was not this thread's turn
+            self._writing.release()
+
+    def _tidy_interrupted(self) -> None:
+        """Remove the files that an interrupted call has left, as those of a writer that died."""
+        if self._was_interrupted:
+            self._tidy(others_died=True)
+            self._was_interrupted = False
 
     def _forget(self) -> None:
         self.vectors.forget()

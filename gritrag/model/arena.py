@@ -4,7 +4,6 @@ The system gives fresh memory page by page, when a page is touched first: for a 
 filling them with states. So memory that no answer uses any more waits here for the next one.
 """
 
-import threading
 import weakref
 
 import numpy as np
@@ -23,44 +22,48 @@ class _Lease(np.ndarray):
 
 
 class Arena:
-    """Pieces of memory, each in the hands of one owner, or waiting. Threads may share it."""
+    """Pieces of memory, each in the hands of one owner, or waiting. Threads may share it.
+
+    There is no lock: memory comes back wherever an object ends, also in a thread that is just taking some, and an
+    interrupt there would leave a lock held for ever. What is done to the dictionary of what waits is done at once.
+    """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._waiting: list[np.ndarray] = []
+        self._waiting: dict[int, np.ndarray] = {}
+        """By the numbers of the objects, that used last at the end."""
 
     def take(self, size: int) -> torch.Tensor:
         """uint8 `[size]`, with whatever is in it, at the start of a cache line. It comes back when unused."""
-        with self._lock:
-            fitting = [number for number, memory in enumerate(self._waiting) if len(memory) >= size + CACHE_LINE]
-            if fitting:
-                # the smallest, and of equal ones the last that was used: some of it may still be in the cache
-                memory = self._waiting.pop(min(reversed(fitting), key=lambda number: len(self._waiting[number])))
-            else:
-                self._waiting = self._waiting[:0]  # too small for what is asked now: memory is better than held twice
-                memory = np.empty(-(-(size + CACHE_LINE) // GRAIN) * GRAIN, np.uint8)  # in huge pages, says NumPy
+        memory = self._fitting(size + CACHE_LINE)
+        if memory is None:
+            self.clear()  # too small for what is asked now: memory is better than held twice
+            memory = np.empty(-(-(size + CACHE_LINE) // GRAIN) * GRAIN, np.uint8)  # in huge pages, says NumPy
         start = -memory.ctypes.data % CACHE_LINE
         lease = memory[start : start + size].view(_Lease)
         weakref.finalize(lease, self._give_back, memory).atexit = False
         return torch.from_numpy(lease)
 
+    def _fitting(self, size: int) -> np.ndarray | None:
+        """The smallest piece that is large enough, which waits no more."""
+        latest_first = list(self._waiting.values())[::-1]  # some of it may still be in the processor's cache
+        for memory in sorted(latest_first, key=len):
+            if len(memory) >= size and self._waiting.pop(id(memory), None) is not None:
+                return memory
+        return None
+
     def clear(self) -> None:
         """Let go of all that waits."""
-        with self._lock:
-            self._waiting.clear()
+        self._waiting.clear()
 
     @property
     def waiting_bytes(self) -> int:
         """Of memory that nobody uses."""
-        return sum(map(len, self._waiting))
+        return sum(map(len, list(self._waiting.values())))
 
     def _give_back(self, memory: np.ndarray) -> None:
-        # may run wherever an object ends, so it must not wait for a thread that holds the lock: perhaps it is this one
-        if self._lock.acquire(blocking=False):
-            try:
-                self._waiting = sorted([*self._waiting, memory], key=len)[-KEPT:]
-            finally:
-                self._lock.release()
+        self._waiting[id(memory)] = memory
+        for smallest in sorted(self._waiting.values(), key=len)[:-KEPT]:
+            self._waiting.pop(id(smallest), None)
 
 
 ARENA = Arena()

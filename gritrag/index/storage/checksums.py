@@ -11,6 +11,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal, NamedTuple, Self
 
@@ -216,6 +217,7 @@ class ChecksumWriter:
         self._checksums = checksums
         self._log = read_log(self._log_path)
         self._knows_log = True
+        self._is_behind = False
 
     @property
     def log_bytes(self) -> int:
@@ -227,13 +229,36 @@ class ChecksumWriter:
         """Bytes of the file without its log."""
         return len(self._checksums.pages) * self._checksums.page_size
 
+    @contextmanager
+    def expecting(self) -> Iterator[None]:
+        """Around a commit. Where an interrupt keeps `committed` from being called after it, `catch_up` does that."""
+        self._is_behind = True
+        with self._unless_it_fails():
+            yield
+
+    def catch_up(self) -> None:
+        """Acknowledge a commit behind which there was an interrupt: before the next one, or the log is folded."""
+        if self._is_behind:
+            self.committed()
+
     def committed(self) -> None:
         """Acknowledge the commits that the log holds by now."""
-        self._knows_log = False
-        self._log = read_log(self._log_path, self._log)
-        self._knows_log = True
-        if self._log is not None:
-            self._save(self._checksums._replace(log=self._log.end, folding="no"))
+        with self._unless_it_fails():
+            self._knows_log = False
+            self._log = read_log(self._log_path, self._log)
+            self._knows_log = True
+            if self._log is not None:
+                self._save(self._checksums._replace(log=self._log.end, folding="no"))
+            self._is_behind = False
+
+    @contextmanager
+    def _unless_it_fails(self) -> Iterator[None]:
+        """What a commit that failed has left in the log counts nothing; an interrupt tells nothing of it."""
+        try:
+            yield
+        except Exception:
+            self._is_behind = False
+            raise
 
     def fold(self, checkpoint: Callable[[], Sequence[int]]) -> bool:
         """Copy the log into the file and empty it; False where a reader's snapshot is still in the way.
@@ -241,6 +266,7 @@ class ChecksumWriter:
         `checkpoint` is SQLite's, in its mode TRUNCATE: it returns (busy, frames, frames copied). Where it dies
         half-way, the pages that it was to write are known already, and the log still has them.
         """
+        self.catch_up()
         if not self._knows_log:  # reading it has failed; who opens the index next will read it
             return False
         if self._log is None:

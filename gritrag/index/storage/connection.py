@@ -51,6 +51,7 @@ class Connection:
         self._pid = os.getpid()
         self._may_write = may_write
         self._checksums: ChecksumWriter | None = None
+        self._in_block = False
         with ExitStack() as closing:
             if mode == "rwc":
                 connect(path, mode).close()
@@ -119,7 +120,7 @@ class Connection:
             self._audit.require_whole()
         with self.lock, named_errors(self.path):
             self._require_own_file()
-            return self._connection.execute(sql, parameters).fetchall()
+            return self._connection.rows(sql, parameters)
 
     def execute_many(self, sql: str, rows: Iterable[Sequence[Any]]) -> None:
         """One statement for each of `rows`."""
@@ -135,13 +136,11 @@ class Connection:
             self._require_own_file()
             if self._in_transaction():
                 raise ValueError("a snapshot of this index is open in this thread: write after it has ended")
-            self._connection.execute("BEGIN IMMEDIATE")
-            try:
+            self._checksums.catch_up()
+            with self._block("BEGIN IMMEDIATE"):
                 yield
-                self._connection.execute("COMMIT")
-            finally:
-                if self._in_transaction():  # the block or the commit (a full disk) has failed
-                    self._connection.execute("ROLLBACK")
+                with self._checksums.expecting():
+                    self._connection.execute("COMMIT")
             self._checksums.committed()
             if self._checksums.log_bytes > max(LOG_BYTES, self._checksums.file_bytes // 4):
                 self.fold()
@@ -154,12 +153,21 @@ class Connection:
             if self._in_transaction():
                 yield
                 return
-            self._connection.execute("BEGIN")
-            try:
+            with self._block("BEGIN"):
                 yield
-            finally:
-                if self._in_transaction():
-                    self._connection.execute("ROLLBACK")
+
+    @contextmanager
+    def _block(self, begin: str) -> Iterator[None]:
+        """A transaction of SQLite's; what is not committed when the block ends, or fails, is rolled back."""
+        # an interrupt (Ctrl-C) that comes while SQLite works is raised as soon as it is done, so it begins inside `try`
+        self._in_block = True
+        try:
+            self._connection.execute(begin)
+            yield
+        finally:
+            self._in_block = False  # first: where an interrupt keeps the next lines from running, later calls roll back
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
 
     @property
     def in_snapshot(self) -> bool:
@@ -178,7 +186,9 @@ class Connection:
         """Give the space of deleted rows back to the file system."""
         assert self._checksums is not None
         with self.lock:
-            self.execute("VACUUM")
+            self._checksums.catch_up()
+            with self._checksums.expecting():
+                self.execute("VACUUM")
             self._checksums.committed()
             self.fold()
 
@@ -199,6 +209,8 @@ class Connection:
         return "; ".join(lines) or None
 
     def _in_transaction(self) -> bool:
+        if self._connection.in_transaction and not self._in_block:  # of a block that an interrupt kept from ending
+            self._connection.execute("ROLLBACK")
         return self._connection.in_transaction
 
     def _require_own_file(self) -> None:

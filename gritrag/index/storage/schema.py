@@ -1,7 +1,7 @@
 """The schema: tables of `catalog.sqlite`, and the one way to connect to it."""
 
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ from typing import Any
 from gritrag.index.filters import float_of_bits
 from gritrag.index.words import FORM, searchable
 
-__all__ = ["WORDS", "anchor", "connect"]
+__all__ = ["WORDS", "Sqlite", "anchor", "connect"]
 
 PAGE_SIZE = 4096
 BUSY_MS = 5000  # only a reader's snapshot can keep the one writer waiting, and only when it folds or empties the log
@@ -74,7 +74,36 @@ WORDS = (
 """What makes the full-text index, empty, with what keeps it in step; in place of one that has terms of another form."""
 
 
-def connect(path: Path, mode: str) -> sqlite3.Connection:
+class Sqlite(sqlite3.Connection):
+    """A connection that knows functions of ours."""
+
+    _raised: BaseException | None = None
+
+    def rows(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """All rows of one statement. What a function of ours raises, such as an interrupt (Ctrl-C) that comes
+        meanwhile, is raised as it is: SQLite knows only that there was something, which sounds like damage."""
+        try:
+            return self.execute(sql, parameters).fetchall()
+        except sqlite3.OperationalError:
+            raised, self._raised = self._raised, None
+            if raised is not None:
+                raise raised from None
+            raise
+
+    def add_function(self, name: str, function: Callable[[Any], Any]) -> None:
+        """One of one argument that always gives the same for the same."""
+
+        def told(argument: Any) -> Any:
+            try:
+                return function(argument)
+            except BaseException as error:
+                self._raised = error
+                raise
+
+        self.create_function(name, 1, told, deterministic=True)
+
+
+def connect(path: Path, mode: str) -> Sqlite:
     """A connection in autocommit mode, usable from any thread (by one at a time).
 
     Args:
@@ -97,7 +126,7 @@ def connect(path: Path, mode: str) -> sqlite3.Connection:
     return connection
 
 
-def _prepare(connection: sqlite3.Connection, path: Path, mode: str) -> None:
+def _prepare(connection: Sqlite, path: Path, mode: str) -> None:
     """Settings for a writer, and the tables of a new catalog."""
     if mode == "rwc":
         connection.execute(f"PRAGMA page_size = {PAGE_SIZE}")
@@ -115,7 +144,7 @@ def _prepare(connection: sqlite3.Connection, path: Path, mode: str) -> None:
     connection.execute("SELECT value FROM meta").fetchone()
 
 
-def anchor(path: Path) -> sqlite3.Connection:
+def anchor(path: Path) -> Sqlite:
     """A read-only connection to keep open beside the writer's, and to close after it.
 
     SQLite folds its log into the file when the last connection closes, be it because an index was forgotten or because
@@ -129,7 +158,7 @@ def anchor(path: Path) -> sqlite3.Connection:
     return connection
 
 
-def _connect_to_read(path: Path) -> sqlite3.Connection:
+def _connect_to_read(path: Path) -> Sqlite:
     """Read-only. In a folder where SQLite may not put its shared-memory file, the catalog is read as immutable."""
     connection = _open(path, "mode=ro")
     try:
@@ -148,14 +177,13 @@ def _connect_to_read(path: Path) -> sqlite3.Connection:
     return connection
 
 
-def _open(path: Path, query: str) -> sqlite3.Connection:
-    connection = sqlite3.connect(
-        f"{path.absolute().as_uri()}?{query}", uri=True, isolation_level=None, check_same_thread=False
-    )
+def _open(path: Path, query: str) -> Sqlite:
+    uri = f"{path.absolute().as_uri()}?{query}"
+    connection = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False, factory=Sqlite)
     functions: dict[str, Callable[[Any], Any]] = {
         "searchable": lambda data: searchable(data.decode(errors="replace")),  # damaged text may be no UTF-8
         "float_of_bits": float_of_bits,
     }
     for name, function in functions.items():
-        connection.create_function(name, 1, function, deterministic=True)
+        connection.add_function(name, function)
     return connection

@@ -169,16 +169,16 @@ class VectorIndex:
         """Bring what is held to the catalog's state. Rows never change, so the difference of row numbers is enough."""
         # The generation is read before the rows: a change in between is then seen again, never missed.
         generation = self._catalog.generation
-        if self._engine is None:
-            self._engine = self._first()
+        engine = self._engine or self._first()
         if generation != self._generation:
-            held, rows = self._engine.rows, self._catalog.rows()
+            self._engine = None  # half changed, as an interrupt may leave it, it would be wrong
+            held, rows = engine.rows, self._catalog.rows()
             gone = np.setdiff1d(held, rows)
             if len(gone):
-                self._engine.remove(gone)
-            self._read_into(self._engine, np.setdiff1d(rows, held))
-            self._generation = generation
-        return self._engine
+                engine.remove(gone)
+            self._read_into(engine, np.setdiff1d(rows, held))
+        self._engine, self._generation = engine, generation
+        return engine
 
     def _first(self) -> Engine:
         """What the files hold, stale or not. Where they cannot be trusted: nothing, to be filled, or for very many
