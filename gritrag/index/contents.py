@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from gritrag.index.build import check_state
-from gritrag.index.documents import id_list
+from gritrag.index.documents import document_list, id_list
 from gritrag.index.filters import compile_filter
 from gritrag.index.parts import Parts
 from gritrag.index.protocol import Reader
@@ -136,10 +136,7 @@ class Contents:
         return [None if entry is None else entry.vector for entry in self._found(documents)]
 
     def _found(self, documents: Iterable[Document]) -> list[Entry | None]:
-        listed = list(documents)
-        for document in listed:
-            if not isinstance(document, Document):
-                raise ValueError(f"expected documents, as index.get(ids) or a search gives them, not {document!r}")
+        listed = document_list(documents)
         with self._parts.catalog.snapshot():
             return [self._parts.catalog.entry_of(document) for document in listed]
 

@@ -125,6 +125,15 @@ def _tokenise(model: Reader, name: str, document: Document, metadata: str) -> Ch
     return Checked(document, metadata, token_ids, state_key(model.fingerprint, token_ids))
 
 
+def document_list(documents: Iterable[Document]) -> list[Document]:
+    """Documents as a list, or a ValueError where they are something else, such as ids."""
+    listed = list(documents)
+    for document in listed:
+        if not isinstance(document, Document):
+            raise ValueError(f"expected documents, as index.get(ids) or a search gives them, not {document!r}")
+    return listed
+
+
 def id_list(ids: Iterable[str]) -> list[str]:
     """Ids as a list, or a ValueError where they are something else, such as one string."""
     if isinstance(ids, str) or not isinstance(ids, Iterable):

@@ -18,6 +18,7 @@ import numpy as np
 import xxhash
 
 from gritrag.index.check import Checkup
+from gritrag.index.documents import document_list
 from gritrag.index.filters import Compiled
 from gritrag.index.index import Index
 from gritrag.index.protocol import Reader
@@ -131,6 +132,23 @@ class Shards(Index):
         """Ids of the documents that satisfy a filter, shard by shard."""
         return [id for index in self.indexes for id in index.ids(where)]
 
+    def field(self, name: str) -> dict[str, Any]:
+        """As `Index.field`, of all shards."""
+        return {id: value for index in reversed(self.indexes) for id, value in index.field(name).items()}
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of all documents, as they were read."""
+        return sum(index.tokens for index in self.indexes)
+
+    def note(self, name: str) -> str | None:
+        """What is kept under a name with the first shard that has it; None where none has."""
+        return next((note for index in self.indexes if (note := index.note(name)) is not None), None)
+
+    def set_note(self, name: str, value: str) -> NoReturn:
+        """Refused: each shard is written by itself."""
+        self._refuse()
+
     @property
     def digest(self) -> str:
         """32 hex digits over all documents, to tell whether what was made of them still holds."""
@@ -199,7 +217,7 @@ class Shards(Index):
         self, documents: Iterable[Document], ask: Callable[[Index, list[Document]], list[T | None]]
     ) -> list[T | None]:
         """What each shard says of the documents that it holds, in the order of the documents."""
-        listed = list(documents)
+        listed = document_list(documents)
         answers: list[T | None] = [None] * len(listed)
         holders = [self._holder(document.id) for document in listed]
         for index in self.indexes:

@@ -87,6 +87,19 @@ def test_documents_states_and_vectors_come_from_the_shard_that_holds_them(
         shards.get(["d1", "nobody"])
 
 
+def test_fields_tokens_and_notes_are_those_of_all_shards(shards: Shards, whole: Index, tmp_path: Path) -> None:
+    assert shards.field("year") == whole.field("year")
+    assert shards.tokens == whole.tokens
+    assert shards.note("name") is None
+    with Index.open(tmp_path / "shard1", model=shards.model, mode="rw") as index:
+        index.set_note("name", "value")
+    assert shards.note("name") == "value"
+    with pytest.raises(ValueError, match="one by one"):
+        shards.set_note("name", "other")
+    with pytest.raises(ValueError, match="expected documents"):
+        shards.load_states(["a"])
+
+
 def test_a_commit_in_a_shard_is_seen_and_a_snapshot_does_not_change(
     shards: Shards, reader: HashReader, corpus: list[Document]
 ) -> None:
