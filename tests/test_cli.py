@@ -319,6 +319,10 @@ def test_demo_answers_every_question_in_both_modes(model_folder: str, tmp_path: 
         (["stats", "--index", "nowhere"], "nowhere"),
         (["index", "gone.txt", "--model", "MODEL"], "gone.txt: no such file or folder"),
         (["search", "q", "--where", "{year", "--model", "MODEL"], "--where is not valid JSON"),
+        (
+            ["search", "q", "--where", '{"a": {"$gt": 1}, "a": {"$lt": 9}}', "--model", "MODEL"],
+            "'a' stands there twice",
+        ),
         (["search", "q", "--where", "[1]", "--model", "MODEL"], "--where must be a JSON object"),
         (["search", "q", "--where", "null", "--model", "MODEL"], "--where must be a JSON object"),
         (["search", "q", "--where", '{"year": NaN}', "--model", "MODEL"], "--where is not valid JSON (NaN is no"),

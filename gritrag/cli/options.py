@@ -174,7 +174,7 @@ def _hide_loading() -> None:
 def condition_of(where: str) -> Mapping[str, Any] | None:
     """The filter that `--where` holds; None where it was left out."""
     try:
-        condition = json.loads(where, parse_constant=_refuse) if where else None
+        condition = json.loads(where, parse_constant=_refuse, object_pairs_hook=_once) if where else None
     except (ValueError, RecursionError) as error:
         raise ValueError(
             f"--where is not valid JSON ({error}): {where:.{SHOWN}}; write --where '{{\"year\": 1999}}', "
@@ -183,6 +183,15 @@ def condition_of(where: str) -> Mapping[str, Any] | None:
     if where and not isinstance(condition, dict):
         raise ValueError(f'--where must be a JSON object such as {{"year": 1999}}, not {where:.{SHOWN}}')
     return condition
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Of two conditions of one name Python's JSON keeps the last, and a filter would match more than it says."""
+    names = [name for name, _ in pairs]
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f'{twice!r} stands there twice: join both, as in {{"year": {{"$gte": 1990, "$lt": 2000}}}}')
+    return dict(pairs)
 
 
 def _refuse(name: str) -> NoReturn:
