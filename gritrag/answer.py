@@ -3,18 +3,20 @@
 Shape letters: `B` batch, `T` tokens.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
+from gritrag.arguments import whole
 from gritrag.clock import Clock
 from gritrag.config import RELEVANCE_BIAS, SEARCH_MODE
 from gritrag.index.index import Index
 from gritrag.index.rerank import check_rerank
 from gritrag.index.search import MODES as SEARCH_MODES
+from gritrag.index.search import check_query
 from gritrag.model.answerability import check_unanswerable_above
 from gritrag.model.decode import Completion
 from gritrag.model.grit import GritModel
@@ -111,7 +113,7 @@ class RAG:
             raise ValueError(f"no mode {mode!r}; there are: {', '.join(MODES)}")
         if search_mode not in SEARCH_MODES:
             raise ValueError(f"no search_mode {search_mode!r}; there are: {', '.join(SEARCH_MODES)}")
-        if not isinstance(k, int) or k < 1:
+        if (k := whole("k", k)) < 1:
             raise ValueError(f"k must be at least 1, got {k!r}; to answer without documents use mode='no-retrieval'")
         check_relevance_bias(relevance_bias)
         check_recompute(recompute)
@@ -122,7 +124,7 @@ class RAG:
                 f"answers need an index of a GritModel, and {index.path} is one of a {type(index.model).__name__}"
             )
         self.index, self.model, self.mode, self.k, self.search_mode = index, index.model, MODES[mode], k, search_mode
-        self.relevance_bias, self.recompute, self.rerank = relevance_bias, recompute, rerank
+        self.relevance_bias, self.recompute, self.rerank = float(relevance_bias), float(recompute), rerank
         self.unanswerable_above = unanswerable_above
         check_takes_recompute(self.model, recompute)
 
@@ -149,8 +151,8 @@ class RAG:
             The answer with its hits, citations, token usage and timings.
 
         Raises:
-            ValueError: an empty question, an invalid filter, both `hits` and `documents`, something else in them, or a
-                context that is too long for the model.
+            ValueError: an empty question, an invalid filter, two of `where`, `hits` and `documents`, something else in
+                them, or a context that is too long for the model.
         """
         *_, last = self.stream(question, where=where, hits=hits, documents=documents, **sampling)
         assert last.answer is not None
@@ -172,7 +174,7 @@ class RAG:
         Yields:
             An `Event` with the hits, then one for each piece of text, and last one with the whole `Answer`.
         """
-        given = Given.many(1, None if hits is None else [hits], None if documents is None else [documents])
+        given = self._given(1, where, None if hits is None else [hits], None if documents is None else [documents])
         for (event,) in self._answers([question], where, given, self._options(sampling)):
             if event.text != "":
                 yield event
@@ -190,7 +192,7 @@ class RAG:
         """Answer many questions, several at a time.
 
         Args:
-            questions: any number of them.
+            questions: any number of them; all are looked at before the first is answered.
             batch_size: so many are decoded together. Models with sliding windows take one at a time, as do
                 others in which a text depends on those beside it.
             where: metadata filter for all searches.
@@ -205,11 +207,14 @@ class RAG:
         Raises:
             ValueError: as `ask`; one string instead of a list; or not one list of `hits` or `documents` per question.
         """
-        if isinstance(questions, str):
-            raise ValueError("expected a list of questions, got one string; use ask, or put it into a list")
-        if batch_size < 1:
+        if isinstance(questions, str) or not isinstance(questions, Iterable):
+            raise ValueError(f"expected a list of questions, got {questions!r}; use ask, or put it into a list")
+        if (batch_size := whole("batch_size", batch_size)) < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-        given = Given.many(len(questions), hits, documents)
+        questions = list(questions)
+        for number, question in enumerate(questions):  # or one of them would cost the answers of all before it
+            self._check_question(question, number)
+        given = self._given(len(questions), where, hits, documents)
         options = self._options(sampling)
         if self.model.decoder.reads_alone:
             batch_size = 1
@@ -248,6 +253,30 @@ class RAG:
             for each, plan, n, done in rows
         ]
         yield [Event(answer=answer) for answer in answers]
+
+    def _check_question(self, question: str, number: int) -> None:
+        try:
+            check_query(question)
+            self.model.prompts.question_ids(question, has_documents=True)
+        except ValueError as error:
+            raise ValueError(f"question {number} cannot be answered: {error}") from None
+
+    @staticmethod
+    def _given(
+        questions: int,
+        where: Where,
+        hits: Sequence[Sequence[Hit]] | None,
+        documents: Sequence[Sequence[Document | str]] | None,
+    ) -> list[Given] | None:
+        """What is to be answered from; None where it is to be found.
+
+        Raises:
+            ValueError: they do not go together: a filter would be left out in silence.
+        """
+        given = Given.many(questions, hits, documents)
+        if given is not None and where is not None:
+            raise ValueError("a filter is for a search, and hits or documents take its place: leave the filter out")
+        return given
 
     def _options(self, sampling: Mapping[str, Any]) -> Sampling:
         """The template's stop strings are always among those that end an answer."""

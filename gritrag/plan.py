@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from gritrag.arguments import real
 from gritrag.model.answerability import Refusal
 from gritrag.model.context import Context, Part
 from gritrag.model.grit import GritModel
@@ -335,7 +336,7 @@ def check_relevance_bias(value: float) -> None:
     Raises:
         ValueError: it is below 0, no number, or more than any precision holds.
     """
-    if not 0 <= value <= MOST_BIAS:
+    if not 0 <= real("relevance_bias", value) <= MOST_BIAS:
         raise ValueError(f"relevance_bias must be from 0 (none) to {MOST_BIAS:,}, got {value!r}")
 
 
@@ -345,7 +346,7 @@ def check_recompute(value: float) -> None:
     Raises:
         ValueError: it is below 0 or above 1.
     """
-    if not 0 <= value <= 1:
+    if not 0 <= real("recompute", value) <= 1:
         raise ValueError(f"recompute must be from 0 (nothing is read again) to 1 (everything), got {value!r}")
 
 

@@ -562,7 +562,7 @@ def test_a_filter_limits_the_context(index: Index) -> None:
     [
         (lambda index: RAG(index, mode="doc-cash"), "no mode 'doc-cash'; there are: no-retrieval"),
         (lambda index: RAG(index, k=0), "k must be at least 1"),
-        (lambda index: RAG(index, k="2"), "k must be at least 1, got '2'"),
+        (lambda index: RAG(index, k="2"), "k must be a whole number, not '2'"),
         (lambda index: RAG(str(index.path)), r"RAG\(Index.open\(path\)\)"),
         (lambda index: RAG(index, relevance_bias=-1), "relevance_bias must be from 0.* to 1,000,000, got -1"),
         (lambda index: RAG(index, relevance_bias=math.nan), "relevance_bias must be from 0.*nan"),

@@ -15,7 +15,7 @@ PACKAGE = ROOT / "gritrag"
 
 # lowest first; the parts of one floor do not know each other
 FLOORS = [
-    {"records", "config", "progress", "folders", "processor", "complements"},
+    {"records", "config", "progress", "folders", "processor", "complements", "arguments"},
     {"clock"},
     {"prompts", "corpus"},
     {"tokens", "codecs", "documents"},

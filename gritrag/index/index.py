@@ -12,6 +12,7 @@ from typing import Any, Literal, NoReturn, Self
 
 import numpy as np
 
+from gritrag.arguments import whole
 from gritrag.config import DEFAULT_MODEL, DENSE_WEIGHT, SEARCH_MODE
 from gritrag.index.build import AddReport, build, check_vector, remove
 from gritrag.index.check import Checkup, check_index, shrink, statistics
@@ -221,7 +222,7 @@ class Index(Contents):
             ValueError: as `search`; one string instead of a list; or vectors of another shape, or that are not finite.
         """
         search = Search(k, mode, mmr, fetch_k, dense_weight)
-        check_rerank(rerank, k, mmr)
+        check_rerank(rerank, search.k, mmr)
         compiled = None if where is None else compile_filter(where)
         if isinstance(queries, str):
             raise ValueError("expected a list of queries, got one string; use search, or put it into a list")
@@ -257,11 +258,13 @@ class Index(Contents):
             k: so many of the best; all where None.
 
         Raises:
-            ValueError: an empty question, or a model that does not rank.
+            ValueError: an empty question, a `k` below 1, or a model that does not rank.
         """
         listed = check_hits(hits)
+        if k is not None and whole("k", k) < 1:
+            raise ValueError(f"k must be a whole number of at least 1, not {k!r}")
         logs_NS = self.question_token_log_likelihoods(query, [hit.document for hit in listed])
-        return ranked(listed, logs_NS, k or len(listed))
+        return ranked(listed, logs_NS, len(listed) if k is None else k)
 
     def question_log_likelihoods(self, query: str, documents: Sequence[Document]) -> np.ndarray:
         """How probable a question is behind each document: float32 `[N]`, mean log-probability of its tokens in nats.

@@ -9,6 +9,7 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
+from gritrag.arguments import whole
 from gritrag.complements import LEAST_GAIN, complements
 from gritrag.index.protocol import Reader
 from gritrag.index.storage.states import DocumentState
@@ -45,7 +46,11 @@ def check_rerank(rerank: int | None, k: int, mmr: float | None = None) -> None:
     """
     if rerank is None:
         return
-    if isinstance(rerank, bool) or not isinstance(rerank, int) or rerank < k:
+    try:
+        is_enough = whole("rerank", rerank) >= k
+    except ValueError:
+        is_enough = False
+    if not is_enough:
         raise ValueError(
             f"rerank is how many candidates are ranked from their states: at least k = {k}, not {rerank!r}"
         )

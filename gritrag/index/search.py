@@ -10,6 +10,7 @@ from typing import Protocol
 
 import numpy as np
 
+from gritrag.arguments import real, whole
 from gritrag.config import DENSE_WEIGHT, SEARCH_MODE
 from gritrag.index.filters import Compiled
 from gritrag.index.storage.vectors import Found
@@ -70,7 +71,11 @@ class Search:
     dense_weight: float = DENSE_WEIGHT
 
     def __post_init__(self) -> None:
-        if isinstance(self.k, bool) or not isinstance(self.k, int) or self.k < 1:
+        for name in ("k", *(() if self.fetch_k is None else ("fetch_k",))):
+            object.__setattr__(self, name, whole(name, getattr(self, name)))
+        for name in ("dense_weight", *(() if self.mmr is None else ("mmr",))):
+            object.__setattr__(self, name, real(name, getattr(self, name)))
+        if self.k < 1:
             raise ValueError(f"k must be a whole number of at least 1, not {self.k!r}")
         if self.mode not in MODES:
             raise ValueError(f"unknown search mode {self.mode!r}; known modes: {', '.join(MODES)}")

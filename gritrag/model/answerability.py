@@ -16,6 +16,8 @@ from pathlib import Path
 
 import torch
 
+from gritrag.arguments import real
+
 ANSWERABILITY_FILE = "answerability.json"
 """Name of the file inside a checkpoint."""
 
@@ -169,5 +171,5 @@ def check_unanswerable_above(value: float | None) -> None:
     Raises:
         ValueError: it is below 0 or above 1.
     """
-    if value is not None and not 0 <= value <= 1:
+    if value is not None and not 0 <= real("unanswerable_above", value) <= 1:
         raise ValueError(f"unanswerable_above is a probability, 0 to 1 (1: never say so), got {value!r}")

@@ -213,7 +213,7 @@ class ContextDecoder:
                 "shorter chunks"
             )
         best, rotation = self._forwards.best, self._probed.rotation
-        if not self._is_row_by_row:
+        if not states or not self._is_row_by_row:
             return log_likelihoods(best, self.shape, rotation, states, scored)
         return torch.cat([log_likelihoods(best, self.shape, rotation, [state], scored) for state in states])
 

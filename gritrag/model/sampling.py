@@ -5,8 +5,6 @@ Shape letters: `B` rows, `T` tokens, `S` positions that are chosen for in one fo
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
-from numbers import Real
-from operator import index
 from typing import Any
 
 import torch
@@ -17,6 +15,8 @@ from transformers import (
     TopKLogitsWarper,
     TopPLogitsWarper,
 )
+
+from gritrag.arguments import real, whole
 
 LEAST_TEMPERATURE = 1e-4
 """Below it the likeliest token is all that is left to choose."""
@@ -53,10 +53,9 @@ class Sampling:
 
     def __post_init__(self) -> None:
         for name in ("max_new_tokens", "top_k", *(() if self.seed is None else ("seed",))):
-            object.__setattr__(self, name, _whole(name, getattr(self, name)))
+            object.__setattr__(self, name, whole(name, getattr(self, name)))
         for name in ("temperature", "top_p", "repetition_penalty"):
-            if not isinstance(value := getattr(self, name), Real):
-                raise ValueError(f"{name} must be a number, not {value!r}")
+            object.__setattr__(self, name, real(name, getattr(self, name)))
         if not all(isinstance(each, str) for each in self.stop):
             raise ValueError(f"stop must be one string or a list of strings, not {self.stop!r}")
         rules = {
@@ -105,14 +104,6 @@ class Sampling:
         if self.temperature and self.top_p < 1:
             processors.append(TopPLogitsWarper(self.top_p))
         return processors
-
-
-def _whole(name: str, value: Any) -> int:
-    """NumPy's whole numbers are some too."""
-    try:
-        return index(value)
-    except TypeError:
-        raise ValueError(f"{name} must be a whole number, not {value!r}") from None
 
 
 class Sampler:
