@@ -150,7 +150,7 @@ class ChatGritRAG(HoldsModel, BaseChatModel):
         own = {name: getattr(self, name) for name in SAMPLING}
         options = {name: value for name, value in options.items() if value is not None or name == "seed"}
         given = {name: value for name, value in options.items() if name not in ("stream", "max_tokens")}
-        given["max_new_tokens"] = options.get("max_tokens", self.max_tokens)
+        given.setdefault("max_new_tokens", options.get("max_tokens", self.max_tokens))
         return Sampling.of({**own, "stop": self.stop if stop is None else stop, **given})
 
     def _last(self, reuse: Reuse, completion: Completion) -> AIMessageChunk:

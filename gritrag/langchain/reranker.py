@@ -9,7 +9,7 @@ from langchain_core.documents import Document as LangChainDocument
 from pydantic import ConfigDict, Field
 
 from gritrag.complements import complements
-from gritrag.langchain.documents import from_langchain, to_langchain
+from gritrag.langchain.documents import from_langchain
 from gritrag.langchain.indexes import OpenIndex
 from gritrag.langchain.passages import identify, passages_of
 
@@ -45,15 +45,16 @@ class GritReranker(BaseDocumentCompressor):
         Raises:
             ValueError: an empty query, or a document that is too long to be read.
         """
-        given = [from_langchain(document) for document in documents if document.page_content.strip()]
-        held = [identify(self.index, document) or document for document in given]
+        given = [document for document in documents if document.page_content.strip()]
+        asked = [from_langchain(document) for document in given]
+        held = [identify(self.index, document) or document for document in asked]
         logs_NS = self.index.question_token_log_likelihoods(query, held)
         if not held:
             return []
         logs_N = logs_NS.mean(1)
         order = _order(logs_NS, logs_N)[: self.top_n]
         passages_of(self.index).note(held[number] for number in order)
-        return [_scored(to_langchain(held[number]), float(logs_N[number])) for number in order]
+        return [_scored(given[number], held[number].id, float(logs_N[number])) for number in order]
 
 
 def _order(logs_NS: np.ndarray, logs_N: np.ndarray) -> list[int]:
@@ -63,5 +64,6 @@ def _order(logs_NS: np.ndarray, logs_N: np.ndarray) -> list[int]:
     return first + [row for row in np.argsort(-logs_N, kind="stable").tolist() if row not in first]
 
 
-def _scored(document: LangChainDocument, score: float) -> LangChainDocument:
-    return document.model_copy(update={"metadata": {**document.metadata, SCORE: score}})
+def _scored(document: LangChainDocument, id: str, score: float) -> LangChainDocument:
+    """With the metadata that it came with, which may be another's than those of the text in the index."""
+    return document.model_copy(update={"id": document.id or id, "metadata": {**document.metadata, SCORE: score}})

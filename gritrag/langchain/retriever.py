@@ -46,6 +46,8 @@ class GritRetriever(BaseRetriever):
     ) -> list[LangChainDocument]:
         names = {"k", "mode", "mmr", "fetch_k", "dense_weight", "rerank"}
         fields = {"where": self.filter, **self.model_dump(include=names)}
+        if "filter" in options and "where" in options:
+            raise ValueError("filter and where are two names for the same: give one of them")
         if "filter" in options:
             options["where"] = options.pop("filter")
         hits = self.index.search(query, **{**fields, **options})

@@ -101,6 +101,30 @@ class GritVectorStore(VectorStore):
         self.index.add(of_id.values() if replaces else converted, **kwargs)
         return [document.id for document in converted]
 
+    def add_texts(
+        self,
+        texts: Iterable[str],
+        metadatas: Sequence[dict[str, Any] | None] | None = None,
+        *,
+        ids: Sequence[str | None] | None = None,
+        **kwargs: Any,
+    ) -> list[str]:
+        """As `add_documents`, of texts, with metadata of each.
+
+        LangChain's own loses the last texts where there are fewer ids, and all of a generator.
+
+        Raises:
+            ValueError: as many ids and metadata are needed as texts; other errors are those of `Index.add`.
+        """
+        if isinstance(texts, str):
+            raise ValueError("expected a list of texts, got one string; put it into a list")
+        listed = list(texts)
+        facts = [each or {} for each in metadatas or [{}] * len(listed)]
+        if len(facts) != len(listed):
+            raise ValueError(f"{len(listed)} texts came with {len(facts)} metadatas; give one for each, or none")
+        documents = [LangChainDocument(text, metadata=each) for text, each in zip(listed, facts, strict=True)]
+        return self.add_documents(documents, ids=ids, **kwargs)
+
     def delete(self, ids: list[str] | None = None, *, filter: Filter | None = None, **kwargs: Any) -> bool:
         """Delete documents by id, by filter, or those that satisfy both; all of them where neither is given."""
         _refuse(kwargs)

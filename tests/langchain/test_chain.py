@@ -77,6 +77,11 @@ def test_it_takes_a_filter_or_documents(chain: GritRAGChain) -> None:
         chain.invoke({"question": QUESTION, "documents": TEXTS[0]})
 
 
+def test_a_filter_beside_documents_is_no_silent_success(chain: GritRAGChain) -> None:
+    with pytest.raises(ValueError, match="leave the filter out"):
+        chain.invoke({"question": QUESTION, "documents": TEXTS, "filter": {"n": 1}})
+
+
 def test_it_is_a_runnable_among_others(chain: GritRAGChain) -> None:
     longer = RunnableLambda(str.strip) | chain | (lambda result: result["answer"])
     assert longer.invoke(f" {QUESTION} ") == chain.invoke(QUESTION)["answer"]

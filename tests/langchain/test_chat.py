@@ -243,6 +243,12 @@ def test_what_is_empty_or_none_is_as_if_it_were_not_there(chat: ChatGritRAG) -> 
     assert chat.invoke(MESSAGES, documents=None, temperature=None, top_p=None, max_tokens=None).text == answer
 
 
+def test_the_length_of_an_answer_has_two_names(chat: ChatGritRAG) -> None:
+    """An error names one of them, and LangChain's users know the other."""
+    for options in ({"max_tokens": 2}, {"max_new_tokens": 2}, {"max_new_tokens": 2, "max_tokens": 3}):
+        assert chat.invoke(MESSAGES, **options).usage_metadata["output_tokens"] == 2
+
+
 def test_tools_and_structured_output_are_refused_with_a_remedy(tiny_model: GritModel) -> None:
     chat = ChatGritRAG(model=tiny_model)
     for refused in (chat.bind_tools, chat.with_structured_output):

@@ -72,9 +72,21 @@ def test_nothing_is_read_that_has_a_state(index: Index, monkeypatch: pytest.Monk
     assert passages_of(index).with_text(TEXTS[0]) is not None, "a prompt that quotes it is answered from its state"
 
 
+def test_metadata_are_those_that_a_document_came_with(index: Index) -> None:
+    """Another retriever may know more of a text than the index does, such as the page that it is from."""
+    found = [LangChainDocument(TEXTS[0], metadata={"page": 7}), LangChainDocument(TEXTS[1], id="own")]
+    passages_of(index).note(index.get(["d0"]))
+    kept = GritReranker(index=index).compress_documents(found, QUESTION)
+    facts = {document.page_content: (document.id, document.metadata) for document in kept}
+    assert facts[TEXTS[0]] == ("d0", {"page": 7, SCORE: facts[TEXTS[0]][1][SCORE]})
+    assert facts[TEXTS[1]][0] == "own"
+
+
 def test_the_retriever_ranks_too(index: Index) -> None:
     found = GritRetriever(index=index, k=2, rerank=4).invoke(QUESTION)
     assert [document.id for document in found] == [hit.document.id for hit in index.search(QUESTION, 2, rerank=4)]
     assert GritReranker(index=index).compress_documents([], QUESTION) == []
+    with pytest.raises(ValueError, match="two names for the same"):
+        GritRetriever(index=index).invoke(QUESTION, filter={"n": 1}, where={"n": 2})
     with pytest.raises(ValueError, match="at least k"):
         GritRetriever(index=index, k=2).invoke(QUESTION, rerank=1)

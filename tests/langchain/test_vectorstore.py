@@ -203,6 +203,14 @@ def test_from_texts_makes_an_index_that_stays_or_goes(tiny_model: GritModel, tmp
         GritVectorStore.from_texts(["one"], DeterministicFakeEmbedding(size=4))
 
 
+def test_no_text_of_a_generator_is_lost(tiny_model: GritModel) -> None:
+    embeddings, facts = GritEmbeddings(model=tiny_model), [{"n": 1}, None]
+    store = GritVectorStore.from_texts((text for text in ("one text", "two texts")), embeddings, facts, ids=["a", "b"])
+    assert [document.metadata for document in store.get_by_ids(["a", "b"])] == [{"n": 1}, {}]
+    assert store.add_texts(iter(["three texts"])) == store.add_texts(("three texts",))
+    assert len(store.index) == 3
+
+
 def test_a_misspelt_argument_is_no_silent_success(store: GritVectorStore) -> None:
     vector = store.embeddings.embed_query(QUERY)
     with pytest.raises(TypeError, match="fliter"):
@@ -219,6 +227,12 @@ def test_a_misspelt_argument_is_no_silent_success(store: GritVectorStore) -> Non
         store.max_marginal_relevance_search_by_vector([1.0, 0.0, 0.0])
     with pytest.raises(ValueError, match="2 ids"):
         store.add_texts(["one"], ids=["a", "b"])
+    with pytest.raises(ValueError, match="2 documents came with 1 ids"):
+        store.add_texts(["one", "two"], ids=["a"])
+    with pytest.raises(ValueError, match="2 texts came with 1 metadatas"):
+        store.add_texts(["one", "two"], [{"n": 1}])
+    with pytest.raises(ValueError, match="list of texts"):
+        store.add_texts("one")
     with pytest.raises(ValueError, match="'dense' only"):
         store.similarity_search_with_relevance_scores(QUERY, mode="hybrid")
 
