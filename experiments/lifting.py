@@ -1,15 +1,17 @@
 """Does reading a question tell which documents it needs beside the best one, and are answers better for it?
 
-    python -m experiments.lifting nq.validation.jsonl --rows rows.jsonl --gain 0.6 --gain 0.8
+    python -m experiments.lifting nq.validation.jsonl timeqa.validation.jsonl --rows rows.jsonl --gain 0.6 --gain 0.8
 
-Questions of the file, pairs of neighbouring ones asked together ("A? And B?") that need two documents, and pairs that
+Questions of each file, pairs of neighbouring ones asked together ("A? And B?") that need two documents, and pairs that
 need one, where the file has them: they are as long and look the same. Each is answered from the 5 documents that hybrid
-search finds: as text, from states, and from states with lifting (`gritrag.model.lifting`) at each gain. Rows are kept:
-a run that was stopped goes on, and further gains join what is there.
+search finds in its file: as text, from states, and from states with lifting (`gritrag.model.lifting`) at each gain.
+Rows are kept: a run that was stopped goes on, and further gains join what is there. Several files are shown together
+too.
 """
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -98,13 +100,15 @@ def table(rows: Sequence[Row], ways: Sequence[str], seed: int) -> str:
 
 
 def command(
-    path: Annotated[Path, typer.Argument(help="JSONL of questions with their passages and answers.")],
+    paths: Annotated[list[Path], typer.Argument(help="JSONL of questions with their passages and answers.")],
     rows: Annotated[Path, typer.Option(help="Answers are kept here, as JSONL.")],
     gain: Annotated[list[float], typer.Option(help="That a document must add; may be given several times.", min=0)],
     questions: Annotated[int, typer.Option(help="Questions to answer, one by one.", min=0)] = 60,
     pairs: Annotated[int, typer.Option(help="Pairs of questions to answer, of each kind.", min=0)] = 60,
     documents: Annotated[int, typer.Option(help="Passages to search, at least those that are needed.", min=1)] = 200,
-    stop_after: Annotated[int | None, typer.Option(help="Answer no more than so many further ones.", min=0)] = None,
+    stop_after: Annotated[
+        int | None, typer.Option(help="Answer no more than so many further ones of a file.", min=0)
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of resamples.")] = 0,
     model: Model = DEFAULT_MODEL,
     dtype: Dtype = "auto",
@@ -112,28 +116,44 @@ def command(
 ) -> None:
     """Say what lifting brings."""
     ways = [TEXT, STATES, *dict.fromkeys(f"{each:g}" for each in sorted(gain))]
-    asked = questions_by_kind(path, questions, pairs)
     loaded = GritModel.from_pretrained(model, dtype=dtype, device=device)
     heads = loaded.retrieval_heads
     if heads is None:
         raise ValueError(f"{model} has no retrieval heads")
-    about: dict[str, Any] = {"model": model, "file": path.stem, "dtype": str(loaded.lm.dtype).removeprefix("torch.")}
+    about: dict[str, Any] = {"model": model, "dtype": str(loaded.lm.dtype).removeprefix("torch.")}
     about["heads"] = [list(head) for head in heads.heads]
     kept = Kept(rows)
-    missing = ((each, lacking(kept.of(**about, kind=each[0], id=each[1].id), ways)) for each in asked)
-    left = list(islice(((each, names) for each, names in missing if names), stop_after))
-    with tempfile.TemporaryDirectory() as folder, Index.create(Path(folder) / "index", model=loaded) as index:
+    for path in paths:
+        asked = questions_by_kind(path, questions, pairs)
+        own = {**about, "file": path.stem}
+        missing = ((each, lacking(kept.of(**own, kind=each[0], id=each[1].id), ways)) for each in asked)
+        left = list(islice(((each, names) for each, names in missing if names), stop_after))
         if left:
-            needed = [question for _, question in asked]
-            index.add(documents_of(path, needed, documents), show_progress_bar=True)
-        lifting = Lifting(index, heads)
-        for (kind, question), names in ProgressBar(left, desc=path.stem, unit="question", disable=not left):
-            kept.add(lifting.rows(question, names), **about, kind=kind, id=question.id)
+            with _searching(loaded, path, [question for _, question in asked], documents) as index:
+                lifting = Lifting(index, heads)
+                for (kind, question), names in ProgressBar(left, desc=path.stem, unit="question"):
+                    kept.add(lifting.rows(question, names), **own, kind=kind, id=question.id)
     typer.echo(header({**about, "documents": documents, "k": K, "seed": seed, **machine_of(loaded)}))
-    for kind in KINDS:
-        own = kept.of(**about, kind=kind)
-        if own:
-            typer.echo(f"\n{kind}: " + table(own, ways, seed))
+    files = {path.stem: kept.of(**about, file=path.stem) for path in paths}
+    for name, found in {**files, **_together(files)}.items():
+        for kind in KINDS:
+            of_kind = [row for row in found if row["kind"] == kind]
+            if of_kind:
+                typer.echo(f"\n{name}, {kind[0].lower()}{kind[1:]}: " + table(of_kind, ways, seed))
+
+
+@contextmanager
+def _searching(model: GritModel, path: Path, asked: Sequence[Question], documents: int) -> Iterator[Index]:
+    """An index of passages of a file, those that are needed among them."""
+    with tempfile.TemporaryDirectory() as folder, Index.create(Path(folder) / "index", model=model) as index:
+        index.add(documents_of(path, asked, documents), show_progress_bar=True)
+        yield index
+
+
+def _together(files: Mapping[str, Sequence[Row]]) -> dict[str, list[Row]]:
+    """All rows of several files, of which two may have questions of one id; nothing of one file."""
+    rows = [{**row, "id": f"{name}/{row['id']}"} for name, own in files.items() for row in own]
+    return {"all files": rows} if len(files) > 1 else {}
 
 
 if __name__ == "__main__":

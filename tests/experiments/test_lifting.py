@@ -55,8 +55,24 @@ def test_answers_are_kept_and_a_run_goes_on(questions: Path, model: str, tmp_pat
     assert [row["way"] for row in kept] == ["text", "states", "1e-09", "1000"] * 6
     assert [sum(row["kind"] == kind for row in kept) for kind in KINDS] == [8, 8, 8]
     assert all(row["lifted"] == 0 for row in kept if row["way"] != "1e-09")
-    assert "Pairs of one document: 2" in told
+    assert "owls, pairs of one document: 2" in told
+    assert "all files" not in told
     assert asked() == told
+
+
+def test_files_are_shown_together_though_their_questions_have_one_id(
+    questions: Path, model: str, tmp_path: Path
+) -> None:
+    other = tmp_path / "hens.jsonl"
+    other.write_text(questions.read_text())
+    given = [str(questions), str(other), "--rows", str(tmp_path / "rows.jsonl"), "--model", model, "--dtype", "float32"]
+    done = CliRunner().invoke(
+        application(lifting.command), [*given, "--questions", "2", "--pairs", "2", "--gain", "1000"]
+    )
+    assert done.exit_code == 0, done.output
+    for name, number in {"owls": 2, "hens": 2, "all files": 4}.items():
+        for kind in ("pairs of two documents", "questions one by one", "pairs of one document"):
+            assert f"{name}, {kind}: {number}" in done.stdout
 
 
 def test_a_model_without_heads_is_refused(questions: Path, tmp_path: Path) -> None:
