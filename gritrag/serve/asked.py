@@ -84,6 +84,10 @@ def refuse_unsupported(body: SamplingBody) -> None:
         "functions": getattr(body, "functions", None),
         "echo": getattr(body, "echo", None),
         "suffix": getattr(body, "suffix", None),
+        "moderation": body.moderation is not None,
+        "audio": getattr(body, "audio", None) is not None,
+        "modalities": set(getattr(body, "modalities", None) or ()) - {"text"},
+        "web_search_options": getattr(body, "web_search_options", None) is not None,
     }
     for name, value in wanted.items():
         if value:

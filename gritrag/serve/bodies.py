@@ -181,6 +181,7 @@ class SamplingBody(BaseModel):
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
     logit_bias: dict[str, float] | None = None
+    moderation: Any = None
     user: str | None = None
     gritrag: Extension | None = None
 

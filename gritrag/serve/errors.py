@@ -9,6 +9,7 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from fastapi.staticfiles import StaticFiles
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
@@ -23,6 +24,16 @@ PATH = re.compile(r"(?<![\w/:.])/[\w.@+-]+(?:/[\w.@+-]*)+")
 
 GONE = "index_not_found"
 """Code of an index that there is not, or no more."""
+
+
+NO_ROUTE = "there is no such route; /docs lists those that there are"
+NO_METHOD = "this route does not take this method; /docs lists what it takes"
+ELSEWHERE = {
+    "/v1/chat/completions": "chats are answered here (POST), and not stored: /v1/responses stores what it answers",
+    "/v1/responses/compact": "responses are not compacted here: send the messages that are to be kept",
+    "/v1/models/": "models are those that the server was started with, and are not changed here",
+}
+"""What OpenAI's clients call and this server has not, and what to do."""
 
 
 class ErrorDetail(BaseModel):
@@ -134,9 +145,11 @@ def install_errors(app: FastAPI) -> None:
     async def of_http(request: Request, error: HTTPException) -> JSONResponse:
         if isinstance(error.__cause__, OSError):  # of the disk, on which large uploads wait until they are whole
             return as_api_error(error.__cause__).response
-        message = {404: "there is no such route", 405: "this route does not take this method"}.get(
-            error.status_code, str(error.detail)
-        )
-        answer = ApiError(error.status_code, message).response
-        answer.headers.update(error.headers or {})
+        is_page = isinstance(request.scope.get("endpoint"), StaticFiles)  # which gets whatever no route takes
+        status = 404 if is_page and error.status_code == 405 else error.status_code
+        message = {404: NO_ROUTE, 405: NO_METHOD}.get(status, str(error.detail))
+        if status in (404, 405):
+            message = next((told for path, told in ELSEWHERE.items() if request.url.path.startswith(path)), message)
+        answer = ApiError(status, message).response
+        answer.headers.update((error.headers if status == error.status_code else None) or {})
         return answer

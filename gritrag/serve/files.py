@@ -6,7 +6,7 @@ from fastapi import APIRouter, File, Form, Query, Request, Response, UploadFile
 from fastapi.responses import FileResponse
 from pydantic import BaseModel, Field
 
-from gritrag.serve.errors import ERRORS, ApiError
+from gritrag.serve.errors import ERRORS, ApiError, bad
 from gritrag.serve.http import Asking, Serving, whole
 from gritrag.serve.paging import Cursor, ends
 from gritrag.serve.stores import take_out
@@ -68,6 +68,12 @@ async def upload(
     purpose: Annotated[str, Form(max_length=64)] = "assistants",
 ) -> FileBody:
     """Upload a file. It is read when it is put into a vector store."""
+    if any(name.startswith("expires_after") for name in await request.form()):
+        raise bad(
+            "expires_after: a file is kept here until it is deleted; leave this out",
+            "expires_after",
+            "unsupported_parameter",
+        )
     if (file.size or 0) > service.limits.upload_bytes:
         raise ApiError(413, f"a file may have {service.limits.upload_bytes} bytes", "too_large", "file")
     name = file.filename or "upload"

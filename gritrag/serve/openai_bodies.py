@@ -36,6 +36,9 @@ class ChatBody(SamplingBody):
     tools: list[Any] | None = None
     tool_choice: Any = None
     functions: list[Any] | None = None
+    audio: Any = None
+    modalities: list[str] | None = None
+    web_search_options: Any = None
     response_format: ResponseFormat | None = None
 
 

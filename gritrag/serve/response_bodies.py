@@ -6,6 +6,7 @@ from pydantic import BaseModel, Field
 
 from gritrag.serve.bodies import AnswerBody, Metadata, SamplingBody
 from gritrag.serve.openai_bodies import ContentPart, ResponseFormat
+from gritrag.serve.paging import Cursor
 from gritrag.serve.store_bodies import RankingOptions
 
 
@@ -108,3 +109,41 @@ class ResponseDeleted(BaseModel):
     id: str
     object: Literal["response"] = "response"
     deleted: bool = True
+
+
+class InputTokens(BaseModel):
+    object: Literal["response.input_tokens"] = "response.input_tokens"
+    input_tokens: int
+
+
+class SaidItem(BaseModel):
+    """A message that a response answered."""
+
+    id: str
+    type: Literal["message"] = "message"
+    role: str
+    status: Literal["completed"] = "completed"
+    content: list[dict[str, Any]]
+
+    @classmethod
+    def of(cls, id: str, message: dict[str, str]) -> "SaidItem":
+        if message["role"] == "assistant":
+            part: dict[str, Any] = {"type": "output_text", "text": message["content"], "annotations": []}
+        else:
+            part = {"type": "input_text", "text": message["content"]}
+        return cls(id=id, role=message["role"], content=[part])
+
+
+class InputItems(BaseModel):
+    object: Literal["list"] = "list"
+    data: list[SaidItem]
+    has_more: bool = False
+    first_id: str | None = None
+    last_id: str | None = None
+
+
+class WantedItems(Cursor):
+    """Which messages a client wants to have listed, the latest first unless it says otherwise."""
+
+    limit: int = Field(20, ge=1, le=100)
+    order: Literal["asc", "desc"] = "desc"

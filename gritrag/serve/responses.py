@@ -2,29 +2,35 @@
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import JSONResponse
 
-from gritrag.serve.asked import ROLES, created, messages_of, refuse_unsupported
+from gritrag.serve.asked import ROLES, check_model, created, messages_of, prompt_ids, refuse_unsupported
 from gritrag.serve.bodies import AnswerBody, Extension
 from gritrag.serve.errors import ERRORS, as_api_error, bad
 from gritrag.serve.filters import where_of
 from gritrag.serve.http import DONE, Asking, Serving, event, new_id, readable, streamed, whole
 from gritrag.serve.openai_bodies import ChatMessage
+from gritrag.serve.paging import ends
 from gritrag.serve.question import Asker
 from gritrag.serve.response_bodies import (
     InputDetails,
     InputItem,
+    InputItems,
+    InputTokens,
     ResponseBody,
     ResponseDeleted,
     ResponsesBody,
     ResponseUsage,
+    SaidItem,
+    WantedItems,
 )
 from gritrag.serve.response_items import FileSearch, Message, Named
 from gritrag.serve.service import Service
 from gritrag.serve.stored import Stored
+from gritrag.serve.threads import in_thread
 from gritrag.serve.writing import Written, chat_writer, logprobs_of
 
 router = APIRouter(tags=["openai"])
@@ -72,9 +78,22 @@ async def respond(body: ResponsesBody, request: Request, service: Serving, asker
     return JSONResponse(finished.model_dump(mode="json"))
 
 
+@router.post("/v1/responses/input_tokens", response_model=InputTokens, responses=ERRORS)
+async def count_input(body: ResponsesBody, service: Serving, asker: Asking) -> InputTokens:
+    """How many tokens an input has, before any documents."""
+    _refuse(body)
+    check_model(service, asker.tenant, body.model)
+    if _searches(body):
+        raise bad("tools: which documents a search finds is not known before; count without file_search", "tools")
+    messages = _instructed(_messages(service, asker, body), body.instructions)
+    return InputTokens(input_tokens=len(await in_thread(prompt_ids, service, messages)))
+
+
 @router.get("/v1/responses/{response_id}", response_model=ResponseBody, responses=ERRORS)
-async def get_response(response_id: str, service: Serving, asker: Asking) -> ResponseBody:
+async def get_response(response_id: str, service: Serving, asker: Asking, stream: bool = False) -> ResponseBody:
     """A response that was stored."""
+    if stream:
+        raise bad("stream: a stored response is told whole; leave stream out", "stream", "unsupported_parameter")
     return ResponseBody.model_validate(service.responses.get(response_id, asker.tenant).body)
 
 
@@ -82,6 +101,24 @@ async def get_response(response_id: str, service: Serving, asker: Asking) -> Res
 async def delete_response(response_id: str, service: Serving, asker: Asking) -> ResponseDeleted:
     service.responses.delete(response_id, asker.tenant)
     return ResponseDeleted(id=response_id)
+
+
+@router.get("/v1/responses/{response_id}/input_items", response_model=InputItems, responses=ERRORS)
+async def list_input(
+    response_id: str, service: Serving, asker: Asking, wanted: Annotated[WantedItems, Query()]
+) -> InputItems:
+    """What a stored response answered: all messages before it, those of earlier responses too."""
+    said = service.responses.get(response_id, asker.tenant).messages[:-1]
+    page, has_more = wanted.cut([SaidItem.of(f"msg_{response_id}_{n}", each) for n, each in enumerate(said)])
+    first, last = ends(page)
+    return InputItems(data=page, has_more=has_more, first_id=first, last_id=last)
+
+
+@router.post("/v1/responses/{response_id}/cancel", response_model=ResponseBody, responses=ERRORS)
+async def cancel_response(response_id: str, service: Serving, asker: Asking) -> ResponseBody:
+    """Refused: responses are written while their client waits, and end when it goes away."""
+    service.responses.get(response_id, asker.tenant)
+    raise bad("this response is complete: close the connection of one that is still written", "response_id")
 
 
 # --- what is asked ---------------------------------------------------------------------------------------------------

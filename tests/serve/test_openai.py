@@ -2,7 +2,7 @@
 
 import base64
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import httpx
@@ -179,6 +179,7 @@ def test_a_question_that_is_too_long_is_413_with_documents_and_without(http: htt
 def test_unknown_fields_are_ignored_and_what_would_matter_is_refused(http: httpx.Client) -> None:
     body = {"model": "tiny", "messages": CHAT, "max_tokens": 2}
     ignored = {"user": "me", "service_tier": "auto", "safety_identifier": "x", "future_field": {"a": 1}, "tools": []}
+    ignored |= {"modalities": ["text"], "reasoning_effort": "low", "store": True, "metadata": {"a": "b"}}
     assert http.post("/v1/chat/completions", json={**body, **ignored, "temperature": None}).status_code == 200
     for field, value in {
         "frequency_penalty": 0.5,
@@ -186,11 +187,39 @@ def test_unknown_fields_are_ignored_and_what_would_matter_is_refused(http: httpx
         "logit_bias": {"5": 1},
         "tools": [{"type": "function", "function": {"name": "f"}}],
         "response_format": {"type": "json_object"},
+        "modalities": ["text", "audio"],
+        "audio": {"voice": "ash", "format": "wav"},
+        "web_search_options": {},
+        "moderation": {"model": "x"},
         "n": 99,
     }.items():
         response = http.post("/v1/chat/completions", json={**body, field: value})
         assert response.status_code == 400, field
         assert response.json()["error"]["param"] == field
+
+
+def test_what_the_client_may_call_and_there_is_not_says_what_to_do(client: openai.OpenAI, http: httpx.Client) -> None:
+    stored = client.chat.completions
+    calls: list[tuple[Callable[[], Any], str]] = [
+        (lambda: stored.retrieve("chatcmpl-1"), "/v1/responses stores"),
+        (lambda: stored.list(), "/v1/responses stores"),
+        (lambda: stored.update("chatcmpl-1", metadata={}), "/v1/responses stores"),
+        (lambda: stored.delete("chatcmpl-1"), "/v1/responses stores"),
+        (lambda: stored.messages.list("chatcmpl-1"), "/v1/responses stores"),
+        (lambda: client.models.delete("gritrag"), "that the server was started with"),
+        (lambda: client.responses.compact(model="gritrag", input="hi"), "send the messages that are to be kept"),
+        (lambda: client.moderations.create(input="hi"), "there is no such route; /docs"),
+        (lambda: client.batches.list(), "there is no such route; /docs"),
+    ]
+    for call, told in calls:
+        with pytest.raises(openai.APIStatusError, match=told) as error:
+            call()
+        assert error.value.status_code in (404, 405)
+    with pytest.raises(openai.BadRequestError, match="expires_after: a file is kept here until it is deleted"):
+        client.files.create(
+            file=("a.txt", b"x"), purpose="assistants", expires_after={"anchor": "created_at", "seconds": 3600}
+        )
+    assert client.files.list().data == []
 
 
 def test_errors_have_the_shape_that_the_client_knows(client: openai.OpenAI) -> None:

@@ -264,3 +264,41 @@ def test_what_is_not_done_is_refused(client: openai.OpenAI) -> None:
         client.responses.create(
             model="tiny", input="hi", tools=[{"type": "file_search", "vector_store_ids": ["secret"]}]
         )
+
+
+def test_what_a_response_answered_is_listed(client: openai.OpenAI) -> None:
+    first = client.responses.create(model="tiny", input="one", max_output_tokens=2)
+    second = client.responses.create(
+        model="tiny", input="two", previous_response_id=first.id, max_output_tokens=2, instructions="Be brief."
+    )
+    items: list[Any] = list(client.responses.input_items.list(second.id, limit=1, order="asc"))
+    assert [item.role for item in items] == ["user", "assistant", "user"]
+    assert [item.content[0].text for item in items] == ["one", first.output_text, "two"]
+    assert [item.content[0].type for item in items] == ["input_text", "output_text", "input_text"]
+    assert [item.id for item in client.responses.input_items.list(second.id)] == [item.id for item in items[::-1]]
+    for call in (client.responses.input_items.list, client.responses.cancel):
+        with pytest.raises(openai.NotFoundError):
+            call("resp_x")
+    with pytest.raises(openai.BadRequestError, match="is complete"):
+        client.responses.cancel(second.id)
+    with pytest.raises(openai.BadRequestError, match="leave stream out"):
+        client.responses.retrieve(second.id, stream=True)
+
+
+def test_tokens_of_an_input_are_those_that_a_response_reads(client: openai.OpenAI) -> None:
+    first = client.responses.create(model="tiny", input="one two three", max_output_tokens=2)
+    asked: list[dict[str, Any]] = [
+        {"input": "one two three"},
+        {"input": "four", "instructions": "Be brief."},
+        {"input": "four", "previous_response_id": first.id},
+    ]
+    for fields in asked:
+        answer = client.responses.create(model="tiny", max_output_tokens=2, **fields)
+        assert answer.usage is not None
+        assert client.responses.input_tokens.count(model="tiny", **fields).input_tokens == answer.usage.input_tokens
+    with pytest.raises(openai.BadRequestError, match="count without file_search"):
+        client.responses.input_tokens.count(
+            model="tiny", input="x", tools=[{"type": "file_search", "vector_store_ids": ["docs"]}]
+        )
+    with pytest.raises(openai.NotFoundError):
+        client.responses.input_tokens.count(model="gpt-9", input="x")
