@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,13 @@ CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 def as_json(value: Any) -> str:
-    """One line of JSON, text left as it is."""
-    return json.dumps(plain(value), ensure_ascii=False)
+    """One line of JSON, text left as it is where the standard output can hold all of it."""
+    return json.dumps(plain(value), ensure_ascii=not holds_all(sys.stdout))
+
+
+def holds_all(stream: Any) -> bool:
+    """Whether every character can be written to it, as to UTF-8; not as to latin-1, or to a file on Windows."""
+    return str(getattr(stream, "encoding", None) or "utf-8").lower().startswith("utf")
 
 
 def as_lines(record: Any) -> str:

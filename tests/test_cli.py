@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -535,3 +536,20 @@ def test_a_command_whose_extra_is_missing_says_how_to_install_it() -> None:
 def test_what_the_package_itself_lacks_is_no_matter_of_extras() -> None:
     with pytest.raises(ModuleNotFoundError, match=r"gritrag\.nothing"):
         part_of_extra("nothing", "serve", "this")
+
+
+def test_what_an_encoding_lacks_costs_no_output(tmp_path: Path, tiny_model: GritModel) -> None:
+    """As that of a file on Windows; JSON says all of it in escapes."""
+    document = Document("caf\u00e9 \u2192 \U0001f600", id="a")
+    with Index.create(tmp_path / "index", model=tiny_model, states="none") as index:
+        index.add([document])
+    command = [sys.executable, "-m", "gritrag", "list", "--index", str(tmp_path / "index")]
+    for options in ([], ["--json"]):
+        environment = {**os.environ, "PYTHONIOENCODING": "latin-1"}
+        done = subprocess.run([*command, *options], capture_output=True, env=environment)
+        assert done.returncode == 0, done.stderr
+        printed = done.stdout.decode("latin-1")
+        if options:
+            assert json.loads(printed)["text"] == document.text
+        else:
+            assert printed == "a  caf\u00e9 ? ?\n"

@@ -1,13 +1,15 @@
 """The application that commands register with, and how it says what went wrong."""
 
 import json
+import sys
+from io import TextIOWrapper
 from itertools import takewhile
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
-from gritrag import __version__
+from gritrag import __version__, render
 
 UsageError: Any = typer.BadParameter.__mro__[1]  # an option that there is not, or a value that it does not take
 
@@ -66,3 +68,5 @@ def main(
     ] = False,
 ) -> None:
     """Retrieval-augmented generation with one language model that reads every document once."""
+    if isinstance(sys.stdout, TextIOWrapper) and not render.holds_all(sys.stdout):
+        sys.stdout.reconfigure(errors="replace")  # a character that it lacks is no reason to lose an answer
