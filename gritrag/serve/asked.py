@@ -19,7 +19,7 @@ from gritrag.serve.bodies import (
 )
 from gritrag.serve.errors import ApiError, bad, too_long
 from gritrag.serve.http import readable
-from gritrag.serve.openai_bodies import ChatMessage
+from gritrag.serve.openai_bodies import ChatBody, ChatMessage
 from gritrag.serve.question import Question
 from gritrag.serve.service import Service
 from gritrag.serve.tenants import Tenant
@@ -29,6 +29,9 @@ DEFAULT = "gritrag"
 
 RAG = "rag/"
 """Before the name of an index: the model that answers from it."""
+
+FREE = (None, "none", "auto")
+"""Choices of tools that ask for no call."""
 
 TEXT_PARTS = ("text", "input_text", "output_text")
 ROLES = {"developer": "system", "system": "system", "user": "user", "assistant": "assistant"}
@@ -79,9 +82,11 @@ def refuse_unsupported(body: SamplingBody) -> None:
         if getattr(body, name):
             raise bad(f"{name} is not supported here; use repetition_penalty", name, "unsupported_parameter")
     wanted = {
-        "logit_bias": body.logit_bias,
+        "logit_bias": any((body.logit_bias or {}).values()),
         "tools": getattr(body, "tools", None) and getattr(body, "tool_choice", None) != "none",
         "functions": getattr(body, "functions", None),
+        "tool_choice": isinstance(body, ChatBody) and body.tool_choice not in FREE,
+        "function_call": isinstance(body, ChatBody) and body.function_call not in FREE,
         "echo": getattr(body, "echo", None),
         "suffix": getattr(body, "suffix", None),
         "moderation": body.moderation is not None,
@@ -116,6 +121,8 @@ def sampling_of(service: Service, body: SamplingBody | RagBody, asked: int | Non
     stop = (body.stop,) if isinstance(body.stop, str) else tuple(body.stop or ())
     if len(stop) > 16 or any(len(each) > 256 for each in stop):
         raise bad("at most 16 stop strings of at most 256 characters", "stop")
+    if not all(stop):
+        raise bad("stop: a string that is empty ends nothing; leave it out", "stop")
     options: dict[str, Any] = {
         "temperature": body.temperature,
         "top_p": body.top_p,

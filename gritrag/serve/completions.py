@@ -36,7 +36,7 @@ async def completions(body: CompletionBody, request: Request, service: Serving, 
         raise bad("completions use no documents; ask /v1/chat/completions or /v1/rag", "gritrag")
     choices = body.n or 1
     if body.best_of not in (None, 1, choices):
-        raise bad("best_of is not supported here", "best_of", "unsupported_parameter")
+        raise bad("best_of is not supported here; ask for n texts, and choose", "best_of", "unsupported_parameter")
     prompts = await in_thread(_prompts, service, body.prompt)
     if len(prompts) * choices > service.limits.choices:
         raise bad(f"at most {service.limits.choices} texts at once, not {len(prompts) * choices}", "prompt")

@@ -36,6 +36,7 @@ class ChatBody(SamplingBody):
     tools: list[Any] | None = None
     tool_choice: Any = None
     functions: list[Any] | None = None
+    function_call: Any = None
     audio: Any = None
     modalities: list[str] | None = None
     web_search_options: Any = None

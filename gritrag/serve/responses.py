@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import JSONResponse
 
-from gritrag.serve.asked import ROLES, check_model, created, messages_of, prompt_ids, refuse_unsupported
+from gritrag.serve.asked import FREE, ROLES, check_model, created, messages_of, prompt_ids, refuse_unsupported
 from gritrag.serve.bodies import AnswerBody, Extension
 from gritrag.serve.errors import ERRORS, as_api_error, bad
 from gritrag.serve.filters import where_of
@@ -136,6 +136,12 @@ def _refuse(body: ResponsesBody) -> None:
                 "tools",
                 "unsupported_parameter",
             )
+    if body.tool_choice not in FREE and not (_searches(body) and _names_search(body.tool_choice)):
+        raise bad(
+            "tool_choice: the only tool here is file_search, and it has to be among tools",
+            "tool_choice",
+            "unsupported_parameter",
+        )
     for name in ("conversation", "prompt"):
         if getattr(body, name) is not None:
             raise bad(
@@ -178,6 +184,14 @@ def _instructed(messages: list[dict[str, str]], instructions: str | None) -> lis
     if messages[0]["role"] == ROLES["system"]:
         system, rest = [instructions, messages[0]["content"]], messages[1:]
     return [{"role": ROLES["system"], "content": "\n\n".join(system)}, *rest]
+
+
+def _names_search(choice: Any) -> bool:
+    """Whether a choice of tools can be met by searching files."""
+    tools = [choice]
+    if isinstance(choice, dict) and choice.get("type") == "allowed_tools" and isinstance(choice.get("tools"), list):
+        tools = choice["tools"]
+    return choice == "required" or any(isinstance(tool, dict) and tool.get("type") == "file_search" for tool in tools)
 
 
 def _searches(body: ResponsesBody) -> bool:

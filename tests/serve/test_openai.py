@@ -179,6 +179,7 @@ def test_a_question_that_is_too_long_is_413_with_documents_and_without(http: htt
 def test_unknown_fields_are_ignored_and_what_would_matter_is_refused(http: httpx.Client) -> None:
     body = {"model": "tiny", "messages": CHAT, "max_tokens": 2}
     ignored = {"user": "me", "service_tier": "auto", "safety_identifier": "x", "future_field": {"a": 1}, "tools": []}
+    ignored |= {"tool_choice": "auto", "function_call": "none", "logit_bias": {"5": 0}}
     ignored |= {"modalities": ["text"], "reasoning_effort": "low", "store": True, "metadata": {"a": "b"}}
     assert http.post("/v1/chat/completions", json={**body, **ignored, "temperature": None}).status_code == 200
     for field, value in {
@@ -187,6 +188,9 @@ def test_unknown_fields_are_ignored_and_what_would_matter_is_refused(http: httpx
         "logit_bias": {"5": 1},
         "tools": [{"type": "function", "function": {"name": "f"}}],
         "response_format": {"type": "json_object"},
+        "tool_choice": "required",
+        "function_call": {"name": "f"},
+        "stop": [""],
         "modalities": ["text", "audio"],
         "audio": {"voice": "ash", "format": "wav"},
         "web_search_options": {},

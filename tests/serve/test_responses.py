@@ -248,6 +248,10 @@ def test_what_is_not_done_is_refused(client: openai.OpenAI) -> None:
     refused: list[dict[str, Any]] = [
         {"tools": [{"type": "function", "name": "f", "parameters": {}}]},
         {"background": True},
+        {"tool_choice": "required"},
+        {"tool_choice": {"type": "allowed_tools", "tools": 3}},
+        {"tool_choice": {"type": "function", "name": "f"}},
+        {"tools": [{"type": "file_search", "vector_store_ids": ["docs"]}], "tool_choice": {"type": "web_search"}},
         {"conversation": "conv_1"},
         {"prompt": {"id": "pmpt_1"}},
         {"text": {"format": {"type": "json_object"}}},
@@ -302,3 +306,17 @@ def test_tokens_of_an_input_are_those_that_a_response_reads(client: openai.OpenA
         )
     with pytest.raises(openai.NotFoundError):
         client.responses.input_tokens.count(model="gpt-9", input="x")
+
+
+@pytest.mark.parametrize(
+    "choice",
+    [
+        "required",
+        {"type": "file_search"},
+        {"type": "allowed_tools", "mode": "auto", "tools": [{"type": "file_search"}]},
+    ],
+)
+def test_a_search_may_be_what_is_chosen(client: openai.OpenAI, choice: Any) -> None:
+    tools: Any = [{"type": "file_search", "vector_store_ids": ["docs"]}]
+    response = client.responses.create(model="tiny", input="hi", max_output_tokens=2, tools=tools, tool_choice=choice)
+    assert [item.type for item in response.output] == ["file_search_call", "message"]
