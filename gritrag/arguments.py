@@ -17,7 +17,7 @@ def whole(name: str, value: Any) -> int:
             return index(value)
     except TypeError:
         pass
-    raise ValueError(f"{name} must be a whole number, not {value!r}")
+    raise ValueError(f"{name} must be a whole number, not {value!r:.80}")
 
 
 def real(name: str, value: Any) -> float:
@@ -31,4 +31,4 @@ def real(name: str, value: Any) -> float:
             return float(value)
     except (TypeError, ValueError, OverflowError):
         pass
-    raise ValueError(f"{name} must be a number, not {value!s:.80}")
+    raise ValueError(f"{name} must be a number, not {value!r:.80}")
