@@ -31,16 +31,21 @@ PACKAGES = (
 )
 """What a machine with torch, transformers and accelerate lacks."""
 
-STUB = '''"""Stands in for the package of this name: training from JSONL files does not call it."""
+STUB = '''"""Stands in for the package of this name: training from JSONL files asks nothing of it."""
 
 
-def load_dataset(**arguments):
+def _missing(*given, **arguments):
     raise ValueError("the package datasets is not here: only JSONL files can be read")
 
 
-load_dataset_builder = load_dataset
+def __getattr__(name):
+    if name.startswith("_"):
+        raise AttributeError(name)
+    return _missing
 '''
 ERRORS_STUB = '"""See the package."""\n\n\nclass DatasetsError(Exception):\n    """Never raised here."""\n'
+STUBS = {"__init__.py": STUB, "exceptions.py": ERRORS_STUB, "utils/__init__.py": STUB, "utils/file_utils.py": STUB}
+"""Files of the package that stands in for `datasets`: all that `gritrag.train` imports is there."""
 
 
 def thinned(source: Path, target: Path, most_bytes: int) -> None:
@@ -64,9 +69,9 @@ def stage(config: TrainConfig, folder: Path, most_bytes: int, python: str) -> No
     if python:
         pip = [sys.executable, "-m", "pip", "install", "--quiet", "--target", str(folder / "site"), "--no-deps"]
         subprocess.run([*pip, "--only-binary=:all:", "--python-version", python, *PACKAGES], check=True)
-    (folder / "site" / "datasets").mkdir(parents=True)
-    (folder / "site" / "datasets" / "__init__.py").write_text(STUB, "utf-8")
-    (folder / "site" / "datasets" / "exceptions.py").write_text(ERRORS_STUB, "utf-8")
+    for name, text in STUBS.items():
+        (folder / "site" / "datasets" / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / "site" / "datasets" / name).write_text(text, "utf-8")
 
 
 def pack(config: TrainConfig, folder: Path, most_bytes: int, part_bytes: int, python: str) -> list[str]:
