@@ -13,6 +13,7 @@ import huggingface_hub
 import pytest
 from datasets import Dataset
 from datasets.packaged_modules.json.json import Json
+from pythons import TOO_DEEP
 
 from gritrag.train.data import row_files
 from gritrag.train.data.config import SourceConfig
@@ -114,7 +115,7 @@ GOOD = json.dumps({"question": "q?", "passage": "p", "answers": []})
         ('{"query": ["i", "q", "x"], "pos": ["p"]}', "got 3 items"),
         ('{"messages": [{"role": "user", "content": "hi"}]}', "no turn of the assistant"),
         ('{"messages": [{"role": "user"}]}', "lacks the key 'content'"),
-        ("[" * 100_000, "maximum recursion"),
+        ("[" * 100_000, "broken row: " + TOO_DEEP),
     ],
 )
 def test_a_broken_row_is_refused_by_file_and_line(tmp_path: Path, line: str, told: str) -> None:
