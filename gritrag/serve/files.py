@@ -8,7 +8,7 @@ from pydantic import BaseModel, Field
 
 from gritrag.serve.errors import ERRORS, ApiError, bad
 from gritrag.serve.http import Asking, Serving, whole
-from gritrag.serve.paging import Cursor, ends
+from gritrag.serve.paging import Cursor, Page
 from gritrag.serve.stores import take_out
 from gritrag.serve.threads import in_thread, in_writer
 from gritrag.serve.uploads import Upload
@@ -38,12 +38,8 @@ class FileBody(BaseModel):
         )
 
 
-class FileList(BaseModel):
-    object: Literal["list"] = "list"
+class FileList(Page):
     data: list[FileBody]
-    has_more: bool = False
-    first_id: str | None = None
-    last_id: str | None = None
 
 
 class WantedFiles(Cursor):
@@ -85,9 +81,7 @@ async def upload(
 async def list_files(service: Serving, asker: Asking, wanted: Annotated[WantedFiles, Query()]) -> FileList:
     """The files of this key."""
     files = [FileBody.of(each) for each in service.uploads.of(asker.tenant.name)]
-    page, has_more = wanted.cut(files, lambda file: wanted.purpose in (None, file.purpose))
-    first, last = ends(page)
-    return FileList(data=page, has_more=has_more, first_id=first, last_id=last)
+    return FileList.of(files, wanted, lambda file: wanted.purpose in (None, file.purpose))
 
 
 @router.get("/v1/files/{file_id}", response_model=FileBody, responses=ERRORS)

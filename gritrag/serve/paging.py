@@ -1,7 +1,7 @@
 """Lists a page at a time, as OpenAI's clients ask for them."""
 
 from collections.abc import Callable, Sequence
-from typing import Literal, Protocol, TypeVar
+from typing import Any, Literal, Protocol, Self, TypeVar
 
 from pydantic import BaseModel, Field
 
@@ -45,9 +45,21 @@ class Cursor(BaseModel):
         return page, len(left) > self.limit
 
 
-def ends(page: Sequence[T]) -> tuple[str | None, str | None]:
-    """Ids of the first and the last item of a page."""
-    return (page[0].id, page[-1].id) if page else (None, None)
+class Page(BaseModel):
+    """One page of a list. Each kind of list says what `data` holds."""
+
+    object: Literal["list"] = "list"
+    data: list[Any]
+    has_more: bool = False
+    first_id: str | None = None
+    last_id: str | None = None
+
+    @classmethod
+    def of(cls, items: Sequence[T], wanted: Cursor, is_wanted: Callable[[T], bool] = lambda item: True) -> Self:
+        """What is wanted of all items; see `Cursor.cut`."""
+        page, has_more = wanted.cut(items, is_wanted)
+        first, last = (page[0].id, page[-1].id) if page else (None, None)
+        return cls(data=page, has_more=has_more, first_id=first, last_id=last)
 
 
 def _place(items: Sequence[T], id: str, param: str) -> int:

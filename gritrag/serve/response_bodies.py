@@ -6,7 +6,7 @@ from pydantic import BaseModel, Field
 
 from gritrag.serve.bodies import AnswerBody, Metadata, SamplingBody
 from gritrag.serve.openai_bodies import ContentPart, ResponseFormat
-from gritrag.serve.paging import Cursor
+from gritrag.serve.paging import Cursor, Page
 from gritrag.serve.store_bodies import RankingOptions
 
 
@@ -134,12 +134,8 @@ class SaidItem(BaseModel):
         return cls(id=id, role=message["role"], content=[part])
 
 
-class InputItems(BaseModel):
-    object: Literal["list"] = "list"
+class InputItems(Page):
     data: list[SaidItem]
-    has_more: bool = False
-    first_id: str | None = None
-    last_id: str | None = None
 
 
 class WantedItems(Cursor):

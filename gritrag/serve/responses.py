@@ -13,7 +13,6 @@ from gritrag.serve.errors import ERRORS, as_api_error, bad
 from gritrag.serve.filters import where_of
 from gritrag.serve.http import DONE, Asking, Serving, event, new_id, readable, streamed, whole
 from gritrag.serve.openai_bodies import ChatMessage
-from gritrag.serve.paging import ends
 from gritrag.serve.question import Asker
 from gritrag.serve.response_bodies import (
     InputDetails,
@@ -109,9 +108,7 @@ async def list_input(
 ) -> InputItems:
     """What a stored response answered: all messages before it, those of earlier responses too."""
     said = service.responses.get(response_id, asker.tenant).messages[:-1]
-    page, has_more = wanted.cut([SaidItem.of(f"msg_{response_id}_{n}", each) for n, each in enumerate(said)])
-    first, last = ends(page)
-    return InputItems(data=page, has_more=has_more, first_id=first, last_id=last)
+    return InputItems.of([SaidItem.of(f"msg_{response_id}_{n}", each) for n, each in enumerate(said)], wanted)
 
 
 @router.post("/v1/responses/{response_id}/cancel", response_model=ResponseBody, responses=ERRORS)

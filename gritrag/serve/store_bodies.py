@@ -7,7 +7,7 @@ from pydantic import BaseModel, Field
 
 from gritrag.records import Document, Hit
 from gritrag.serve.bodies import Metadata
-from gritrag.serve.paging import Cursor, ends
+from gritrag.serve.paging import Cursor, Page
 from gritrag.serve.uploads import Attachment, Upload
 
 FILE_ID = "file_id"
@@ -46,12 +46,8 @@ class StoreBody(BaseModel):
     documents: int
 
 
-class StoreList(BaseModel):
-    object: Literal["list"] = "list"
+class StoreList(Page):
     data: list[StoreBody]
-    has_more: bool = False
-    first_id: str | None = None
-    last_id: str | None = None
 
 
 class StaticChunking(BaseModel):
@@ -151,12 +147,8 @@ class StoreFile(BaseModel):
         )
 
 
-class StoreFileList(BaseModel):
-    object: Literal["list"] = "list"
+class StoreFileList(Page):
     data: list[StoreFile]
-    has_more: bool = False
-    first_id: str | None = None
-    last_id: str | None = None
 
 
 class Wanted(Cursor):
@@ -166,9 +158,7 @@ class Wanted(Cursor):
 
     def page(self, files: list[StoreFile]) -> StoreFileList:
         """Of files, the oldest first."""
-        page, has_more = self.cut(files, lambda file: self.filter in (None, file.status))
-        first, last = ends(page)
-        return StoreFileList(data=page, has_more=has_more, first_id=first, last_id=last)
+        return StoreFileList.of(files, self, lambda file: self.filter in (None, file.status))
 
 
 class AttributesChange(BaseModel):

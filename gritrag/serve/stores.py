@@ -16,7 +16,7 @@ from gritrag.serve.errors import ERRORS, ApiError, as_api_error, bad
 from gritrag.serve.filters import where_of
 from gritrag.serve.http import Asking, Serving, present, readable, whole, writable
 from gritrag.serve.jobs import StoppingError
-from gritrag.serve.paging import Cursor, ends
+from gritrag.serve.paging import Cursor
 from gritrag.serve.question import Asker
 from gritrag.serve.service import Service
 from gritrag.serve.store_bodies import (
@@ -78,9 +78,7 @@ async def list_stores(service: Serving, asker: Asking, wanted: Annotated[Cursor,
     """The indexes that this key may read, but for those that have been deleted from the disk."""
     names = readable_names(service, asker.tenant)
     rows = [await present(_store(service, asker.tenant, name)) for name in names]
-    stores, has_more = wanted.cut([row for row in rows if row is not None])
-    first, last = ends(stores)
-    return StoreList(data=stores, has_more=has_more, first_id=first, last_id=last)
+    return StoreList.of([row for row in rows if row is not None], wanted)
 
 
 @router.get("/v1/vector_stores/{store}", response_model=StoreBody, responses=ERRORS)
