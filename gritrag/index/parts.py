@@ -191,10 +191,9 @@ class Parts:
                 self._tidy_interrupted()
             try:
                 yield True
-            except Exception:
-                raise
-            except BaseException:  # Ctrl-C: files may be there that no row names, or not any more
-                self._was_interrupted = True
+            except BaseException as error:
+                # Ctrl-C: files may be there that no row names, or not any more
+                self._was_interrupted |= not isinstance(error, Exception)
                 raise
             finally:
                 if self.catalog.removed:
