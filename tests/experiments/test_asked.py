@@ -9,17 +9,6 @@ from places import PLACES
 from experiments.asked import KINDS, ONE, SAME, TWO, documents_of, questions_by_kind, questions_of
 
 
-@pytest.fixture
-def rows(tmp_path: Path) -> Path:
-    path = tmp_path / "rows.jsonl"
-    made = [
-        {"question": f"How many owls has {p}?", "passage": f"{p} has {n} owls.", "answers": [f"{n} owls", f"{n}"]}
-        for n, p in enumerate(PLACES[:6])
-    ]
-    path.write_text("\n".join(map(json.dumps, made)))
-    return path
-
-
 def test_neighbours_of_a_half_are_asked_together(rows: Path) -> None:
     asked = questions_of(rows, "odd", single=2, pairs=2)
     assert [question.id for question in asked] == ["1+3", "1", "3+5", "3"]

@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 
 import pytest
-from places import PLACES
 from repository import TINY
 from typer.testing import CliRunner
 
@@ -12,17 +11,6 @@ from experiments.dial import Way, command, in_a_row
 from experiments.script import application
 from gritrag.model.context import Context, Part
 from gritrag.model.grit import GritModel
-
-
-@pytest.fixture
-def rows(tmp_path: Path) -> Path:
-    path = tmp_path / "rows.jsonl"
-    made = [
-        {"question": f"How many owls has {p}?", "passage": f"{p} has {n} owls.", "answers": [f"{n} owls", f"{n}"]}
-        for n, p in enumerate(PLACES[:6])
-    ]
-    path.write_text("\n".join(map(json.dumps, made)))
-    return path
 
 
 def test_a_way_is_a_share_and_a_bias() -> None:
