@@ -25,7 +25,8 @@ from gritrag.model.inputs import inputs
 from gritrag.model.reread_modules import attention_of
 from gritrag.model.sampling import Sampling
 from gritrag.model.watched import Watched
-from gritrag.plan import MODES, Retrieved, plan_context
+from gritrag.modes import MODES
+from gritrag.plan import Retrieved, plan_context
 from gritrag.progress import ProgressBar
 from gritrag.prompts import NOT_FOUND
 from gritrag.records import Hit

@@ -33,8 +33,10 @@ from gritrag.evaluate.scores import score_answer
 from gritrag.model.context import Context
 from gritrag.model.recompute import FIRST_TOKENS
 from gritrag.model.sampling import Sampling
-from gritrag.plan import MODES, Retrieved, check_recompute, check_relevance_bias, plan_context
+from gritrag.modes import MODES
+from gritrag.plan import Retrieved, check_recompute, plan_context
 from gritrag.progress import ProgressBar
+from gritrag.relevance import check_relevance_bias
 
 TEXT, STATES = "text", "states"
 ANSWER_TOKENS = 20

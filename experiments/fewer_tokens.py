@@ -29,7 +29,8 @@ from gritrag.model.context import Context
 from gritrag.model.grit import GritModel
 from gritrag.model.sampling import Sampling
 from gritrag.model.state import DocumentState
-from gritrag.plan import MODES, Retrieved, plan_context
+from gritrag.modes import MODES
+from gritrag.plan import Retrieved, plan_context
 from gritrag.progress import ProgressBar
 
 FIRST = 3

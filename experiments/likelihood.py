@@ -23,8 +23,8 @@ from gritrag.evaluate.report import aligned, header
 from gritrag.evaluate.rows import choose, read_questions
 from gritrag.evaluate.statistics import Sampled
 from gritrag.model.grit import GritModel
-from gritrag.plan import relevance_biases
 from gritrag.progress import ProgressBar
+from gritrag.relevance import relevance_biases
 from gritrag.train.contexts import Contexts
 from gritrag.train.data.steps import Prompted
 from gritrag.train.readings import Readings

@@ -5,11 +5,11 @@ Shape letters: `B` batch, `T` tokens.
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-import torch
 
+from gritrag.answered import Decoded, answer_of
 from gritrag.arguments import whole
 from gritrag.clock import Clock
 from gritrag.config import RELEVANCE_BIAS, SEARCH_MODE
@@ -18,37 +18,15 @@ from gritrag.index.rerank import check_rerank
 from gritrag.index.search import MODES as SEARCH_MODES
 from gritrag.index.search import check_query
 from gritrag.model.answerability import check_unanswerable_above
-from gritrag.model.decode import Completion
 from gritrag.model.grit import GritModel
 from gritrag.model.sampling import Sampling
 from gritrag.model.state import Reading
-from gritrag.plan import (
-    MODES,
-    ContextPlan,
-    Given,
-    Mode,
-    Retrieved,
-    check_recompute,
-    check_relevance_bias,
-    check_takes_recompute,
-    lacks_scores,
-    plan_context,
-    scored,
-)
-from gritrag.records import Answer, Document, Event, Hit, Timings, Usage
+from gritrag.modes import MODES
+from gritrag.plan import ContextPlan, Given, Retrieved, check_recompute, check_takes_recompute, plan_context
+from gritrag.records import Answer, Document, Event, Hit
+from gritrag.relevance import check_relevance_bias, lacks_scores, scored
 
-__all__ = [
-    "MODES",
-    "RAG",
-    "ContextPlan",
-    "Decoded",
-    "Mode",
-    "Retrieved",
-    "answer_of",
-    "check_recompute",
-    "check_relevance_bias",
-    "plan_context",
-]
+__all__ = ["RAG", "Where"]
 
 Where = Mapping[str, Any] | None
 
@@ -329,41 +307,3 @@ class RAG:
             recompute=self.recompute,
             unanswerable_above=self.unanswerable_above,
         )
-
-
-class Decoded(NamedTuple):
-    """What decoding a planned context gave.
-
-    Args:
-        completion: the text, and how it ended.
-        timings: of all steps.
-        sampling: how tokens were chosen.
-        read_again: tokens of states that were recomputed, those that had just been read perhaps among them.
-        remembered: tokens before the documents that were not read again, of what was said before.
-    """
-
-    completion: Completion
-    timings: Timings
-    sampling: Sampling
-    read_again: int = 0
-    remembered: int = 0
-
-
-def answer_of(model: GritModel, mode: str, hits: Sequence[Hit], plan: ContextPlan, decoded: Decoded) -> Answer:
-    """The answer to a question, from the hits that its context was planned from. Everything that answers one, here and
-    in the server, says by this what was reused and whether that is exact."""
-    completion, again = decoded.completion, decoded.read_again
-    is_read = 0 < again == plan.context.cached_tokens and model.dtype == torch.float32
-    is_exact = (plan.is_exact or is_read) and not plan.refuses(completion.unanswerable)
-    cached = max(0, plan.cached_tokens - again) + decoded.remembered
-    return Answer(
-        text=completion.text.strip(),
-        hits=plan.hits_of(hits, completion.complements),
-        citations=plan.citations,
-        usage=Usage(len(plan.context), cached, len(completion.token_ids)),
-        timings=decoded.timings,
-        exact=is_exact and (decoded.sampling.temperature == 0 or not plan.context.states),
-        mode=mode,
-        finish_reason=completion.finish_reason,
-        unanswerable=completion.unanswerable,
-    )

@@ -4,7 +4,6 @@ Shape letters: `T` tokens.
 """
 
 import logging
-import math
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
@@ -20,79 +19,23 @@ from gritrag.model.context import Context, Part
 from gritrag.model.grit import GritModel
 from gritrag.model.recompute import FIRST_TOKENS
 from gritrag.model.state import DocumentState
+from gritrag.modes import MODES, NO_RETRIEVAL, Mode
 from gritrag.records import Citation, Document, Hit, as_documents, as_hits, check_hits
+from gritrag.relevance import relevance_biases
 
 __all__ = [
-    "MODES",
     "ContextPlan",
     "Given",
-    "Mode",
     "Retrieved",
     "check_recompute",
-    "check_relevance_bias",
     "check_takes_recompute",
-    "lacks_scores",
     "plan_context",
-    "scored",
 ]
 
 logger = logging.getLogger(__name__)
 
-MOST_BIAS = 1_000_000
-"""Far less already leaves a document no weight."""
 UNBIASED_SHARE = 0.4
 """Of tokens that are read again: then what matters has been read with all documents in sight, as text is."""
-
-
-@dataclass(frozen=True)
-class Mode:
-    """One row of the table of modes: the order of a context, and what of it is reused.
-
-    Args:
-        name: as in the table.
-        has_documents: whether there is anything but the question.
-        is_question_first: question before documents.
-        reuses_documents: their states are loaded; else they are read again.
-        reuses_question: the state that embedding the question left is used; else the question is read again.
-    """
-
-    name: str
-    has_documents: bool = True
-    is_question_first: bool = False
-    reuses_documents: bool = False
-    reuses_question: bool = False
-
-    def frame(
-        self, model: GritModel, question: str, question_state: DocumentState | None
-    ) -> tuple[tuple[Part, ...], tuple[Part, ...]]:
-        """What stands before and behind the documents; `question_state` is there where the mode reuses it."""
-        if not self.has_documents:
-            return (), (_tokens(model.prompts.question_ids(question, has_documents=False)),)
-        if self.is_question_first:
-            first = Part(question_state) if question_state else _tokens(model.prompts.question_first_ids(question))
-            return (first,), (_tokens(model.prompts.answer_start_ids(question_is_last=False)),)
-        if question_state is not None:
-            return (), (Part(question_state), _tokens(model.prompts.answer_start_ids(question_is_last=True)))
-        return (), (_tokens(model.prompts.question_ids(question, has_documents=True)),)
-
-
-def _tokens(ids: Sequence[int]) -> Part:
-    return Part(tuple(ids))
-
-
-MODES = {
-    mode.name: mode
-    for mode in (
-        Mode("no-retrieval", has_documents=False),
-        Mode("query-doc", is_question_first=True),
-        Mode("doc-query"),
-        Mode("query-cache", is_question_first=True, reuses_question=True),
-        Mode("doc-cache", reuses_documents=True),
-        Mode("query-doc-cache", is_question_first=True, reuses_documents=True, reuses_question=True),
-        Mode("doc-query-cache", reuses_documents=True, reuses_question=True),
-    )
-}
-NO_RETRIEVAL = MODES["no-retrieval"]
 
 
 class Given(NamedTuple):
@@ -229,7 +172,7 @@ def _documents(model: GritModel, hits: Sequence[Hit], states: Sequence[DocumentS
     """Of each hit the state, or its tokens where states are not reused."""
     if states is not None:
         return [Part(state) for state in states]
-    return [_tokens(model.document_token_ids(hit.document)) for hit in hits]
+    return [Part(tuple(model.document_token_ids(hit.document))) for hit in hits]
 
 
 def _citation(document: Document, end: int, tokens: int) -> Citation:
@@ -303,41 +246,6 @@ def _fitting(
             "only the first %d of %d documents fit the context; the others are left out", len(kept), len(numbers)
         )
     return kept
-
-
-def relevance_biases(scores: Sequence[float], relevance_bias: float) -> list[float]:
-    """From 0 for the best down to minus `relevance_bias` for a document of score 0; all 0 where no score is above 0."""
-    known = [max(score, 0.0) if math.isfinite(score) else 0.0 for score in scores]
-    best = max(known, default=0.0)
-    return [relevance_bias * (score / best - 1) if best > 0 else 0.0 for score in known]
-
-
-def lacks_scores(model: GritModel, mode: Mode, relevance_bias: float, hits: Sequence[Hit]) -> bool:
-    """Whether states of these documents get a relevance bias, and no score says which; see `scored`."""
-    is_biased = relevance_bias > 0 and mode.reuses_documents and model.decoder.takes_biases
-    return is_biased and len(hits) > 1 and not any(hit.score > 0 for hit in hits)
-
-
-def scored(hits: Sequence[Hit], vectors: Sequence[np.ndarray | None], vector_D: np.ndarray) -> list[Hit]:
-    """The hits with the similarity to the question as score.
-
-    Args:
-        hits: of documents that came without scores.
-        vectors: of these documents, `[D]`; None where one is not known, whose score is 0.
-        vector_D: of the question.
-    """
-    found = [None if vector is None else float(vector @ vector_D) for vector in vectors]
-    return [replace(hit, score=each or 0.0, similarity=each) for hit, each in zip(hits, found, strict=True)]
-
-
-def check_relevance_bias(value: float) -> None:
-    """Refuse what is no relevance bias.
-
-    Raises:
-        ValueError: it is below 0, no number, or more than any precision holds.
-    """
-    if not 0 <= real("relevance_bias", value) <= MOST_BIAS:
-        raise ValueError(f"relevance_bias must be from 0 (none) to {MOST_BIAS:,}, got {value!r}")
 
 
 def check_recompute(value: float) -> None:

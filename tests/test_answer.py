@@ -14,7 +14,6 @@ from architectures import MOVABLE, WITH_STATES
 from ferry import DOCUMENTS, QUESTION
 
 from gritrag import RAG, Document, GritModel, Index
-from gritrag.answer import MODES, ContextPlan, Retrieved, plan_context
 from gritrag.index.rerank import ranked
 from gritrag.model import decoder
 from gritrag.model.cache_names import given_cache
@@ -25,6 +24,8 @@ from gritrag.model.module_forward import ModuleForward
 from gritrag.model.placing import column_biases
 from gritrag.model.sampling import Sampling
 from gritrag.model.state import DocumentState
+from gritrag.modes import MODES
+from gritrag.plan import ContextPlan, Retrieved, plan_context
 from gritrag.records import Hit, as_hits
 
 

@@ -22,7 +22,10 @@ FLOORS = [
     {"chunks"},
     {"model"},
     {"index", "train", "export"},
+    {"modes"},
+    {"relevance"},
     {"plan"},
+    {"answered"},
     {"answer"},
     {"gritrag"},  # the names that gritrag/__init__.py offers
     {"langchain", "serve", "mcp", "tracing", "mteb", "evaluate"},

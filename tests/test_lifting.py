@@ -11,12 +11,12 @@ from ferry import DOCUMENTS, QUESTION
 from transformers import PreTrainedTokenizerFast
 
 from gritrag import RAG, GritModel, Hit, Index
-from gritrag.answer import MODES
 from gritrag.complements import complements
 from gritrag.model.answerability import Answerability
 from gritrag.model.context import Context, Part
 from gritrag.model.lifting import LIFTED, Lifter
 from gritrag.model.retrieval_heads import RETRIEVAL_HEADS_FILE, SINK, HeadScores, RetrievalHeads
+from gritrag.modes import MODES
 from gritrag.plan import Retrieved, plan_context
 from gritrag.prompts import NOT_FOUND
 

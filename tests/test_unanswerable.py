@@ -13,9 +13,9 @@ import torch
 from ferry import DOCUMENTS, QUESTION
 
 from gritrag import RAG, Answer, Document, GritModel, Hit, Index
-from gritrag.answer import MODES
 from gritrag.model.answerability import ANSWERABILITY_FILE, FORMAT, Answerability
 from gritrag.model.caches import PlacedCache
+from gritrag.modes import MODES
 from gritrag.plan import Retrieved, plan_context
 from gritrag.prompts import NOT_FOUND
 

@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 
 import torch
 
-from gritrag.answer import MODES, Retrieved, plan_context
 from gritrag.codecs import get_codec
 from gritrag.config import DEFAULT_MODEL
 from gritrag.evaluate import quality, scores, statistics
@@ -34,6 +33,8 @@ from gritrag.model.cache_names import given_cache
 from gritrag.model.context import Context
 from gritrag.model.grit import GritModel
 from gritrag.model.sampling import Sampling
+from gritrag.modes import MODES
+from gritrag.plan import Retrieved, plan_context
 from gritrag.progress import ProgressBar
 from gritrag.records import Document
 

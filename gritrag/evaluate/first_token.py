@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from gritrag.answer import RAG, check_recompute
+from gritrag.answer import RAG
 from gritrag.evaluate.bounds import KIND, bounds
 from gritrag.evaluate.bounds import told as told_bounds
 from gritrag.evaluate.machine import machine_of
@@ -24,6 +24,7 @@ from gritrag.evaluate.workload import Subject, documents_of
 from gritrag.index.index import Index
 from gritrag.index.rerank import check_rerank
 from gritrag.model.grit import GritModel
+from gritrag.plan import check_recompute
 from gritrag.progress import ProgressBar
 from gritrag.records import Hit
 

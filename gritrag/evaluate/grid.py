@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from gritrag.answer import MODES
 from gritrag.codecs import get_codec
 from gritrag.config import DEFAULT_MODEL, Recipe
 from gritrag.evaluate import modes, speed, speed_report, steady
@@ -16,6 +15,7 @@ from gritrag.evaluate.speed import BASELINE, Grid, SpeedConfig, context
 from gritrag.evaluate.steady import SteadyConfig
 from gritrag.evaluate.suite import FILE, RUN, Result, Results, Row, latest, read_rows, run
 from gritrag.model.grit import GritModel
+from gritrag.modes import MODES
 
 TITLE = "What reuse saves, and what it costs"
 NOT_REUSE = (BASELINE, "no-retrieval", "query-doc")

@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple
 
 from pydantic import Field
 
-from gritrag.answer import MODES, RAG
+from gritrag.answer import RAG
 from gritrag.config import Recipe
 from gritrag.evaluate import statistics
 from gritrag.evaluate.quality import Asked, Setting, gold_contexts, scored
@@ -19,6 +19,7 @@ from gritrag.evaluate.statistics import Interval, Spread
 from gritrag.evaluate.suite import Results, Row, in_turn
 from gritrag.index.index import Index
 from gritrag.model.grit import GritModel
+from gritrag.modes import MODES
 from gritrag.progress import ProgressBar
 
 INVENTED = Path("gritrag/corpus")

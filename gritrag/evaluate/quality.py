@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from gritrag.answer import RAG, check_recompute, check_relevance_bias
+from gritrag.answer import RAG
 from gritrag.config import DENSE_WEIGHT, RELEVANCE_BIAS
 from gritrag.evaluate.kept import Kept, Record
 from gritrag.evaluate.machine import machine, machine_of
@@ -21,7 +21,9 @@ from gritrag.index.index import Index
 from gritrag.index.rerank import check_rerank
 from gritrag.model.encoders import Encoder
 from gritrag.model.grit import GritModel
+from gritrag.plan import check_recompute
 from gritrag.records import Answer, Document, Hit, as_hits
+from gritrag.relevance import check_relevance_bias
 
 PARTS = ("retrieval", "answers")
 GOLD, RETRIEVED = CONTEXTS = ("gold", "retrieved")

@@ -16,7 +16,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from pydantic import Field, model_validator
 
-from gritrag.answer import MODES, RAG
+from gritrag.answer import RAG
 from gritrag.config import Recipe
 from gritrag.corpus import questions
 from gritrag.evaluate.machine import drop_from_page_cache, files_below, peak_memory
@@ -25,6 +25,7 @@ from gritrag.evaluate.suite import Results, Row, in_turn
 from gritrag.evaluate.workload import documents_of
 from gritrag.index.index import Index
 from gritrag.model.grit import GritModel
+from gritrag.modes import MODES
 from gritrag.progress import ProgressBar
 from gritrag.records import Answer, Document, Timings
 

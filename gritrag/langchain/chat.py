@@ -20,8 +20,8 @@ from gritrag.langchain.prompt import read_prompt
 from gritrag.langchain.reuse import Reuse, plan_reuse
 from gritrag.model.decode import Completion
 from gritrag.model.sampling import Sampling
-from gritrag.plan import check_relevance_bias
 from gritrag.records import Document
+from gritrag.relevance import check_relevance_bias
 
 __all__ = ["ChatGritRAG"]
 

@@ -9,8 +9,8 @@ from gritrag.langchain.prompt import Prompt
 from gritrag.model.context import Context, Part
 from gritrag.model.grit import GritModel
 from gritrag.model.state import DocumentState
-from gritrag.plan import relevance_biases
 from gritrag.records import Document
+from gritrag.relevance import relevance_biases
 
 __all__ = ["Reuse", "plan_reuse"]
 

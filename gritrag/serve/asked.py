@@ -8,7 +8,7 @@ from typing import Any
 from gritrag.config import RELEVANCE_BIAS
 from gritrag.index.index import Index
 from gritrag.model.sampling import Sampling
-from gritrag.plan import MODES
+from gritrag.modes import MODES
 from gritrag.prompts import chat_segments
 from gritrag.records import Document, Hit, as_hits
 from gritrag.serve.bodies import (

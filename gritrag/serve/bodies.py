@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
-from gritrag.plan import MODES
+from gritrag.modes import MODES
 from gritrag.records import Answer, Citation, Hit
 
 Mode = Literal[

@@ -12,15 +12,17 @@ from typing import Any
 
 import numpy as np
 
-from gritrag.answer import Decoded, answer_of
+from gritrag.answered import Decoded, answer_of
 from gritrag.index.index import Index
 from gritrag.index.rerank import ranked
 from gritrag.model.context import Context, Part
 from gritrag.model.grit import GritModel
 from gritrag.model.sampling import Sampling
 from gritrag.model.state import DocumentState, Reading
-from gritrag.plan import MODES, ContextPlan, Retrieved, check_takes_recompute, lacks_scores, plan_context, scored
+from gritrag.modes import MODES
+from gritrag.plan import ContextPlan, Retrieved, check_takes_recompute, plan_context
 from gritrag.records import Citation, Hit, Timings
+from gritrag.relevance import lacks_scores, scored
 from gritrag.serve.admission import Admission
 from gritrag.serve.bridge import document_prompts, generate, query_prompts, rank, read
 from gritrag.serve.created import CreatedStores

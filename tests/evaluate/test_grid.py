@@ -9,13 +9,13 @@ import pytest
 import yaml
 from repository import ROOT
 
-from gritrag.answer import MODES
 from gritrag.codecs import CODECS
 from gritrag.evaluate.grid import BenchConfig, main
 from gritrag.evaluate.machine import LONG
 from gritrag.evaluate.speed import BARE, PARTS, Cell, SpeedConfig, groups
 from gritrag.evaluate.speed_report import Limits
 from gritrag.evaluate.suite import FILE, Results, in_turn, latest, read_rows
+from gritrag.modes import MODES
 
 CONFIGS = sorted((ROOT / "configs" / "bench").glob("*.yaml"))
 SPEED = {"documents": [1, 2], "tokens": [48], "caches": ["warm", "cold"], "repetitions": 2, "new_tokens": 2}
